@@ -1,0 +1,6 @@
+"""Run the command line: ``python -m lit_continual``."""
+
+from lit_continual.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""DataModules and datasets: Decathlon lists, folders, tables, phantoms, the exemplar memory."""

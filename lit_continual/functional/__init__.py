@@ -1,0 +1,1 @@
+"""The mathematics of each paper: tensors in, tensors out, torch only."""

@@ -1,0 +1,1 @@
+"""Torchmetrics classes: Dice, surface distance, the result matrix and what follows from it."""

@@ -1,0 +1,1 @@
+"""LightningModules, and the heads that grow on them."""

@@ -1,0 +1,1 @@
+"""Which samples to keep: certainty, coverage, content, herding."""
