@@ -127,7 +127,8 @@ class Segmenter(LightningModule):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and data is not None and hasattr(data, "classes"):
-            self.grow(list(data.classes))
+            for classes in getattr(data, "head_classes", [list(data.classes)]):
+                self.grow(classes)
             self.hparams["roi_size"] = self.hparams["roi_size"] or list(data.patch_size)
 
     @override
