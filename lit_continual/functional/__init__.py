@@ -1,5 +1,6 @@
 """The mathematics of each paper: tensors in, tensors out, torch only."""
 
+from lit_continual.functional.continual_scores import continual_scores
 from lit_continual.functional.distillation_loss import distillation_loss
 
-__all__ = ["distillation_loss"]
+__all__ = ["continual_scores", "distillation_loss"]
