@@ -3,7 +3,7 @@
 import copy
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from typing_extensions import override
 
 from lit_continual.data import JointDataModule, check_leakage
 from lit_continual.evaluation import CaseRecorder
 from lit_continual.run_folder import RunFolder
 from lit_continual.storage import load_checkpoint, replaced
+from lit_continual.tracking import log_row
 
 
 @dataclass
@@ -62,15 +64,18 @@ class Stream:
         mode: ``continual`` learns one after another; ``joint`` learns all at once, and ``single`` each alone from
             scratch: the bounds that a continual learner is measured against.
         start: Checkpoint of a trained model to extend, instead of a new one.
-        scores: What fills the result matrices.
+        scores: What fills the result matrices; by default Dice, and surface distances in mm.
         name: Name of the run in reports; by default that of its folder.
     """
 
     experiences: list[Experience] = field(default_factory=list)
     mode: Literal["continual", "joint", "single"] = "continual"
     start: Path | None = None
-    scores: dict[str, Score] = field(default_factory=lambda: dict(SCORES))
+    scores: dict[str, Score] | None = None
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        self.scores = self.scores or SCORES
 
 
 class EpochSeed(Callback):
@@ -109,6 +114,7 @@ class StreamLoop:
         make_trainer: Makes a fresh trainer with fresh callbacks, from further callbacks and keyword arguments.
         folder: Where everything is written; started.
         seed: Seed of the run.
+        loggers: Where rows and pictures go as well.
     """
 
     def __init__(
@@ -119,9 +125,10 @@ class StreamLoop:
         make_trainer: Callable[..., Trainer],
         folder: RunFolder,
         seed: int,
+        loggers: Sequence[Logger] = (),
     ) -> None:
         self.stream, self.model, self.data, self.make_trainer = stream, model, data, make_trainer
-        self.folder, self.seed = folder, seed
+        self.folder, self.seed, self.loggers = folder, seed, loggers
 
     def run(self) -> None:
         """Learn what is left to learn, and evaluate what is left to evaluate."""
@@ -193,7 +200,7 @@ class StreamLoop:
 
     def _evaluate(self, after: int) -> None:
         module, _ = self._module(self.folder.checkpoint(after))
-        row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores}
+        row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores or ()}
         cases: list[dict[str, Any]] = []
         begin = time.monotonic()
         for on in self._evaluated_on(after, module):
@@ -207,6 +214,9 @@ class StreamLoop:
                 if f"test/{score}" in trainer.callback_metrics:
                     row[score][on] = float(trainer.callback_metrics[f"test/{score}"])
         self.folder.write_row(after, row, cases)
+        names = [experience.name for experience in self.stream.experiences]
+        named = {score: {names[on]: value for on, value in values.items()} for score, values in row.items()}
+        log_row(self.loggers, named, self._steps(after + 1))
         self.folder.note(after, evaluation_seconds=round(time.monotonic() - begin, 2))
 
     def _evaluated_on(self, after: int, module: LightningModule) -> list[int]:

@@ -22,7 +22,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
     Args:
         volumes: Mappings with ``image`` ``(C, H, W, D)``, ``label`` ``(1, H, W, D)``, ``classes`` and ``patient``.
         patch_size: In voxels, two numbers for slices along the last axis, three for patches.
-        spatial: MONAI dictionary transforms of ``image`` and ``label``, as ``class_path`` and ``init_args``. Cached
+        spatial: MONAI dictionary transforms of ``image`` and ``label``, as ``_target_`` and its arguments. Cached
             targets ride through them as further channels of the image.
         intensity: MONAI dictionary transforms of ``image`` alone.
         patches_per_volume: How often a volume is drawn from in an epoch; 3D only.

@@ -22,7 +22,7 @@ from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, lo
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training sample, each a MONAI dictionary transform as ``class_path`` and ``init_args``.
+    """Random changes of a training sample, each a MONAI dictionary transform as ``_target_`` and its arguments.
 
     Args:
         spatial: Transforms of ``image`` and ``label`` together.
@@ -42,8 +42,9 @@ class SegmentationDataModule(LightningDataModule):
 
     Args:
         dataset: A Decathlon ``dataset.json``, a CSV table or a folder; see ``read_cases``.
-        classes: Revealed classes, name to label value, or to the name that the data set has for it.
         patch_size: In voxels: two numbers for slices along the last axis, three for 3D patches.
+        classes: Revealed classes, name to label value, or to the name that the data set has for it. An experience of
+            a stream gives its own.
         batch_size: Samples of a batch, on each rank.
         split: Which patients train, validate and test.
         preprocessing: Grid and intensity scale of every image.
@@ -61,8 +62,8 @@ class SegmentationDataModule(LightningDataModule):
     def __init__(
         self,
         dataset: str,
-        classes: dict[str, int | str],
         patch_size: list[int],
+        classes: dict[str, int | str] | None = None,
         batch_size: int = 8,
         split: Split = Split(),
         preprocessing: Preprocessing = Preprocessing(),
@@ -76,15 +77,15 @@ class SegmentationDataModule(LightningDataModule):
         super().__init__()
         if len(patch_size) not in (2, 3) or min(patch_size) < 1:
             raise ValueError(f"`patch_size` must be two or three positive numbers of voxels, got {patch_size}.")
-        if not classes or any(not name or set(name) & set(",/") for name in classes):
-            raise ValueError(f"`classes` must name at least one class, without ',' and '/', got {list(classes)}.")
-        self.dataset, self.classes, self.patch_size = dataset, classes, tuple(patch_size)
+        if any(not name or set(name) & set(",/") for name in classes or {}):
+            raise ValueError(f"`classes` must be names without ',' and '/', got {list(classes or {})}.")
+        self.dataset, self.classes, self.patch_size = dataset, dict(classes or {}), tuple(patch_size)
         self.batch_size, self.split, self.preprocessing = batch_size, split, preprocessing
         self.augmentation, self.samples_per_epoch = augmentation, samples_per_epoch
         self.patches_per_volume, self.cache, self.num_workers = patches_per_volume, cache, num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
         self._evaluation: dict[str, VolumeCache] = {}
-        self.save_hyperparameters({"preprocessing": asdict(preprocessing), "classes": dict(classes)}, logger=False)
+        self.save_hyperparameters({"preprocessing": asdict(preprocessing), "classes": self.classes}, logger=False)
 
     @cached_property
     def listed(self) -> CaseList:
@@ -104,6 +105,8 @@ class SegmentationDataModule(LightningDataModule):
             ValueError: If the data set declares no such class, or another value for it.
         """
         labels, values = self.listed.labels, {}
+        if not self.classes:
+            raise ValueError("`classes` is empty. Name what is revealed, such as `classes: {humerus: 1}`.")
         for name, value in self.classes.items():
             known = name if isinstance(value, int) else value
             values[name] = labels.get(known, value if isinstance(value, int) and not labels else None)

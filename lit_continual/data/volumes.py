@@ -14,7 +14,8 @@ from torch import Tensor
 from lit_continual.data.cases import Case, CaseList
 from lit_continual.spec import build
 
-NORMALISE: dict[str, Any] = {"class_path": "NormalizeIntensity", "init_args": {"channel_wise": True}}
+AXES = (("L", "R"), ("P", "A"), ("I", "S"))
+NORMALISE: dict[str, Any] = {"_target_": "NormalizeIntensity", "channel_wise": True}
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Preprocessing:
         orientation: Axis codes that the array is turned to, such as ``RAS``; ``None`` leaves it as stored.
         spacing: Voxel size in mm that the image is resampled to; ``None`` leaves it. A negative or zero entry leaves
             that axis.
-        normalise: Transforms of MONAI on the image, one after another, as ``class_path`` and ``init_args``.
+        normalise: Transforms of MONAI on the image, one after another, as ``_target_`` and its arguments.
     """
 
     orientation: str | None = "RAS"
@@ -34,7 +35,7 @@ class Preprocessing:
 
     def transforms(self) -> tuple[list[Any], Any]:
         """Build the transforms of the grid, with an interpolation mode to be given, and of the intensities."""
-        grid = [Orientation(axcodes=self.orientation)] if self.orientation else []
+        grid = [Orientation(axcodes=self.orientation, labels=AXES)] if self.orientation else []
         grid += [Spacing(pixdim=self.spacing)] if self.spacing else []
         return grid, Compose([build(spec, ["monai.transforms"]) for spec in self.normalise])
 
