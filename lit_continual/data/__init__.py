@@ -4,6 +4,7 @@ from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
+from lit_continual.data.shoulder_data_module import ShoulderDataModule
 from lit_continual.data.splits import Split, check_leakage, split_cases
 from lit_continual.data.volumes import Preprocessing
 
@@ -16,6 +17,7 @@ __all__ = [
     "PatchDataset",
     "Preprocessing",
     "SegmentationDataModule",
+    "ShoulderDataModule",
     "Split",
     "WholeSampler",
     "check_leakage",
