@@ -15,10 +15,10 @@ class CaseRecorder(Callback):
     """Collect what ``test_step`` returns about each case: its ``scores`` by class, and its masks for one picture.
 
     Args:
-        on: Name of the experience that is evaluated.
+        on: Index of the experience that is evaluated.
     """
 
-    def __init__(self, on: str) -> None:
+    def __init__(self, on: int) -> None:
         self.on = on
         self.cases: list[dict[str, Any]] = []
         self.overlay: dict[str, Any] | None = None

@@ -92,15 +92,14 @@ class RunFolder:
                 self.matrices[score][after][on] = value if math.isfinite(value) else None
         if rank_zero_only.rank != 0:
             return
-        name, path = self.run["experiences"][after]["name"], self.path / "cases.csv"
-        kept = []
+        path, kept = self.path / "cases.csv", []
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
-                kept = [r for r in csv.DictReader(file) if r["after"] != name]
+                kept = [r for r in csv.DictReader(file) if r["after"] != str(after)]
         text = io.StringIO()
         table = csv.DictWriter(text, ["after", "on", "patient", "class", *self.run["scores"]], lineterminator="\n")
         table.writeheader()
-        table.writerows([*kept, *({"after": name, **case} for case in cases)])
+        table.writerows([*kept, *({"after": after, **case} for case in cases)])
         write_text(path, text.getvalue())
         write_json(self.path / "matrix.json", self.matrices)
 

@@ -204,7 +204,7 @@ class StreamLoop:
         cases: list[dict[str, Any]] = []
         begin = time.monotonic()
         for on in self._evaluated_on(after, module):
-            recorder = CaseRecorder(self.stream.experiences[on].name)
+            recorder = CaseRecorder(on)
             trainer = self.make_trainer([recorder], logger=False, enable_checkpointing=False)
             trainer.test(module, datamodule=self.data[on], verbose=False)
             cases += recorder.cases
