@@ -5,6 +5,7 @@ from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
 from lit_continual.data.shoulder_data_module import ShoulderDataModule
+from lit_continual.data.shoulder_phantom import shoulder_subject, write_shoulder_phantom
 from lit_continual.data.splits import Split, check_leakage, split_cases
 from lit_continual.data.volumes import Preprocessing
 
@@ -22,5 +23,7 @@ __all__ = [
     "WholeSampler",
     "check_leakage",
     "read_cases",
+    "shoulder_subject",
     "split_cases",
+    "write_shoulder_phantom",
 ]
