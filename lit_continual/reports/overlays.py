@@ -89,7 +89,8 @@ def _panel(axes: Axes, overlay: Overlay, caption: str) -> None:
 def _contour(axes: Axes, mask: NDArray[np.bool_], spacing: tuple[float, float], colour: str, style: str) -> None:
     padded = np.pad(mask.astype(np.float32), 1)  # closes the line of a structure that the edge of the image cuts
     y, x = ((np.arange(n) - 0.5) * mm for n, mm in zip(padded.shape, spacing, strict=True))
-    axes.contour(x, y, padded, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.1)
+    lines = axes.contour(x, y, padded, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.2)
+    lines.set_path_effects([withStroke(linewidth=2.2, foreground="black", alpha=0.6)])
 
 
 def _bar(axes: Axes, overlay: Overlay) -> None:

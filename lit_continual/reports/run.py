@@ -142,6 +142,12 @@ class Run:
         size = len(self.experiences)
         return self.matrix.get(score.name, np.full((size, size), nan))
 
+    def rows(self) -> list[tuple[str, int]]:
+        """What the rows of the matrix are called and where they are; joint training has one."""
+        if self.mode == "joint":
+            return [("all together", len(self.experiences) - 1)]
+        return [(experience.name, i) for i, experience in enumerate(self.experiences)]
+
     def learnt_at(self, on: int) -> int:
         """Row of the matrix in which experience ``on`` was just learnt."""
         return len(self.experiences) - 1 if self.mode == "joint" else on
