@@ -10,7 +10,8 @@ from markupsafe import Markup, escape
 
 import lit_continual
 from lit_continual.reports.classes import ClassMean, class_means
-from lit_continual.reports.run import Run, Score
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
 from lit_continual.reports.shades import DPI, Scale, scale_of
 from lit_continual.reports.summary import MEASURES, Row, experiences_of, labels, references, scores_of, summary
 

@@ -90,6 +90,7 @@ def test_a_finished_run_without_its_matrix_is_damaged(make_run):
         ({"mode": "other"}, "mode 'other' is none of continual, joint, single"),
         ({"experiences": [{"name": "a", "classes": []}] * 2}, "each needs a name of its own"),
         ({"experiences": []}, "each needs a name of its own"),
+        ({"scores": {}}, "it names no score"),
         ({"scores": ["dice"]}, "incomplete or damaged"),
     ],
 )

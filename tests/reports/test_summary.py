@@ -4,7 +4,7 @@ import pytest
 
 from lit_continual.reports import Run
 from lit_continual.reports.classes import class_means
-from lit_continual.reports.run import Score
+from lit_continual.reports.score import Score
 from lit_continual.reports.summary import labels, measures, references, summary
 
 THREE = (("a", ("a",)), ("b", ("b",)), ("c", ("c",)))
