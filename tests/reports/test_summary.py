@@ -51,7 +51,8 @@ def test_reference_is_the_joint_run_of_the_same_seed_before_all_joint_runs_befor
     single, joint = load("single", "single", "single"), load("joint0", "joint", "joint", seed=0)
     same, third = load("joint1", "joint", "joint", seed=1), load("joint2", "joint", "joint", seed=2)
     other = load("other", "joint", "joint", seed=1, experiences=THREE)
-    assert references(run, [run, single, other]) == [single]
+    unfinished = load("unfinished", "joint", "joint", seed=1, steps=1)
+    assert references(run, [run, single, other, unfinished]) == [single]
     assert references(run, [run, single, joint, third]) == [joint, third]
     assert references(run, [run, single, joint, same, third]) == [same]
     assert references(joint, [run, single]) == []
