@@ -46,23 +46,23 @@ def imported(source, file):
 
 def breaches(source, file):
     room = Path(file).parts[0].removesuffix(".py")
-    row, found = row_of(room), []
-    for name in imported(source, file):
-        top, _, rest = name.partition(".")
-        other = rest.partition(".")[0]
-        if room == "functional":
-            allowed = top in {"torch", "typing_extensions", *sys.stdlib_module_names} or name.startswith(
-                "lit_continual.functional."
-            )
-        elif top != "lit_continual" or other == room or other.startswith("__version__"):
-            allowed = True
-        else:
-            below = row_of(other)
-            is_helper = below is None
-            allowed = row is not None and (is_helper or below > row)
-        if not allowed:
-            found.append(f"lit_continual/{file} imports {name}")
-    return found
+    allowed = is_pure if room == "functional" else goes_down
+    return [name for name in imported(source, file) if not allowed(room, name)]
+
+
+def is_pure(room, name):
+    top = name.partition(".")[0]
+    return top in {"torch", "typing_extensions", *sys.stdlib_module_names} or f"{name}.".startswith(
+        f"lit_continual.{room}."
+    )
+
+
+def goes_down(room, name):
+    top, other = f"{name}.".split(".")[:2]
+    if top != "lit_continual" or other in {room, "__version__"}:
+        return True
+    row, below = row_of(room), row_of(other)
+    return row is not None and (below is None or below > row)
 
 
 @pytest.mark.parametrize("file", SOURCES)
