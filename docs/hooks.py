@@ -37,7 +37,8 @@ class Formulas(Preprocessor):
         return REFERENCE.sub(r"[`\2`][\1\2]", text).split("\n")
 
     def _math(self, match: re.Match[str], display: str) -> str:
-        return self.md.htmlStash.store(convert(match[1] or match[2], display=display))
+        formula = convert(match[1] or match[2], display=display)
+        return self.md.htmlStash.store(f"<p>{formula}</p>" if display == "block" else formula)
 
 
 class DocstringExtension(Extension):
@@ -56,7 +57,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
-    """Add the page ``api/x.md`` for every room and top-level module ``x``."""
+    """Add the page ``reference/x.md`` for every room and top-level module ``x``."""
     for path in sorted(PACKAGE.iterdir()):
         if path.suffix == ".py" and not path.stem.startswith("_"):
             content = f"# {path.stem}\n\n::: lit_continual.{path.stem}\n    options: {{ show_root_heading: false }}\n"
@@ -64,7 +65,7 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
             content = _room(path)
         else:
             continue
-        files.append(File.generated(config, f"api/{path.stem}.md", content=content))
+        files.append(File.generated(config, f"reference/{path.stem}.md", content=content))
     return files
 
 
