@@ -73,8 +73,9 @@ def _room(path: Path) -> str:
     """Write the page of a room: its docstring and, of every module it exports from, what it exports."""
     tree = ast.parse((path / "__init__.py").read_text(encoding="utf-8"))
     parts = [f"# {path.stem}", ast.get_docstring(tree) or ""]
-    exported = [(a.name, n.module) for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names]
-    for name, module in sorted(exported):
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    exported = sorted((alias.name, node.module or "") for node in imports for alias in node.names)
+    for name, module in (pair for pair in exported if pair[1].startswith("lit_continual.")):
         # The anchor is what references name: a file of the same name can hide a function from mkdocstrings.
         parts += [f"[](){{#lit_continual.{path.stem}.{name}}}", f"::: {module}.{name}"]
     return "\n\n".join(parts) + "\n"
