@@ -16,15 +16,19 @@ PACKAGE = ROOT / "lit_continual"
 ROWS = [
     {"__main__"},
     {"cli"},
-    {"stream"},
-    {"callbacks", "modules", "data", "metrics", "reports"},
-    {"networks", "selection"},
+    {"commands"},
+    {"stream", "prediction"},
+    {"run_folder", "evaluation", "tracking"},
+    {"callbacks", "modules", "data", "reports"},
+    {"metrics", "networks", "selection"},
     {"functional"},
 ]
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-LONG_FILES: dict[str, str] = {}  # file of more than 250 lines: why it is not two files
+LONG_FILES = {  # file of more than 250 lines: why it is not two files
+    "stream.py": "what a stream is, its checks and its loop, which say little apart",
+}
 
 
 def row_of(room):
@@ -79,8 +83,9 @@ def test_imports_go_one_way(file):
         ("callbacks/x.py", "from ..data import y"),
         ("callbacks/x.py", "from .. import data"),
         ("callbacks/x.py", "def f():\n    from lit_continual.modules import y"),
-        ("data/deep/x.py", "from ...metrics import y"),
+        ("data/deep/x.py", "from ...reports import y"),
         ("networks/x.py", "import lit_continual.selection as s"),
+        ("networks/x.py", "from lit_continual.metrics import y"),
         ("selection/x.py", "from lit_continual.modules import y"),
         ("functional/x.py", "from lit_continual.storage import y"),
         ("functional/x.py", "import numpy as np"),
