@@ -173,9 +173,8 @@ class StreamLoop:
         if trainer.interrupted:
             raise KeyboardInterrupt
         seconds = time.monotonic() - begin
-        self._keep(
-            trainer, index, dict(epochs=trainer.current_epoch, steps=trainer.global_step, seconds=round(seconds, 2))
-        )
+        facts = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "seconds": round(seconds, 2)}
+        self._keep(trainer, index, facts)
 
     def _keep(self, trainer: Trainer, index: int, facts: dict[str, Any]) -> None:
         """Write the checkpoint of a finished fit: weights, heads, preprocessing and the callbacks' memory."""

@@ -33,7 +33,8 @@ class CaseList:
 def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
     """Read a Decathlon ``dataset.json``, a CSV table, or a folder.
 
-    * JSON: ``training`` lists ``image`` (a path, or one a channel), ``label`` and further keys; ``labels`` names values.
+    * JSON: ``training`` lists ``image`` (a path, or one a channel), ``label`` and further keys; ``labels`` names the
+      values.
     * CSV: columns ``image`` (or ``image_0``, ``image_1``, … for channels), ``label``, and further keys.
     * Folder: ``dataset.json`` in it, or ``images/`` and ``labels/`` with the same file names; ``NAME_0000``,
       ``NAME_0001``, … are the channels of ``NAME``. Without ``labels/`` the images stand alone.
