@@ -126,7 +126,7 @@ class Distillation(LossTerm):
         if self.logits is None and isinstance(outputs, Mapping) and "logits" in outputs:
             logits: Tensor = outputs["logits"]
             return logits
-        return self.logits(pl_module, batch) if self.logits else pl_module(_images(batch))  # type: ignore[no-any-return]
+        return self.logits(pl_module, batch) if self.logits else pl_module(_images(batch))
 
     @torch.no_grad()
     def _ask(self, batch: Any) -> Tensor:
