@@ -139,7 +139,7 @@ def test_proximal_equals_the_step_written_by_hand(
     trainer(**options, **PRECISIONS[precision]()).fit(reference, loader)
     callback = L2SP(3.0, anchor=path, step="proximal")
     trainer(callbacks=callback, **options, **PRECISIONS[precision]()).fit(module, loader)
-    assert_close(parameters(module), parameters(reference), rtol=1e-5, atol=1e-6)
+    assert_close(parameters(module), parameters(reference), rtol=1e-5, atol=1e-5)  # Adam divides rounding errors by rounding errors
 
 
 @decays
