@@ -1,5 +1,7 @@
 """Continual-learning methods, one callback a file."""
 
+from lit_continual.callbacks.distillation import Distillation
 from lit_continual.callbacks.l2sp import L2SP
+from lit_continual.callbacks.loss_term import LossTerm
 
-__all__ = ["L2SP"]
+__all__ = ["L2SP", "Distillation", "LossTerm"]
