@@ -1,15 +1,12 @@
 """U-Net with a DenseNet121 encoder."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from monai.networks.nets import DenseNet121
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
-
-from lit_continual.networks.pretrained import load_pretrained
 
 _STRIDE = 32  # of the coarsest features
 
@@ -19,17 +16,16 @@ class DenseNet121UNet(nn.Module):
 
     ``decoder(encoder(x))`` is the whole network: ``(B, C, H, W)`` to ``(B, out_channels, H, W)`` logits, for a softmax
     head, or features for heads that grow on it. The sides need not divide by 32: the encoder repeats the border and
-    the decoder crops it. At 384 x 384 the coarsest features are 12 x 12.
+    the decoder crops it. At 384 x 384 the coarsest features are 12 x 12. Weights of torchvision's or MONAI's network
+    fit the encoder by name; see :func:`~lit_continual.networks.load_pretrained`.
 
     Args:
         in_channels: Channels :math:`C` of the image.
         out_channels: Channels of the output: classes, or features for the heads.
         decoder_channels: Channels after each decoder block, from 1/16 of the resolution to the full one.
-        pretrained: File with weights for the encoder or all of the network, in torchvision's or MONAI's names, that
-            :func:`~lit_continual.networks.load_pretrained` loads as far as they fit; ``None`` for random weights.
 
     Raises:
-        ValueError: If there are not five ``decoder_channels``, or ``pretrained`` does not exist or does not fit.
+        ValueError: If there are not five ``decoder_channels``.
 
     References:
         Sagie, Greenspan and Goldberger. Transfer Learning via Parameter Regularization for Medical Image
@@ -46,7 +42,6 @@ class DenseNet121UNet(nn.Module):
         in_channels: int = 1,
         out_channels: int = 2,
         decoder_channels: Sequence[int] = (512, 256, 128, 64, 32),
-        pretrained: str | Path | None = None,
     ) -> None:
         super().__init__()
         if len(decoder_channels) != 5:
@@ -54,8 +49,6 @@ class DenseNet121UNet(nn.Module):
         self.out_channels = out_channels
         self.encoder = _Encoder(in_channels)
         self.decoder = _Decoder(decoder_channels, out_channels)
-        #: What :func:`~lit_continual.networks.load_pretrained` did, or ``None``.
-        self.pretrained = None if pretrained is None else load_pretrained(self, pretrained)
 
     @override
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Pretrained weights: read them safely, match them by name, load the part that fits and say what happened."""
 
-import pickle
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from lit_continual.storage import load_checkpoint
 
 _DENSE_LAYER = re.compile(r"(denselayer\d+)\.(?:layers\.)?(norm|conv)\.?([12])\.")
 _LINES = 40  # a table that still fits a screen
@@ -64,21 +65,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Example:
         >>> read_weights("nowhere.ckpt")
         Traceback (most recent call last):
-        ValueError: The weights file 'nowhere.ckpt' does not exist: give the path of a checkpoint or state dict.
+        ValueError: There is no checkpoint at nowhere.ckpt. Check the path.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"The weights file '{path}' does not exist: give the path of a checkpoint or state dict.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"The weights file '{path}' cannot be read as tensors alone: save the `state_dict()` of the trusted model"
-            " with `torch.save`."
-        ) from error
-    content = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    content = load_checkpoint(path)
+    content = content.get("state_dict", content)
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"The weights file '{path}' holds no tensors by name: save a `state_dict()` there.")
+        raise ValueError(f"{path} holds no tensors by name. Save a `state_dict()` there.")
     return tensors
 
 
@@ -149,10 +142,10 @@ def load_pretrained(module: nn.Module, weights: str | Path | Mapping[str, Tensor
     rows += [Row("skipped", "", name, "the module has no such tensor") for name in tensors if name not in used]
     report = LoadReport(tuple(rows))
     if not report.count("taken", "renamed", "adapted"):
-        where = "The given state dict" if isinstance(weights, Mapping) else f"The weights file '{weights}'"
+        where = "The given state dict" if isinstance(weights, Mapping) else str(weights)
         raise ValueError(
             f"{where} holds no tensor that fits {type(module).__name__} by name and shape, such as"
-            f" '{next(iter(tensors))}' for '{next(iter(state), 'nothing')}': give weights of the same architecture."
+            f" `{next(iter(tensors))}` for `{next(iter(state), 'nothing')}`. Give weights of the same architecture."
         )
     return report
 

@@ -139,7 +139,9 @@ def test_proximal_equals_the_step_written_by_hand(
     trainer(**options, **PRECISIONS[precision]()).fit(reference, loader)
     callback = L2SP(3.0, anchor=path, step="proximal")
     trainer(callbacks=callback, **options, **PRECISIONS[precision]()).fit(module, loader)
-    assert_close(parameters(module), parameters(reference), rtol=1e-5, atol=1e-5)  # Adam divides rounding errors by rounding errors
+    assert_close(
+        parameters(module), parameters(reference), rtol=1e-5, atol=1e-5
+    )  # Adam divides rounding errors by rounding errors
 
 
 @decays
@@ -410,7 +412,7 @@ def refuses(trainer, module, loader, error, message, **arguments):
 
 def test_refuses_what_cannot_be_anchored(module, loader, trainer, source, tmp_path):
     check = partial(refuses, trainer, module, loader)
-    check(ValueError, r"'nowhere\.ckpt' does not exist", anchor="nowhere.ckpt")
+    check(ValueError, r"no checkpoint at nowhere\.ckpt", anchor="nowhere.ckpt")
     torch.save({"layer1.weight": torch.ones(3)}, tmp_path / "resnet.pth")
     message = r"resnet\.pth' is of another architecture: it lacks 4 of the 4 .* such as `net\.encoder"
     check(ValueError, message, anchor=str(tmp_path / "resnet.pth"))
