@@ -1,6 +1,8 @@
 """The mathematics of each paper: tensors in, tensors out, torch only."""
 
 from lit_continual.functional.inner_loop import adapt
+from lit_continual.functional.known_gradient import known_gradient
 from lit_continual.functional.meta_gradient import meta_gradient, task_gradient
+from lit_continual.functional.reptile_gradient import reptile_gradient
 
-__all__ = ["adapt", "meta_gradient", "task_gradient"]
+__all__ = ["adapt", "known_gradient", "meta_gradient", "reptile_gradient", "task_gradient"]
