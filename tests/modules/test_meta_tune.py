@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -11,7 +12,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.testing import assert_close
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from lit_continual.modules import ANIL, FOMAML, MAML, MetaTune, Reptile
 
@@ -44,7 +45,7 @@ class TinySegmenter(LightningModule):
     def training_step(self, batch):  # no `batch_idx`: Lightning allows it
         self.steps += 1
         loss = binary_cross_entropy_with_logits(self.head(self.body(batch[0])) * self.frozen, batch[1])
-        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         return {"loss": loss}
 
     def validation_step(self, batch, batch_idx):
@@ -52,7 +53,7 @@ class TinySegmenter(LightningModule):
         self.log("val/loss", loss)
 
     def on_train_epoch_end(self):
-        self.log("train/steps", float(self.steps))
+        self.log("train/steps", float(self.steps), sync_dist=True)
 
     def configure_optimizers(self):
         return self.optimizer(self.parameters())
@@ -392,3 +393,34 @@ def test_names_the_task_whose_loss_is_nan(trainer):
 def test_names_a_batch_that_is_not_made_of_pairs(batch):
     with pytest.raises(ValueError, match="takes a list of pairs"):
         MetaTune(make_module(), MAML()).training_step(batch, 0)
+
+
+class Dealt(IterableDataset):
+    """Patients dealt to the processes in turn; Lightning's own sampler would shuffle them."""
+
+    def __init__(self, patients):
+        self.patients = patients
+
+    def __iter__(self):
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        return iter(self.patients[rank::world])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+@pytest.mark.parametrize(
+    ("reduction", "options"),
+    [("sum", {}), ("sum", {"gradient_clip_val": 0.05}), ("mean", {"accumulate_grad_batches": 2})],
+    ids=["plain", "clipped", "accumulated"],
+)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_two_processes_equal_one_with_the_same_tasks(trainer, name, reduction, options):
+    patients, module = make_patients(8), make_module(optimizer=MOMENTUM)
+    one, learn = copy.deepcopy(module), name != "reptile"
+    parallel = {"strategy": "ddp_fork", "devices": 2, "max_epochs": 1}
+    parallel_tuned = MetaTune(module, STRATEGIES[name](), reduction, learn_inner_lr=learn)
+    trainer(**parallel, **options).fit(parallel_tuned, load(Dealt(patients)))
+    tuned = MetaTune(one, STRATEGIES[name](), reduction, learn_inner_lr=learn)
+    each = 2 * options.get("accumulate_grad_batches", 1)
+    trainer(max_epochs=1, **{**options, "accumulate_grad_batches": each}).fit(tuned, load(patients))
+    assert_close(parameters(parallel_tuned), parameters(tuned), rtol=0, atol=1e-6)
