@@ -1,6 +1,30 @@
 """DataModules and datasets: Decathlon lists, folders, tables, phantoms, the exemplar memory."""
 
+from lit_continual.data.cases import Case, CaseList, read_cases
+from lit_continual.data.joint_data_module import JointDataModule
+from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.patient_episodes import PatientEpisodes
 from lit_continual.data.patient_tasks import patient_tasks
+from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
+from lit_continual.data.shoulder_data_module import ShoulderDataModule
+from lit_continual.data.splits import Split, check_leakage, split_cases
+from lit_continual.data.volumes import Preprocessing
 
-__all__ = ["PatientEpisodes", "patient_tasks"]
+__all__ = [
+    "Augmentation",
+    "Case",
+    "CaseList",
+    "EpochSampler",
+    "JointDataModule",
+    "PatchDataset",
+    "PatientEpisodes",
+    "Preprocessing",
+    "SegmentationDataModule",
+    "ShoulderDataModule",
+    "Split",
+    "WholeSampler",
+    "check_leakage",
+    "patient_tasks",
+    "read_cases",
+    "split_cases",
+]

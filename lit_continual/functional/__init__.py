@@ -1,8 +1,18 @@
 """The mathematics of each paper: tensors in, tensors out, torch only."""
 
+from lit_continual.functional.continual_scores import continual_scores
+from lit_continual.functional.distillation_loss import distillation_loss
 from lit_continual.functional.inner_loop import adapt
 from lit_continual.functional.known_gradient import known_gradient
 from lit_continual.functional.meta_gradient import meta_gradient, task_gradient
 from lit_continual.functional.reptile_gradient import reptile_gradient
 
-__all__ = ["adapt", "known_gradient", "meta_gradient", "reptile_gradient", "task_gradient"]
+__all__ = [
+    "adapt",
+    "continual_scores",
+    "distillation_loss",
+    "known_gradient",
+    "meta_gradient",
+    "reptile_gradient",
+    "task_gradient",
+]

@@ -1,0 +1,166 @@
+"""A seeded phantom of shoulder MR: humerus and scapula in two Dixon contrasts, made in seconds."""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_continual.data.shoulder_tissues import TISSUES, Spacing, Triple, shoulder_tissues, smooth_noise
+
+SIZE: Triple = (96, 96, 24)
+SPACING: Spacing = (1.8, 1.8, 6.0)
+LABELS = {"0": "background", "1": "humerus", "2": "scapula"}
+SUBJECTS_PER_SEED = 10_000
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How a sequence shows the tissues, in the order of ``TISSUES``, and how it spoils the picture."""
+
+    signals: tuple[float, ...]
+    bias: float
+    noise: float
+
+
+CONTRASTS = {
+    "fat": Contrast((0.0, 0.25, 1.0, 0.14, 0.05, 0.92, 0.62, 0.05, 0.05, 0.03), bias=0.22, noise=0.035),
+    "water": Contrast((0.0, 0.55, 0.10, 0.60, 0.06, 0.13, 0.32, 0.80, 0.85, 0.06), bias=0.30, noise=0.030),
+}
+
+
+def shoulder_subject(
+    seed: int, contrast: str = "fat", size: Triple = SIZE, spacing: Spacing = SPACING
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Scan one left shoulder.
+
+    The signal is Rician: ``|b · Σ_t s_t f_t + n|`` with the shares ``f`` of the tissues in the voxel, their signals
+    ``s`` in this contrast, a smooth bias field ``b`` and complex normal noise ``n``; the scale differs by subject.
+    Anatomy and contrast have separate random streams, so a seed is the same patient in every contrast.
+
+    Args:
+        seed: the patient.
+        contrast: ``"fat"`` or ``"water"``, the two images of a Dixon sequence.
+        size: voxels to the right, front and top.
+        spacing: mm to the right, front and top.
+
+    Returns:
+        Image and labels (1 humerus, 2 scapula), both ``(X, Y, Z)``, in RAS orientation.
+
+    Raises:
+        ValueError: if the contrast is unknown.
+
+    Example:
+        >>> image, label = shoulder_subject(0, "water", size=(32, 32, 12), spacing=(5.4, 5.4, 12.0))
+        >>> image.shape, image.dtype.name, np.unique(label).tolist()
+        ((32, 32, 12), 'int16', [0, 1, 2])
+    """
+    if contrast not in CONTRASTS:
+        raise ValueError(f"`contrast` must be one of {', '.join(CONTRASTS)}, got {contrast!r}.")
+    shares, label = shoulder_tissues(np.random.default_rng([0, seed]), size, spacing)
+    look = CONTRASTS[contrast]
+    rng = np.random.default_rng([1 + list(CONTRASTS).index(contrast), seed])
+    signals = (np.array(look.signals) * rng.normal(1, 0.06, len(TISSUES))).astype(np.float32)
+    clean = shares @ signals * np.exp(look.bias * smooth_noise(rng, size, (3, 3, 3)))
+    noise = rng.normal(0, look.noise * rng.uniform(0.7, 1.4), (2, *size))
+    image = np.hypot(clean + noise[0], noise[1]) * rng.uniform(200, 1200)
+    return image.astype(np.int16), label
+
+
+def write_shoulder_phantom(
+    folder: Path | str,
+    contrast: str,
+    subjects: int,
+    seed: int,
+    size: Triple = SIZE,
+    spacing: Spacing = SPACING,
+) -> Path:
+    """Write phantoms as a Decathlon data set, or reuse the one that is there.
+
+    The folder appears whole or not at all. A folder that lost files is completed; one that holds something else is
+    left alone.
+
+    Args:
+        folder: of the data set; its parents are made.
+        contrast: ``"fat"`` or ``"water"``.
+        subjects: number of volumes, at most 10 000.
+        seed: of the data set. The same seed gives the same patients, by name too, in every contrast.
+        size: voxels to the right, front and top.
+        spacing: mm to the right, front and top.
+
+    Returns:
+        Path of ``dataset.json``, whose ``training`` lists image, label and patient.
+
+    Raises:
+        ValueError: if ``subjects`` is out of range, or the folder holds another data set.
+    """
+    if not 1 <= subjects <= SUBJECTS_PER_SEED:
+        raise ValueError(f"`subjects` must lie in 1..{SUBJECTS_PER_SEED}, got {subjects}.")
+    folder = Path(folder)
+    patients = [seed * SUBJECTS_PER_SEED + i for i in range(subjects)]
+    recipe = {"contrast": contrast, "subjects": subjects, "seed": seed, "size": list(size), "spacing": list(spacing)}
+    description = _describe(recipe, [f"shoulder-{patient:08d}" for patient in patients])
+    if _is_complete(folder, description):
+        return folder / "dataset.json"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        draft = Path(scratch) / folder.name
+        for patient, item in zip(patients, description["training"], strict=True):
+            image, label = shoulder_subject(patient, contrast, size, spacing)
+            _save(image, spacing, draft / item["image"])
+            _save(label, spacing, draft / item["label"])
+        (draft / "dataset.json").write_text(json.dumps(description, indent=2))
+        _move(draft, folder, description)
+    return folder / "dataset.json"
+
+
+def _describe(recipe: dict[str, Any], patients: list[str]) -> dict[str, Any]:
+    files = [(f"./imagesTr/{patient}.nii.gz", f"./labelsTr/{patient}.nii.gz", patient) for patient in patients]
+    return {
+        "name": "Shoulder phantom",
+        "modality": {"0": f"MR {recipe['contrast']}"},
+        "labels": LABELS,
+        "numTraining": len(files),
+        "numTest": 0,
+        "training": [{"image": image, "label": label, "patient": patient} for image, label, patient in files],
+        "test": [],
+        "phantom": recipe,
+    }
+
+
+def _is_complete(folder: Path, description: dict[str, Any]) -> bool:
+    listing = folder / "dataset.json"
+    if not listing.exists():
+        return False
+    try:
+        found = json.loads(listing.read_text())
+    except ValueError:
+        found = None
+    if found != description:
+        raise ValueError(f"{listing} describes another data set than the phantom asked for; choose another folder.")
+    return all((folder / item[key]).exists() for item in found["training"] for key in ("image", "label"))
+
+
+def _save(volume: NDArray[Any], spacing: Spacing, path: Path) -> None:
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = [-(n - 1) / 2 * s for n, s in zip(volume.shape, spacing, strict=True)]
+    nifti = nib.Nifti1Image(volume, affine)
+    nifti.set_sform(affine, code="scanner")
+    nifti.set_qform(affine, code="scanner")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nifti, path)
+
+
+def _move(draft: Path, folder: Path, description: dict[str, Any]) -> None:
+    try:
+        os.replace(draft, folder)
+    except OSError:  # the folder is there: another process was faster, or files were lost
+        if _is_complete(folder, description):
+            return
+        shutil.copytree(draft, folder, copy_function=os.replace, dirs_exist_ok=True)
