@@ -37,6 +37,8 @@ class PatientEpisodes:
         shots: Slices in ``D`` and in ``D'``.
         rerank_every: Number of epochs after which Dice is computed again; 0 keeps the first.
         seed: Seed of the permutations; the number of the epoch is added.
+        epoch_in_key: Ask ``dataset`` for ``(epoch, index)`` in place of ``index``, as :class:`PatchDataset` wants it to
+            augment anew in each epoch.
         collate: Makes a batch of a list of items of ``dataset``.
         num_workers: Processes that load slices.
 
@@ -67,6 +69,7 @@ class PatientEpisodes:
         shots: int = 1,
         rerank_every: int = 1,
         seed: int = 0,
+        epoch_in_key: bool = False,
         collate: Callable[[list[Any]], Any] = default_collate,
         num_workers: int = 0,
     ) -> None:
@@ -79,7 +82,7 @@ class PatientEpisodes:
                 f"`tasks` and `shots` must be at least 1 and `rerank_every` at least 0, got {tasks}, {shots} and"
                 f" {rerank_every}."
             )
-        self.data = _Episodes(dataset, collate)
+        self.dataset, self.epoch_in_key, self.collate = dataset, epoch_in_key, collate
         self.slices: dict[Hashable, list[int]] = {}
         for index, patient in enumerate(patients):
             self.slices.setdefault(patient, []).append(index)
@@ -111,7 +114,11 @@ class PatientEpisodes:
         places = range(self.position * world + rank, len(self) * world, world)
         episodes: Sequence[Any] = [plan[place % len(plan)] for place in places]
         loader: DataLoader[Any] = DataLoader(
-            self.data, batch_size=None, sampler=episodes, num_workers=self.num_workers, collate_fn=_as_it_is
+            _Episodes(self.dataset, self.collate, self.epoch if self.epoch_in_key else None),
+            batch_size=None,
+            sampler=episodes,
+            num_workers=self.num_workers,
+            collate_fn=_as_it_is,
         )
         for batch in loader:
             self.position += 1
@@ -174,12 +181,13 @@ class PatientEpisodes:
 class _Episodes(Dataset[list[tuple[Any, Any]]]):
     """The batches of an episode, in place of its slice indices."""
 
-    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
-        self.dataset, self.collate = dataset, collate
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any], epoch: int | None) -> None:
+        self.dataset, self.collate, self.epoch = dataset, collate, epoch
 
     def __getitem__(self, episode: Any) -> list[tuple[Any, Any]]:
         def batch(slices: list[int]) -> Any:
-            return self.collate([self.dataset[index] for index in slices])
+            keys = slices if self.epoch is None else [(self.epoch, index) for index in slices]
+            return self.collate([self.dataset[key] for key in keys])
 
         return [(batch(inner), batch(outer)) for inner, outer in episode]
 

@@ -28,19 +28,28 @@ class InnerRates(nn.Module):
 
     def __init__(self, names: Iterable[str], inner_lr: float) -> None:
         super().__init__()
-        self.layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
-        self.value = nn.Parameter(torch.full((len(self.layers),), float(inner_lr)))
+        self.inner_lr, self.layers = inner_lr, list[str]()
+        self.value = nn.Parameter(torch.empty(0))
+        self.grow(names)
+
+    def grow(self, names: Iterable[str]) -> None:
+        """Give a rate to each layer that has none yet; the others keep theirs."""
+        layers = dict.fromkeys(name.rpartition(".")[0] for name in names)
+        if new := [layer for layer in layers if layer not in self.layers]:
+            self.layers += new
+            start = self.value.new_full((len(new),), self.inner_lr)
+            self.value = nn.Parameter(torch.cat([self.value.detach(), start]))
 
     def by_name(self, value: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Return the entry of ``value``, which stands in for the rates, of each parameter name.
 
         Raises:
-            ValueError: If a parameter belongs to a layer that was not there at construction.
+            ValueError: If a parameter belongs to a layer that came after the fit was set up.
         """
         place = {layer: index for index, layer in enumerate(self.layers)}
         layers = {name: name.rpartition(".")[0] for name in names}
         if unknown := sorted(set(layers.values()) - set(place)):
-            raise ValueError(f"The layers {unknown} have no learned rate: wrap the module after they are there.")
+            raise ValueError(f"The layers {unknown} have no learned rate: let the module grow them in `setup`.")
         return {name: value[place[layer]] for name, layer in layers.items()}
 
     def join(self, configured: Any, owner: str) -> Optimizer:

@@ -33,6 +33,11 @@ class MetaStrategy(ABC):
         """Return those of the parameter names that the inner loop moves."""
         return list(names)
 
+    def check(self, names: Iterable[str]) -> None:
+        """Raise ``ValueError`` if the strategy does not fit a module with trainable parameters of these names."""
+        if not list(names):
+            raise ValueError("The module has no trainable parameter, so there is nothing to adapt: unfreeze some.")
+
     def adapt(self, loss: Loss, parameters: Mapping[str, Tensor], batch: object, inner_lr: Rates) -> dict[str, Tensor]:
         """Return the parameters after the inner steps on ``batch``, without a graph: what evaluation uses."""
         fast = adapt(loss, parameters, batch, inner_lr, order=1, inner_steps=self.inner_steps)
@@ -102,7 +107,7 @@ class ANIL(MAML):
         inner_steps: See :class:`MetaStrategy`.
 
     Raises:
-        ValueError: If ``parts`` is empty, or, when the strategy meets its module, a part selects no parameter.
+        ValueError: If ``parts`` is empty, or, before training, a part selects no parameter of the module.
 
     References:
         Raghu et al. Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness of MAML. ICLR 2020.
@@ -119,11 +124,13 @@ class ANIL(MAML):
         self.parts = list(parts)
 
     def adapted(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if any(f"{name}.".startswith(f"{part}.") for part in self.parts)]
+
+    def check(self, names: Iterable[str]) -> None:
         names = list(names)
         for part in self.parts:
             if not any(f"{name}.".startswith(f"{part}.") for name in names):
                 raise ValueError(f"`parts` names {part!r}, which selects no trainable parameter among {names}.")
-        return [name for name in names if any(f"{name}.".startswith(f"{part}.") for part in self.parts)]
 
 
 class Reptile(MetaStrategy):

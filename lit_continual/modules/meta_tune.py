@@ -75,7 +75,6 @@ class MetaTune(WrappedModule):
         check_options(strategy.inner_lr, strategy.order, reduction, strategy.inner_steps)
         self.strategy, self.reduction, self.adapt_in_evaluation = strategy, reduction, adapt_in_evaluation
         _require_automatic_optimization(module)
-        names = strategy.adapted(self._trainable())
         self.inner_rates: InnerRates | None = None
         if learn_inner_lr:
             if not strategy.learns_rates:
@@ -83,17 +82,28 @@ class MetaTune(WrappedModule):
                     f"`learn_inner_lr=True` needs a gradient by the inner rates, which {type(strategy).__name__} does"
                     " not have: use MAML, FOMAML or ANIL, or fixed rates."
                 )
-            self.inner_rates = InnerRates(names, strategy.inner_lr)
+            self.inner_rates = InnerRates(strategy.adapted(self._trainable()), strategy.inner_lr)
 
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        self._grow_rates()
+        self.strategy.check(self._trainable())
         _require_automatic_optimization(self.module)
         if isinstance(self.trainer.strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)):
             raise MisconfigurationException(
                 f"`MetaTune` replaces whole parameters, which {type(self.trainer.strategy).__name__} shards: use"
                 " `strategy='ddp'` or one device."
             )
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._grow_rates()
+
+    def _grow_rates(self) -> None:
+        if self.inner_rates is not None:  # the module may have grown a head
+            self.inner_rates.grow(self.strategy.adapted(self._trainable()))
 
     @override
     def configure_optimizers(self) -> Any:

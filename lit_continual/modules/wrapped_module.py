@@ -19,8 +19,6 @@ FORWARDED = (
     "on_before_zero_grad",
     "on_fit_end",
     "on_fit_start",
-    "on_load_checkpoint",
-    "on_save_checkpoint",
     "on_test_end",
     "on_test_epoch_end",
     "on_test_epoch_start",
@@ -42,6 +40,9 @@ FORWARDED = (
 class WrappedModule(LightningModule):
     """Hold ``module`` and pass on to it what is not about a batch; base of modules that change how another trains.
 
+    Attributes that this class lacks are those of ``module``, so that whoever asks for its class names finds them.
+    Checkpoints carry the hyper-parameters of ``module``, and its hooks see them and its weights by their own names.
+
     Args:
         module: The module, registered as the submodule ``module``: its names in checkpoints start with ``module.``.
     """
@@ -49,6 +50,14 @@ class WrappedModule(LightningModule):
     def __init__(self, module: LightningModule) -> None:
         super().__init__()
         self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "module":  # not there before the constructor is done, nor while a copy is made
+                raise
+            return getattr(self.module, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -58,6 +67,18 @@ class WrappedModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return self.module.configure_optimizers()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["wrapped_hyper_parameters"] = dict(self.module.hparams)
+        self.module.on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        weights = checkpoint["state_dict"]
+        own = {name.removeprefix("module."): weight for name, weight in weights.items() if name.startswith("module.")}
+        seen = {**checkpoint, "state_dict": own, "hyper_parameters": checkpoint["wrapped_hyper_parameters"]}
+        self.module.on_load_checkpoint(seen)
+        others = {name: weight for name, weight in weights.items() if not name.startswith("module.")}
+        checkpoint["state_dict"] = {**{f"module.{n}": w for n, w in seen["state_dict"].items()}, **others}
 
     def run_step(self, name: str, tensors: Mapping[str, Tensor], batch: Any, *indices: int, logs: bool = True) -> Any:
         """Run a step of the wrapped module, some of its parameters and buffers replaced for the length of the call.

@@ -52,6 +52,16 @@ def test_batches_are_collated_items_of_the_dataset():
     assert others.tolist() == [[18.0, 19.0], [20.0, 21.0]]
 
 
+def test_tells_the_epoch_with_the_slice():
+    class Keys(list):
+        def __getitem__(self, key):
+            return torch.tensor(key)
+
+    loader = PatientEpisodes(Keys(range(2)), "aa", lambda slices: [0.1, 0.2], epoch_in_key=True)
+    loader.set_epoch(3)
+    assert numbers(loader) == [[([[3, 0]], [[3, 1]])]]
+
+
 @pytest.mark.parametrize(("every", "calls"), [(0, [0]), (1, [0, 1, 2, 3]), (2, [0, 2])])
 def test_ranks_again_when_due(every, calls):
     seen = []

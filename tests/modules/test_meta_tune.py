@@ -371,9 +371,9 @@ def test_refuses_what_cannot_be_right(trainer):
         trainer().fit(MetaTune(scheduled, MAML(), learn_inner_lr=True), load(make_patients()))
 
 
-def test_names_a_bad_argument():
+def test_names_a_bad_argument(trainer):
     with pytest.raises(ValueError, match="`parts` names 'tail', which selects no trainable parameter"):
-        MetaTune(make_module(), ANIL(["tail"]))
+        trainer().fit(MetaTune(make_module(), ANIL(["tail"])), load(make_patients()))
     with pytest.raises(ValueError, match="`parts` must be a list with at least one name, got 'head'"):
         ANIL("head")
     with pytest.raises(ValueError, match="`reduction` must be 'sum' or 'mean', got 'max'"):
@@ -424,3 +424,49 @@ def test_two_processes_equal_one_with_the_same_tasks(trainer, name, reduction, o
     each = 2 * options.get("accumulate_grad_batches", 1)
     trainer(max_epochs=1, **{**options, "accumulate_grad_batches": each}).fit(tuned, load(patients))
     assert_close(parameters(parallel_tuned), parameters(tuned), rtol=0, atol=1e-6)
+
+
+def test_a_module_that_grows_is_resumed_with_its_heads_and_rates(trainer, tmp_path):
+    class Growing(TinySegmenter):
+        def __init__(self):
+            super().__init__(norm=False)
+            self.save_hyperparameters({"grown": False})
+
+        def setup(self, stage):
+            self.grow()
+
+        def grow(self):
+            if not self.hparams["grown"]:
+                self.head = nn.Sequential(self.head, nn.Conv2d(1, 1, 1))
+                self.hparams["grown"] = True
+
+        def on_load_checkpoint(self, checkpoint):
+            assert "head.0.weight" in checkpoint["state_dict"]
+            if checkpoint["hyper_parameters"]["grown"]:
+                self.grow()
+
+    def fit(epochs, **options):
+        seed_everything(0)
+        tuned = MetaTune(Growing(), MAML(0.3), learn_inner_lr=True)
+        fitted = trainer(max_epochs=epochs)
+        fitted.fit(tuned, load(make_patients()), **options)
+        fitted.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return tuned
+
+    whole = fit(2)
+    fit(1)
+    resumed = fit(2, ckpt_path=tmp_path / "1.ckpt", weights_only=True)
+    assert "head.1" in resumed.inner_rates.layers
+    assert_close(parameters(resumed), parameters(whole), rtol=0, atol=0)
+    loaded = MetaTune.load_from_checkpoint(
+        tmp_path / "2.ckpt", module=Growing(), strategy=MAML(0.3), learn_inner_lr=True, weights_only=True
+    )
+    assert_close(parameters(loaded), parameters(whole), rtol=0, atol=0)
+
+
+def test_attributes_of_the_module_are_those_of_the_wrapper_too():
+    tuned = MetaTune(make_module(), MAML())
+    assert tuned.head is tuned.module.head
+    assert copy.deepcopy(tuned).head is not tuned.head
+    with pytest.raises(AttributeError, match="no attribute 'tail'"):
+        _ = tuned.tail
