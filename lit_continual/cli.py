@@ -4,7 +4,7 @@ import copy
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -177,12 +177,14 @@ class ContinualCLI(LightningCLI):
 
 
 def _without(config: Namespace, *keys: str) -> Namespace:
-    return Namespace({k: v for k, v in vars(config).items() if k not in keys})
+    return Namespace(**{k: v for k, v in vars(config).items() if k not in keys})  # type: ignore[no-untyped-call]
 
 
 def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Lay ``own`` over ``shared``; mappings are merged, except classes, which one experience names in full."""
-    nested = {k: _merged(shared[k], v) for k, v in own.items() if isinstance(v, dict) and k != "classes" and shared.get(k)}
+    nested = {
+        k: _merged(shared[k], v) for k, v in own.items() if isinstance(v, dict) and k != "classes" and shared.get(k)
+    }
     return {**shared, **own, **nested}
 
 

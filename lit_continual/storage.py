@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
 
@@ -90,6 +91,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint. Use another file.")
     return checkpoint
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one of a distributed run that writes."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -81,6 +81,9 @@ class Stream:
 class EpochSeed(Callback):
     """Seed torch, numpy and random from run, experience, epoch and rank, so that a resumed epoch equals the first try.
 
+    It seeds at the first batch: Lightning draws from the generator when it makes the iterator of an epoch, before or
+    after the epoch's start hook, depending on whether the fit was resumed.
+
     Args:
         seed: Seed of the run.
         experience: Index of the experience.
@@ -94,8 +97,9 @@ class EpochSeed(Callback):
         self._seed(0, 0)
 
     @override
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seed(trainer.current_epoch + 1, trainer.global_rank)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._seed(trainer.current_epoch + 1, trainer.global_rank)
 
     def _seed(self, epoch: int, rank: int) -> None:
         seed = int(np.random.SeedSequence([self.seed, self.experience, epoch, rank]).generate_state(1)[0])
@@ -165,15 +169,12 @@ class StreamLoop:
         trainer = self.make_trainer([seeds, keep], step=self._steps(index), **epochs)
         _hand_on(memory, trainer)
         begin, under_way = time.monotonic(), resume / "resume.ckpt"
-        trainer.fit(
-            module, datamodule=data, ckpt_path=under_way if under_way.exists() else None, weights_only=True
-        )
+        trainer.fit(module, datamodule=data, ckpt_path=under_way if under_way.exists() else None, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
         seconds = time.monotonic() - begin
-        self._keep(trainer, index, dict(
-            epochs=trainer.current_epoch, steps=trainer.global_step, seconds=round(seconds, 2)
-        ))
+        facts = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "seconds": round(seconds, 2)}
+        self._keep(trainer, index, facts)
 
     def _keep(self, trainer: Trainer, index: int, facts: dict[str, Any]) -> None:
         """Write the checkpoint of a finished fit: weights, heads, preprocessing and the callbacks' memory."""

@@ -7,6 +7,7 @@ from lit_continual.data.patient_episodes import PatientEpisodes
 from lit_continual.data.patient_tasks import patient_tasks
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
 from lit_continual.data.shoulder_data_module import ShoulderDataModule
+from lit_continual.data.shoulder_phantom import shoulder_subject, write_shoulder_phantom
 from lit_continual.data.splits import Split, check_leakage, split_cases
 from lit_continual.data.volumes import Preprocessing
 
@@ -26,5 +27,7 @@ __all__ = [
     "check_leakage",
     "patient_tasks",
     "read_cases",
+    "shoulder_subject",
     "split_cases",
+    "write_shoulder_phantom",
 ]

@@ -33,7 +33,8 @@ class CaseList:
 def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
     """Read a Decathlon ``dataset.json``, a CSV table, or a folder.
 
-    * JSON: ``training`` lists ``image`` (a path, or one a channel), ``label`` and further keys; ``labels`` names values.
+    * JSON: ``training`` lists ``image`` (a path, or one a channel), ``label`` and further keys; ``labels`` names the
+      values.
     * CSV: columns ``image`` (or ``image_0``, ``image_1``, … for channels), ``label``, and further keys.
     * Folder: ``dataset.json`` in it, or ``images/`` and ``labels/`` with the same file names; ``NAME_0000``,
       ``NAME_0001``, … are the channels of ``NAME``. Without ``labels/`` the images stand alone.
@@ -112,7 +113,11 @@ def _folder(path: Path) -> list[Mapping[str, Any]]:
         if file.name.endswith(SUFFIXES):
             name = stem(file)
             head, _, tail = name.rpartition("_")
-            case = head if len(tail) == 4 and tail.isdigit() and (folder / file.name.replace(name, f"{head}_0000")).exists() else name
+            case = (
+                head
+                if len(tail) == 4 and tail.isdigit() and (folder / file.name.replace(name, f"{head}_0000")).exists()
+                else name
+            )
             channels.setdefault(case, []).append(str(file.relative_to(path)))
     labels = {stem(file): file for file in (path / "labels").iterdir()} if (path / "labels").is_dir() else {}
     if labels and (missing := sorted(channels.keys() - labels.keys())):

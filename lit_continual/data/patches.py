@@ -68,7 +68,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         sample["label"] = volume["label"][..., z] if flat else volume["label"]
         sample = self.spatial(sample)
         sample = sample[0] if isinstance(sample, list) else sample
-        image, *targets = torch.as_tensor(sample["image"]).split([x.shape[0] for x in layers])
+        image, *targets = torch.split(torch.as_tensor(sample["image"]), [x.shape[0] for x in layers])
         image = self.intensity({"image": image})["image"] if self.intensity.transforms else image
         return {
             "image": _plain(image),

@@ -104,18 +104,19 @@ class SegmentationDataModule(LightningDataModule):
         Raises:
             ValueError: If the data set declares no such class, or another value for it.
         """
-        labels, values = self.listed.labels, {}
+        labels, values = self.listed.labels, dict[str, int]()
         if not self.classes:
             raise ValueError("`classes` is empty. Name what is revealed, such as `classes: {humerus: 1}`.")
         for name, value in self.classes.items():
             known = name if isinstance(value, int) else value
-            values[name] = labels.get(known, value if isinstance(value, int) and not labels else None)
-            if values[name] is None or (isinstance(value, int) and values[name] != value):
+            found = labels.get(known, value if isinstance(value, int) and not labels else None)
+            if found is None or (isinstance(value, int) and found != value):
                 declared = ", ".join(f"{k}: {v}" for k, v in labels.items())
                 raise ValueError(
                     f"`classes` has {name}: {value}, but {self.listed.source} declares {{{declared}}}. Use a declared"
                     " name and value, or give your name for a declared one as `classes: {mine: theirs}`."
                 )
+            values[name] = found
         return values
 
     @override

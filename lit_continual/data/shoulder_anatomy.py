@@ -50,10 +50,11 @@ TRUNK_MUSCLES = [
     ],
     [[(-130, -92, -100, 11), (-75, -80, -80, 10), (-30, -35, -70, 9), (-8, 0, -62, 5)]],  # latissimus dorsi
 ]
-HOLLOWS = [  # what fat fills between the bellies: axilla, quadrangular space, supraclavicular fossa
+HOLLOWS = [  # what fat fills between the bellies: axilla, quadrangular space, above and below the clavicle
     [(-62, 14, 20, 34), (-60, 8, -25, 30)],
     [(-60, 0, -10, 26), (-22, 0, -32, 20)],
-    [(-140, 0, 34, 40), (-70, 0, 34, 34)],
+    [(-140, 0, 34, 42), (-70, 0, 38, 36), (-30, 0, 36, 24)],
+    [(-32, 26, 8, 16), (-26, 28, -20, 15)],
 ]
 
 
@@ -153,7 +154,7 @@ class ShoulderAnatomy:
         path = [(-150, 30, 40, 4.5), (-60, 26, 4, 4), (-30, 12, -32, 3.5), (-14, 4, -120, 3)]
         artery = self._vary(path, 3)
         vein = artery + np.array([-4, 6, -5, 0.8], np.float32)
-        around = self._vary([artery[2], (0, -28, -36, 2), (34, -16, -30, 1.5)], 3)
+        around = self._vary([artery[2], (-2, -22, -36, 1.5), (30, -22, -34, 1.2)], 3)
         down = self._vary([artery[1], (-70, -5, -50, 2), (-70, -20, -90, 1.5)], 3)
         return self._union([artery, vein, around, down])
 

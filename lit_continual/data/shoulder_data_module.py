@@ -19,7 +19,7 @@ class ShoulderDataModule(SegmentationDataModule):
         contrast: Of the Dixon sequence: ``"fat"`` or ``"water"``. A subject has the same anatomy in both.
         subjects: How many there are.
         phantom_seed: Seed of the subjects; not that of the training.
-        patch_size: In voxels; a slice has 96 × 96 of 1.8 mm and a volume 24 of 6 mm.
+        patch_size: In voxels; a slice has 96 x 96 of 1.8 mm and a volume 24 of 6 mm.
         **kwargs: Further arguments of ``SegmentationDataModule``.
     """
 

@@ -18,6 +18,7 @@ SIZE: Triple = (96, 96, 24)
 SPACING: Spacing = (1.8, 1.8, 6.0)
 LABELS = {"0": "background", "1": "humerus", "2": "scapula"}
 SUBJECTS_PER_SEED = 10_000
+VERSION = 1  # raise it when the pictures change, so that no cached folder passes for the new ones
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def shoulder_subject(
         Image and labels (1 humerus, 2 scapula), both ``(X, Y, Z)``, in RAS orientation.
 
     Raises:
-        ValueError: if the contrast is unknown.
+        ValueError: if the contrast is unknown, or size and spacing are not three positive numbers each.
 
     Example:
         >>> image, label = shoulder_subject(0, "water", size=(32, 32, 12), spacing=(5.4, 5.4, 12.0))
@@ -63,6 +64,8 @@ def shoulder_subject(
     """
     if contrast not in CONTRASTS:
         raise ValueError(f"`contrast` must be one of {', '.join(CONTRASTS)}, got {contrast!r}.")
+    if len(size) != 3 or len(spacing) != 3 or min(*size, *spacing) <= 0:
+        raise ValueError(f"`size` and `spacing` must be three positive numbers each, got {size} and {spacing}.")
     shares, label = shoulder_tissues(np.random.default_rng([0, seed]), size, spacing)
     look = CONTRASTS[contrast]
     rng = np.random.default_rng([1 + list(CONTRASTS).index(contrast), seed])
@@ -90,7 +93,7 @@ def write_shoulder_phantom(
         folder: of the data set; its parents are made.
         contrast: ``"fat"`` or ``"water"``.
         subjects: number of volumes, at most 10 000.
-        seed: of the data set. The same seed gives the same patients, by name too, in every contrast.
+        seed: of the data set. The same seed means the same patients, also by name, in every contrast.
         size: voxels to the right, front and top.
         spacing: mm to the right, front and top.
 
@@ -104,7 +107,8 @@ def write_shoulder_phantom(
         raise ValueError(f"`subjects` must lie in 1..{SUBJECTS_PER_SEED}, got {subjects}.")
     folder = Path(folder)
     patients = [seed * SUBJECTS_PER_SEED + i for i in range(subjects)]
-    recipe = {"contrast": contrast, "subjects": subjects, "seed": seed, "size": list(size), "spacing": list(spacing)}
+    recipe = {"version": VERSION, "contrast": contrast, "subjects": subjects, "seed": seed}
+    recipe |= {"size": list(size), "spacing": list(spacing)}
     description = _describe(recipe, [f"shoulder-{patient:08d}" for patient in patients])
     if _is_complete(folder, description):
         return folder / "dataset.json"

@@ -11,7 +11,6 @@ from lit_continual.data.shoulder_anatomy import GAP, ShoulderAnatomy, rotate
 from lit_continual.data.signed_distance import Array
 
 TISSUES = ("air", "skin", "fat", "muscle", "bone", "marrow", "red marrow", "cartilage", "vessel", "lung")
-FINEST = 2.0  # mm; slices thicker than this and than the pixels are integrated over several layers
 CENTRE = np.array([22, 16, 12], np.float32)  # of the head of the humerus: mm lateral, anterior, superior of the middle
 
 Triple = tuple[int, int, int]
@@ -63,11 +62,11 @@ def shoulder_tissues(rng: Generator, size: Triple, spacing: Spacing) -> tuple[Ar
         Shares of :data:`TISSUES` ``(X, Y, Z, T)``, which sum to 1, and labels ``(X, Y, Z)``: 1 humerus, 2 scapula,
         where one of them fills at least half of the voxel.
     """
-    layers = [math.ceil(s / max(FINEST, *spacing[:2])) for s in spacing]
+    layers = [math.ceil(s / (2 * max(spacing[:2]))) for s in spacing]  # thick slices average several
     shape = (size[0] * layers[0], size[1] * layers[1], size[2] * layers[2])
     steps = [s / n for s, n in zip(spacing, layers, strict=True)]
     anatomy = ShoulderAnatomy(rng, _points(rng, shape, steps))
-    canvas = _Canvas(anatomy.points.shape[1], max(steps[:2]))
+    canvas = _Canvas(anatomy.points.shape[1], sum(steps) / 3)
     _paint_soft_tissue(rng, anatomy, canvas, shape, steps)
     _paint_bones(rng, anatomy, canvas, shape)
     bones = np.stack([coverage(bone, canvas.edge) for bone in (anatomy.humerus, anatomy.scapula)], axis=1)

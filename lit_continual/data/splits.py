@@ -19,8 +19,8 @@ class Split:
         seed: Seed of the shuffled order of the patients. The same for all experiences on one data set.
         key: Key of the data set's list that gives the split of each case (``train``, ``val``, ``test``) instead.
         where: Keep only the cases whose keys have these values, such as ``{site: DU}``; done before splitting.
-        part: ``[i, n]``: of the training patients only the i-th of n disjoint parts, counted from 0. Validation
-            patients are divided alike; test patients are not, since no one trains on them.
+        part: ``[i, n]``: of the training patients only the i-th of n disjoint parts, counted from 0. The
+            others are not divided, since no one trains on them.
         limit: At most so many training patients.
     """
 
@@ -55,7 +55,7 @@ def split_cases(cases: Sequence[Case], split: Split, source: object) -> dict[str
         groups = _given(chosen, split.key, source)
     if split.part is not None:
         i, n = split.part
-        groups = {**groups, "train": groups["train"][i::n], "val": groups["val"][i::n]}
+        groups = {**groups, "train": groups["train"][i::n]}
     groups = {**groups, "train": groups["train"][: split.limit]}
     if not groups["train"]:
         patients = len({case.patient for case in chosen})

@@ -44,8 +44,8 @@ def load_case(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
     """Load the image of a case and bring it to the grid and scale of ``preprocessing``.
 
     Returns:
-        ``image`` ``(C, H, W, D)`` float32; ``affine`` of it; ``source_affine``, ``source_shape`` and ``spacing`` (mm) of
-        the file's grid; ``patient`` and ``path``.
+        ``image`` ``(C, H, W, D)`` float32; ``affine`` of it; ``source_affine``, ``source_shape`` and ``spacing`` (mm)
+        of the file's grid; ``patient`` and ``path``.
 
     Raises:
         ValueError: If a file cannot be read, has voxels that are not finite, or channels of different grids.
@@ -131,7 +131,9 @@ def _read(path: Path) -> MetaTensor:
             image = image.to(torch.float32 if image.dtype is torch.bool else image.dtype)
     except Exception as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be read as an image ({reason}). Replace it or take it off the list.") from error
+        raise ValueError(
+            f"{path} cannot be read as an image ({reason}). Replace it or take it off the list."
+        ) from error
     if image.ndim == 3:
         return MetaTensor(image.as_tensor()[..., None], affine=image.affine)
     return image

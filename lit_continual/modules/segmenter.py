@@ -158,7 +158,7 @@ class Segmenter(LightningModule):
         return logits
 
     def masks(self, logits: Tensor) -> Tensor:
-        """Map logits ``(B, C, *spatial)`` to one boolean mask a class, ``(B, K, *spatial)``, in the order of classes."""
+        """Map logits ``(B, C, *spatial)`` to a boolean mask of each class, ``(B, K, *spatial)``."""
         winners = [logits[:, channels].argmax(1, keepdim=True) for channels in self.heads.channels]
         sizes = [len(head) for head in self.heads.classes]
         return torch.cat([w == c + 1 for w, n in zip(winners, sizes, strict=True) for c in range(n)], 1)
@@ -209,7 +209,8 @@ class Segmenter(LightningModule):
             return logits
         volume = MetaTensor(logits[0].cpu(), affine=affine.cpu())
         resample = SpatialResample(mode="bilinear", padding_mode="border")
-        return resample(volume, dst_affine=source.cpu(), spatial_size=shape).as_tensor()[None].to(logits.device)
+        resampled: Tensor = resample(volume, dst_affine=source.cpu(), spatial_size=shape).as_tensor()
+        return resampled[None].to(logits.device)
 
     @override
     def on_validation_epoch_end(self) -> None:

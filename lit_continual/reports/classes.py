@@ -5,7 +5,8 @@ from math import nan
 
 import numpy as np
 
-from lit_continual.reports.run import Run, Score
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_continual.reports.run import Run, Score
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
 from lit_continual.reports.summary import MEASURES, Row, experiences_of, labels, scores_of, summary
 
 _HEADS = {"acc": "ACC", "forgetting": "Forgetting", "bwt": "BWT", "fwt": "FWT", "intransigence": "Intransigence"}

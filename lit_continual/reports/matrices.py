@@ -1,6 +1,7 @@
 """Result matrices as heat maps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,7 +10,8 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lit_continual.reports.run import Run, Score
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
 from lit_continual.reports.shades import GREY, INK, RULE, Scale, plain, scale_of, shorten
 from lit_continual.reports.summary import labels
 
@@ -25,7 +27,7 @@ def matrix_figure(runs: Sequence[Run], score: Score) -> Figure:
     scale, largest = scale_of(runs, score), max(len(run.experiences) for run in runs)
     columns = min(len(runs), _COLUMNS)
     lines = -(-len(runs) // columns)
-    side = 1.5 + 0.62 * largest
+    side = 1.0 + 0.58 * largest
     figure = Figure(figsize=(columns * (side + 0.3) + 0.9, lines * side + 0.3), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid[len(runs) :]:
@@ -44,26 +46,28 @@ def matrix_figure(runs: Sequence[Run], score: Score) -> Figure:
 
 
 def _heat_map(axes: Axes, run: Run, score: Score, scale: Scale) -> None:
-    size = len(run.experiences)
-    R = run.values(score)
-    for (i, j), value in np.ndenumerate(R):
-        known = np.isfinite(value)
-        background, ink = scale.colour(value) if known else ("white", INK)
-        style = {"edgecolor": "white"} if known else {"edgecolor": RULE, "hatch": "////", "linewidth": 0.0}
-        axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=background, **style))
-        if known:
-            axes.text(j, i, score.text(value), ha="center", va="center", fontsize=7.5, color=ink)
-    for i in range(size):
-        axes.add_patch(Rectangle((i - 0.46, i - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.1))
+    rows, size, R = run.rows(), len(run.experiences), run.values(score)
+    for y, (_, i) in enumerate(rows):
+        for x, value in enumerate(R[i]):
+            _cell(axes, x, y, score.text(value), scale.colour(value) if np.isfinite(value) else None)
+            if x == i and run.mode == "continual" and np.isfinite(value):
+                frame = Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.1)
+                axes.add_patch(frame)
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(len(rows) - 0.5, -0.5), aspect="equal")
     names = [plain(shorten(e.name, 16)) for e in run.experiences]
-    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
-    axes.set_xticks(
-        range(size), names, fontsize=7.5, rotation=0 if size * max(map(len, names)) < 24 else 40, ha="right"
-    )
-    axes.set_yticks(range(size), names, fontsize=7.5)
-    if axes.get_xticklabels()[0].get_rotation() == 0:
-        axes.set_xticks(range(size), names, fontsize=7.5, ha="center")
+    turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(size), names, **(turned if max(map(len, names)) > 9 else {}))
+    axes.set_yticks(range(len(rows)), [plain(shorten(title, 16)) for title, _ in rows])
     axes.set_xlabel("evaluated on", fontsize=8, color=GREY)
-    axes.set_ylabel("trained on all" if run.mode == "joint" else "after", fontsize=8, color=GREY)
-    axes.tick_params(length=0)
+    axes.set_ylabel({"continual": "after", "joint": "", "single": "trained on"}[run.mode], fontsize=8, color=GREY)
+    axes.tick_params(length=0, labelsize=7.5)
     axes.spines[:].set_visible(False)
+
+
+def _cell(axes: Axes, x: int, y: int, text: str, colour: tuple[str, str] | None) -> None:
+    if colour is None:
+        style: dict[str, Any] = {"facecolor": "white", "edgecolor": RULE, "hatch": "////", "linewidth": 0.0}
+    else:
+        style = {"facecolor": colour[0], "edgecolor": "white"}
+        axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color=colour[1])
+    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **style))

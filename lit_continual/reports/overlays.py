@@ -14,7 +14,7 @@ from lit_continual.reports.overlay import Overlay
 from lit_continual.reports.run import Run
 from lit_continual.reports.shades import GREY, INK, PREDICTION, TRUTH, plain, shorten
 
-_WIDE, _TALL, _LEFT, _TOP, _LINE, _GAP = 1.95, 2.4, 0.42, 0.62, 0.18, 0.1  # inches
+_PAGE, _LEFT, _TOP, _LINE, _GAP = 10.8, 0.42, 0.62, 0.18, 0.1  # inches
 _BARS = (5, 10, 20, 50, 100)  # mm
 _LEGIBLE = [withStroke(linewidth=1.5, foreground="black")]  # on bright tissue too
 
@@ -31,18 +31,19 @@ def overlays_figure(run: Run) -> Figure | None:
         return None
     steps = sorted({step for step, _ in found})
     rows = [{i: o for (i, j), o in found.items() if j == on} for on in size]
-    talls = [min(max((_WIDE * o.size[0] / o.size[1] for o in row.values()), default=0.0), _TALL) for row in rows]
+    wide = min(max((_PAGE - _LEFT) / len(steps) - _GAP, 1.5), 2.8)
+    talls = [min(max((wide * o.size[0] / o.size[1] for o in row.values()), default=0.0), 1.25 * wide) for row in rows]
     feet = [2 * _LINE if row and len(next(iter(row.values())).classes) > 1 else _LINE for row in rows]
-    width = max(_LEFT + len(steps) * (_WIDE + _GAP), 4.2)
+    width = max(_LEFT + len(steps) * (wide + _GAP), 4.2)
     height = _TOP + sum(tall + foot + _GAP for tall, foot in zip(talls, feet, strict=True) if tall)
     figure, top = Figure(figsize=(width, height)), _TOP
-    _titles(figure, run, steps)
+    _titles(figure, run, steps, wide)
     for on, (row, tall, foot) in enumerate(zip(rows, talls, feet, strict=True)):
         if row:
             _text(figure, 0.24, top + tall / 2, shorten(run.experiences[on].name, int(tall * 11)), 9, rotation=90)
             for number, (step, overlay) in enumerate(row.items()):
-                left = _LEFT + steps.index(step) * (_WIDE + _GAP)
-                axes = figure.add_axes((left / width, 1 - (top + tall) / height, _WIDE / width, tall / height))
+                left = _LEFT + steps.index(step) * (wide + _GAP)
+                axes = figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
                 _panel(axes, overlay, _caption(run, step, on, overlay))
                 if number == 0:
                     _bar(axes, overlay)
@@ -58,11 +59,11 @@ def _text(figure: Figure, x: float, y: float, text: str, size: float, **style: A
     figure.text(x / width, 1 - y / height, plain(text), fontsize=size, **style)
 
 
-def _titles(figure: Figure, run: Run, steps: Sequence[int]) -> None:
+def _titles(figure: Figure, run: Run, steps: Sequence[int], wide: float) -> None:
     for column, step in enumerate(steps):
         word = {"continual": "after ", "joint": "all together", "single": "alone: "}[run.mode]
         title = word if run.mode == "joint" else word + shorten(run.experiences[step].name, 20)
-        _text(figure, _LEFT + column * (_WIDE + _GAP) + _WIDE / 2, _TOP - 0.1, title, 9)
+        _text(figure, _LEFT + column * (wide + _GAP) + wide / 2, _TOP - 0.1, title, 9)
     lines = (("truth", TRUTH, "-"), ("prediction", PREDICTION, "--"))
     handles = [Line2D([], [], color=colour, linestyle=style, linewidth=2, label=name) for name, colour, style in lines]
     figure.legend(handles=handles, loc="upper left", ncols=2, fontsize=8, facecolor=INK, labelcolor="white")
@@ -89,7 +90,7 @@ def _panel(axes: Axes, overlay: Overlay, caption: str) -> None:
 def _contour(axes: Axes, mask: NDArray[np.bool_], spacing: tuple[float, float], colour: str, style: str) -> None:
     padded = np.pad(mask.astype(np.float32), 1)  # closes the line of a structure that the edge of the image cuts
     y, x = ((np.arange(n) - 0.5) * mm for n, mm in zip(padded.shape, spacing, strict=True))
-    axes.contour(x, y, padded, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.1)
+    axes.contour(x, y, padded, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.4)
 
 
 def _bar(axes: Axes, overlay: Overlay) -> None:

@@ -10,7 +10,8 @@ from markupsafe import Markup, escape
 
 import lit_continual
 from lit_continual.reports.classes import ClassMean, class_means
-from lit_continual.reports.run import Run, Score
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
 from lit_continual.reports.shades import DPI, Scale, scale_of
 from lit_continual.reports.summary import MEASURES, Row, experiences_of, labels, references, scores_of, summary
 
@@ -132,12 +133,12 @@ def _line(row: Row, score: Score, measures: Sequence[str], experiences: Sequence
 def _matrix(run: Run, label: str, score: Score, scale: Scale) -> dict[str, Any]:
     names = [e.name for e in run.experiences]
     lines = []
-    for i in [len(names) - 1] if run.mode == "joint" else range(len(names)):
+    for title, i in run.rows():
         cells = []
         for j, value in enumerate(map(float, run.values(score)[i])):
             colour = scale.colour(value) if isfinite(value) else None
             cells.append({"text": score.text(value), "colour": colour, "diagonal": i == j and run.mode == "continual"})
-        lines.append({"name": "all together" if run.mode == "joint" else names[i], "cells": cells})
+        lines.append({"name": title, "cells": cells})
     return {"label": label, "mode": run.mode, "names": names, "lines": lines}
 
 

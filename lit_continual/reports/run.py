@@ -11,39 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_continual.reports.score import Score
+
 FORMAT = 1
 MODES = ("continual", "joint", "single")
-_TITLES = {"dice": "Dice", "assd": "ASSD", "hd95": "HD95"}
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a column of numbers means: its name, its direction and its unit ("" for none)."""
-
-    name: str
-    higher_is_better: bool = True
-    unit: str = ""
-
-    @property
-    def title(self) -> str:
-        """Name and unit, as in ``HD95 (mm)``."""
-        title = _TITLES.get(self.name, self.name)
-        return f"{title} ({self.unit})" if self.unit else title
-
-    def text(self, value: float, spread: float = nan, signed: bool = False) -> str:
-        """``value ± spread`` with three decimals, two where there is a unit; a dash for what is undefined.
-
-        Example:
-            >>> Score("dice").text(0.91234, 0.01), Score("hd95", False, "mm").text(3.14159), Score("dice").text(nan)
-            ('0.912 ± 0.010', '3.14', '—')
-        """
-        if not isfinite(value):
-            return "—"
-        digits = 2 if self.unit else 3
-        text = f"{abs(float(value)):.{digits}f}"  # float: numpy's own rounding differs from Python's
-        if float(text):  # no sign on a zero
-            text = ("\N{MINUS SIGN}" if value < 0 else "+" if signed else "") + text
-        return f"{text} ± {spread:.{digits}f}" if isfinite(spread) else text
 
 
 @dataclass(frozen=True)
@@ -142,6 +113,12 @@ class Run:
         size = len(self.experiences)
         return self.matrix.get(score.name, np.full((size, size), nan))
 
+    def rows(self) -> list[tuple[str, int]]:
+        """What the rows of the matrix are called and where they are; joint training has one."""
+        if self.mode == "joint":
+            return [("all together", len(self.experiences) - 1)]
+        return [(experience.name, i) for i, experience in enumerate(self.experiences)]
+
     def learnt_at(self, on: int) -> int:
         """Row of the matrix in which experience ``on`` was just learnt."""
         return len(self.experiences) - 1 if self.mode == "joint" else on
@@ -165,9 +142,11 @@ def _fields(described: dict[str, Any]) -> dict[str, Any]:
     names = [e.name for e in experiences]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"its experiences are {names}, and each needs a name of its own")
+    scores = described["scores"].items()
+    if not scores:
+        raise ValueError("it names no score")
     if described["mode"] not in MODES:
         raise ValueError(f"mode {described['mode']!r} is none of {', '.join(MODES)}")
-    scores = described["scores"].items()
     return {
         "experiences": experiences,
         "scores": tuple(Score(n, bool(s["higher_is_better"]), str(s.get("unit", ""))) for n, s in scores),

@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from lit_continual.reports.run import Run, Score
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
 
 DPI = 180
 INK, GREY, RULE = "#1b2733", "#5d6b78", "#c9d1d8"
-TRUTH, PREDICTION = "#f0e442", "#56b4e9"  # yellow and sky blue of Okabe and Ito, both light enough for grey tissue
+TRUTH, PREDICTION = "#f59b00", "#2f9bff"  # orange and blue, seen on dark and on bright tissue
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")
 _MARKERS = "osD^vP*X"
 _DASHES = {"continual": "-", "joint": "--", "single": ":"}

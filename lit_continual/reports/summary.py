@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from lit_continual.functional import continual_scores
-from lit_continual.reports.run import Run, Score
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
 
 MEASURES = ("acc", "forgetting", "bwt", "fwt", "intransigence")
 

@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lit_continual.reports.run import Run, Score
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
 from lit_continual.reports.summary import labels, measures
 
 _SHOWN = {"acc": "ACC", "bwt": "BWT", "forgetting": "forgetting"}

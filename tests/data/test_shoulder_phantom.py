@@ -108,6 +108,12 @@ def test_unknown_contrast():
         shoulder_subject(0, "t2")
 
 
+@pytest.mark.parametrize("grid", [{"size": (24, 24)}, {"size": (24, 24, 0)}, {"spacing": (1.8, -1.8, 6.0)}])
+def test_impossible_grid(grid):
+    with pytest.raises(ValueError, match="`size` and `spacing` must be three positive numbers each, got"):
+        shoulder_subject(0, **grid)
+
+
 def test_writes_a_decathlon_data_set(tmp_path):
     listing = write_shoulder_phantom(tmp_path / "deep" / "fat", "fat", 2, seed=5, **SMALL)
     content = json.loads(listing.read_text())

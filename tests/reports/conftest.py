@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def _matrices(size, steps, mode, retention, rng):
         for j in seen(i):
             lost = retention ** (i - j) if mode == "continual" else 1.0
             dice[i][j] = round((0.94 - 0.05 * (j % 3)) * lost + rng.uniform(-0.02, 0.02), 4)
-    scaled = {"dice": 0, "assd": 6.0, "hd95": 25.0}
+    scaled = {"dice": 0, "hd95": 25.0}
     return {
         name: dice if name == "dice" else [[v if v is None else round(mm * (1.05 - v), 3) for v in row] for row in dice]
         for name, mm in scaled.items()
@@ -26,14 +27,14 @@ def _matrices(size, steps, mode, retention, rng):
 
 
 def _cases(matrix, experiences, patients, rng):
-    lines = ["after,on,patient,class,dice,assd,hd95"]
+    lines = [",".join(["after,on,patient,class", *matrix])]
     for i, row in enumerate(matrix["dice"]):
         for j, value in enumerate(row):
             for patient in range(patients if value is not None else 0):
                 for label in experiences[j]["classes"]:
                     dice, lost = value + rng.uniform(-0.03, 0.03), patient == 0 and value < 0.3
-                    far = ("", "") if lost else (f"{matrix['assd'][i][j]}", f"{matrix['hd95'][i][j]}")
-                    lines.append(f"{i},{j},case_{j:02d}{patient:03d},{label},{dice:.4f},{far[0]},{far[1]}")
+                    far = ["" if lost else str(matrix[score][i][j]) for score in matrix if score != "dice"]
+                    lines.append(",".join([f"{i},{j},case_{j:02d}{patient:03d},{label},{dice:.4f}", *far]))
     return "\n".join(lines) + "\n"
 
 
@@ -60,49 +61,56 @@ def _overlay(path, number, classes, quality, shape, spacing, rng):
     )
 
 
+def _make_run(
+    root,
+    folder="run",
+    name="lwfseg",
+    mode="continual",
+    seed=0,
+    experiences=(("humerus", ("humerus",)), ("scapula", ("scapula",))),
+    steps=None,
+    retention=0.96,
+    patients=4,
+    overlays=True,
+    matrix=None,
+):
+    rng, size = np.random.default_rng(seed), len(experiences)
+    steps, path = size if steps is None else steps, root / folder
+    (path / "overlays").mkdir(parents=True)
+    listed = [{"name": n, "classes": list(c), "epochs": 20} for n, c in experiences]
+    for i, e in enumerate(listed[:steps]):
+        e |= {"seconds": 61.2 + 30 * i, "evaluation_seconds": 4.0, "checkpoint_bytes": 123456 * (i + 1)}
+        e |= {"checkpoint": f"experiences/{i}_{e['name']}/model.ckpt", "memory_bytes": 0}
+    found = _matrices(size, steps, mode, retention, rng) if matrix is None else matrix
+    described = {
+        "format": 1,
+        "name": name,
+        "mode": mode,
+        "seed": seed,
+        "status": "finished" if steps == size else "running",
+        "experiences": listed,
+        "scores": {score: SCORES[score] for score in found},
+        "versions": {"lit_continual": "0.1.0", "torch": "2.13.0", "lightning": "2.6.6"},
+        "device": "cpu",
+        "parameters": 1234567,
+    }
+    (path / "run.json").write_text(json.dumps(described))
+    (path / "matrix.json").write_text(json.dumps(found))
+    (path / "cases.csv").write_text(_cases(found, listed, patients, rng))
+    (path / "config.yaml").write_text(f"seed_everything: {seed}\nmodel:\n  body: <unet> & friends\n")
+    for i in range(steps if overlays else 0):
+        for j in range(size):
+            if (value := found["dice"][i][j]) is not None:
+                shape, spacing = ((96, 96), (1.5, 1.5)) if j % 2 == 0 else ((60, 110), (3.0, 1.0))
+                _overlay(path / "overlays" / f"{i}_{j}.npz", j, listed[j]["classes"], value, shape, spacing, rng)
+    return path
+
+
 @pytest.fixture
 def make_run(tmp_path):
-    def make(
-        folder="run",
-        name="lwfseg",
-        mode="continual",
-        seed=0,
-        experiences=(("humerus", ("humerus",)), ("scapula", ("scapula",))),
-        steps=None,
-        retention=0.96,
-        patients=4,
-        overlays=True,
-        matrix=None,
-    ):
-        rng, size = np.random.default_rng(seed), len(experiences)
-        steps, path = size if steps is None else steps, tmp_path / folder
-        (path / "overlays").mkdir(parents=True)
-        listed = [{"name": n, "classes": list(c), "epochs": 20} for n, c in experiences]
-        for i, e in enumerate(listed[:steps]):
-            e |= {"seconds": 61.2 + 30 * i, "evaluation_seconds": 4.0, "checkpoint_bytes": 123456 * (i + 1)}
-            e |= {"checkpoint": f"experiences/{i}_{e['name']}/model.ckpt", "memory_bytes": 0}
-        described = {
-            "format": 1,
-            "name": name,
-            "mode": mode,
-            "seed": seed,
-            "status": "finished" if steps == size else "running",
-            "experiences": listed,
-            "scores": SCORES,
-            "versions": {"lit_continual": "0.1.0", "torch": "2.13.0", "lightning": "2.6.6"},
-            "device": "cpu",
-            "parameters": 1234567,
-        }
-        found = _matrices(size, steps, mode, retention, rng) if matrix is None else matrix
-        (path / "run.json").write_text(json.dumps(described))
-        (path / "matrix.json").write_text(json.dumps(found))
-        (path / "cases.csv").write_text(_cases(found, listed, patients, rng))
-        (path / "config.yaml").write_text(f"seed_everything: {seed}\nmodel:\n  body: <unet> & friends\n")
-        for i in range(steps if overlays else 0):
-            for j in range(size):
-                if (value := found["dice"][i][j]) is not None:
-                    shape, spacing = ((96, 96), (1.5, 1.5)) if j % 2 == 0 else ((60, 110), (3.0, 1.0))
-                    _overlay(path / "overlays" / f"{i}_{j}.npz", j, listed[j]["classes"], value, shape, spacing, rng)
-        return path
+    return partial(_make_run, tmp_path)
 
-    return make
+
+@pytest.fixture(scope="session")
+def make_runs(tmp_path_factory):
+    return lambda **options: _make_run(tmp_path_factory.mktemp("runs"), **options)

@@ -57,14 +57,14 @@ def test_a_folder_that_is_no_run(tmp_path):
         ("matrix.json", '{"dice": [[0.5]]}', r"matrix of shape \(1, 1\) for `dice`.* names 2 experiences"),
         (
             "cases.csv",
-            "after,on,patient,class,dice,assd,hd95\n0,x,a,b,1,1,1\n",
+            "after,on,patient,class,dice,hd95\n0,x,a,b,1,1\n",
             r"cases.csv` is damaged \(.*'x'\); repeat",
         ),
-        ("cases.csv", "after,on,patient,class,dice,assd,hd95\n0,7,a,b,1,1,1\n", r"damaged \(experience 7 of 2\)"),
-        ("cases.csv", "after,on,patient,class,dice\n0,0,a,b,1\n", r"damaged \(no 'assd'\)"),
+        ("cases.csv", "after,on,patient,class,dice,hd95\n0,7,a,b,1,1\n", r"damaged \(experience 7 of 2\)"),
+        ("cases.csv", "after,on,patient,class,dice\n0,0,a,b,1\n", r"damaged \(no 'hd95'\)"),
         (
             "cases.csv",
-            "after,on,patient,class,dice,assd,hd95\n0,0,a\n",
+            "after,on,patient,class,dice,hd95\n0,0,a\n",
             r"cases.csv` is damaged \(a line with 3 fields\)",
         ),
     ],
@@ -90,6 +90,7 @@ def test_a_finished_run_without_its_matrix_is_damaged(make_run):
         ({"mode": "other"}, "mode 'other' is none of continual, joint, single"),
         ({"experiences": [{"name": "a", "classes": []}] * 2}, "each needs a name of its own"),
         ({"experiences": []}, "each needs a name of its own"),
+        ({"scores": {}}, "it names no score"),
         ({"scores": ["dice"]}, "incomplete or damaged"),
     ],
 )

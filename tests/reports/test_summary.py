@@ -4,7 +4,7 @@ import pytest
 
 from lit_continual.reports import Run
 from lit_continual.reports.classes import class_means
-from lit_continual.reports.run import Score
+from lit_continual.reports.score import Score
 from lit_continual.reports.summary import labels, measures, references, summary
 
 THREE = (("a", ("a",)), ("b", ("b",)), ("c", ("c",)))
@@ -13,7 +13,7 @@ DICE, HD95 = Score("dice"), Score("hd95", False, "mm")
 
 def both(dice, hd95=None):
     hd95 = hd95 or [[None] * len(dice)] * len(dice)
-    return {"dice": dice, "assd": hd95, "hd95": hd95}
+    return {"dice": dice, "hd95": hd95}
 
 
 @pytest.fixture
@@ -51,7 +51,8 @@ def test_reference_is_the_joint_run_of_the_same_seed_before_all_joint_runs_befor
     single, joint = load("single", "single", "single"), load("joint0", "joint", "joint", seed=0)
     same, third = load("joint1", "joint", "joint", seed=1), load("joint2", "joint", "joint", seed=2)
     other = load("other", "joint", "joint", seed=1, experiences=THREE)
-    assert references(run, [run, single, other]) == [single]
+    unfinished = load("unfinished", "joint", "joint", seed=1, steps=1)
+    assert references(run, [run, single, other, unfinished]) == [single]
     assert references(run, [run, single, joint, third]) == [joint, third]
     assert references(run, [run, single, joint, same, third]) == [same]
     assert references(joint, [run, single]) == []
@@ -79,7 +80,8 @@ def test_one_seed_twice_is_not_a_spread_over_seeds(load):
 
 
 def test_class_means_leave_out_and_count_what_is_undefined(make_run):
-    folder = make_run()
+    matrix = {score: [[1.0, None], [1.0, 1.0]] for score in ("dice", "assd", "hd95")}
+    folder = make_run(overlays=False, matrix=matrix)
     rows = ["0,0,p1,a,0.5,1.0,", "0,0,p2,a,0.7,3.0,nan", "0,0,p3,a,0.9,,inf"]
     (folder / "cases.csv").write_text("after,on,patient,class,dice,assd,hd95\n" + "\n".join(rows))
     run = Run.load(folder)
