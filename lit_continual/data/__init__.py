@@ -3,6 +3,8 @@
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
+from lit_continual.data.patient_episodes import PatientEpisodes
+from lit_continual.data.patient_tasks import patient_tasks
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
 from lit_continual.data.shoulder_data_module import ShoulderDataModule
 from lit_continual.data.shoulder_phantom import shoulder_subject, write_shoulder_phantom
@@ -16,12 +18,14 @@ __all__ = [
     "EpochSampler",
     "JointDataModule",
     "PatchDataset",
+    "PatientEpisodes",
     "Preprocessing",
     "SegmentationDataModule",
     "ShoulderDataModule",
     "Split",
     "WholeSampler",
     "check_leakage",
+    "patient_tasks",
     "read_cases",
     "shoulder_subject",
     "split_cases",

@@ -2,6 +2,21 @@
 
 from lit_continual.functional.continual_scores import continual_scores
 from lit_continual.functional.distillation_loss import distillation_loss
+from lit_continual.functional.inner_loop import adapt
+from lit_continual.functional.known_gradient import known_gradient
 from lit_continual.functional.l2_sp import l2_sp, l2_sp_gradient, l2_sp_proximal_
+from lit_continual.functional.meta_gradient import meta_gradient, task_gradient
+from lit_continual.functional.reptile_gradient import reptile_gradient
 
-__all__ = ["continual_scores", "distillation_loss", "l2_sp", "l2_sp_gradient", "l2_sp_proximal_"]
+__all__ = [
+    "adapt",
+    "continual_scores",
+    "distillation_loss",
+    "known_gradient",
+    "l2_sp",
+    "l2_sp_gradient",
+    "l2_sp_proximal_",
+    "meta_gradient",
+    "reptile_gradient",
+    "task_gradient",
+]

@@ -1,6 +1,8 @@
 """LightningModules, and the heads that grow on them."""
 
 from lit_continual.modules.growing_heads import GrowingHeads
+from lit_continual.modules.meta_strategies import ANIL, FOMAML, MAML, MetaStrategy, Reptile
+from lit_continual.modules.meta_tune import MetaTune
 from lit_continual.modules.segmenter import Segmenter
 
-__all__ = ["GrowingHeads", "Segmenter"]
+__all__ = ["ANIL", "FOMAML", "MAML", "GrowingHeads", "MetaStrategy", "MetaTune", "Reptile", "Segmenter"]
