@@ -1,20 +1,28 @@
 """DataModules and datasets: Decathlon lists, folders, tables, phantoms, the exemplar memory."""
 
+from lit_continual.data.binary_morphology import BinaryMorphology, BinaryMorphologyd
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.joint_data_module import JointDataModule
+from lit_continual.data.multi_task_data_module import MultiTaskDataModule
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
+from lit_continual.data.remove_outside import RemoveOutside, RemoveOutsided
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
 from lit_continual.data.splits import Split, check_leakage, split_cases
 from lit_continual.data.volumes import Preprocessing
 
 __all__ = [
     "Augmentation",
+    "BinaryMorphology",
+    "BinaryMorphologyd",
     "Case",
     "CaseList",
     "EpochSampler",
     "JointDataModule",
+    "MultiTaskDataModule",
     "PatchDataset",
     "Preprocessing",
+    "RemoveOutside",
+    "RemoveOutsided",
     "SegmentationDataModule",
     "Split",
     "WholeSampler",

@@ -1,6 +1,7 @@
 """LightningModules, and the heads that grow on them."""
 
 from lit_continual.modules.growing_heads import GrowingHeads
+from lit_continual.modules.hydra_net import HydraNet
 from lit_continual.modules.segmenter import Segmenter
 
-__all__ = ["GrowingHeads", "Segmenter"]
+__all__ = ["GrowingHeads", "HydraNet", "Segmenter"]
