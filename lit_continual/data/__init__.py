@@ -1,10 +1,13 @@
 """DataModules and datasets: Decathlon lists, folders, tables, phantoms, the exemplar memory."""
 
+from lit_continual.data.binary_morphology import BinaryMorphology, BinaryMorphologyd
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.joint_data_module import JointDataModule
+from lit_continual.data.multi_task_data_module import MultiTaskDataModule
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.patient_episodes import PatientEpisodes
 from lit_continual.data.patient_tasks import patient_tasks
+from lit_continual.data.remove_outside import RemoveOutside, RemoveOutsided
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
 from lit_continual.data.shoulder_data_module import ShoulderDataModule
 from lit_continual.data.shoulder_phantom import shoulder_subject, write_shoulder_phantom
@@ -13,13 +16,18 @@ from lit_continual.data.volumes import Preprocessing
 
 __all__ = [
     "Augmentation",
+    "BinaryMorphology",
+    "BinaryMorphologyd",
     "Case",
     "CaseList",
     "EpochSampler",
     "JointDataModule",
+    "MultiTaskDataModule",
     "PatchDataset",
     "PatientEpisodes",
     "Preprocessing",
+    "RemoveOutside",
+    "RemoveOutsided",
     "SegmentationDataModule",
     "ShoulderDataModule",
     "Split",

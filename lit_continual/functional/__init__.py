@@ -1,5 +1,6 @@
 """The mathematics of each paper: tensors in, tensors out, torch only."""
 
+from lit_continual.functional.class_ratio_weights import class_ratio_weights
 from lit_continual.functional.continual_scores import continual_scores
 from lit_continual.functional.distillation_loss import distillation_loss
 from lit_continual.functional.inner_loop import adapt
@@ -10,6 +11,7 @@ from lit_continual.functional.reptile_gradient import reptile_gradient
 
 __all__ = [
     "adapt",
+    "class_ratio_weights",
     "continual_scores",
     "distillation_loss",
     "known_gradient",

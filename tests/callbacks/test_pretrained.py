@@ -57,6 +57,7 @@ def test_the_anchor_of_the_start_is_what_was_loaded(trainer, source):
     assert_close(anchor.state_dict()["anchor"], weights, rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_neither_a_resumed_nor_a_later_fit_loads_again(trainer, source, tmp_path):
     path, _ = source
     module, first = BoringModel(), Pretrained(str(path))
