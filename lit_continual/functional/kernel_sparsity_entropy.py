@@ -1,5 +1,7 @@
 """Kernel sparsity and entropy: how much a convolution relies on each of its input channels."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,7 @@ def kernel_sparsity_entropy(weight: Tensor, k: int = 5, alpha: float = 1.0, tran
     kernels = (weight if transposed else weight.transpose(0, 1)).detach().flatten(2).double()  # (C_in, N, kernel)
     sparsity = kernels.abs().sum((1, 2))
     chunk = max(1, _CHUNK // kernels.shape[1] ** 2)
-    entropy = torch.cat([_entropy(part, k) for part in kernels.split(chunk)])
+    entropy = torch.cat([_entropy(part, k) for part in torch.split(kernels, chunk)])
     score = (_normalise(sparsity, 1.0) / (1 + alpha * _normalise(entropy, 0.0))).sqrt()
     return _normalise(score, 1.0)
 
@@ -71,10 +73,11 @@ def _entropy(kernels: Tensor, k: int) -> Tensor:
     count = kernels.shape[1]
     nearest = _nearest(kernels, min(k + 1, count))  # itself, at distance 0, and the k others
     others = kernels.gather(1, nearest.flatten(1)[..., None].expand(-1, -1, kernels.shape[2]))
-    density = (others.unflatten(1, nearest.shape[1:]) - kernels.unsqueeze(2)).square().sum(-1).sqrt().sum(-1)
+    density = (others.view(*nearest.shape, -1) - kernels.unsqueeze(2)).square().sum(-1).sqrt().sum(-1)
     total = density.sum(-1, keepdim=True)
     share = torch.where(total > 0, density / total, 1 / count)
-    return torch.special.entr(share).sum(-1) / torch.log(share.new_tensor(2.0))
+    entropy: Tensor = torch.special.entr(share).sum(-1)
+    return entropy / math.log(2)
 
 
 def _nearest(kernels: Tensor, k: int) -> Tensor:
