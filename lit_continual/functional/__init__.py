@@ -1,5 +1,7 @@
 """The mathematics of each paper: tensors in, tensors out, torch only."""
 
+from lit_continual.functional.continual_scores import continual_scores
+from lit_continual.functional.distillation_loss import distillation_loss
 from lit_continual.functional.kernel_sparsity_entropy import kernel_sparsity_entropy
 
-__all__ = ["kernel_sparsity_entropy"]
+__all__ = ["continual_scores", "distillation_loss", "kernel_sparsity_entropy"]

@@ -1,1 +1,31 @@
 """Torchmetrics classes: Dice, surface distance, the result matrix and what follows from it."""
+
+from lit_continual.metrics.continual import (
+    AverageAccuracy,
+    BackwardTransfer,
+    ContinualScore,
+    Forgetting,
+    ForwardTransfer,
+    Intransigence,
+)
+from lit_continual.metrics.dice import Dice
+from lit_continual.metrics.evaluations import Evaluations
+from lit_continual.metrics.per_case_score import PerCaseScore
+from lit_continual.metrics.result_matrix import ResultMatrix
+from lit_continual.metrics.surface_distance import AverageSurfaceDistance, HausdorffDistance95, SurfaceDistance
+
+__all__ = [
+    "AverageAccuracy",
+    "AverageSurfaceDistance",
+    "BackwardTransfer",
+    "ContinualScore",
+    "Dice",
+    "Evaluations",
+    "Forgetting",
+    "ForwardTransfer",
+    "HausdorffDistance95",
+    "Intransigence",
+    "PerCaseScore",
+    "ResultMatrix",
+    "SurfaceDistance",
+]

@@ -1,1 +1,6 @@
 """LightningModules, and the heads that grow on them."""
+
+from lit_continual.modules.growing_heads import GrowingHeads
+from lit_continual.modules.segmenter import Segmenter
+
+__all__ = ["GrowingHeads", "Segmenter"]

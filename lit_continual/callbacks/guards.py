@@ -1,0 +1,27 @@
+"""Checks that stop a run before it trains something else than it says."""
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+
+def require_automatic_optimization(pl_module: LightningModule, who: object) -> None:
+    """Raise if Lightning would not backpropagate the loss that ``training_step`` returns."""
+    if not pl_module.automatic_optimization:
+        raise MisconfigurationException(
+            f"`{type(who).__name__}` adds to the loss that `training_step` returns, and Lightning does not"
+            f" backpropagate that loss under manual optimization. Set `{type(pl_module).__name__}"
+            ".automatic_optimization = True`, or drop the callback."
+        )
+
+
+def require_persistent_replicas(trainer: Trainer, who: object) -> None:
+    """Raise unless each process holds the whole module and outlives ``fit``, and so keeps what ``who`` learns."""
+    strategy = trainer.strategy
+    whole = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) and not isinstance(strategy, DeepSpeedStrategy)
+    if not whole or isinstance(strategy.launcher, _MultiProcessingLauncher):
+        raise MisconfigurationException(
+            f"`{type(who).__name__}` keeps state from one fit to the next, which `{type(strategy).__name__}` shards or"
+            " drops with its processes. Use `strategy='auto'` on one device, or `strategy='ddp'`."
+        )

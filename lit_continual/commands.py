@@ -1,0 +1,55 @@
+"""The commands beside ``fit``, ``validate`` and ``test``, which need no model, data or trainer in their config."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.console import Console
+
+from lit_continual.prediction import predict
+from lit_continual.reports import matrix_table, write_report
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A command: one line of help, its arguments, and what it runs with them."""
+
+    help: str
+    add_arguments: Callable[[LightningArgumentParser], None]
+    run: Callable[..., Any]
+
+
+@rank_zero_only
+def announce(*runs: Path, output: Path | None = None) -> None:
+    """Print the result matrices of runs side by side, write their report and name it."""
+    console = Console()
+    console.print(matrix_table(runs))
+    console.print(f"Report: {write_report(runs, output)}", soft_wrap=True, highlight=False)
+
+
+def _report(runs: list[str], output: str | None) -> None:
+    announce(*map(Path, runs), output=Path(output) if output else None)
+
+
+def _report_arguments(parser: LightningArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=str, help="Folders of runs; several are set side by side.")
+    parser.add_argument("--output", type=str | None, default=None, help="Folder of the report.")
+
+
+def _predict(**arguments: Any) -> None:
+    Console().print(f"Predictions: {predict(**arguments)}", soft_wrap=True, highlight=False)
+
+
+def _predict_arguments(parser: LightningArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter, such as experiences/*/model.ckpt.")
+    parser.add_argument("images", type=str, help="A folder of images, a Decathlon list or a CSV table.")
+    parser.add_function_arguments(predict, skip={"checkpoint", "images"})
+
+
+TOOLS = {
+    "predict": Tool("Segment new images with a checkpoint; no config needed.", _predict_arguments, _predict),
+    "report": Tool("Write the report of one run, or of several side by side.", _report_arguments, _report),
+}

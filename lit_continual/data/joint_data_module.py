@@ -1,0 +1,61 @@
+"""Several experiences at once: the bound that continual learning is measured against."""
+
+import bisect
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import ConcatDataset, DataLoader
+from typing_extensions import override
+
+from lit_continual.data.patches import EpochSampler
+from lit_continual.data.segmentation_data_module import SegmentationDataModule
+
+
+class _JointDataset(ConcatDataset[dict[str, Any]]):
+    """Patch data sets one after another, which are told the epoch with every index."""
+
+    @override
+    def __getitem__(self, key: Any) -> dict[str, Any]:
+        epoch, k = key
+        part = bisect.bisect_right(self.cumulative_sizes, k)
+        first = self.cumulative_sizes[part - 1] if part else 0
+        return self.datasets[part][epoch, k - first]
+
+
+class JointDataModule(LightningDataModule):
+    """Train on the samples of several experiences together, each with the classes that its own experience reveals.
+
+    Args:
+        parts: The experiences' data modules; batch size, workers and seed are those of the first.
+    """
+
+    def __init__(self, parts: Sequence[SegmentationDataModule]) -> None:
+        super().__init__()
+        self.parts = list(parts)
+        self.patch_size = self.parts[0].patch_size
+        self.classes = {name: value for part in self.parts for name, value in part.classes.items()}
+        self.save_hyperparameters(dict(self.parts[0].hparams), logger=False)
+
+    @property
+    def head_classes(self) -> list[list[str]]:
+        """Classes of each part, which are learnt under one head."""
+        return [list(part.classes) for part in self.parts]
+
+    @override
+    def setup(self, stage: str) -> None:
+        self.train_dataset = _JointDataset([part.patches() for part in self.parts])
+
+    @override
+    def train_dataloader(self) -> DataLoader[Any]:
+        first = self.parts[0]
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        sizes = [len(dataset) for dataset in self.train_dataset.datasets]  # type: ignore[arg-type]
+        samples = [part.samples_per_epoch or size for part, size in zip(self.parts, sizes, strict=True)]
+        return DataLoader(
+            self.train_dataset,
+            first.batch_size,
+            sampler=EpochSampler(self.train_dataset, first.seed, sum(samples), world, rank),
+            num_workers=first.num_workers,
+            persistent_workers=first.num_workers > 0,
+        )

@@ -1,0 +1,205 @@
+"""Labelled volumes for training a segmenter, and the same volumes whole for judging it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+from monai.inferers import SlidingWindowInferer
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from typing_extensions import override
+
+from lit_continual.data.cases import Case, CaseList, read_cases
+from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
+from lit_continual.data.splits import Split, split_cases
+from lit_continual.data.volume_cache import VolumeCache
+from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training sample, each a MONAI dictionary transform as ``class_path`` and ``init_args``.
+
+    Args:
+        spatial: Transforms of ``image`` and ``label`` together.
+        intensity: Transforms of ``image`` alone.
+    """
+
+    spatial: tuple[dict[str, Any], ...] = ()
+    intensity: tuple[dict[str, Any], ...] = ()
+
+
+class SegmentationDataModule(LightningDataModule):
+    """One experience of a segmenter: some patients of a data set, of whom some classes are revealed.
+
+    Training batches hold ``image`` ``(B, C, *patch_size)``, ``label`` ``(B, 1, *patch_size)`` with 1, 2, … for the
+    revealed classes, ``classes`` (their names joined by commas) and ``patient``. Evaluation batches hold one whole
+    volume each, the label in the grid of its file.
+
+    Args:
+        dataset: A Decathlon ``dataset.json``, a CSV table or a folder; see ``read_cases``.
+        classes: Revealed classes, name to label value, or to the name that the data set has for it.
+        patch_size: In voxels: two numbers for slices along the last axis, three for 3D patches.
+        batch_size: Samples of a batch, on each rank.
+        split: Which patients train, validate and test.
+        preprocessing: Grid and intensity scale of every image.
+        augmentation: Random changes of training samples.
+        samples_per_epoch: How many of the shuffled samples make an epoch; ``None`` for all.
+        patches_per_volume: How often a volume is drawn from in an epoch; 3D only.
+        cache: Keep loaded volumes in ``"memory"``, or on ``"disk"`` for the next run too.
+        num_workers: Processes that augment; 0 for none.
+        seed: Seed of order and augmentation; ``None`` takes that of ``seed_everything``.
+
+    Raises:
+        ValueError: For a bad argument or bad data, with the file and the remedy; see ``read_cases`` and ``load_case``.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        classes: dict[str, int | str],
+        patch_size: list[int],
+        batch_size: int = 8,
+        split: Split = Split(),
+        preprocessing: Preprocessing = Preprocessing(),
+        augmentation: Augmentation = Augmentation(),
+        samples_per_epoch: int | None = None,
+        patches_per_volume: int = 4,
+        cache: Literal["memory", "disk"] = "memory",
+        num_workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if len(patch_size) not in (2, 3) or min(patch_size) < 1:
+            raise ValueError(f"`patch_size` must be two or three positive numbers of voxels, got {patch_size}.")
+        if not classes or any(not name or set(name) & set(",/") for name in classes):
+            raise ValueError(f"`classes` must name at least one class, without ',' and '/', got {list(classes)}.")
+        self.dataset, self.classes, self.patch_size = dataset, classes, tuple(patch_size)
+        self.batch_size, self.split, self.preprocessing = batch_size, split, preprocessing
+        self.augmentation, self.samples_per_epoch = augmentation, samples_per_epoch
+        self.patches_per_volume, self.cache, self.num_workers = patches_per_volume, cache, num_workers
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
+        self._evaluation: dict[str, VolumeCache] = {}
+        self.save_hyperparameters({"preprocessing": asdict(preprocessing), "classes": dict(classes)}, logger=False)
+
+    @cached_property
+    def listed(self) -> CaseList:
+        """The data set's list of cases."""
+        return read_cases(self.dataset)
+
+    @cached_property
+    def cases(self) -> dict[str, list[Case]]:
+        """The cases of each split, ``train``, ``val`` and ``test``; reads the list but no image."""
+        return split_cases(self.listed.cases, self.split, self.listed.source)
+
+    @cached_property
+    def values(self) -> dict[str, int]:
+        """Label value of each revealed class.
+
+        Raises:
+            ValueError: If the data set declares no such class, or another value for it.
+        """
+        labels, values = self.listed.labels, {}
+        for name, value in self.classes.items():
+            known = name if isinstance(value, int) else value
+            values[name] = labels.get(known, value if isinstance(value, int) and not labels else None)
+            if values[name] is None or (isinstance(value, int) and values[name] != value):
+                declared = ", ".join(f"{k}: {v}" for k, v in labels.items())
+                raise ValueError(
+                    f"`classes` has {name}: {value}, but {self.listed.source} declares {{{declared}}}. Use a declared"
+                    " name and value, or give your name for a declared one as `classes: {mine: theirs}`."
+                )
+        return values
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.train_dataset = self.patches()
+        if stage in ("fit", "validate"):
+            self._evaluation_volumes("val")
+        if stage == "test":
+            self._evaluation_volumes("test")
+
+    def patches(self) -> PatchDataset:
+        """Load the training volumes and return their samples.
+
+        Raises:
+            ValueError: If a file is bad, or a class occurs in no training case.
+        """
+        volumes = VolumeCache(
+            self.cases["train"],
+            lambda case: load_training_volume(case, self.values, self.listed, self.preprocessing, self.patch_size),
+            self.cache,
+            repr((self.values, self.listed.labels, self.preprocessing, self.patch_size)),
+            "training volumes",
+        )
+        present = {int(k) for volume in volumes for k in volume["label"].unique()}
+        for k, name in enumerate(self.classes, start=1):
+            if k not in present:
+                raise ValueError(
+                    f"The class {name} occurs in none of the {len(volumes)} training cases of {self.listed.source}."
+                    " Correct its label value or change `split`."
+                )
+        return PatchDataset(
+            volumes,
+            self.patch_size,
+            self.augmentation.spatial,
+            self.augmentation.intensity,
+            self.patches_per_volume,
+            self.seed,
+        )
+
+    def _evaluation_volumes(self, split: str) -> VolumeCache:
+        if split not in self._evaluation:
+            self._evaluation[split] = VolumeCache(
+                self.cases[split],
+                lambda case: load_evaluation_volume(case, self.values, self.listed, self.preprocessing),
+                self.cache,
+                repr((self.values, self.listed.labels, self.preprocessing, "whole")),
+                f"{split} volumes",
+            )
+        return self._evaluation[split]
+
+    @override
+    def train_dataloader(self) -> DataLoader[Any]:
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return DataLoader(
+            self.train_dataset,
+            self.batch_size,
+            sampler=EpochSampler(self.train_dataset, self.seed, self.samples_per_epoch, world, rank),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    @override
+    def val_dataloader(self) -> Any:
+        return self._whole("val")
+
+    @override
+    def test_dataloader(self) -> Any:
+        if not self.cases["test"]:
+            raise ValueError(f"The test split of {self.listed.source} is empty: {self.split}. Change `split`.")
+        return self._whole("test")
+
+    def _whole(self, split: str) -> DataLoader[Any]:
+        volumes = self._evaluation_volumes(split)
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return DataLoader(volumes, batch_size=1, sampler=WholeSampler(volumes, world, rank))  # type: ignore[arg-type]
+
+    def cache_targets(self, key: str, predict: Callable[[Tensor], Tensor]) -> None:
+        """Ask a teacher about every training volume and put its answers into the batches, as ``batch[key]``.
+
+        Args:
+            key: Name of the answers in the batch; there they have gone through the spatial augmentation of the image.
+            predict: Maps images ``(B, C, *patch_size)``, preprocessed but not augmented, to logits ``(B, K, …)``.
+        """
+        flat = len(self.patch_size) == 2
+        window = [*self.patch_size] + [1] * flat
+        ask = (lambda x: predict(x.squeeze(-1)).unsqueeze(-1)) if flat else predict
+        inferer = SlidingWindowInferer(window, sw_batch_size=16, overlap=0.25, mode="gaussian")
+        bar = tqdm(self.train_dataset.volumes, desc="Asking the teacher", leave=False, disable=None)
+        self.train_dataset.targets[key] = [inferer(volume["image"][None], ask)[0].half() for volume in bar]

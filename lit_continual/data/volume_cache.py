@@ -1,0 +1,65 @@
+"""Volumes that are loaded once and kept, in memory or on disk."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm.auto import tqdm
+from typing_extensions import override
+
+from lit_continual.data.cases import Case
+from lit_continual.storage import replaced
+
+
+def cache_folder() -> Path:
+    """Where caches lie: ``LIT_CONTINUAL_CACHE``, or ``~/.cache/lit_continual``."""
+    return Path(os.environ.get("LIT_CONTINUAL_CACHE") or Path.home() / ".cache" / "lit_continual")
+
+
+class VolumeCache(Sequence[dict[str, Any]]):
+    """The volumes of some cases, each loaded when the cache is made, so that a bad file stops a run at its start.
+
+    Args:
+        cases: What is loaded.
+        load: Loads one case as a mapping of tensors and strings.
+        keep: ``"memory"``, or ``"disk"`` for files in the cache folder, which are used again by later runs.
+        key: What else the result of ``load`` depends on; tells files on disk apart.
+        name: What the progress bar says.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        load: Callable[[Case], dict[str, Any]],
+        keep: Literal["memory", "disk"] = "memory",
+        key: str = "",
+        name: str = "volumes",
+    ) -> None:
+        bar = tqdm(cases, desc=f"Loading {name}", leave=False, disable=None)
+        if keep == "memory":
+            self.volumes: list[dict[str, Any] | Path] = [load(case) for case in bar]
+        else:
+            self.volumes = [self._on_disk(case, load, key) for case in bar]
+
+    @staticmethod
+    def _on_disk(case: Case, load: Callable[[Case], dict[str, Any]], key: str) -> Path:
+        digest = hashlib.sha256(repr((case, key)).encode())
+        for file in (*case.images, *([case.label] if case.label else [])):
+            stat = file.stat()
+            digest.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
+        path = cache_folder() / "volumes" / f"{digest.hexdigest()[:32]}.pt"
+        if not path.exists():
+            with replaced(path) as temporary:
+                torch.save(load(case), temporary)
+        return path
+
+    @override
+    def __getitem__(self, index: Any) -> Any:
+        volume = self.volumes[index]
+        return torch.load(volume, weights_only=True) if isinstance(volume, Path) else volume
+
+    def __len__(self) -> int:
+        return len(self.volumes)

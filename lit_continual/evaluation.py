@@ -1,0 +1,74 @@
+"""Scores and a picture of every case that a test run sees."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+
+class CaseRecorder(Callback):
+    """Collect what ``test_step`` returns about each case: its ``scores`` by class, and its masks for one picture.
+
+    Args:
+        on: Name of the experience that is evaluated.
+    """
+
+    def __init__(self, on: str) -> None:
+        self.on = on
+        self.cases: list[dict[str, Any]] = []
+        self.overlay: dict[str, Any] | None = None
+
+    @override
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not isinstance(outputs, Mapping) or "scores" not in outputs:
+            return  # Somebody else's module: its logged scores are all there is.
+        patient = batch["patient"][0]
+        for name, scores in outputs["scores"].items():
+            values = {score: "" if math.isnan(value) else f"{value:.6g}" for score, value in scores.items()}
+            self.cases.append({"on": self.on, "patient": patient, "class": name, **values})
+        if self.overlay is None and outputs["truth"]:
+            image = batch["image"]
+            if hasattr(pl_module, "to_source_grid"):
+                image = pl_module.to_source_grid(image, batch)
+            self.overlay = _overlay(image[0, 0], outputs, str(patient), batch["spacing"][0])
+
+    @override
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, self.cases)
+            self.cases = sorted((c for cases in gathered for c in cases), key=lambda c: (c["patient"], c["class"]))
+
+
+def _overlay(image: Tensor, outputs: Mapping[str, Any], patient: str, spacing: Tensor) -> dict[str, Any]:
+    """Take the slice along the last axis with the most truth, turned so that the second axis points up."""
+    names = list(outputs["truth"])
+    truth = torch.stack([outputs["truth"][name] for name in names]).cpu()
+    prediction = torch.stack([outputs["prediction"][name] for name in names]).cpu()
+    z = int(truth.sum((0, 1, 2)).argmax())
+
+    def shown(volume: Tensor, dtype: Any) -> Any:
+        return np.rot90(volume[..., z].cpu().numpy().astype(dtype), axes=(-2, -1)).copy()
+
+    return {
+        "image": shown(image, np.float32),
+        "truth": shown(truth, np.uint8),
+        "prediction": shown(prediction, np.uint8),
+        "classes": np.array(names),
+        "patient": np.array(patient),
+        "spacing": np.array([float(spacing[1]), float(spacing[0])]),
+        "slice": np.array(z),
+    }

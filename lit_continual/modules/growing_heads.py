@@ -1,0 +1,61 @@
+"""Output layers that are added one by one over a shared body."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class GrowingHeads(nn.Module):
+    """Softmax heads on shared features, each with its own background, and more of them at any time.
+
+    Classes of different heads are not mutually exclusive. A new head leaves the outputs of the old ones as they are,
+    bit for bit, since nothing of it is shared with them.
+
+    Args:
+        features: Channels of the body's output.
+        spatial_dims: 2 or 3.
+        classes: The class names of each head to begin with, without the backgrounds.
+
+    Example:
+        >>> heads = GrowingHeads(16, spatial_dims=2, classes=[["humerus"]])
+        >>> heads.grow(["scapula", "clavicle"])
+        >>> heads.channels
+        [[0, 1], [2, 3, 4]]
+        >>> heads(torch.zeros(1, 16, 8, 8)).shape
+        torch.Size([1, 5, 8, 8])
+    """
+
+    def __init__(self, features: int, spatial_dims: int, classes: Sequence[Sequence[str]] = ()) -> None:
+        super().__init__()
+        self.features, self.spatial_dims = features, spatial_dims
+        self.classes: list[list[str]] = []
+        self.layers = nn.ModuleList()
+        for names in classes:
+            self.grow(names)
+
+    def grow(self, classes: Sequence[str]) -> None:
+        """Add a head for ``classes``, on the device of the others.
+
+        Raises:
+            ValueError: If there are no classes, or one of them has a head already.
+        """
+        known = [name for head in self.classes for name in head]
+        if not classes or set(classes) & set(known) or len(set(classes)) < len(classes):
+            raise ValueError(f"A new head needs new class names, got {list(classes)} beside {known}.")
+        convolution = nn.Conv2d if self.spatial_dims == 2 else nn.Conv3d
+        layer = convolution(self.features, len(classes) + 1, kernel_size=1)
+        for old in self.layers.parameters():
+            layer.to(old.device, old.dtype)
+        self.layers.append(layer)
+        self.classes.append(list(classes))
+
+    @property
+    def channels(self) -> list[list[int]]:
+        """Output channels of each head: its background, then its classes."""
+        ends = torch.tensor([len(head) + 1 for head in self.classes], dtype=torch.long).cumsum(0).tolist()
+        return [list(range(end - len(head) - 1, end)) for head, end in zip(self.classes, ends, strict=True)]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features ``(B, F, *spatial)`` to the logits of all heads, ``(B, C, *spatial)``."""
+        return torch.cat([layer(features) for layer in self.layers], 1)

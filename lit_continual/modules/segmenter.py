@@ -1,0 +1,249 @@
+"""Segmentation with a shared body and heads that grow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from monai.data import MetaTensor
+from monai.inferers import SlidingWindowInferer
+from monai.losses import DiceCELoss
+from monai.transforms import SpatialResample
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lit_continual.metrics import AverageSurfaceDistance, Dice, HausdorffDistance95
+from lit_continual.modules.growing_heads import GrowingHeads
+from lit_continual.spec import build
+
+UNET = {
+    "class_path": "BasicUNet",
+    "init_args": {
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "features": [64, 64, 128, 256, 512, 64],
+        "act": "RELU",
+        "norm": "BATCH",
+        "dropout": 0.1,
+    },
+}
+SCORES: dict[str, type[Dice | AverageSurfaceDistance | HausdorffDistance95]] = {
+    "dice": Dice,
+    "assd": AverageSurfaceDistance,
+    "hd95": HausdorffDistance95,
+}
+
+
+class Segmenter(LightningModule):
+    """Segment volumes, slice by slice or in 3D, with one head for each group of classes learnt together.
+
+    A batch is a mapping with ``image`` ``(B, C, *spatial)``, ``label`` ``(B, 1, *spatial)`` of integers, and
+    ``classes``, for each sample the names that its label values 1, 2, … stand for, joined by commas. A head is trained
+    on the samples that reveal its classes; a sample without classes is not trained on. When a fit starts, the classes
+    of the data module that have no head yet get one together.
+
+    Args:
+        network: The body, a network of MONAI or a class path, as plain data so that a checkpoint can be loaded
+            without a config. It is built with ``out_channels=features``.
+        features: Channels of the body's output, the input of every head.
+        heads: The class names of each head to begin with.
+        roi_size: Size in voxels of the window slid over a volume; ``None`` takes the patch size of the data.
+        loss: Loss of a head, called with its logits and the label map of its classes. ``None`` is Dice plus
+            cross-entropy.
+        optimizer: How to make the optimizer from the parameters.
+        scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
+
+    Raises:
+        ValueError: If the network cannot be built, or the data reveal only some of the classes of a head.
+
+    Logs ``train/loss`` and, per volume in the source grid, ``val/dice`` and ``test/{dice,assd,hd95}``: the mean over
+    classes, each class as ``…/<class>``, and ``test/…/left_out``, the cases where it is undefined.
+
+    References:
+        Ozdemir, Fuernstahl and Goksel. Learn the new, keep the old. MICCAI 2018, fig. 1.
+
+    Example:
+        >>> small = {"class_path": "BasicUNet", "init_args": {"spatial_dims": 2, "features": [8] * 6}}
+        >>> Segmenter(small, features=8, heads=[["humerus"], ["scapula"]])(torch.zeros(1, 1, 32, 32)).shape
+        torch.Size([1, 4, 32, 32])
+    """
+
+    def __init__(
+        self,
+        network: dict[str, Any] | str = UNET,
+        features: int = 64,
+        heads: Sequence[Sequence[str]] = (),
+        roi_size: Sequence[int] | None = None,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        heads = [list(head) for head in heads]
+        roi = None if roi_size is None else list(roi_size)
+        self.save_hyperparameters(
+            {"network": network, "features": features, "heads": heads, "roi_size": roi}, logger=False
+        )
+        self.body = build(network, ["monai.networks.nets", "lit_continual.networks"], out_channels=features)
+        self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
+        self.heads = GrowingHeads(features, self.spatial_dims, heads)
+        self.loss = loss if loss is not None else DiceCELoss(softmax=True, to_onehot_y=True)
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.scores: dict[str, dict[str, Any]] = {}  # of the evaluation that is running: class -> score -> metric
+
+    @property
+    def head_channels(self) -> list[list[int]]:
+        """Output channels of each head: its background, then its classes."""
+        return self.heads.channels
+
+    @property
+    def classes(self) -> list[str]:
+        """All class names, in the order in which they were learnt."""
+        return [name for head in self.heads.classes for name in head]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images ``(B, C, *spatial)`` to the logits of all heads."""
+        logits: Tensor = self.heads(self.body(image))
+        return logits
+
+    def grow(self, classes: Sequence[str]) -> None:
+        """Add one head for those of ``classes`` that have none yet.
+
+        Raises:
+            ValueError: If the classes are only a part of an old head, which could not be trained on them.
+        """
+        for head in self.heads.classes:
+            if 0 < len(set(head) & set(classes)) < len(head):
+                raise ValueError(
+                    f"The head of {', '.join(head)} cannot be trained on data that reveal only {', '.join(classes)}."
+                    " Reveal all of its classes, or give each class an experience of its own."
+                )
+        if new := [name for name in classes if name not in self.classes]:
+            self.heads.grow(new)
+            self.hparams["heads"] = [list(head) for head in self.heads.classes]
+
+    @override
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and data is not None and hasattr(data, "classes"):
+            for classes in getattr(data, "head_classes", [list(data.classes)]):
+                self.grow(classes)
+            self.hparams["roi_size"] = self.hparams["roi_size"] or list(data.patch_size)
+
+    @override
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        logits = self(batch["image"])
+        loss = self._loss(logits, batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
+        return {"loss": loss, "logits": logits}
+
+    def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        total = 0 * logits.sum()  # Every output is in the graph, as DDP asks.
+        for classes in sorted(set(batch["classes"]) - {""}):
+            rows = [i for i, revealed in enumerate(batch["classes"]) if revealed == classes]
+            whole, names = len(rows) == len(logits), classes.split(",")
+            outputs, label = (logits, batch["label"]) if whole else (logits[rows], batch["label"][rows])
+            for head, channels in zip(self.heads.classes, self.heads.channels, strict=True):
+                if set(head) <= set(names):
+                    target = sum((label == names.index(name) + 1) * (c + 1) for c, name in enumerate(head))
+                    total = total + len(rows) / len(logits) * self.loss(outputs[:, channels], target)
+        return total
+
+    def infer(self, image: Tensor) -> Tensor:
+        """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""
+        flat = image.ndim - 2 > self.spatial_dims
+        window = [*(self.hparams["roi_size"] or image.shape[2 : 2 + self.spatial_dims])] + [1] * flat
+        inferer = SlidingWindowInferer(window, sw_batch_size=16, overlap=0.25, mode="gaussian")
+        network = (lambda x: self(x.squeeze(-1)).unsqueeze(-1)) if flat else self
+        logits: Tensor = inferer(image, network)
+        return logits
+
+    def masks(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)`` to one boolean mask a class, ``(B, K, *spatial)``, in the order of classes."""
+        winners = [logits[:, channels].argmax(1, keepdim=True) for channels in self.heads.channels]
+        sizes = [len(head) for head in self.heads.classes]
+        return torch.cat([w == c + 1 for w, n in zip(winners, sizes, strict=True) for c in range(n)], 1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)`` to the probability of each class in its head, ``(B, K, *spatial)``."""
+        return torch.cat([logits[:, channels].softmax(1)[:, 1:] for channels in self.heads.channels], 1)
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self._start_scores(["dice"])
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        self._start_scores(list(SCORES))
+
+    def _start_scores(self, scores: list[str]) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        classes = [name for name in getattr(data, "classes", self.classes) if name in self.classes]
+        self.scores = {name: {score: SCORES[score]().to(self.device) for score in scores} for name in classes}
+
+    @override
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    @override
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        return self._evaluate(batch)
+
+    def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Score one volume in its source grid; return its masks and scores by class."""
+        masks = self.masks(self.to_source_grid(self.infer(batch["image"]), batch))
+        shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
+        for value, name in enumerate(batch["classes"][0].split(","), start=1):
+            if name in self.scores:
+                prediction, truth = masks[:, self.classes.index(name)], batch["label"][:, 0] == value
+                for metric in self.scores[name].values():
+                    metric.update(prediction, truth, batch["spacing"])
+                shown["prediction"][name], shown["truth"][name] = prediction[0], truth[0]
+                shown["scores"][name] = {key: float(m.cases[-1]) for key, m in self.scores[name].items()}
+        return shown
+
+    @staticmethod
+    def to_source_grid(logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Resample the logits of one volume from the grid the network saw to that of the file it came from."""
+        affine, source, shape = batch["affine"][0], batch["source_affine"][0], batch["source_shape"][0].tolist()
+        if list(logits.shape[2:]) == shape and torch.equal(affine, source):
+            return logits
+        volume = MetaTensor(logits[0].cpu(), affine=affine.cpu())
+        resample = SpatialResample(mode="bilinear", padding_mode="border")
+        return resample(volume, dst_affine=source.cpu(), spatial_size=shape).as_tensor()[None].to(logits.device)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        for score in next(iter(self.scores.values()), {}):
+            means = {name: metrics[score].compute() for name, metrics in self.scores.items()}
+            for name, mean in means.items():
+                self.log(f"{stage}/{score}/{name}", mean)
+            self.log(f"{stage}/{score}", torch.stack(list(means.values())).mean(), prog_bar=score == "dice")
+            if stage == "test":
+                left_out = sum(metrics[score].left_out() for metrics in self.scores.values())
+                self.log(f"{stage}/{score}/left_out", float(left_out))
+        self.scores = {}
+
+    @override
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        return self.to_source_grid(self.infer(batch["image"]), batch)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for head in checkpoint["hyper_parameters"]["heads"][len(self.heads.classes) :]:
+            self.grow(head)

@@ -1,0 +1,117 @@
+"""What a run leaves on disk, written so that it can be killed anywhere and gone on with."""
+
+import csv
+import io
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from lit_continual.storage import read_json, replaced, write_json, write_text
+
+
+class RunFolder:
+    """The folder of one run: ``config.yaml``, ``run.json``, ``matrix.json``, ``cases.csv``, checkpoints and overlays.
+
+    Only the first rank writes. ``run.json`` is written last of a step, so what it says is there is there.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run: dict[str, Any] = {}
+        self.matrices: dict[str, list[list[float | None]]] = {}
+
+    def checkpoint(self, index: int) -> Path:
+        """Where the network and the callbacks' memory lie after experience ``index``."""
+        return self.path / self.run["experiences"][index]["checkpoint"]
+
+    def resume_folder(self, index: int) -> Path:
+        """Where a fit that is under way keeps what it needs to go on."""
+        return self.checkpoint(index).parent / "resume"
+
+    def start(self, config: str, run: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+        """Begin a run, or go on with the one that is there.
+
+        Raises:
+            ValueError: If the folder holds a run and neither is asked for, or holds another run than the one to resume.
+        """
+        known = self.path / "run.json"
+        if rank_zero_only.rank == 0:
+            if known.exists() and not resume and not overwrite:
+                raise ValueError(
+                    f"{self.path} holds a run already. Add --resume to go on with it, --overwrite to start anew, or"
+                    " choose another folder with --trainer.default_root_dir."
+                )
+            if known.exists() and overwrite and not resume:
+                self._clear()
+        if known.exists():
+            self.run, self.matrices = read_json(known), read_json(self.path / "matrix.json")
+            same = ("name", "mode", "seed")
+            mine, theirs = ([r[k] for k in same] + [[e["name"] for e in r["experiences"]]] for r in (run, self.run))
+            if mine != theirs:
+                raise ValueError(
+                    f"{self.path} holds another run than this config describes ({theirs} instead of {mine})."
+                    " Resume with the config in its config.yaml, or choose another folder."
+                )
+            return
+        size = len(run["experiences"])
+        self.run = dict(run)
+        self.matrices = {score: [[None] * size for _ in range(size)] for score in run["scores"]}
+        if rank_zero_only.rank == 0:
+            write_text(self.path / "config.yaml", config)
+            write_json(self.path / "matrix.json", self.matrices)
+            write_json(known, self.run)
+
+    def _clear(self) -> None:
+        for name in ("run.json", "matrix.json", "cases.csv", "config.yaml"):
+            (self.path / name).unlink(missing_ok=True)
+        for name in ("experiences", "overlays", "report", "logs"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def note(self, index: int, **facts: Any) -> None:
+        """Remember facts about an experience, such as ``seconds``."""
+        self.run["experiences"][index].update(facts)
+        if rank_zero_only.rank == 0:
+            write_json(self.path / "run.json", self.run)
+
+    def evaluated(self, after: int) -> bool:
+        """Whether the row of experience ``after`` is complete."""
+        return "evaluation_seconds" in self.run["experiences"][after]
+
+    def write_row(self, after: int, row: Mapping[str, Mapping[int, float]], cases: Iterable[Mapping[str, Any]]) -> None:
+        """Write row ``after`` of every matrix and add the scores of its cases, in place of what a kill left of them."""
+        for score, values in row.items():
+            for on, value in values.items():
+                self.matrices[score][after][on] = value if math.isfinite(value) else None
+        if rank_zero_only.rank != 0:
+            return
+        name, path = self.run["experiences"][after]["name"], self.path / "cases.csv"
+        kept = []
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                kept = [r for r in csv.DictReader(file) if r["after"] != name]
+        text = io.StringIO()
+        table = csv.DictWriter(text, ["after", "on", "patient", "class", *self.run["scores"]], lineterminator="\n")
+        table.writeheader()
+        table.writerows([*kept, *({"after": name, **case} for case in cases)])
+        write_text(path, text.getvalue())
+        write_json(self.path / "matrix.json", self.matrices)
+
+    def write_overlay(self, after: int, on: int, overlay: Mapping[str, Any]) -> None:
+        """Write one picture: image, truth and prediction of a slice."""
+        if rank_zero_only.rank == 0:
+            with replaced(self.path / "overlays" / f"{after}_{on}.npz") as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **overlay)
+
+    def finish(self) -> None:
+        """Mark the run as finished."""
+        self.run["status"] = "finished"
+        if rank_zero_only.rank == 0:
+            write_json(self.path / "run.json", self.run)

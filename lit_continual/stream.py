@@ -1,0 +1,268 @@
+"""What an experience and a stream are, and the loop over fits."""
+
+import copy
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from typing_extensions import override
+
+from lit_continual.data import JointDataModule, check_leakage
+from lit_continual.evaluation import CaseRecorder
+from lit_continual.run_folder import RunFolder
+from lit_continual.storage import load_checkpoint, replaced
+
+
+@dataclass
+class Experience:
+    """One thing to learn, in one fit.
+
+    Args:
+        name: Its name in tables and files.
+        classes: The classes it reveals, name to label value; given to the data module as ``classes``.
+        data: What differs from the ``data`` section, as arguments of the data module.
+        max_epochs: Epochs of this fit, where they differ from those of the trainer.
+    """
+
+    name: str
+    classes: dict[str, int | str] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    max_epochs: int | None = None
+
+
+@dataclass
+class Score:
+    """A score that the module logs as ``test/<name>``.
+
+    Args:
+        higher_is_better: False for distances and errors.
+        unit: What it is measured in, such as ``mm``.
+    """
+
+    higher_is_better: bool = True
+    unit: str = ""
+
+
+SCORES = {"dice": Score(), "assd": Score(False, "mm"), "hd95": Score(False, "mm")}
+
+
+@dataclass
+class Stream:
+    """Experiences in the order in which they are learnt.
+
+    Args:
+        experiences: The list. Empty for one ordinary Lightning fit.
+        mode: ``continual`` learns one after another; ``joint`` learns all at once, and ``single`` each alone from
+            scratch: the bounds that a continual learner is measured against.
+        start: Checkpoint of a trained model to extend, instead of a new one.
+        scores: What fills the result matrices.
+        name: Name of the run in reports; by default that of its folder.
+    """
+
+    experiences: list[Experience] = field(default_factory=list)
+    mode: Literal["continual", "joint", "single"] = "continual"
+    start: Path | None = None
+    scores: dict[str, Score] = field(default_factory=lambda: dict(SCORES))
+    name: str | None = None
+
+
+class EpochSeed(Callback):
+    """Seed torch, numpy and random from run, experience, epoch and rank, so that a resumed epoch equals the first try.
+
+    Args:
+        seed: Seed of the run.
+        experience: Index of the experience.
+    """
+
+    def __init__(self, seed: int, experience: int) -> None:
+        self.seed, self.experience = seed, experience
+
+    def start(self) -> None:
+        """Seed what comes before the first epoch, such as the weights of a new head."""
+        self._seed(0, 0)
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seed(trainer.current_epoch + 1, trainer.global_rank)
+
+    def _seed(self, epoch: int, rank: int) -> None:
+        seed = int(np.random.SeedSequence([self.seed, self.experience, epoch, rank]).generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+
+
+class StreamLoop:
+    """Fit after fit: hand the memory on, judge after each, write the row.
+
+    Args:
+        stream: What is learnt.
+        model: The module before the first experience.
+        data: The data module of each experience.
+        make_trainer: Makes a fresh trainer with fresh callbacks, from further callbacks and keyword arguments.
+        folder: Where everything is written; started.
+        seed: Seed of the run.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        model: LightningModule,
+        data: list[LightningDataModule],
+        make_trainer: Callable[..., Trainer],
+        folder: RunFolder,
+        seed: int,
+    ) -> None:
+        self.stream, self.model, self.data, self.make_trainer = stream, model, data, make_trainer
+        self.folder, self.seed = folder, seed
+
+    def run(self) -> None:
+        """Learn what is left to learn, and evaluate what is left to evaluate."""
+        steps = range(len(self.stream.experiences))
+        for i in [steps[-1]] if self.stream.mode == "joint" else steps:
+            if not self.folder.checkpoint(i).exists():
+                self._fit(i)
+            if not self.folder.evaluated(i):
+                self._evaluate(i)
+        self.folder.finish()
+
+    def _before(self, index: int) -> Path | None:
+        """Checkpoint that experience ``index`` begins with."""
+        return self.folder.checkpoint(index - 1) if self.stream.mode == "continual" and index else self.stream.start
+
+    def _module(self, path: Path | None) -> tuple[LightningModule, dict[str, Any]]:
+        module = copy.deepcopy(self.model)
+        if path is None:
+            return module, {}
+        checkpoint = load_checkpoint(path)
+        restore(module, checkpoint, path)
+        return module, checkpoint.get("callbacks", {})
+
+    def _fit(self, index: int) -> None:
+        experience, resume = self.stream.experiences[index], self.folder.resume_folder(index)
+        seeds = EpochSeed(self.seed, index)
+        seeds.start()
+        module, memory = self._module(self._before(index))
+        data = self.data[index] if self.stream.mode != "joint" else JointDataModule(self.data)
+        epochs = {} if experience.max_epochs is None else {"max_epochs": experience.max_epochs}
+        keep = ModelCheckpoint(
+            resume, "resume", save_on_train_epoch_end=True, every_n_epochs=1, enable_version_counter=False
+        )
+        trainer = self.make_trainer([seeds, keep], step=self._steps(index), **epochs)
+        _hand_on(memory, trainer)
+        begin, under_way = time.monotonic(), resume / "resume.ckpt"
+        trainer.fit(
+            module, datamodule=data, ckpt_path=under_way if under_way.exists() else None, weights_only=True
+        )
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        seconds = time.monotonic() - begin
+        self._keep(trainer, index, dict(
+            epochs=trainer.current_epoch, steps=trainer.global_step, seconds=round(seconds, 2)
+        ))
+
+    def _keep(self, trainer: Trainer, index: int, facts: dict[str, Any]) -> None:
+        """Write the checkpoint of a finished fit: weights, heads, preprocessing and the callbacks' memory."""
+        path, whole = self.folder.checkpoint(index), self.folder.resume_folder(index) / "finished.ckpt"
+        trainer.save_checkpoint(whole)
+        if trainer.is_global_zero:
+            checkpoint = load_checkpoint(whole)
+            for key in ("optimizer_states", "lr_schedulers", "loops"):
+                checkpoint.pop(key, None)
+            memory = sum(_size(state) for state in checkpoint.get("callbacks", {}).values())
+            with replaced(path) as temporary:
+                torch.save(checkpoint, temporary)
+            size = path.stat().st_size
+            self.folder.note(index, **facts, checkpoint_bytes=size, memory_bytes=memory)
+            for file in self.folder.resume_folder(index).iterdir():
+                file.unlink()
+            self.folder.resume_folder(index).rmdir()
+        else:
+            self.folder.note(index, **facts)
+        trainer.strategy.barrier()
+
+    def _steps(self, index: int) -> int:
+        return sum(e.get("steps", 0) for e in self.folder.run["experiences"][:index])
+
+    def _evaluate(self, after: int) -> None:
+        module, _ = self._module(self.folder.checkpoint(after))
+        row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores}
+        cases: list[dict[str, Any]] = []
+        begin = time.monotonic()
+        for on in self._evaluated_on(after, module):
+            recorder = CaseRecorder(self.stream.experiences[on].name)
+            trainer = self.make_trainer([recorder], logger=False, enable_checkpointing=False)
+            trainer.test(module, datamodule=self.data[on], verbose=False)
+            cases += recorder.cases
+            if recorder.overlay is not None:
+                self.folder.write_overlay(after, on, recorder.overlay)
+            for score in row:
+                if f"test/{score}" in trainer.callback_metrics:
+                    row[score][on] = float(trainer.callback_metrics[f"test/{score}"])
+        self.folder.write_row(after, row, cases)
+        self.folder.note(after, evaluation_seconds=round(time.monotonic() - begin, 2))
+
+    def _evaluated_on(self, after: int, module: LightningModule) -> list[int]:
+        """All experiences so far, and those to come whose classes have a head already."""
+        if self.stream.mode == "single":
+            return [after]
+        known = set(getattr(module, "classes", []))
+        ahead = range(after + 1, len(self.data))
+        return [*range(after + 1), *(j for j in ahead if set(self.stream.experiences[j].classes) <= known)]
+
+
+def restore(module: LightningModule, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Give ``module`` the heads and weights of a checkpoint.
+
+    Raises:
+        ValueError: If the checkpoint is of another network.
+    """
+    try:
+        module.on_load_checkpoint(dict(checkpoint))
+        module.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[min(1, len(str(error).splitlines()) - 1)].strip()
+        raise ValueError(
+            f"{path} does not fit the model of this config ({reason}). Use the `model` section it was trained with."
+        ) from error
+
+
+def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:
+    """Refuse a stream that cannot be right, before anything is trained.
+
+    Raises:
+        ValueError: If two experiences share a name, a classes' list is wrong, or a patient is on both sides of a split.
+    """
+    names = [experience.name for experience in stream.experiences]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Experiences need different names, got {names}.")
+    splits = {}
+    for name, module in zip(names, data, strict=True):
+        if hasattr(module, "values"):
+            _ = module.values
+        if hasattr(module, "cases"):
+            splits[name] = module.cases
+    check_leakage(splits)
+
+
+def _hand_on(memory: Mapping[str, Any], trainer: Trainer) -> None:
+    """Give the callbacks what those of the last fit remembered; Lightning's own belong to one fit."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        own = type(callback).__module__.startswith(("lightning.", "pytorch_lightning."))
+        if not own and callback.state_key in memory:
+            callback.load_state_dict(copy.deepcopy(memory[callback.state_key]))
+
+
+def _size(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, Mapping):
+        return sum(_size(value) for value in state.values())
+    return sum(_size(value) for value in state) if isinstance(state, (list, tuple)) else 0
