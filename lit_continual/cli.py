@@ -171,7 +171,9 @@ def _without(config: Namespace, *keys: str) -> Namespace:
 
 def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Lay ``own`` over ``shared``; mappings are merged, except classes, which one experience names in full."""
-    nested = {k: _merged(shared[k], v) for k, v in own.items() if isinstance(v, dict) and k != "classes" and shared.get(k)}
+    nested = {
+        k: _merged(shared[k], v) for k, v in own.items() if isinstance(v, dict) and k != "classes" and shared.get(k)
+    }
     return {**shared, **own, **nested}
 
 

@@ -158,15 +158,13 @@ class StreamLoop:
         trainer = self.make_trainer([seeds, keep], step=self._steps(index), **epochs)
         _hand_on(memory, trainer)
         begin, under_way = time.monotonic(), resume / "resume.ckpt"
-        trainer.fit(
-            module, datamodule=data, ckpt_path=under_way if under_way.exists() else None, weights_only=True
-        )
+        trainer.fit(module, datamodule=data, ckpt_path=under_way if under_way.exists() else None, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
         seconds = time.monotonic() - begin
-        self._keep(trainer, index, dict(
-            epochs=trainer.current_epoch, steps=trainer.global_step, seconds=round(seconds, 2)
-        ))
+        self._keep(
+            trainer, index, dict(epochs=trainer.current_epoch, steps=trainer.global_step, seconds=round(seconds, 2))
+        )
 
     def _keep(self, trainer: Trainer, index: int, facts: dict[str, Any]) -> None:
         """Write the checkpoint of a finished fit: weights, heads, preprocessing and the callbacks' memory."""

@@ -2,5 +2,6 @@
 
 from lit_continual.callbacks.distillation import Distillation
 from lit_continual.callbacks.loss_term import LossTerm
+from lit_continual.callbacks.targeted_gradient_descent import TargetedGradientDescent
 
-__all__ = ["Distillation", "LossTerm"]
+__all__ = ["Distillation", "LossTerm", "TargetedGradientDescent"]

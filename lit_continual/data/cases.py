@@ -112,7 +112,11 @@ def _folder(path: Path) -> list[Mapping[str, Any]]:
         if file.name.endswith(SUFFIXES):
             name = stem(file)
             head, _, tail = name.rpartition("_")
-            case = head if len(tail) == 4 and tail.isdigit() and (folder / file.name.replace(name, f"{head}_0000")).exists() else name
+            case = (
+                head
+                if len(tail) == 4 and tail.isdigit() and (folder / file.name.replace(name, f"{head}_0000")).exists()
+                else name
+            )
             channels.setdefault(case, []).append(str(file.relative_to(path)))
     labels = {stem(file): file for file in (path / "labels").iterdir()} if (path / "labels").is_dir() else {}
     if labels and (missing := sorted(channels.keys() - labels.keys())):

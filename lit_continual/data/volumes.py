@@ -130,7 +130,9 @@ def _read(path: Path) -> MetaTensor:
             image = image.to(torch.float32 if image.dtype is torch.bool else image.dtype)
     except Exception as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be read as an image ({reason}). Replace it or take it off the list.") from error
+        raise ValueError(
+            f"{path} cannot be read as an image ({reason}). Replace it or take it off the list."
+        ) from error
     if image.ndim == 3:
         return MetaTensor(image.as_tensor()[..., None], affine=image.affine)
     return image

@@ -14,6 +14,12 @@ from lit_continual.networks.producers import Producers
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
+def learnt_values(network: nn.Module) -> dict[str, Tensor]:
+    """The live tensors of a network that training moves: parameters and running statistics, by name."""
+    statistics = {name: value for name, value in network.named_buffers() if name.endswith(_STATISTICS)}
+    return {**dict(network.named_parameters()), **statistics}
+
+
 def kernel_scores(
     network: nn.Module, producers: Producers, k: int = 5, alpha: float = 1.0, fresh: Collection[str] = ()
 ) -> dict[str, Tensor]:
@@ -56,8 +62,7 @@ def kernel_scores(
 def _spread(network: nn.Module, producers: Producers, worst: Mapping[str, list[float]]) -> dict[str, Tensor]:
     """Scores of the kernels as scores of parameters and statistics; a kernel that nobody judged must not move."""
     known = {maker: [score if score > -math.inf else math.inf for score in scores] for maker, scores in worst.items()}
-    statistics = {name for name, _ in network.named_buffers() if name.endswith(_STATISTICS)}
-    named = {**dict(network.named_parameters()), **{n: b for n, b in network.named_buffers() if n in statistics}}
+    named = learnt_values(network)
     spread = {name: torch.full((1,) * value.ndim, math.inf, dtype=torch.float64) for name, value in named.items()}
     for name, layer in producers.layers.items():
         scores = torch.tensor(known[name], dtype=torch.float64)
@@ -73,13 +78,10 @@ def _spread(network: nn.Module, producers: Producers, worst: Mapping[str, list[f
     return spread
 
 
-def free_share(network: nn.Module, scores: Mapping[str, Tensor], phi: float) -> float:
-    """The share of the parameters of a network whose score is below ``phi``, in [0, 1]."""
-    free = total = 0.0
-    for name, value in network.named_parameters():
-        total += value.numel()
-        free += value.numel() * (scores[name] < phi).double().mean().item()
-    return free / total
+def free_share(network: nn.Module, free: Mapping[str, Tensor]) -> float:
+    """The share of the parameters of a network that are free by masks that broadcast against them, in [0, 1]."""
+    sizes = {name: value.numel() for name, value in network.named_parameters()}
+    return sum(size * free[name].double().mean().item() for name, size in sizes.items()) / sum(sizes.values())
 
 
 def threshold_for_share(network: nn.Module, scores: Mapping[str, Tensor], share: float) -> float:
@@ -88,14 +90,18 @@ def threshold_for_share(network: nn.Module, scores: Mapping[str, Tensor], share:
     Raises:
         ValueError: If even a threshold of 1 frees less.
     """
-    finite = torch.cat([s.flatten() for s in scores.values()])
+
+    def freed(phi: float) -> float:
+        return free_share(network, {name: score < phi for name, score in scores.items()})
+
+    finite = torch.cat([score.flatten() for score in scores.values()])
     candidates = [*torch.unique(finite[(finite >= 0) & (finite < 1)]).tolist(), 1.0]
-    low, high = 0, len(candidates) - 1
-    if (most := free_share(network, scores, 1.0)) < share:
+    if (most := freed(1.0)) < share:
         raise ValueError(f"`share` is {share}, and at most {most:.4f} of the parameters can be freed: ask for less.")
+    low, high = 0, len(candidates) - 1
     while low < high:  # the share grows with the threshold
         middle = (low + high) // 2
-        low, high = (low, middle) if free_share(network, scores, candidates[middle]) >= share else (middle + 1, high)
+        low, high = (low, middle) if freed(candidates[middle]) >= share else (middle + 1, high)
     return float(candidates[low])
 
 
