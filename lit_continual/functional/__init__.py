@@ -4,6 +4,7 @@ from lit_continual.functional.class_ratio_weights import class_ratio_weights
 from lit_continual.functional.continual_scores import continual_scores
 from lit_continual.functional.distillation_loss import distillation_loss
 from lit_continual.functional.inner_loop import adapt
+from lit_continual.functional.kernel_sparsity_entropy import kernel_sparsity_entropy
 from lit_continual.functional.known_gradient import known_gradient
 from lit_continual.functional.l2_sp import l2_sp, l2_sp_gradient, l2_sp_proximal_
 from lit_continual.functional.meta_gradient import meta_gradient, task_gradient
@@ -14,6 +15,7 @@ __all__ = [
     "class_ratio_weights",
     "continual_scores",
     "distillation_loss",
+    "kernel_sparsity_entropy",
     "known_gradient",
     "l2_sp",
     "l2_sp_gradient",

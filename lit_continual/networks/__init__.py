@@ -3,12 +3,26 @@
 from lit_continual.networks.dense_net_121_unet import DenseNet121UNet
 from lit_continual.networks.fcn8s import FCN8s
 from lit_continual.networks.pretrained import LoadReport, load_pretrained, match_names, read_weights
+from lit_continual.networks.producers import find_producers
+from lit_continual.networks.redundancy import (
+    drop_kernels,
+    free_share,
+    kernel_scores,
+    learnt_values,
+    threshold_for_share,
+)
 
 __all__ = [
     "DenseNet121UNet",
     "FCN8s",
     "LoadReport",
+    "drop_kernels",
+    "find_producers",
+    "free_share",
+    "kernel_scores",
+    "learnt_values",
     "load_pretrained",
     "match_names",
     "read_weights",
+    "threshold_for_share",
 ]
