@@ -64,7 +64,7 @@ class BinaryMorphology(Transform):  # type: ignore[misc]  # MONAI is not typed
         padded = np.pad(mask, self.radius, mode="edge")
         closed = np.asarray(ndimage.binary_closing(padded, iterations=self.radius))
         inner = (slice(self.radius, -self.radius),) * mask.ndim
-        return np.logical_or(closed[inner], mask)
+        return np.asarray(np.logical_or(closed[inner], mask))
 
 
 class BinaryMorphologyd(MapTransform):  # type: ignore[misc]  # MONAI is not typed

@@ -73,7 +73,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
             self.spatial.set_random_state(int(random.integers(2**32)))
             sample = self.spatial(sample)
             self._check(sample)
-        image, *targets = _plain(sample["image"]).split([x.shape[0] for x in layers])
+        image, *targets = torch.split(_plain(sample["image"]), [x.shape[0] for x in layers])
         if self.intensity.transforms:
             self.intensity.set_random_state(int(random.integers(2**32)))
             image = _plain(self.intensity({"image": image})["image"])
@@ -102,14 +102,14 @@ class PatchDataset(Dataset[dict[str, Any]]):
         for name in ("image", "label"):
             if (size := tuple(sample[name].shape[1:])) != self.patch_size:
                 raise ValueError(
-                    f"`augmentation.spatial` makes the {name} {size} of a patch of {self.patch_size}. Use transforms that"
-                    " keep the size, on the keys [image, label]."
+                    f"`augmentation.spatial` makes the {name} {size} of a patch of {self.patch_size}. Use transforms"
+                    " that keep the size, on the keys [image, label]."
                 )
         label = _plain(sample["label"])
         if label.is_floating_point() and not torch.equal(label, label.round()):
             raise ValueError(
-                "`augmentation.spatial` interpolates between label values. Give its transforms `keys: [image, label]` and"
-                " `mode: [bilinear, nearest]`."
+                "`augmentation.spatial` interpolates between label values. Give its transforms `keys: [image, label]`"
+                " and `mode: [bilinear, nearest]`."
             )
 
 

@@ -46,8 +46,8 @@ def load_case(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
     """Load the image of a case and bring it to the grid and scale of ``preprocessing``.
 
     Returns:
-        ``image`` ``(C, H, W, D)`` float32; ``affine`` of it; ``source_affine``, ``source_shape`` and ``spacing`` (mm) of
-        the file's grid; ``patient`` and ``path``.
+        ``image`` ``(C, H, W, D)`` float32; ``affine`` of it; ``source_affine``, ``source_shape`` and ``spacing`` (mm)
+        of the file's grid; ``patient`` and ``path``.
 
     Raises:
         ValueError: If a file cannot be read, has voxels that are not finite, or channels of different grids.
@@ -100,7 +100,7 @@ def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: 
     values = label.as_tensor()
     rounded = values.round()  # a scaled header gives 0.99999994 for 1
     values = torch.where((values - rounded).abs() < 1e-3, rounded, values)
-    found = {float(v) for v in values.unique()}
+    found = {float(v) for v in torch.unique(values)}
     declared = {0, *(listed.labels.values() or (int(v) for v in found if v.is_integer())), *classes.values()}
     if unknown := sorted(found - declared):
         raise ValueError(
