@@ -244,5 +244,7 @@ class Segmenter(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for head in checkpoint["hyper_parameters"]["heads"][len(self.heads.classes) :]:
+        known = checkpoint["hyper_parameters"]
+        for head in known["heads"][len(self.heads.classes) :]:
             self.grow(head)
+        self.hparams["roi_size"] = self.hparams["roi_size"] or known["roi_size"]  # Dice falls with another window.
