@@ -184,7 +184,9 @@ class StreamLoop:
             checkpoint = load_checkpoint(whole)
             for key in ("optimizer_states", "lr_schedulers", "loops"):
                 checkpoint.pop(key, None)
-            memory = sum(_size(state) for state in checkpoint.get("callbacks", {}).values())
+            mine = {callback.state_key for callback in _methods(trainer)}
+            checkpoint["callbacks"] = {k: v for k, v in checkpoint.get("callbacks", {}).items() if k in mine}
+            memory = sum(_size(state) for state in checkpoint["callbacks"].values())
             with replaced(path) as temporary:
                 torch.save(checkpoint, temporary)
             size = path.stat().st_size
@@ -264,11 +266,16 @@ def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:
 
 
 def _hand_on(memory: Mapping[str, Any], trainer: Trainer) -> None:
-    """Give the callbacks what those of the last fit remembered; Lightning's own belong to one fit."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        own = type(callback).__module__.startswith(("lightning.", "pytorch_lightning."))
-        if not own and callback.state_key in memory:
+    """Give the callbacks what those of the last fit remembered."""
+    for callback in _methods(trainer):
+        if callback.state_key in memory:
             callback.load_state_dict(copy.deepcopy(memory[callback.state_key]))
+
+
+def _methods(trainer: Trainer) -> list[Callback]:
+    """The callbacks whose memory goes from fit to fit; Lightning's own belong to one."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [c for c in callbacks if not type(c).__module__.startswith(("lightning.", "pytorch_lightning."))]
 
 
 def _size(state: Any) -> int:
