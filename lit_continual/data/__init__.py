@@ -1,6 +1,7 @@
 """DataModules and datasets: Decathlon lists, folders, tables, phantoms, the exemplar memory."""
 
 from lit_continual.data.cases import Case, CaseList, read_cases
+from lit_continual.data.decathlon_data_module import DecathlonDataModule
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
@@ -13,6 +14,7 @@ __all__ = [
     "Augmentation",
     "Case",
     "CaseList",
+    "DecathlonDataModule",
     "EpochSampler",
     "JointDataModule",
     "PatchDataset",

@@ -46,8 +46,8 @@ def load_case(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
     """Load the image of a case and bring it to the grid and scale of ``preprocessing``.
 
     Returns:
-        ``image`` ``(C, H, W, D)`` float32; ``affine`` of it; ``source_affine``, ``source_shape`` and ``spacing`` (mm) of
-        the file's grid; ``patient`` and ``path``.
+        ``image`` ``(C, H, W, D)`` float32; ``affine`` of it; ``source_affine``, ``source_shape`` and ``spacing`` (mm)
+        of the file's grid; ``patient`` and ``path``.
 
     Raises:
         ValueError: If a file cannot be read, has voxels that are not finite, or channels of different grids.
