@@ -2,6 +2,7 @@
 
 from lit_continual.data.binary_morphology import BinaryMorphology, BinaryMorphologyd
 from lit_continual.data.cases import Case, CaseList, read_cases
+from lit_continual.data.decathlon_data_module import DecathlonDataModule
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.multi_task_data_module import MultiTaskDataModule
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
@@ -20,6 +21,7 @@ __all__ = [
     "BinaryMorphologyd",
     "Case",
     "CaseList",
+    "DecathlonDataModule",
     "EpochSampler",
     "JointDataModule",
     "MultiTaskDataModule",
