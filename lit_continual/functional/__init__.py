@@ -8,13 +8,16 @@ from lit_continual.functional.kernel_sparsity_entropy import kernel_sparsity_ent
 from lit_continual.functional.known_gradient import known_gradient
 from lit_continual.functional.l2_sp import l2_sp, l2_sp_gradient, l2_sp_proximal_
 from lit_continual.functional.meta_gradient import meta_gradient, task_gradient
+from lit_continual.functional.pet import coefficient_of_variation, ensemble_bias
 from lit_continual.functional.reptile_gradient import reptile_gradient
 
 __all__ = [
     "adapt",
     "class_ratio_weights",
+    "coefficient_of_variation",
     "continual_scores",
     "distillation_loss",
+    "ensemble_bias",
     "kernel_sparsity_entropy",
     "known_gradient",
     "l2_sp",

@@ -1,6 +1,7 @@
 """Networks that MONAI does not have."""
 
 from lit_continual.networks.dense_net_121_unet import DenseNet121UNet
+from lit_continual.networks.dncnn import DnCNN
 from lit_continual.networks.fcn8s import FCN8s
 from lit_continual.networks.pretrained import LoadReport, load_pretrained, match_names, read_weights
 from lit_continual.networks.producers import find_producers
@@ -14,6 +15,7 @@ from lit_continual.networks.redundancy import (
 
 __all__ = [
     "DenseNet121UNet",
+    "DnCNN",
     "FCN8s",
     "LoadReport",
     "drop_kernels",
