@@ -18,7 +18,7 @@ ROWS = [
     {"cli"},
     {"commands"},
     {"stream", "prediction"},
-    {"run_folder", "evaluation", "tracking"},
+    {"run_folder", "resumption", "evaluation", "tracking"},
     {"callbacks", "modules", "data", "reports"},
     {"metrics", "networks", "selection"},
     {"functional"},
