@@ -118,7 +118,7 @@ def candidate_indices(candidates: Sequence[int] | Tensor | None, m: int, device:
     if candidates is None:
         return torch.arange(m, device=device)
     indices = torch.as_tensor(candidates, dtype=torch.int64, device=device).flatten()
-    unique = indices.unique()
+    unique: Tensor = indices.unique()
     if len(unique) < len(indices):
         raise ValueError(f"`candidates` names {len(indices) - len(unique)} samples twice; name each once.")
     if len(unique) and (unique[0] < 0 or unique[-1] >= m):

@@ -39,8 +39,8 @@ def mc_dropout(network: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in network.modules()]
     try:
         network.eval()
-        for module in dropout:
-            module.training = True
+        for layer in dropout:
+            layer.training = True
         yield
     finally:
         for module, training in modes:
