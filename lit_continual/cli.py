@@ -201,7 +201,7 @@ def _listed(given: Any) -> list[Any]:
 
 
 def _without(config: Namespace, *keys: str) -> Namespace:
-    return Namespace(**{k: v for k, v in vars(config).items() if k not in keys})  # type: ignore[no-untyped-call]
+    return Namespace(**{k: v for k, v in vars(config).items() if k not in keys})
 
 
 def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, label
 
-from lit_continual.data import shoulder_phantom
+from lit_continual.data import phantom_folder, shoulder_phantom
 from lit_continual.data.shoulder_phantom import CONTRASTS, SPACING, shoulder_subject, write_shoulder_phantom
 
 SEEDS = range(5)
@@ -181,8 +181,8 @@ def test_killed_while_writing_leaves_nothing_that_looks_complete(tmp_path, monke
             raise KeyboardInterrupt
         return save(*args)
 
-    save = shoulder_phantom._save
-    monkeypatch.setattr(shoulder_phantom, "_move" if at == "last step" else "_save", die)
+    save = phantom_folder._save
+    monkeypatch.setattr(phantom_folder, "_move" if at == "last step" else "_save", die)
     with pytest.raises(KeyboardInterrupt):
         write_shoulder_phantom(tmp_path / "fat", "fat", 2, seed=0, **SMALL)
     assert not (tmp_path / "fat").exists()
