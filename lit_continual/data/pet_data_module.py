@@ -24,7 +24,9 @@ class PetSlices(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self, pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], key: Literal["target", "twin"] = "target"
+        self,
+        pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+        key: Literal["target", "twin"] = "target",
     ) -> None:
         self.pairs, self.key = pairs, key
         self.index = [(pair, z) for pair, (noisy, _) in enumerate(pairs) for z in range(len(noisy))]

@@ -64,7 +64,9 @@ def pet_phantom(
     width = rng.uniform(150, 165) if bmi == "low" else rng.uniform(195, 215)  # half axes of the body in mm
     thick = width * (rng.uniform(0.62, 0.68) if bmi == "low" else rng.uniform(0.74, 0.8))
 
-    def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float], vary: float = 0.06) -> NDArray[np.bool_]:
+    def ellipsoid(
+        centre: tuple[float, float, float], radii: tuple[float, float, float], vary: float = 0.06
+    ) -> NDArray[np.bool_]:
         c = np.asarray(centre) + rng.normal(0, 4, 3)
         r = np.asarray(radii) * rng.uniform(1 - vary, 1 + vary, 3)
         inside = ((z - c[0]) / r[0]) ** 2 + ((y - c[1]) / r[1]) ** 2 + ((x - c[2]) / r[2]) ** 2 <= 1

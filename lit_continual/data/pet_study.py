@@ -24,7 +24,7 @@ def pet_study(
     depth: int = 24,
     cache: str | Path | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Simulate an acquisition of 600 s a bed and reconstruct it whole, in parts of its counts, and in parts of its time.
+    """Simulate an acquisition of 600 s a bed, and reconstruct it whole and in parts of its counts.
 
     The acquisition does not depend on the version, so that v1 and v2 see the same counts. Shorter scans keep each
     count by chance, as list-mode data are subsampled; realisations divide all of them among each other.
@@ -70,7 +70,13 @@ def pet_study(
 
 
 def _simulate(
-    seed: int, bmi: Literal["low", "high"], version: str, seconds: Sequence[int], realisations: int, size: int, depth: int
+    seed: int,
+    bmi: Literal["low", "high"],
+    version: str,
+    seconds: Sequence[int],
+    realisations: int,
+    size: int,
+    depth: int,
 ) -> dict[str, NDArray[np.float32]]:
     phantom = pet_phantom(seed, bmi, size, depth)
     scanner, how = PetScanner(size, phantom.pixel), RECONSTRUCTIONS[version]

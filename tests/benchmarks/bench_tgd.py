@@ -36,7 +36,12 @@ def step(callbacks, steps=24):
     torch.manual_seed(0)
     watch = Stopwatch()
     sample = {"image": torch.rand(3, 96, 96), "target": torch.rand(1, 96, 96)}
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     trainer = Trainer(accelerator="cpu", max_steps=steps, callbacks=[watch, *callbacks], **options)
     trainer.fit(Denoiser("DnCNN"), DataLoader([sample] * 4 * steps, batch_size=4))
     return statistics.median(watch.seconds[4:])

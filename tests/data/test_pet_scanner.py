@@ -94,9 +94,15 @@ def test_regions_lie_where_they_should(seed, bmi):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: s.reconstruct(np.full(s.system.shape[0], -1.0), disc(), 1, RECONSTRUCTIONS["v2"]), "a minimum of -1"),
+        (
+            lambda s: s.reconstruct(np.full(s.system.shape[0], -1.0), disc(), 1, RECONSTRUCTIONS["v2"]),
+            "a minimum of -1",
+        ),
         (lambda s: s.reconstruct(np.ones(3), disc(), 1, RECONSTRUCTIONS["v2"]), r"got shape \(3,\)"),
-        (lambda s: s.reconstruct(np.ones(s.system.shape[0]), disc(), 1, Reconstruction(0, 0, 1, 7)), "7 subsets do not"),
+        (
+            lambda s: s.reconstruct(np.ones(s.system.shape[0]), disc(), 1, Reconstruction(0, 0, 1, 7)),
+            "7 subsets do not",
+        ),
         (lambda s: split_counts(np.array([-1.0]), 2, np.random.default_rng(0)), "must be whole and not negative"),
         (lambda s: split_counts(np.array([1.0]), 0, np.random.default_rng(0)), "`parts` must be at least 1, got 0"),
         (lambda s: pet_phantom(0, "middle"), "`bmi` must be 'low' or 'high', got 'middle'"),

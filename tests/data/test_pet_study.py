@@ -30,7 +30,12 @@ def test_slices_come_with_their_neighbours():
     noisy = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
     data = PetSlices([(noisy, noisy + 10), (noisy + 100, noisy)])
     assert len(data) == 8
-    assert [data[i]["image"][:, 0, 0].tolist() for i in (0, 1, 3, 4)] == [[0, 0, 1], [0, 1, 2], [2, 3, 3], [100, 100, 101]]
+    assert [data[i]["image"][:, 0, 0].tolist() for i in (0, 1, 3, 4)] == [
+        [0, 0, 1],
+        [0, 1, 2],
+        [2, 3, 3],
+        [100, 100, 101],
+    ]
     assert data[1]["target"].tolist() == torch.full((1, 2, 2), 11.0).tolist()
     assert PetSlices([(noisy, noisy + 10)], "twin")[2]["twin"][:, 0, 0].tolist() == [11, 12, 13]
 
