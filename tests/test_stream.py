@@ -168,6 +168,7 @@ def test_without_the_command_line_a_plain_trainer_does_it(shapes, trainer):
     assert {"test/dice", "test/assd", "test/hd95", "test/dice/ball", "test/dice/left_out"} <= set(found)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # two fits into one folder
 def test_callbacks_of_lightning_go_along(stream, run):
     stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/dice", "mode": "max", "patience": 1}}
     keep = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/dice"}}

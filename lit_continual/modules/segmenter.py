@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.metrics import AverageSurfaceDistance, Dice, HausdorffDistance95
-from lit_continual.modules.abstraction import abstraction
 from lit_continual.modules.growing_heads import GrowingHeads
 from lit_continual.modules.source_grid import to_source_grid
+from lit_continual.selection import abstraction
 from lit_continual.spec import build
 
 UNET = {
@@ -163,8 +163,8 @@ class Segmenter(LightningModule):
         return logits.float()  # of bf16, neighbouring voxels and heads would tie
 
     def abstraction(self, image: Tensor, layer: str) -> Tensor:
-        """Map images ``(B, C, *spatial)`` to the spatial mean ``(B, F)`` of a layer of the body, by dotted name."""
-        return abstraction(self.body, image, layer)
+        """Map images ``(B, C, *spatial)`` to the spatial mean ``(B, F)`` of a layer of the body, such as ``down_4``."""
+        return abstraction(self.body, layer, image)
 
     def masks(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to a boolean mask of each class, ``(B, K, *spatial)``."""

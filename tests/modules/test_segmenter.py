@@ -125,8 +125,7 @@ def test_activations_of_an_inner_layer_can_be_reached():
     module, image = segmenter().eval(), batch(["a", "a"])["image"]
     inner = module.body.model[0](image)
     torch.testing.assert_close(module.abstraction(image, "model.0"), inner.mean((2, 3)))
-    assert not module.body.model[0]._forward_hooks
-    with pytest.raises(ValueError, match=r"no layer `down_9`. Name one of model"):
+    with pytest.raises(ValueError, match="no layer `down_9`"):
         module.abstraction(image, "down_9")
 
 
