@@ -12,12 +12,14 @@ from lit_continual.networks.redundancy import (
     learnt_values,
     threshold_for_share,
 )
+from lit_continual.networks.vgg16_features import VGG16Features
 
 __all__ = [
     "DenseNet121UNet",
     "DnCNN",
     "FCN8s",
     "LoadReport",
+    "VGG16Features",
     "drop_kernels",
     "find_producers",
     "free_share",
