@@ -39,7 +39,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:
         _remove(temporary)
         if isinstance(error, OSError) or "file write failed" in str(error) or "PytorchStreamWriter" in str(error):
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
             raise OSError(
                 f"Cannot write {path} ({reason}); what was there before is unharmed. Free some space or choose another"
                 " folder, then run the command again; a fit goes on with --resume."
@@ -48,6 +48,10 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _remove(path: Path) -> None:
@@ -90,7 +94,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"{path} cannot be read as a checkpoint of tensors and plain values ({str(error).splitlines()[0]})."
+            f"{path} cannot be read as a checkpoint of tensors and plain values ({_first_line(error)})."
             " It may be truncated or of another program; use another checkpoint."
         ) from error
     if not isinstance(checkpoint, dict):
