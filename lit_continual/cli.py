@@ -4,9 +4,9 @@ import copy
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -29,6 +29,18 @@ HELP = {
     "validate": "Score a checkpoint on the validation cases of the data, or of each experience.",
     "test": "Score a checkpoint on the test cases of the data, or of each experience.",
 }
+
+
+class Parser(LightningArgumentParser):
+    """A parser that says what is wrong in one line, not under a page of options."""
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)
+        reason = _reason(message)
+        sys.stderr.write(f"lit-continual: error: {reason}. See `--help` for the options.\n")
+        sys.exit(2)
 
 
 class ContinualCLI(LightningCLI):
@@ -55,7 +67,7 @@ class ContinualCLI(LightningCLI):
             self._subcommand_parsers[name] = part
             subcommands.add_subcommand(name, part, help=text)
         for name, tool in TOOLS.items():
-            self._subcommand_parsers[name] = part = LightningArgumentParser(description=tool.help)
+            self._subcommand_parsers[name] = part = Parser(description=tool.help)
             tool.add_arguments(part)
             subcommands.add_subcommand(name, part, help=tool.help)
 
@@ -113,7 +125,7 @@ class ContinualCLI(LightningCLI):
                 {"name": e.name, "classes": list(e.classes), "checkpoint": f"experiences/{i}_{e.name}/model.ckpt"}
                 for i, e in enumerate(stream.experiences)
             ],
-            "scores": {name: vars(score) for name, score in stream.scores.items()},
+            "scores": {name: vars(score) for name, score in (stream.scores or {}).items()},
             "versions": versions(),
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
@@ -126,7 +138,7 @@ class ContinualCLI(LightningCLI):
         """
         if self.config.fit.get("data") is None:
             raise ValueError("A stream needs a `data` section: the data module that all experiences share.")
-        parser = LightningArgumentParser(exit_on_error=False)
+        parser = Parser(exit_on_error=False)
         parser.add_subclass_arguments(LightningDataModule, "data")
         shared = self.config.fit.data.as_dict()
         own = {**experience.data, **({"classes": experience.classes} if experience.classes else {})}
@@ -134,8 +146,7 @@ class ContinualCLI(LightningCLI):
         try:
             parsed = parser.parse_object({"data": section})
         except Exception as error:
-            reason = " ".join(str(error).split("\n")[-1].split())
-            raise ValueError(f"The data of experience {experience.name} cannot be built: {reason}") from error
+            raise ValueError(f"The data of experience {experience.name} are wrong: {_reason(str(error))}.") from error
         module: LightningDataModule = parser.instantiate_classes(parsed).data
         return module
 
@@ -166,7 +177,7 @@ class ContinualCLI(LightningCLI):
 
 
 def _without(config: Namespace, *keys: str) -> Namespace:
-    return Namespace({k: v for k, v in vars(config).items() if k not in keys})
+    return Namespace(**{k: v for k, v in vars(config).items() if k not in keys})
 
 
 def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,18 +188,34 @@ def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     return {**shared, **own, **nested}
 
 
+def _reason(message: str) -> str:
+    """Boil a report of jsonargparse down to what is wrong: the first of its tries at a value, followed inwards."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    skipped = ("Does not validate", "Subtypes", "Errors", "Given value")
+    kept, depth = [], -1
+    for line in lines:
+        indent = len(line) - len(line.lstrip(" -"))
+        if indent > depth and not line.strip(" -").startswith(skipped):
+            kept.append(line.strip(" -").rstrip(".:"))
+            depth = indent
+    return ": ".join(kept)
+
+
 def main(args: ArgsType = None) -> ContinualCLI:
     """Run the command line on ``args``, or on ``sys.argv`` if ``None``, and return it for inspection."""
     try:
         return ContinualCLI(
+            parser_class=Parser,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
             seed_everything_default=0,
             args=args,
         )
     except (ValueError, OSError, MisconfigurationException) as error:
-        ours = Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(Path(__file__).parent)
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        config = "jsonargparse" in raised_in.parts  # wraps what a constructor says
+        ours = config or raised_in.is_relative_to(Path(__file__).parent)
         if args is not None or not ours or os.environ.get("LIT_CONTINUAL_TRACEBACK"):
             raise
-        sys.stderr.write(f"lit-continual: error: {error}\n")
+        sys.stderr.write(f"lit-continual: error: {_reason(str(error)) + '.' if config else error}\n")
         sys.exit(1)

@@ -15,10 +15,10 @@ class CaseRecorder(Callback):
     """Collect what ``test_step`` returns about each case: its ``scores`` by class, and its masks for one picture.
 
     Args:
-        on: Name of the experience that is evaluated.
+        on: Index of the experience that is evaluated.
     """
 
-    def __init__(self, on: str) -> None:
+    def __init__(self, on: int) -> None:
         self.on = on
         self.cases: list[dict[str, Any]] = []
         self.overlay: dict[str, Any] | None = None
@@ -40,9 +40,8 @@ class CaseRecorder(Callback):
             values = {score: "" if math.isnan(value) else f"{value:.6g}" for score, value in scores.items()}
             self.cases.append({"on": self.on, "patient": patient, "class": name, **values})
         if self.overlay is None and outputs["truth"]:
-            image = batch["image"]
-            if hasattr(pl_module, "to_source_grid"):
-                image = pl_module.to_source_grid(image, batch)
+            to_source_grid: Any = getattr(pl_module, "to_source_grid", lambda image, batch: image)
+            image = to_source_grid(batch["image"], batch)
             self.overlay = _overlay(image[0, 0], outputs, str(patient), batch["spacing"][0])
 
     @override
@@ -69,6 +68,6 @@ def _overlay(image: Tensor, outputs: Mapping[str, Any], patient: str, spacing: T
         "prediction": shown(prediction, np.uint8),
         "classes": np.array(names),
         "patient": np.array(patient),
-        "spacing": np.array([float(spacing[1]), float(spacing[0])]),
+        "spacing": spacing[[1, 0]].cpu().numpy().astype(np.float64),
         "slice": np.array(z),
     }

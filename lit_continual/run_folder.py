@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from lit_continual.storage import read_json, replaced, write_json, write_text
+from lit_continual.storage import is_first_rank, read_json, replaced, write_json, write_text
 
 
 class RunFolder:
@@ -30,7 +29,7 @@ class RunFolder:
 
     def checkpoint(self, index: int) -> Path:
         """Where the network and the callbacks' memory lie after experience ``index``."""
-        return self.path / self.run["experiences"][index]["checkpoint"]
+        return self.path / str(self.run["experiences"][index]["checkpoint"])
 
     def resume_folder(self, index: int) -> Path:
         """Where a fit that is under way keeps what it needs to go on."""
@@ -43,7 +42,7 @@ class RunFolder:
             ValueError: If the folder holds a run and neither is asked for, or holds another run than the one to resume.
         """
         known = self.path / "run.json"
-        if rank_zero_only.rank == 0:
+        if is_first_rank():
             if known.exists() and not resume and not overwrite:
                 raise ValueError(
                     f"{self.path} holds a run already. Add --resume to go on with it, --overwrite to start anew, or"
@@ -64,7 +63,7 @@ class RunFolder:
         size = len(run["experiences"])
         self.run = dict(run)
         self.matrices = {score: [[None] * size for _ in range(size)] for score in run["scores"]}
-        if rank_zero_only.rank == 0:
+        if is_first_rank():
             write_text(self.path / "config.yaml", config)
             write_json(self.path / "matrix.json", self.matrices)
             write_json(known, self.run)
@@ -78,7 +77,7 @@ class RunFolder:
     def note(self, index: int, **facts: Any) -> None:
         """Remember facts about an experience, such as ``seconds``."""
         self.run["experiences"][index].update(facts)
-        if rank_zero_only.rank == 0:
+        if is_first_rank():
             write_json(self.path / "run.json", self.run)
 
     def evaluated(self, after: int) -> bool:
@@ -90,28 +89,27 @@ class RunFolder:
         for score, values in row.items():
             for on, value in values.items():
                 self.matrices[score][after][on] = value if math.isfinite(value) else None
-        if rank_zero_only.rank != 0:
+        if not is_first_rank():
             return
-        name, path = self.run["experiences"][after]["name"], self.path / "cases.csv"
-        kept = []
+        path, kept = self.path / "cases.csv", []
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
-                kept = [r for r in csv.DictReader(file) if r["after"] != name]
+                kept = [r for r in csv.DictReader(file) if r["after"] != str(after)]
         text = io.StringIO()
         table = csv.DictWriter(text, ["after", "on", "patient", "class", *self.run["scores"]], lineterminator="\n")
         table.writeheader()
-        table.writerows([*kept, *({"after": name, **case} for case in cases)])
+        table.writerows([*kept, *({"after": after, **case} for case in cases)])
         write_text(path, text.getvalue())
         write_json(self.path / "matrix.json", self.matrices)
 
     def write_overlay(self, after: int, on: int, overlay: Mapping[str, Any]) -> None:
         """Write one picture: image, truth and prediction of a slice."""
-        if rank_zero_only.rank == 0:
+        if is_first_rank():
             with replaced(self.path / "overlays" / f"{after}_{on}.npz") as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, allow_pickle=False, **overlay)
 
     def finish(self) -> None:
         """Mark the run as finished."""
         self.run["status"] = "finished"
-        if rank_zero_only.rank == 0:
+        if is_first_rank():
             write_json(self.path / "run.json", self.run)

@@ -1,4 +1,4 @@
-"""Objects from plain data, in the words of a Lightning config: ``class_path`` and ``init_args``."""
+"""Objects from plain data, in the words of a MONAI bundle: ``_target_`` and its arguments."""
 
 import importlib
 import inspect
@@ -13,40 +13,39 @@ def build(spec: Mapping[str, Any] | str, packages: Sequence[str], **overrides: A
     where no training config is at hand.
 
     Args:
-        spec: ``{"class_path": ..., "init_args": {...}}``, or the class path alone.
-        packages: Where a class path without a dot is looked up, in this order.
-        overrides: Arguments that take the place of those in ``init_args``.
+        spec: ``{"_target_": name, argument: value, …}``, or the name alone.
+        packages: Where a name without a dot is looked up, in this order.
+        overrides: Arguments that take the place of those in ``spec``.
 
     Raises:
-        ValueError: If the class is not there or does not take the arguments.
+        ValueError: If the name is not there or does not take the arguments.
 
     Example:
-        >>> build({"class_path": "Linear", "init_args": {"in_features": 4, "out_features": 2}}, ["torch.nn"])
+        >>> build({"_target_": "Linear", "in_features": 4, "out_features": 2}, ["torch.nn"])
         Linear(in_features=4, out_features=2, bias=True)
     """
-    spec = {"class_path": spec} if isinstance(spec, str) else spec
-    if "class_path" not in spec or set(spec) - {"class_path", "init_args"}:
-        raise ValueError(f"{dict(spec)} must have `class_path` and may have `init_args`, and nothing else.")
-    path, arguments = spec["class_path"], {**(spec.get("init_args") or {}), **overrides}
-    found = _find(path, packages)
+    arguments: dict[str, Any] = {"_target_": spec} if isinstance(spec, str) else dict(spec)
+    if "_target_" not in arguments:
+        raise ValueError(f"{arguments} does not say what to build. Name a class under `_target_`.")
+    name = arguments.pop("_target_")
+    found, arguments = _find(name, packages), {**arguments, **overrides}
     parameters = inspect.signature(found).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for name in arguments.keys() - parameters.keys():
-            raise ValueError(f"`{path}` has no argument `{name}`. It takes {', '.join(parameters)}.")
+        for argument in arguments.keys() - parameters.keys():
+            raise ValueError(f"`{name}` has no argument `{argument}`. It takes {', '.join(parameters)}.")
     try:
         return found(**arguments)
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"`{path}` cannot be built with {arguments} ({error}). Correct its `init_args`.") from error
+        raise ValueError(f"`{name}` cannot be built from {arguments} ({error}). Correct its arguments.") from error
 
 
-def _find(path: str, packages: Sequence[str]) -> Any:
-    places = [path.rpartition(".")[0]] if "." in path else packages
-    name = path.rpartition(".")[2]
+def _find(name: str, packages: Sequence[str]) -> Any:
+    places = [name.rpartition(".")[0]] if "." in name else packages
     for place in places:
         try:
-            found = getattr(importlib.import_module(place), name, None)
+            found = getattr(importlib.import_module(place), name.rpartition(".")[2], None)
         except ModuleNotFoundError:
             continue
         if callable(found):
             return found
-    raise ValueError(f"There is no `{name}` in {', '.join(places)}. Correct `class_path: {path}`.")
+    raise ValueError(f"There is no `{name.rpartition('.')[2]}` in {', '.join(places)}. Correct `_target_: {name}`.")

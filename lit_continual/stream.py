@@ -3,7 +3,7 @@
 import copy
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from typing_extensions import override
 
 from lit_continual.data import JointDataModule, check_leakage
 from lit_continual.evaluation import CaseRecorder
 from lit_continual.run_folder import RunFolder
 from lit_continual.storage import load_checkpoint, replaced
+from lit_continual.tracking import log_row
 
 
 @dataclass
@@ -62,19 +64,25 @@ class Stream:
         mode: ``continual`` learns one after another; ``joint`` learns all at once, and ``single`` each alone from
             scratch: the bounds that a continual learner is measured against.
         start: Checkpoint of a trained model to extend, instead of a new one.
-        scores: What fills the result matrices.
+        scores: What fills the result matrices; by default Dice, and surface distances in mm.
         name: Name of the run in reports; by default that of its folder.
     """
 
     experiences: list[Experience] = field(default_factory=list)
     mode: Literal["continual", "joint", "single"] = "continual"
     start: Path | None = None
-    scores: dict[str, Score] = field(default_factory=lambda: dict(SCORES))
+    scores: dict[str, Score] | None = None
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        self.scores = self.scores or SCORES
 
 
 class EpochSeed(Callback):
     """Seed torch, numpy and random from run, experience, epoch and rank, so that a resumed epoch equals the first try.
+
+    It seeds at the first batch: Lightning draws from the generator when it makes the iterator of an epoch, before or
+    after the epoch's start hook, depending on whether the fit was resumed.
 
     Args:
         seed: Seed of the run.
@@ -89,8 +97,9 @@ class EpochSeed(Callback):
         self._seed(0, 0)
 
     @override
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seed(trainer.current_epoch + 1, trainer.global_rank)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._seed(trainer.current_epoch + 1, trainer.global_rank)
 
     def _seed(self, epoch: int, rank: int) -> None:
         seed = int(np.random.SeedSequence([self.seed, self.experience, epoch, rank]).generate_state(1)[0])
@@ -109,6 +118,7 @@ class StreamLoop:
         make_trainer: Makes a fresh trainer with fresh callbacks, from further callbacks and keyword arguments.
         folder: Where everything is written; started.
         seed: Seed of the run.
+        loggers: Where rows and pictures go as well.
     """
 
     def __init__(
@@ -119,9 +129,10 @@ class StreamLoop:
         make_trainer: Callable[..., Trainer],
         folder: RunFolder,
         seed: int,
+        loggers: Sequence[Logger] = (),
     ) -> None:
         self.stream, self.model, self.data, self.make_trainer = stream, model, data, make_trainer
-        self.folder, self.seed = folder, seed
+        self.folder, self.seed, self.loggers = folder, seed, loggers
 
     def run(self) -> None:
         """Learn what is left to learn, and evaluate what is left to evaluate."""
@@ -162,9 +173,8 @@ class StreamLoop:
         if trainer.interrupted:
             raise KeyboardInterrupt
         seconds = time.monotonic() - begin
-        self._keep(
-            trainer, index, dict(epochs=trainer.current_epoch, steps=trainer.global_step, seconds=round(seconds, 2))
-        )
+        facts = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "seconds": round(seconds, 2)}
+        self._keep(trainer, index, facts)
 
     def _keep(self, trainer: Trainer, index: int, facts: dict[str, Any]) -> None:
         """Write the checkpoint of a finished fit: weights, heads, preprocessing and the callbacks' memory."""
@@ -174,7 +184,9 @@ class StreamLoop:
             checkpoint = load_checkpoint(whole)
             for key in ("optimizer_states", "lr_schedulers", "loops"):
                 checkpoint.pop(key, None)
-            memory = sum(_size(state) for state in checkpoint.get("callbacks", {}).values())
+            mine = {callback.state_key for callback in _methods(trainer)}
+            checkpoint["callbacks"] = {k: v for k, v in checkpoint.get("callbacks", {}).items() if k in mine}
+            memory = sum(_size(state) for state in checkpoint["callbacks"].values())
             with replaced(path) as temporary:
                 torch.save(checkpoint, temporary)
             size = path.stat().st_size
@@ -191,11 +203,11 @@ class StreamLoop:
 
     def _evaluate(self, after: int) -> None:
         module, _ = self._module(self.folder.checkpoint(after))
-        row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores}
+        row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores or ()}
         cases: list[dict[str, Any]] = []
         begin = time.monotonic()
         for on in self._evaluated_on(after, module):
-            recorder = CaseRecorder(self.stream.experiences[on].name)
+            recorder = CaseRecorder(on)
             trainer = self.make_trainer([recorder], logger=False, enable_checkpointing=False)
             trainer.test(module, datamodule=self.data[on], verbose=False)
             cases += recorder.cases
@@ -205,6 +217,9 @@ class StreamLoop:
                 if f"test/{score}" in trainer.callback_metrics:
                     row[score][on] = float(trainer.callback_metrics[f"test/{score}"])
         self.folder.write_row(after, row, cases)
+        names = [experience.name for experience in self.stream.experiences]
+        named = {score: {names[on]: value for on, value in values.items()} for score, values in row.items()}
+        log_row(self.loggers, named, self._steps(after + 1))
         self.folder.note(after, evaluation_seconds=round(time.monotonic() - begin, 2))
 
     def _evaluated_on(self, after: int, module: LightningModule) -> list[int]:
@@ -251,11 +266,16 @@ def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:
 
 
 def _hand_on(memory: Mapping[str, Any], trainer: Trainer) -> None:
-    """Give the callbacks what those of the last fit remembered; Lightning's own belong to one fit."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        own = type(callback).__module__.startswith(("lightning.", "pytorch_lightning."))
-        if not own and callback.state_key in memory:
+    """Give the callbacks what those of the last fit remembered."""
+    for callback in _methods(trainer):
+        if callback.state_key in memory:
             callback.load_state_dict(copy.deepcopy(memory[callback.state_key]))
+
+
+def _methods(trainer: Trainer) -> list[Callback]:
+    """The callbacks whose memory goes from fit to fit; Lightning's own belong to one."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [c for c in callbacks if not type(c).__module__.startswith(("lightning.", "pytorch_lightning."))]
 
 
 def _size(state: Any) -> int:

@@ -1,6 +1,5 @@
 """Loggers over a whole stream: one step count, and the matrix and pictures after each experience."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +14,10 @@ def continue_steps(logger: Logger, offset: int) -> None:
 
     A fresh Trainer counts from 0, and a tracked stream should go on where the last experience ended.
     """
-    original = getattr(logger.log_metrics, "__wrapped__", logger.log_metrics)
+    original = type(logger).log_metrics.__get__(logger)
 
-    @functools.wraps(original)
-    def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-        original(metrics, step=None if step is None else step + offset)
+    def log_metrics(metrics: dict[str, float], step: int | None = None) -> None:
+        original(metrics=metrics, step=None if step is None else step + offset)
 
     logger.log_metrics = log_metrics  # type: ignore[method-assign]
 

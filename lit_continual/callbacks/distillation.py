@@ -123,11 +123,10 @@ class Distillation(LossTerm):
         return 1.0 if self._teacher is None else self.alpha
 
     def _student(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor:
-        if self.logits is not None:
-            return self.logits(pl_module, batch)
-        if isinstance(outputs, Mapping) and "logits" in outputs:
-            return outputs["logits"]
-        return pl_module(_images(batch))  # type: ignore[no-any-return]
+        if self.logits is None and isinstance(outputs, Mapping) and "logits" in outputs:
+            logits: Tensor = outputs["logits"]
+            return logits
+        return self.logits(pl_module, batch) if self.logits else pl_module(_images(batch))
 
     @torch.no_grad()
     def _ask(self, batch: Any) -> Tensor:
@@ -138,7 +137,7 @@ class Distillation(LossTerm):
 
     def _heads(self, teacher: Tensor) -> Sequence[Sequence[int]] | None:
         if self.heads is not None:
-            return None if self.heads == "sigmoid" else self.heads  # type: ignore[return-value]
+            return None if isinstance(self.heads, str) else self.heads
         channels = teacher.shape[1]
         heads = getattr(self._teacher.module, "head_channels", None) if self._teacher else None
         if heads is None:

@@ -42,7 +42,8 @@ class Teacher:
         """
         load_checkpoint(path)
         try:
-            module = type(pl_module).load_from_checkpoint(path, map_location="cpu")
+            with torch.random.fork_rng(devices=[]):  # its first weights are thrown away; draw nothing for them
+                module = type(pl_module).load_from_checkpoint(path, map_location="cpu")
         except Exception as error:
             raise ValueError(
                 f"`{type(pl_module).__name__}` cannot be rebuilt as a teacher from {path}"

@@ -28,14 +28,20 @@ class JointDataModule(LightningDataModule):
 
     Args:
         parts: The experiences' data modules; batch size, workers and seed are those of the first.
+
+    Raises:
+        ValueError: If a part is no ``SegmentationDataModule``.
     """
 
-    def __init__(self, parts: Sequence[SegmentationDataModule]) -> None:
+    def __init__(self, parts: Sequence[Any]) -> None:
         super().__init__()
-        self.parts = list(parts)
+        for part in parts:
+            if not isinstance(part, SegmentationDataModule):
+                raise ValueError(f"Joint training needs SegmentationDataModules, got {type(part).__name__}.")
+        self.parts: list[SegmentationDataModule] = list(parts)
         self.patch_size = self.parts[0].patch_size
         self.classes = {name: value for part in self.parts for name, value in part.classes.items()}
-        self.save_hyperparameters(dict(self.parts[0].hparams), logger=False)
+        self.save_hyperparameters({**self.parts[0].hparams, "classes": self.classes}, logger=False)
 
     @property
     def head_classes(self) -> list[list[str]]:

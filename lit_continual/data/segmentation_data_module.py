@@ -22,7 +22,7 @@ from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, lo
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training sample, each a MONAI dictionary transform as ``class_path`` and ``init_args``.
+    """Random changes of a training sample, each a MONAI dictionary transform as ``_target_`` and its arguments.
 
     Args:
         spatial: Transforms of ``image`` and ``label`` together.
@@ -42,8 +42,9 @@ class SegmentationDataModule(LightningDataModule):
 
     Args:
         dataset: A Decathlon ``dataset.json``, a CSV table or a folder; see ``read_cases``.
-        classes: Revealed classes, name to label value, or to the name that the data set has for it.
         patch_size: In voxels: two numbers for slices along the last axis, three for 3D patches.
+        classes: Revealed classes, name to label value, or to the name that the data set has for it. An experience of
+            a stream gives its own.
         batch_size: Samples of a batch, on each rank.
         split: Which patients train, validate and test.
         preprocessing: Grid and intensity scale of every image.
@@ -61,8 +62,8 @@ class SegmentationDataModule(LightningDataModule):
     def __init__(
         self,
         dataset: str,
-        classes: dict[str, int | str],
         patch_size: list[int],
+        classes: dict[str, int | str] | None = None,
         batch_size: int = 8,
         split: Split = Split(),
         preprocessing: Preprocessing = Preprocessing(),
@@ -76,15 +77,15 @@ class SegmentationDataModule(LightningDataModule):
         super().__init__()
         if len(patch_size) not in (2, 3) or min(patch_size) < 1:
             raise ValueError(f"`patch_size` must be two or three positive numbers of voxels, got {patch_size}.")
-        if not classes or any(not name or set(name) & set(",/") for name in classes):
-            raise ValueError(f"`classes` must name at least one class, without ',' and '/', got {list(classes)}.")
-        self.dataset, self.classes, self.patch_size = dataset, classes, tuple(patch_size)
+        if any(not name or set(name) & set(",/") for name in classes or {}):
+            raise ValueError(f"`classes` must be names without ',' and '/', got {list(classes or {})}.")
+        self.dataset, self.classes, self.patch_size = dataset, dict(classes or {}), tuple(patch_size)
         self.batch_size, self.split, self.preprocessing = batch_size, split, preprocessing
         self.augmentation, self.samples_per_epoch = augmentation, samples_per_epoch
         self.patches_per_volume, self.cache, self.num_workers = patches_per_volume, cache, num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
         self._evaluation: dict[str, VolumeCache] = {}
-        self.save_hyperparameters({"preprocessing": asdict(preprocessing), "classes": dict(classes)}, logger=False)
+        self.save_hyperparameters({"preprocessing": asdict(preprocessing), "classes": self.classes}, logger=False)
 
     @cached_property
     def listed(self) -> CaseList:
@@ -101,34 +102,40 @@ class SegmentationDataModule(LightningDataModule):
         """Label value of each revealed class.
 
         Raises:
-            ValueError: If the data set declares no such class, or another value for it.
+            ValueError: If the data set declares no such class, or another value for it, or two classes share a value.
         """
-        labels, values = self.listed.labels, {}
+        labels, values = self.listed.labels, dict[str, int]()
+        if not self.classes:
+            raise ValueError("`classes` is empty. Name what is revealed, such as `classes: {humerus: 1}`.")
         for name, value in self.classes.items():
             known = name if isinstance(value, int) else value
-            values[name] = labels.get(known, value if isinstance(value, int) and not labels else None)
-            if values[name] is None or (isinstance(value, int) and values[name] != value):
+            found = labels.get(known, value if isinstance(value, int) and not labels else None)
+            if found is None or (isinstance(value, int) and found != value):
                 declared = ", ".join(f"{k}: {v}" for k, v in labels.items())
                 raise ValueError(
-                    f"`classes` has {name}: {value}, but {self.listed.source} declares {{{declared}}}. Use a declared"
-                    " name and value, or give your name for a declared one as `classes: {mine: theirs}`."
+                    f"`classes` has {name}: {value}, but {self.listed.source} declares"
+                    f" {f'{{{declared}}}' if labels else 'no names'}. Use a declared name and value, or give your name"
+                    " for a declared one as `classes: {mine: theirs}`."
                 )
+            if found in values.values():
+                raise ValueError(f"`classes` gives the label value {found} two names: {self.classes}. Drop one.")
+            values[name] = found
         return values
 
     @override
     def setup(self, stage: str) -> None:
         if stage == "fit":
             self.train_dataset = self.patches()
-        if stage in ("fit", "validate"):
-            self._evaluation_volumes("val")
-        if stage == "test":
-            self._evaluation_volumes("test")
+        split = "test" if stage == "test" else "val"
+        if stage != "fit" and not self.cases[split]:
+            raise ValueError(f"The {split} split of {self.listed.source} is empty: {self.split}. Change `split`.")
+        self._evaluation_volumes(split)
 
     def patches(self) -> PatchDataset:
         """Load the training volumes and return their samples.
 
         Raises:
-            ValueError: If a file is bad, or a class occurs in no training case.
+            ValueError: If a file is bad, a class occurs in no training case, or the augmentation fails.
         """
         volumes = VolumeCache(
             self.cases["train"],
@@ -144,7 +151,7 @@ class SegmentationDataModule(LightningDataModule):
                     f"The class {name} occurs in none of the {len(volumes)} training cases of {self.listed.source}."
                     " Correct its label value or change `split`."
                 )
-        return PatchDataset(
+        dataset = PatchDataset(
             volumes,
             self.patch_size,
             self.augmentation.spatial,
@@ -152,6 +159,14 @@ class SegmentationDataModule(LightningDataModule):
             self.patches_per_volume,
             self.seed,
         )
+        try:
+            _ = dataset[0]  # in a worker process, and in the middle of a fit, errors are long
+        except Exception as error:
+            cause = error.__cause__ or error  # MONAI wraps what a transform says
+            raise ValueError(
+                f"`augmentation` fails on the training cases of {self.listed.source} ({cause}). Correct its transforms."
+            ) from error
+        return dataset
 
     def _evaluation_volumes(self, split: str) -> VolumeCache:
         if split not in self._evaluation:
@@ -177,12 +192,10 @@ class SegmentationDataModule(LightningDataModule):
 
     @override
     def val_dataloader(self) -> Any:
-        return self._whole("val")
+        return self._whole("val") if self.cases["val"] else []
 
     @override
     def test_dataloader(self) -> Any:
-        if not self.cases["test"]:
-            raise ValueError(f"The test split of {self.listed.source} is empty: {self.split}. Change `split`.")
         return self._whole("test")
 
     def _whole(self, split: str) -> DataLoader[Any]:

@@ -40,7 +40,7 @@ class Denoiser(LightningModule):
         Chen, Asma and Chan. Targeted Gradient Descent. MICCAI 2021, section 3; Lehtinen et al. Noise2Noise. ICML 2018.
 
     Example:
-        >>> denoiser = Denoiser({"class_path": "DnCNN", "init_args": {"features": 8}})
+        >>> denoiser = Denoiser({"_target_": "DnCNN", "features": 8})
         >>> denoiser(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 1, 16, 16])
     """

@@ -18,15 +18,13 @@ from lit_continual.modules.growing_heads import GrowingHeads
 from lit_continual.spec import build
 
 UNET = {
-    "class_path": "BasicUNet",
-    "init_args": {
-        "spatial_dims": 2,
-        "in_channels": 1,
-        "features": [64, 64, 128, 256, 512, 64],
-        "act": "RELU",
-        "norm": "BATCH",
-        "dropout": 0.1,
-    },
+    "_target_": "BasicUNet",
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "features": [64, 128, 256, 512, 1024, 64],
+    "act": "RELU",
+    "norm": "BATCH",
+    "dropout": 0.1,
 }
 SCORES: dict[str, type[Dice | AverageSurfaceDistance | HausdorffDistance95]] = {
     "dice": Dice,
@@ -44,8 +42,8 @@ class Segmenter(LightningModule):
     of the data module that have no head yet get one together.
 
     Args:
-        network: The body, a network of MONAI or a class path, as plain data so that a checkpoint can be loaded
-            without a config. It is built with ``out_channels=features``.
+        network: The body: ``_target_``, a network of MONAI or a class path, and its arguments. Plain data, so that a
+            checkpoint can be loaded without a config. It is built with ``out_channels=features``.
         features: Channels of the body's output, the input of every head.
         heads: The class names of each head to begin with.
         roi_size: Size in voxels of the window slid over a volume; ``None`` takes the patch size of the data.
@@ -64,7 +62,7 @@ class Segmenter(LightningModule):
         Ozdemir, Fuernstahl and Goksel. Learn the new, keep the old. MICCAI 2018, fig. 1.
 
     Example:
-        >>> small = {"class_path": "BasicUNet", "init_args": {"spatial_dims": 2, "features": [8] * 6}}
+        >>> small = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [8] * 6}
         >>> Segmenter(small, features=8, heads=[["humerus"], ["scapula"]])(torch.zeros(1, 1, 32, 32)).shape
         torch.Size([1, 4, 32, 32])
     """
@@ -160,7 +158,7 @@ class Segmenter(LightningModule):
         return logits
 
     def masks(self, logits: Tensor) -> Tensor:
-        """Map logits ``(B, C, *spatial)`` to one boolean mask a class, ``(B, K, *spatial)``, in the order of classes."""
+        """Map logits ``(B, C, *spatial)`` to a boolean mask of each class, ``(B, K, *spatial)``."""
         winners = [logits[:, channels].argmax(1, keepdim=True) for channels in self.heads.channels]
         sizes = [len(head) for head in self.heads.classes]
         return torch.cat([w == c + 1 for w, n in zip(winners, sizes, strict=True) for c in range(n)], 1)
@@ -211,7 +209,8 @@ class Segmenter(LightningModule):
             return logits
         volume = MetaTensor(logits[0].cpu(), affine=affine.cpu())
         resample = SpatialResample(mode="bilinear", padding_mode="border")
-        return resample(volume, dst_affine=source.cpu(), spatial_size=shape).as_tensor()[None].to(logits.device)
+        resampled: Tensor = resample(volume, dst_affine=source.cpu(), spatial_size=shape).as_tensor()
+        return resampled[None].to(logits.device)
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -245,5 +244,7 @@ class Segmenter(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for head in checkpoint["hyper_parameters"]["heads"][len(self.heads.classes) :]:
+        known = checkpoint["hyper_parameters"]
+        for head in known["heads"][len(self.heads.classes) :]:
             self.grow(head)
+        self.hparams["roi_size"] = self.hparams["roi_size"] or known["roi_size"]  # Dice falls with another window.

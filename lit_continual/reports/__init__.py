@@ -1,1 +1,7 @@
 """Tables, plots and the HTML page of a run."""
+
+from lit_continual.reports.report import write_report
+from lit_continual.reports.run import Run
+from lit_continual.reports.terminal import matrix_table
+
+__all__ = ["Run", "matrix_table", "write_report"]

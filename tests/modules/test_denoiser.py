@@ -8,7 +8,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from lit_continual.callbacks import TargetedGradientDescent
 from lit_continual.modules import Denoiser
 
-SMALL = {"class_path": "DnCNN", "init_args": {"features": 4, "depth": 3}}
+SMALL = {"_target_": "DnCNN", "features": 4, "depth": 3}
 
 
 class Pairs(Dataset):
@@ -81,9 +81,9 @@ def test_trains_under_targeted_gradient_descent(tmp_path):
 
 def test_any_network_of_monai():
     spec = {"spatial_dims": 2, "in_channels": 3, "out_channels": 1, "features": [4] * 6}
-    module = Denoiser({"class_path": "BasicUNet", "init_args": spec})
+    module = Denoiser({"_target_": "BasicUNet", **spec})
     assert module(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
-    assert module.hparams["network"]["class_path"] == "BasicUNet"
+    assert module.hparams["network"]["_target_"] == "BasicUNet"
 
 
 def test_bad_input():

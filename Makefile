@@ -1,0 +1,75 @@
+# The only door: `make` lists what it opens. Each works alone in a fresh clone with Python >= 3.10 and make.
+#
+#   PYTHON       the interpreter to build .venv with, where the first one found is not the one you want
+#   TORCH_INDEX  another index to take torch from, such as the one with PyTorch's CPU wheels
+#   ARGS         more arguments for pytest: make test ARGS="-x -k distillation"
+
+VENV   ?= .venv
+PYTHON ?= python3 python3.13 python3.12 python3.11 python3.10 python
+RUN    := $(VENV)/bin/python
+PIP    := $(RUN) -m pip install --disable-pip-version-check
+DEMO   := runs/demo
+
+export OMP_WAIT_POLICY := PASSIVE  # before torch starts: spinning threads starve shared cores
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-all check format bench docs clean
+
+help:  ## list the doors
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(VENV)/installed  ## make .venv with the tested versions (the other doors do this themselves)
+
+demo: env  ## train the phantom stream with fine-tuning and with LwfSeg, and compare the two
+	$(RUN) -m lit_continual fit --config configs/finetune.yaml --trainer.default_root_dir=$(DEMO)/finetune --overwrite
+	$(RUN) -m lit_continual fit --config configs/lwfseg.yaml --trainer.default_root_dir=$(DEMO)/lwfseg --overwrite
+	$(RUN) -m lit_continual report $(DEMO)/finetune $(DEMO)/lwfseg
+
+test: env  ## run the fast tests
+	$(RUN) -m pytest -m "not slow" $(ARGS)
+
+test-all: env  ## run every test; real data is found through LIT_CONTINUAL_DATA
+	$(RUN) -m pytest $(ARGS)
+
+check: env  ## lint, format and types, without changing a file
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: env  ## mend lint and format
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench: env  ## print step time and memory relative to bare PyTorch
+	@set -e; for script in tests/benchmarks/bench_*.py; do \
+	  test -e "$$script" || { echo "There is no tests/benchmarks/bench_*.py." >&2; exit 1; }; \
+	  echo "== $$script"; $(RUN) "$$script"; done
+
+docs: $(VENV)/installed-docs  ## build the documentation into site/
+	$(RUN) -m mkdocs build --strict
+
+clean:  ## remove caches, builds and the demo; .venv and other runs stay
+	rm -rf site dist .pytest_cache .mypy_cache .ruff_cache $(DEMO)
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# torch first and alone, so that TORCH_INDEX holds for it and for nothing else.
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$(shell grep '^torch==' constraints.txt)"
+	$(PIP) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) -c constraints.txt -e ".[docs]"
+	@touch $@
+
+$(VENV)/bin/pip:
+	@for python in $(PYTHON); do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+	    echo "Making $(VENV) with $$("$$python" -c 'import platform, sys; print(sys.executable, platform.python_version())')"; \
+	    "$$python" -m venv $(VENV) && exit 0; \
+	    rm -rf $(VENV); \
+	    echo "\`$$python -m venv\` failed, see above. On Debian and Ubuntu, install python3-venv and try again." >&2; exit 1; \
+	  fi; \
+	done; \
+	echo "Found no Python 3.10 or newer as: $(PYTHON). Install one, or name it: make env PYTHON=/path/to/python3" >&2; \
+	exit 1

@@ -1,0 +1,80 @@
+"""The numbers of a report as LaTeX tables for ``booktabs``."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
+from lit_continual.reports.summary import MEASURES, Row, experiences_of, labels, scores_of, summary
+
+_HEADS = {"acc": "ACC", "forgetting": "Forgetting", "bwt": "BWT", "fwt": "FWT", "intransigence": "Intransigence"}
+_SPECIAL = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "—": "---",
+    "\N{MINUS SIGN}": "$-$",
+    "±": r"$\pm$",
+}
+
+
+def escape(text: str) -> str:
+    r"""Text in which LaTeX sees no command.
+
+    Example:
+        >>> print(escape("50% of head_neck ± 1"))
+        50\% of head\_neck $\pm$ 1
+    """
+    return "".join(_SPECIAL.get(character, character) for character in text)
+
+
+def write_latex(runs: Sequence[Run], folder: Path) -> None:
+    """Write ``tables.tex``: per score the comparison of the runs and each result matrix."""
+    parts = ["% Needs \\usepackage{booktabs}."]
+    for score in scores_of(runs):
+        parts.append(_comparison(summary(runs, score), score, experiences_of(runs)))
+        parts += [_matrix(run, label, score) for run, label in zip(runs, labels(runs), strict=True)]
+    (folder / "tables.tex").write_text("\n\n".join(parts) + "\n", "utf-8")
+
+
+def _comparison(rows: Sequence[Row], score: Score, experiences: Sequence[str]) -> str:
+    shown = [m for m in MEASURES if any(np.isfinite(row.values[m]) for row in rows)]
+    head = [
+        "",
+        *(_HEADS[m] for m in shown),
+        *(f"{name}, {when}" for name in experiences for when in ("learnt", "last")),
+    ]
+    keys = [*shown, *(f"{when} {name}" for name in experiences for when in ("first", "last"))]
+    body = [
+        [row.label, *(score.text(row.values.get(k, np.nan), row.spreads.get(k, np.nan)) for k in keys)] for row in rows
+    ]
+    return _table(f"{score.title}. Several seeds: mean ± standard deviation (n - 1).", head, body)
+
+
+def _matrix(run: Run, label: str, score: Score) -> str:
+    R = run.values(score)
+    names = [e.name for e in run.experiences]
+    body = [[f"after {name}", *map(score.text, values)] for name, values in zip(names, R, strict=True)]
+    return _table(f"{score.title} of {label}: after each experience (rows) on each (columns).", ["", *names], body)
+
+
+def _table(caption: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    lines = [" & ".join(map(escape, cells)) + r" \\" for cells in (head, *body)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )

@@ -1,0 +1,184 @@
+"""The HTML page of a report."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from math import isfinite, nan
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+import lit_continual
+from lit_continual.reports.classes import ClassMean, class_means
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
+from lit_continual.reports.shades import DPI, Scale, scale_of
+from lit_continual.reports.summary import MEASURES, Row, experiences_of, labels, references, scores_of, summary
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def page(runs: Sequence[Run], pictures: Mapping[str, bytes]) -> str:
+    """Render the page, which holds everything it shows and asks for no other file.
+
+    Args:
+        runs: The runs, in the order to show them.
+        pictures: PNG files by name: ``forgetting_<score>.png`` for each score, and those of :func:`overlay_files`.
+    """
+    environment = Environment(
+        loader=PackageLoader("lit_continual", "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["soft"] = _soft
+    sources = {name: _picture(png) for name, png in pictures.items()}
+    named = list(zip(runs, labels(runs), overlay_files(runs), strict=True))
+    return environment.get_template("report.html.j2").render(
+        names=list(dict.fromkeys(run.name for run in runs)),
+        version=lit_continual.__version__,
+        experiences=experiences_of(runs),
+        reference=_reference(runs),
+        scores=[_score(runs, score, sources[f"forgetting_{score.name}.png"]) for score in scores_of(runs)],
+        runs=[_run(run, label) | {"overlays": sources.get(file)} for run, label, file in named],
+    )
+
+
+def overlay_files(runs: Sequence[Run]) -> list[str]:
+    """Name of the picture of each run's overlays: ``overlays.png``, numbered where there are several runs."""
+    return ["overlays.png"] if len(runs) == 1 else [f"overlays_{number}.png" for number in range(1, len(runs) + 1)]
+
+
+def bytes_text(size: int | None) -> str:
+    """A size in the largest unit that leaves a digit before the point.
+
+    Example:
+        >>> bytes_text(123_456), bytes_text(0), bytes_text(None)
+        ('123.5 kB', '0 B', '—')
+    """
+    if size is None:
+        return "—"
+    power = max(min((len(str(int(size))) - 1) // 3, len(_UNITS) - 1), 0)
+    return f"{size / 1000**power:.{1 if power else 0}f} {_UNITS[power]}"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """A time as people say it.
+
+    Example:
+        >>> seconds_text(4.2), seconds_text(61.2), seconds_text(7384), seconds_text(None)
+        ('4.2 s', '1 min 01 s', '2 h 03 min', '—')
+    """
+    if seconds is None:
+        return "—"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _soft(name: str) -> Markup:
+    """A name that may break after an underscore."""
+    return Markup(str(escape(name)).replace("_", "_<wbr>"))
+
+
+def _picture(png: bytes) -> dict[str, Any]:
+    pixels = int.from_bytes(png[16:20], "big")  # the width, in every PNG's first chunk
+    return {"source": f"data:image/png;base64,{base64.b64encode(png).decode()}", "width": pixels * 96 // DPI}
+
+
+def _reference(runs: Sequence[Run]) -> str:
+    """What the runs' intransigence is measured against, in words."""
+    named = dict(zip(map(id, runs), labels(runs), strict=True))
+    found = [tuple(named[id(other)] for other in references(run, runs)) for run in runs if run.mode == "continual"]
+    found = list(dict.fromkeys(filter(None, found)))
+    if not found:
+        return "there is none, as no finished joint or single run on the same experiences is among the runs"
+    if len(found) > 1 and all(len(names) == 1 for names in found):
+        return f"the reference is the run of the same seed among {', '.join(names[0] for names in found)}"
+    return f"the reference is {'; '.join(' averaged with '.join(names) for names in found)}"
+
+
+def _score(runs: Sequence[Run], score: Score, curves: Mapping[str, Any]) -> dict[str, Any]:
+    rows, scale = summary(runs, score), scale_of(runs, score)
+    measures = [m for m in MEASURES if m != "fwt" or any(isfinite(row.values[m]) for row in rows)]
+    shades = ", ".join(scale.colour(scale.low + (scale.high - scale.low) * i / 8)[0] for i in range(9))
+    return {
+        "title": score.title,
+        "higher": score.higher_is_better,
+        "measures": measures,
+        "rows": [_line(row, score, measures, experiences_of(runs)) for row in rows],
+        "matrices": [_matrix(r, label, score, scale) for r, label in zip(runs, labels(runs), strict=True)],
+        "scale": {"low": f"{scale.low:.3g}", "high": f"{scale.high:.3g}", "shades": shades},
+        "curves": curves,
+    }
+
+
+def _line(row: Row, score: Score, measures: Sequence[str], experiences: Sequence[str]) -> dict[str, Any]:
+    def text(key: str, signed: bool = False) -> str:
+        return score.text(row.values.get(key, nan), row.spreads.get(key, nan), signed)
+
+    run = row.runs[0]
+    return {
+        "label": row.label,
+        "mode": run.mode,
+        "seeds": len(row.runs),
+        "state": "" if run.finished else f"running, {run.steps} of {len(run.experiences)} experiences",
+        "measures": [text(m, signed=m != "acc") for m in measures],
+        "experiences": [(text(f"first {name}"), text(f"last {name}")) for name in experiences],
+    }
+
+
+def _matrix(run: Run, label: str, score: Score, scale: Scale) -> dict[str, Any]:
+    names = [e.name for e in run.experiences]
+    lines = []
+    for title, i in run.rows():
+        cells = []
+        for j, value in enumerate(map(float, run.values(score)[i])):
+            colour = scale.colour(value) if isfinite(value) else None
+            cells.append({"text": score.text(value), "colour": colour, "diagonal": i == j and run.mode == "continual"})
+        lines.append({"name": title, "cells": cells})
+    return {"label": label, "mode": run.mode, "names": names, "lines": lines}
+
+
+def _run(run: Run, label: str) -> dict[str, Any]:
+    times = [e.seconds for e in run.experiences if e.seconds is not None]
+    return {
+        "run": run,
+        "label": label,
+        "classes": _classes(run),
+        "storage": [
+            {
+                "name": e.name,
+                "classes": ", ".join(e.classes),
+                "epochs": "—" if e.epochs is None else e.epochs,
+                "times": [seconds_text(e.seconds), seconds_text(e.evaluation_seconds)],
+                "sizes": [bytes_text(e.checkpoint_bytes), bytes_text(e.memory_bytes)],
+            }
+            for e in run.experiences
+        ],
+        "seconds": seconds_text(sum(times)) if times else "—",
+    }
+
+
+def _classes(run: Run) -> dict[str, Any] | None:
+    """Per class and score, the mean over cases when its experience was learnt and after the last step."""
+    if not run.cases:
+        return None
+    stages = {"continual": ("when learnt", "after the last step"), "joint": ("all together",), "single": ("alone",)}
+    means = {(m.after, m.on, m.label, m.score): m for score in run.scores for m in class_means(run, score)}
+    lines = []
+    for on, label in dict.fromkeys((m.on, m.label) for m in sorted(means.values(), key=lambda m: m.on)):
+        afters = dict.fromkeys([run.learnt_at(on), run.last_at(on)] if run.mode == "continual" else [run.last_at(on)])
+        cells = [_class_cell(means.get((after, on, label, s.name)), s) for s in run.scores for after in afters]
+        if len(afters) < len(stages[run.mode]):  # the newest experience: its first score is its last
+            cells = [cell for cell in cells for _ in stages[run.mode]]
+        lines.append({"experience": run.experiences[on].name, "label": label, "cells": cells})
+    return {"scores": [score.title for score in run.scores], "stages": stages[run.mode], "lines": lines}
+
+
+def _class_cell(mean: ClassMean | None, score: Score) -> dict[str, Any]:
+    if mean is None:
+        return {"text": "—", "n": 0, "undefined": 0}
+    return {"text": score.text(mean.mean, mean.std), "n": mean.n, "undefined": mean.undefined}

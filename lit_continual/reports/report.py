@@ -1,0 +1,85 @@
+"""Write the report of one run, or of several side by side."""
+
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lit_continual.reports.curves import curves_figure
+from lit_continual.reports.latex import write_latex
+from lit_continual.reports.matrices import matrix_figure
+from lit_continual.reports.overlays import overlays_figure
+from lit_continual.reports.page import overlay_files, page
+from lit_continual.reports.run import Run
+from lit_continual.reports.shades import DPI
+from lit_continual.reports.summary import scores_of
+from lit_continual.reports.tables import write_csv, write_json
+
+
+def write_report(runs: Sequence[Path | str], folder: Path | str | None = None) -> Path:
+    """Write one self-contained HTML page on the runs, and the same as CSV, JSON, LaTeX and PNG beside it.
+
+    ``report.html`` is the page; ``matrix_<score>.csv``, ``scores.csv``, ``classes.csv``, ``report.json``,
+    ``tables.tex``, ``matrix_<score>.png``, ``forgetting_<score>.png`` and ``overlays.png`` (``overlays_1.png``, ... in
+    the order of the runs, where there are several) hold its parts. A run that is not finished is reported as far as it
+    came. Everything is made in a folder aside, and only then moved in, file by file and the page last.
+
+    Args:
+        runs: Run folders, in the order to show them. Runs of one name that differ in their seed are also averaged;
+            a joint or single run on the same experiences is the reference of the others for intransigence.
+        folder: Where to write. By default ``report`` in the run's folder, and for several runs ``report`` beside the
+            first.
+
+    Returns:
+        Path of ``report.html``.
+
+    Raises:
+        ValueError: If there is no run, or a folder is not a run folder, or is damaged.
+        OSError: If the files cannot be written; the folder is then as it was.
+    """
+    folders = list(dict.fromkeys(Path(run).resolve() for run in runs))
+    if not folders:
+        raise ValueError("`runs` is empty; give at least one run folder.")
+    loaded = [Run.load(run) for run in folders]
+    beside = folders[0] if len(folders) == 1 else folders[0].parent
+    folder = Path(folder) if folder is not None else beside / "report"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
+            _write(loaded, Path(aside))
+            folder.mkdir(exist_ok=True)
+            for file in sorted(Path(aside).iterdir(), key=lambda file: file.suffix == ".html"):
+                os.replace(file, folder / file.name)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"The report cannot be written to `{folder}` ({error.strerror}); make room or name another folder.",
+        ) from error
+    return folder / "report.html"
+
+
+def _write(runs: Sequence[Run], folder: Path) -> None:
+    pictures = {}
+    for score in scores_of(runs):
+        pictures[f"matrix_{score.name}.png"] = _png(matrix_figure(runs, score))
+        pictures[f"forgetting_{score.name}.png"] = _png(curves_figure(runs, score))
+    for run, name in zip(runs, overlay_files(runs), strict=True):
+        if figure := overlays_figure(run):
+            pictures[name] = _png(figure)
+    for name, png in pictures.items():
+        (folder / name).write_bytes(png)
+    write_csv(runs, folder)
+    write_json(runs, folder)
+    write_latex(runs, folder)
+    (folder / "report.html").write_text(page(runs, pictures), "utf-8")
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)  # a figure of its own, unknown to pyplot
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    return buffer.getvalue()

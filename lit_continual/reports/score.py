@@ -1,0 +1,36 @@
+"""What a number in a report means, and how it is written."""
+
+from dataclasses import dataclass
+from math import isfinite, nan
+
+_TITLES = {"dice": "Dice", "assd": "ASSD", "hd95": "HD95"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a column of numbers means: its name, its direction and its unit ("" for none)."""
+
+    name: str
+    higher_is_better: bool = True
+    unit: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name and unit, as in ``HD95 (mm)``."""
+        title = _TITLES.get(self.name, self.name)
+        return f"{title} ({self.unit})" if self.unit else title
+
+    def text(self, value: float, spread: float = nan, signed: bool = False) -> str:
+        """``value ± spread`` with three decimals, two where there is a unit; a dash for what is undefined.
+
+        Example:
+            >>> Score("dice").text(0.91234, 0.01), Score("hd95", False, "mm").text(3.14159), Score("dice").text(nan)
+            ('0.912 ± 0.010', '3.14', '—')
+        """
+        if not isfinite(value):
+            return "—"
+        digits = 2 if self.unit else 3
+        text = f"{abs(float(value)):.{digits}f}"  # float: numpy's own rounding differs from Python's
+        if float(text):  # no sign on a zero
+            text = ("\N{MINUS SIGN}" if value < 0 else "+" if signed else "") + text
+        return f"{text} ± {spread:.{digits}f}" if isfinite(spread) else text

@@ -1,0 +1,144 @@
+"""The numbers of a report: what each run scored, against which reference, and over which seeds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lit_continual.functional import continual_scores
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
+
+MEASURES = ("acc", "forgetting", "bwt", "fwt", "intransigence")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison: a run, or the runs of one name that differ in their seed.
+
+    Attributes:
+        label: What the line is called, unique in a report.
+        runs: The run, or the runs the line is the mean of.
+        values: Mean per measure, under ``acc``, ``forgetting``, ``bwt``, ``fwt``, ``intransigence``, and under
+            ``first <experience>`` and ``last <experience>``.
+        spreads: Standard deviation over the runs, with ``n - 1`` in the denominator; nan for one run.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    values: dict[str, float]
+    spreads: dict[str, float]
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """A name for each run that tells it from the others: its name, then its seed, then its folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> a, b = (Run(Path(str(s)), "lwf", "continual", s, "finished", (), (), {}) for s in (0, 1))
+        >>> labels([a]), labels([a, b])
+        (['lwf'], ['lwf, seed 0', 'lwf, seed 1'])
+    """
+    names = [run.name for run in runs]
+    seeded = [f"{run.name}, seed {run.seed}" if names.count(run.name) > 1 else run.name for run in runs]
+    return [f"{s} ({run.folder})" if seeded.count(s) > 1 else s for s, run in zip(seeded, runs, strict=True)]
+
+
+def scores_of(runs: Iterable[Run]) -> list[Score]:
+    """Every score that any of the runs has, in the order of their first appearance."""
+    return list({score.name: score for run in runs for score in run.scores}.values())
+
+
+def experiences_of(runs: Iterable[Run]) -> list[str]:
+    """The name of every experience that any of the runs has, in the order of their first appearance."""
+    return list(dict.fromkeys(e.name for run in runs for e in run.experiences))
+
+
+def learnt(run: Run, score: Score) -> NDArray[np.float64]:
+    """Score on each experience right after it was learnt, shape ``(T,)``; nan for what joint training cannot say."""
+    size = len(run.experiences)
+    return np.full(size, nan) if run.mode == "joint" else run.values(score).diagonal().copy()
+
+
+def last(run: Run, score: Score) -> NDArray[np.float64]:
+    """Score on each experience after the last step so far, shape ``(T,)``."""
+    R = run.values(score)
+    return np.array([R[run.last_at(j), j] if run.last_at(j) >= 0 else nan for j in range(len(R))])
+
+
+def references(run: Run, runs: Iterable[Run]) -> list[Run]:
+    """The runs that ``run`` can be held against: joint ones on the same experiences, or else single ones.
+
+    Of several, the one with the seed of ``run``; where none has it, all of them, to be averaged.
+    """
+    if run.mode != "continual":
+        return []
+    stream = [(e.name, e.classes) for e in run.experiences]
+    for mode in ("joint", "single"):
+        others = [
+            other
+            for other in runs
+            if other.mode == mode and other.finished and [(e.name, e.classes) for e in other.experiences] == stream
+        ]
+        if others:
+            return [other for other in others if other.seed == run.seed][:1] or others
+    return []
+
+
+def measures(run: Run, score: Score, runs: Sequence[Run] = ()) -> dict[str, float]:
+    """ACC, forgetting, BWT, FWT and intransigence of one run over its steps so far.
+
+    A run with ``k`` of ``T`` steps is measured as a stream of ``k`` experiences. The bounds have no steps: of joint
+    and single training only ACC is defined, the mean over the experiences.
+
+    Args:
+        run: The run.
+        score: One of its scores.
+        runs: Where to look for a reference, see :func:`references`.
+    """
+    if run.mode != "continual":
+        return {**dict.fromkeys(MEASURES, nan), "acc": float(last(run, score).mean())}
+    k, others = run.steps, references(run, runs)
+    if k == 0:
+        return dict.fromkeys(MEASURES, nan)
+    bound = torch.as_tensor(np.mean([last(o, score)[:k] for o in others], axis=0)) if others else None
+    R = torch.as_tensor(run.values(score)[:k, :k])
+    found = continual_scores(R, reference=bound, higher_is_better=score.higher_is_better)
+    return {name: float(found[name]) for name in MEASURES}
+
+
+def summary(runs: Sequence[Run], score: Score) -> list[Row]:
+    """The comparison: runs of one name with different seeds as one line and then each, the others as they are."""
+    rows, named = [], dict(zip(map(id, runs), labels(runs), strict=True))
+    for group in _groups(runs):
+        singles = [_values(run, score, runs) for run in group]
+        if seeds := _averaged(group):
+            chosen = [values for run, values in zip(group, singles, strict=True) if run in seeds]
+            table = {key: np.array([values[key] for values in chosen]) for key in chosen[0]}
+            mean, std = ({k: float(f(v)) for k, v in table.items()} for f in (np.mean, lambda v: np.std(v, ddof=1)))
+            rows.append(Row(f"{group[0].name}, mean of {len(seeds)} seeds", tuple(seeds), mean, std))
+        for run, values in zip(group, singles, strict=True):
+            rows.append(Row(named[id(run)], (run,), values, dict.fromkeys(values, nan)))
+    return rows
+
+
+def _groups(runs: Sequence[Run]) -> list[list[Run]]:
+    groups: dict[object, list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.name, run.mode, tuple(e.name for e in run.experiences)), []).append(run)
+    return list(groups.values())
+
+
+def _averaged(group: list[Run]) -> list[Run]:
+    seeds = [run for run in group if run.finished]  # an unfinished run is at another step
+    return seeds if len({run.seed for run in seeds}) == len(seeds) > 1 else []
+
+
+def _values(run: Run, score: Score, runs: Sequence[Run]) -> dict[str, float]:
+    values = measures(run, score, runs)
+    for experience, first, final in zip(run.experiences, learnt(run, score), last(run, score), strict=True):
+        values |= {f"first {experience.name}": float(first), f"last {experience.name}": float(final)}
+    return values

@@ -1,0 +1,251 @@
+import copy
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+from torch.utils.data import DataLoader, TensorDataset
+
+from lit_continual.callbacks import Distillation
+from lit_continual.functional import distillation_loss
+
+
+class Foreign(LightningModule):
+    """Somebody else's segmenter: a softmax over all classes, batch norm, dropout, a tuple for a batch."""
+
+    def __init__(self, classes=3, extra=None):
+        super().__init__()
+        self.save_hyperparameters("classes")
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(4, classes, 1)
+        )
+        self.extra = extra
+
+    def forward(self, image):
+        return self.net(image)
+
+    def training_step(self, batch, batch_idx):
+        image, label = batch
+        logits = self(image)
+        loss = cross_entropy(logits, label)
+        return {"loss": loss if self.extra is None else self.extra(loss, logits, image), "logits": logits}
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.2, momentum=0.9)
+
+
+def batches(seed, n=8):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(n, 1, 8, 8, generator=generator)
+    return DataLoader(TensorDataset(image, (image[:, 0] > seed).long()), batch_size=4)
+
+
+@pytest.fixture
+def foreign():
+    torch.manual_seed(0)
+    return Foreign()
+
+
+def state(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize(("alpha", "temperature"), [(0.5, 1.0), (0.2, 2.0), (0.0, 1.0)])
+def test_second_fit_equals_eq_1_written_by_hand(foreign, trainer, alpha, temperature):
+    callback = Distillation(alpha, temperature)
+    trainer(callbacks=callback).fit(foreign, batches(0))
+    teacher, by_hand = copy.deepcopy(foreign).eval(), copy.deepcopy(foreign)
+
+    def total(loss, student, image):
+        with torch.no_grad():
+            p = (teacher(image) / temperature).softmax(1)
+        distilled = -(p * (student / temperature).log_softmax(1)).sum(1).mean()
+        return alpha * loss + (1 - alpha) * distilled
+
+    by_hand.extra = total
+    torch.manual_seed(1)
+    trainer().fit(by_hand, batches(1))
+    torch.manual_seed(1)
+    trainer(callbacks=callback).fit(foreign, batches(1))
+    assert_close(state(foreign), state(by_hand), rtol=1e-5, atol=1e-6)
+
+
+def test_first_fit_is_plain_training(foreign, trainer):
+    plain = copy.deepcopy(foreign)
+    torch.manual_seed(1)
+    trainer().fit(plain, batches(0))
+    torch.manual_seed(1)
+    trainer(callbacks=Distillation()).fit(foreign, batches(0))
+    assert_close(state(foreign), state(plain), rtol=0, atol=0)
+
+
+def test_alpha_1_is_plain_fine_tuning(foreign, trainer):
+    plain = copy.deepcopy(foreign)
+    torch.manual_seed(1)
+    trainer().fit(plain, batches(0))
+    torch.manual_seed(1)
+    trainer(callbacks=Distillation(alpha=1.0, teacher="start")).fit(foreign, batches(0))
+    assert_close(state(foreign), state(plain), rtol=0, atol=0)
+
+
+def test_teacher_teaches_in_eval_mode_and_does_not_move(foreign, trainer):
+    callback, before = Distillation(teacher="start"), state(foreign)
+    seen = []
+
+    def look(trainer, pl_module, *_):
+        seen.append((state(callback._teacher.module), any(m.training for m in callback._teacher.module.modules())))
+
+    trainer(callbacks=[callback, LambdaCallback(on_train_batch_end=look)]).fit(foreign, batches(0))
+    for weights, training in seen:
+        assert_close(weights, before, rtol=0, atol=0)
+        assert not training
+    assert any((state(foreign)[k] != before[k]).any() for k in before)
+
+
+def test_the_term_has_a_gradient(foreign):
+    callback = Distillation(alpha=0.0)
+    callback._teacher = type("T", (), {"module": copy.deepcopy(foreign).eval()})()
+    image, label = next(iter(batches(0)))
+    outputs = foreign.training_step((image, label), 0)
+    callback.compute(foreign, (image, label), outputs).backward()
+    assert foreign.net[0].weight.grad.abs().max() > 0
+
+
+def test_teacher_is_neither_parameter_nor_in_the_checkpoint(foreign, trainer, tmp_path):
+    callback = Distillation(teacher="start")
+    keep = ModelCheckpoint(tmp_path / "with", every_n_train_steps=1, save_top_k=-1)
+    plain = ModelCheckpoint(tmp_path / "without", every_n_train_steps=1, save_top_k=-1)
+    count = []
+    look = LambdaCallback(on_train_start=lambda t, m: count.append(len(list(m.parameters()))))
+    other = copy.deepcopy(foreign)
+    trainer(callbacks=[plain], enable_checkpointing=True).fit(other, batches(0))
+    trainer(callbacks=[callback, keep, look], enable_checkpointing=True).fit(foreign, batches(0))
+    assert count == [len(list(other.parameters()))]
+    mine = torch.load(keep.best_model_path, weights_only=True)
+    assert mine["state_dict"].keys() == torch.load(plain.best_model_path, weights_only=True)["state_dict"].keys()
+    tensors = [v for v in mine["callbacks"]["Distillation[distillation]"].values() if torch.is_tensor(v)]
+    assert not tensors
+    assert len(list((tmp_path / "with").glob("teacher-*.pt"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
+@pytest.mark.parametrize("fresh", [False, True], ids=["module at hand", "another module"])
+def test_resumed_fit_equals_the_fit_that_was_not_stopped(foreign, trainer, tmp_path, fresh):
+    seed = LambdaCallback(on_train_batch_start=lambda t, m, b, i: torch.manual_seed(100 * t.current_epoch + i))
+
+    def callbacks(distillation):
+        return [distillation, seed, ModelCheckpoint(tmp_path / "c", "{epoch}", save_top_k=-1)]
+
+    kept, options = Distillation(), {"enable_checkpointing": True, "max_epochs": 3}
+    trainer(callbacks=kept).fit(foreign, batches(0))
+    trainer(callbacks=callbacks(kept), **options).fit(foreign, batches(1))
+    resumed = Foreign() if fresh else copy.deepcopy(foreign)
+    path = tmp_path / "c" / "epoch=1.ckpt"
+    trainer(callbacks=callbacks(Distillation()), **options).fit(resumed, batches(1), ckpt_path=path, weights_only=True)
+    assert_close(state(resumed), state(foreign), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_resume_says_what_is_missing_or_damaged(foreign, trainer, tmp_path):
+    keep = ModelCheckpoint(tmp_path / "c", "{epoch}", save_top_k=-1)
+    options = {"enable_checkpointing": True, "max_epochs": 2}
+    trainer(callbacks=[Distillation(teacher="start"), keep], **options).fit(foreign, batches(1))
+    (file,) = (tmp_path / "c").glob("teacher-*.pt")
+    torch.save({k: v + 1 for k, v in torch.load(file, weights_only=True).items()}, file)
+    resume = {"ckpt_path": tmp_path / "c" / "epoch=0.ckpt", "weights_only": True}
+    with pytest.raises(ValueError, match=r"teacher-.*holds other weights"):
+        trainer(callbacks=Distillation(teacher="start"), max_epochs=2).fit(foreign, batches(1), **resume)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"teacher-.*is not in .*Move it there"):
+        trainer(callbacks=Distillation(teacher="start"), max_epochs=2).fit(foreign, batches(1), **resume)
+
+
+def test_an_extended_network_learns_from_its_old_checkpoint(foreign, trainer, tmp_path):
+    first = trainer()
+    first.fit(foreign, batches(0))
+    first.save_checkpoint(tmp_path / "old.ckpt")
+    old, extended = copy.deepcopy(foreign).eval(), Foreign(classes=5)
+    weights = state(old)
+    grown = {k: torch.cat([v, torch.zeros(2, *v.shape[1:])]) for k, v in weights.items() if k.startswith("net.4")}
+    extended.load_state_dict(weights | grown)
+    callback = Distillation(alpha=0.3, teacher=str(tmp_path / "old.ckpt"))
+    by_hand = copy.deepcopy(extended)
+
+    def total(loss, student, image):
+        with torch.no_grad():
+            teacher = old(image)
+        return 0.3 * loss + 0.7 * distillation_loss(student[:, :3], teacher, [[0, 1, 2]])
+
+    by_hand.extra = total
+    torch.manual_seed(1)
+    trainer().fit(by_hand, batches(1))
+    torch.manual_seed(1)
+    trainer(callbacks=callback).fit(extended, batches(1))
+    assert_close(state(extended), state(by_hand), rtol=1e-5, atol=1e-6)
+
+
+def test_logits_may_come_from_anywhere(foreign, trainer):
+    given = Distillation(teacher="start", logits=lambda module, batch: 2 * module.net(batch[0]), heads="sigmoid")
+    module, seen = copy.deepcopy(foreign), []
+    look = LambdaCallback(on_train_batch_end=lambda t, *_: seen.append(float(t.callback_metrics["train/distillation"])))
+    trainer(callbacks=[given, look]).fit(module, batches(1))
+    assert seen[0] > 0
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_mixed_batches_are_the_weighted_sum_of_pure_ones(foreign, precision):
+    callback = Distillation(alpha=0.3, heads=[[0, 1, 2]])
+    torch.manual_seed(5)
+    callback._teacher = type("T", (), {"module": Foreign().eval()})()
+    image = torch.randn(4, 1, 8, 8)
+    foreign.eval()
+
+    def term(rows, origin):
+        batch = {"image": image[rows], "origin": origin}
+        return callback.compute(foreign, batch, {"logits": foreign(image[rows])}).detach()
+
+    mixed = term([0, 1, 2, 3], ["new", "exemplar", "exemplar", "new"])
+    new, exemplar = term([0, 3], ["new", "new"]), term([1, 2], ["exemplar", "exemplar"])
+    assert_close(mixed, 0.5 * new + 0.5 * exemplar)
+    assert_close(term([0, 3], ["exemplar"] * 2) * 0.7, new)  # L_d alone, without the factor 1 - alpha
+
+
+def test_state_survives_weights_only_loading(foreign, trainer, tmp_path):
+    callback = Distillation()
+    first = trainer(callbacks=callback)
+    first.fit(foreign, batches(0))
+    first.save_checkpoint(tmp_path / "c.ckpt")
+    loaded = torch.load(tmp_path / "c.ckpt", weights_only=True)["callbacks"][callback.state_key]
+    other = Distillation()
+    other.load_state_dict(loaded)
+    assert other.state_dict() == callback.state_dict() == {"fitted": True, "channels": 3, "teacher": ""}
+
+
+def test_cached_targets_need_a_data_module_that_keeps_them(foreign, trainer):
+    with pytest.raises(MisconfigurationException, match=r"needs a data module with `cache_targets.*targets='online'"):
+        trainer(callbacks=Distillation(teacher="start", targets="cached")).fit(foreign, batches(0))
+
+
+def test_a_teacher_that_cannot_be_read_is_named(foreign, trainer, tmp_path):
+    with pytest.raises(ValueError, match=r"There is no checkpoint at .*nowhere.ckpt"):
+        trainer(callbacks=Distillation(teacher=tmp_path / "nowhere.ckpt")).fit(foreign, batches(0))
+    (tmp_path / "torn.ckpt").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match=r"torn.ckpt cannot be read as a checkpoint"):
+        trainer(callbacks=Distillation(teacher=tmp_path / "torn.ckpt")).fit(foreign, batches(0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"alpha": 1.5}, r"`alpha` must be in \[0, 1\], got 1.5"),
+        ({"temperature": -1.0}, "`temperature` must be positive, got -1.0"),
+        ({"targets": "stored"}, "got 'stored'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Distillation(**arguments)

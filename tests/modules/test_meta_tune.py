@@ -1,0 +1,472 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.testing import assert_close
+from torch.utils.data import DataLoader, IterableDataset
+
+from lit_continual.modules import ANIL, FOMAML, MAML, MetaTune, Reptile
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
+STRATEGIES = {
+    "maml": partial(MAML, 0.3, 2),
+    "fomaml": partial(FOMAML, 0.3, 2),
+    "anil": partial(ANIL, ["head"], 0.3, 2),
+    "reptile": partial(Reptile, 0.3, 2),
+}
+
+
+SGD = partial(torch.optim.SGD, lr=0.1)
+MOMENTUM = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+ADAM = partial(torch.optim.Adam, lr=0.1)
+
+
+class TinySegmenter(LightningModule):
+    def __init__(self, optimizer=SGD, norm=True):
+        super().__init__()
+        # A bias before a batch norm has no gradient but rounding, which Adam would blow up to full steps.
+        layers = [nn.Conv2d(1, 4, 3, padding=1, bias=not norm), nn.BatchNorm2d(4) if norm else nn.Tanh(), nn.Tanh()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Conv2d(4, 1, 1)
+        self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.idle = nn.Parameter(torch.ones(1))
+        self.optimizer = optimizer
+        self.steps = 0
+
+    def training_step(self, batch):  # no `batch_idx`: Lightning allows it
+        self.steps += 1
+        loss = binary_cross_entropy_with_logits(self.head(self.body(batch[0])) * self.frozen, batch[1])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
+        return {"loss": loss}
+
+    def validation_step(self, batch, batch_idx):
+        loss = binary_cross_entropy_with_logits(self.head(self.body(batch[0])), batch[1])
+        self.log("val/loss", loss)
+
+    def on_train_epoch_end(self):
+        self.log("train/steps", float(self.steps), sync_dist=True)
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters())
+
+
+def make_batch(generator):
+    return torch.randn(2, 1, 8, 8, generator=generator), torch.rand(2, 1, 8, 8, generator=generator).round()
+
+
+def make_patients(patients=3, tasks=2):
+    generator = torch.Generator().manual_seed(1)
+    return [[(make_batch(generator), make_batch(generator)) for _ in range(tasks)] for _ in range(patients)]
+
+
+def load(patients):
+    return DataLoader(patients, batch_size=None)
+
+
+def make_module(**options):
+    seed_everything(0)
+    return TinySegmenter(**options)
+
+
+def parameters(module):
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    return partial(
+        Trainer,
+        default_root_dir=tmp_path,
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def task_loss(net, fast, batch):
+    """The loss of the module, written once more, with batch norm that only normalises."""
+    logits = functional_call(net, {**fast, **{n: b.clone() for n, b in net.named_buffers()}}, (batch[0],))
+    return binary_cross_entropy_with_logits(logits, batch[1])
+
+
+def gradient_by_hand(name, module, tasks):
+    """The meta-gradient with one graph for all tasks and plain autograd, as a textbook writes it."""
+    net = nn.Sequential()
+    net.body, net.head = module.body, module.head
+    theta = {n: p.detach().clone().requires_grad_() for n, p in net.named_parameters()}
+    total, sums = 0.0, dict.fromkeys(theta, 0.0)
+    for inner, outer in tasks:
+        fast = dict(theta)
+        for _ in range(2):
+            loss = task_loss(net, fast, inner)
+            moved = [n for n in fast if name != "anil" or n.startswith("head")]
+            grads = torch.autograd.grad(loss, [fast[n] for n in moved], create_graph=name in ("maml", "anil"))
+            for n, g in zip(moved, grads, strict=True):
+                fast[n] = fast[n] - 0.3 * g
+        loss = task_loss(net, fast, outer)
+        total = total + loss
+        if name == "reptile":
+            grads = torch.autograd.grad(loss, [*fast.values()])
+            last = {n: (p - 0.3 * g).detach() for (n, p), g in zip(fast.items(), grads, strict=True)}
+            sums = {n: sums[n] + (theta[n].detach() - p) / 0.3 for n, p in last.items()}
+    if name == "reptile":
+        return sums
+    return dict(zip(theta, torch.autograd.grad(total, [*theta.values()]), strict=True))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("optimizer", [MOMENTUM, ADAM], ids=["sgd", "adam"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_fit_equals_the_loop_written_by_hand(trainer, name, optimizer, reduction):
+    patients, module = make_patients(), make_module(optimizer=optimizer)
+    by_hand = copy.deepcopy(module)
+    stepper = by_hand.configure_optimizers()
+    for tasks in patients * 2:
+        share = len(tasks) if reduction == "mean" else 1
+        for n, g in gradient_by_hand(name, by_hand, tasks).items():
+            by_hand.get_parameter(n).grad = g / share
+        torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 0.05)
+        stepper.step()
+
+    tuned = MetaTune(module, STRATEGIES[name](), reduction)
+    trainer(gradient_clip_val=0.05).fit(tuned, load(patients))
+    assert_close(parameters(module), parameters(by_hand), rtol=1e-4, atol=1e-6)
+
+
+def test_strategies_differ(trainer):
+    results = []
+    for name in STRATEGIES:
+        module = make_module()
+        trainer().fit(MetaTune(module, STRATEGIES[name]()), load(make_patients()))
+        results.append(module.head.weight.detach())
+    distances = torch.cdist(torch.stack(results).flatten(1), torch.stack(results).flatten(1))
+    assert (distances + torch.eye(4) > 1e-5).all()
+
+
+def test_accumulated_patients_equal_the_mean_over_patients(trainer):
+    patients, module = make_patients(2), make_module()
+    expected = copy.deepcopy(module)
+    trainer(max_epochs=1, accumulate_grad_batches=2).fit(MetaTune(module, MAML(0.3), "mean"), load(patients))
+    trainer(max_epochs=1).fit(MetaTune(expected, MAML(0.3), "mean"), load([patients[0] + patients[1]]))
+    assert_close(parameters(module), parameters(expected), rtol=0, atol=1e-6)
+
+
+def test_inner_passes_move_no_buffer_and_no_grad():
+    module = make_module()
+    tuned, before = MetaTune(module, MAML(0.3, 5)), copy.deepcopy(module.state_dict())
+    seen = []
+
+    class Outer(MAML):
+        def task_gradient(self, loss, parameters, task, *rest):
+            result = super().task_gradient(loss, parameters, (task[0], task[0]), *rest)
+            seen.append(copy.deepcopy(module.state_dict()))
+            return result
+
+    tuned.strategy = Outer(0.3, 5)
+    tuned.log = lambda *args, **kwargs: None
+    tuned.training_step([make_patients(1)[0][0]], 0)
+    assert_close(dict(seen[0]), dict(before), rtol=0, atol=0)
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_the_outer_pass_moves_running_statistics_once_per_task():
+    module = make_module()
+    tuned = MetaTune(module, MAML(0.3, 3))
+    tuned.log = lambda *args, **kwargs: None
+    tuned.training_step(make_patients(1, 4)[0], 0)
+    assert module.body[1].num_batches_tracked == 4
+    assert module.steps == 4 * 4
+
+
+def test_a_parameter_without_influence_stays_without_gradient():
+    module = make_module()
+    tuned = MetaTune(module, MAML(0.3))
+    tuned.log = lambda *args, **kwargs: None
+    tuned.training_step(make_patients(1)[0], 0).backward()
+    assert module.idle.grad is None
+    assert module.frozen.grad is None
+    assert module.head.weight.grad is not None
+
+
+def test_logs_of_the_module_and_the_outer_loss_arrive(trainer):
+    fitted = trainer(max_epochs=1)
+    fitted.fit(tuned := MetaTune(make_module(), MAML(0.3)), load(make_patients(1)), load(make_patients(1)[0][0]))
+    assert fitted.callback_metrics["train/outer_loss"] == pytest.approx(2 * fitted.callback_metrics["train/loss"])
+    assert fitted.callback_metrics["train/steps"] == 4
+    assert fitted.callback_metrics["val/loss"] > 0
+    assert "log" not in vars(tuned.module)
+
+
+@pytest.mark.parametrize("strategy", [MAML(0.3), FOMAML(0.3), ANIL(["head"], 0.3)], ids=["maml", "fomaml", "anil"])
+def test_learned_rates_descend_the_outer_loss(trainer, strategy):
+    module, patients = make_module(norm=False), make_patients(1)
+    tuned = MetaTune(module, strategy, learn_inner_lr=True)
+    by_hand = copy.deepcopy(module)
+    trainer(max_epochs=1).fit(tuned, load(patients))
+
+    def outer_loss(rates):
+        value = 0.0
+        for inner, outer in patients[0]:
+            theta = {n: p.detach().requires_grad_() for n, p in by_hand.named_parameters() if n[:4] in ("body", "head")}
+            net = nn.Sequential()
+            net.body, net.head = by_hand.body, by_hand.head
+            moved = [n for n in theta if n.rpartition(".")[0] in rates]
+            grads = torch.autograd.grad(task_loss(net, theta, inner), [theta[n] for n in moved])
+            for n, g in zip(moved, grads, strict=True):
+                theta[n] = theta[n].detach() - rates[n.rpartition(".")[0]] * g
+            value += task_loss(net, theta, outer).item()
+        return value
+
+    layers = tuned.inner_rates.layers
+    for index, layer in enumerate(layers):
+        if layer == "":
+            continue  # the parameters of the module itself, which no loss reaches
+        up, down = (outer_loss({**dict.fromkeys(layers, 0.3), layer: 0.3 + step}) for step in (0.05, -0.05))
+        assert tuned.inner_rates.value[index].item() == pytest.approx(0.3 - 0.1 * (up - down) / 0.1, abs=2e-4)
+
+
+PRECISIONS = {
+    "bf16": lambda: {"precision": "bf16-mixed"},
+    "fp16": lambda: {"plugins": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**12))},
+    "64": lambda: {"precision": "64-true"},
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_precisions_agree_with_float32(trainer, precision, name):
+    start = make_module()
+    moves = []
+    for options in ({}, PRECISIONS[precision]()):
+        tuned = MetaTune(copy.deepcopy(start), STRATEGIES[name]())
+        trainer(max_epochs=1, **options).fit(tuned, load(make_patients()))
+        assert all(p.isfinite().all() for p in tuned.parameters())
+        pairs = zip(tuned.module.parameters(), start.parameters(), strict=True)
+        moves.append(torch.cat([(p.detach().double() - s.detach()).flatten() for p, s in pairs]))
+    assert (moves[0] - moves[1]).norm() < {"bf16": 5e-2, "fp16": 5e-3, "64": 1e-4}[precision] * moves[0].norm()
+
+
+def test_an_overflow_skips_the_step_and_lowers_the_scale(trainer):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    module = make_module()
+    before = parameters(module)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    trainer(max_epochs=1, plugins=plugin).fit(MetaTune(module, MAML(0.3)), load(make_patients(1)))
+    assert scaler.get_scale() == 2.0**39
+    assert_close(parameters(module), before, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
+@pytest.mark.parametrize("learn", [False, True])
+def test_resumed_in_mid_epoch_equals_the_fit_that_was_not_stopped(trainer, tmp_path, learn):
+    class Patients(DataLoader):
+        """Goes on where it was, as a loader must that Lightning can resume."""
+
+        at = 0
+
+        def __iter__(self):
+            while self.at < len(self.dataset):
+                self.at += 1
+                yield self.dataset[self.at - 1]
+            self.at = 0
+
+        def state_dict(self):
+            return {"at": self.at}
+
+        def load_state_dict(self, state):
+            self.at = state["at"]
+
+    def fit(module, **options):
+        saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+        tuned = MetaTune(module, MAML(0.3), learn_inner_lr=learn)
+        loader = Patients(make_patients(), batch_size=None)
+        trainer(callbacks=saver, enable_checkpointing=True, max_epochs=2).fit(tuned, loader, **options)
+        return parameters(tuned)
+
+    adam = partial(torch.optim.Adam, lr=0.05)
+    whole = fit(make_module(optimizer=adam))
+    resumed = fit(make_module(optimizer=adam), ckpt_path=tmp_path / "step=2.ckpt", weights_only=True)
+    assert_close(resumed, whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("inference_mode", [True, False])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_evaluation_adapts_and_leaves_the_module_alone(trainer, inference_mode, name):
+    module, tasks = make_module(), make_patients(1, 3)[0]
+    tuned = MetaTune(module, STRATEGIES[name](), adapt_in_evaluation=True)
+    before = copy.deepcopy(module.state_dict())
+    evaluator = trainer(inference_mode=inference_mode)
+    evaluator.validate(tuned, load([tasks]), verbose=False)
+
+    net = nn.Sequential()
+    net.body, net.head = module.body, module.head
+    net.eval()
+    losses = []
+    for inner, outer in tasks:
+        fast = {n: p.detach().requires_grad_() for n, p in net.named_parameters()}
+        for _ in range(2):
+            grads = torch.autograd.grad(task_loss(net, fast, inner), [*fast.values()])
+            for (n, p), g in zip(list(fast.items()), grads, strict=True):
+                rate = 0.3 if name != "anil" or n.startswith("head") else 0.0
+                fast[n] = (p - rate * g).detach().requires_grad_()
+        losses.append(task_loss(net, fast, outer).item())
+    assert evaluator.callback_metrics["val/loss"].item() == pytest.approx(sum(losses) / 3, abs=1e-5)
+    assert_close(dict(module.state_dict()), dict(before), rtol=0, atol=0)
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_memory_stays_flat_over_200_evaluations(trainer):
+    import gc
+
+    tuned = MetaTune(make_module(), MAML(0.3), adapt_in_evaluation=True)
+    counts = []
+
+    class Counted(DataLoader):
+        def __iter__(self):
+            for index in range(200):
+                if index in (20, 199):
+                    gc.collect()
+                    counts.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+                yield self.dataset[0]
+
+        def __len__(self):
+            return 200
+
+    trainer().validate(tuned, Counted(make_patients(1), batch_size=None), verbose=False)
+    assert counts[0] == counts[1]
+
+
+class Manual(TinySegmenter):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class Lossless(TinySegmenter):
+    def training_step(self, batch, batch_idx):
+        return None
+
+
+def test_refuses_what_cannot_be_right(trainer):
+    with pytest.raises(MisconfigurationException, match="`Manual` steps its optimizers itself"):
+        MetaTune(Manual(), MAML())
+    with pytest.raises(MisconfigurationException, match="which Reptile does not have"):
+        MetaTune(make_module(), Reptile(), learn_inner_lr=True)
+    with pytest.raises(MisconfigurationException, match=r"`Lossless.training_step` returned NoneType without a loss"):
+        trainer().fit(MetaTune(Lossless(), MAML()), load(make_patients()))
+    scheduled = make_module(optimizer=lambda p: ([torch.optim.SGD(p, 0.1)], []))
+    with pytest.raises(MisconfigurationException, match="returned tuple: return one optimizer"):
+        trainer().fit(MetaTune(scheduled, MAML(), learn_inner_lr=True), load(make_patients()))
+
+
+def test_names_a_bad_argument(trainer):
+    with pytest.raises(ValueError, match="`parts` names 'tail', which selects no trainable parameter"):
+        trainer().fit(MetaTune(make_module(), ANIL(["tail"])), load(make_patients()))
+    with pytest.raises(ValueError, match="`parts` must be a list with at least one name, got 'head'"):
+        ANIL("head")
+    with pytest.raises(ValueError, match="`reduction` must be 'sum' or 'mean', got 'max'"):
+        MetaTune(make_module(), MAML(), "max")
+    with pytest.raises(ValueError, match="`inner_steps` must be at least 1, got 0"):
+        MAML(0.1, 0)
+
+
+def test_names_the_task_whose_loss_is_nan(trainer):
+    patients = make_patients()
+    patients[1][1][0][0].fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"Task 2 of 2 in batch 1: The inner loss at step 1 of 1 is nan"):
+        trainer().fit(MetaTune(make_module(), MAML(0.3)), load(patients))
+
+
+@pytest.mark.parametrize("batch", [[], [torch.ones(2)], torch.ones(2, 1, 8, 8), [[1, 2, 3]]])
+def test_names_a_batch_that_is_not_made_of_pairs(batch):
+    with pytest.raises(ValueError, match="takes a list of pairs"):
+        MetaTune(make_module(), MAML()).training_step(batch, 0)
+
+
+class Dealt(IterableDataset):
+    """Patients dealt to the processes in turn; Lightning's own sampler would shuffle them."""
+
+    def __init__(self, patients):
+        self.patients = patients
+
+    def __iter__(self):
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        return iter(self.patients[rank::world])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+@pytest.mark.parametrize(
+    ("reduction", "options"),
+    [("sum", {}), ("sum", {"gradient_clip_val": 0.05}), ("mean", {"accumulate_grad_batches": 2})],
+    ids=["plain", "clipped", "accumulated"],
+)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_two_processes_equal_one_with_the_same_tasks(trainer, name, reduction, options):
+    patients, module = make_patients(8), make_module(optimizer=MOMENTUM)
+    one, learn = copy.deepcopy(module), name != "reptile"
+    parallel = {"strategy": "ddp_fork", "devices": 2, "max_epochs": 1}
+    parallel_tuned = MetaTune(module, STRATEGIES[name](), reduction, learn_inner_lr=learn)
+    trainer(**parallel, **options).fit(parallel_tuned, load(Dealt(patients)))
+    tuned = MetaTune(one, STRATEGIES[name](), reduction, learn_inner_lr=learn)
+    each = 2 * options.get("accumulate_grad_batches", 1)
+    trainer(max_epochs=1, **{**options, "accumulate_grad_batches": each}).fit(tuned, load(patients))
+    assert_close(parameters(parallel_tuned), parameters(tuned), rtol=0, atol=1e-6)
+
+
+def test_a_module_that_grows_is_resumed_with_its_heads_and_rates(trainer, tmp_path):
+    class Growing(TinySegmenter):
+        def __init__(self):
+            super().__init__(norm=False)
+            self.save_hyperparameters({"grown": False})
+
+        def setup(self, stage):
+            self.grow()
+
+        def grow(self):
+            if not self.hparams["grown"]:
+                self.head = nn.Sequential(self.head, nn.Conv2d(1, 1, 1))
+                self.hparams["grown"] = True
+
+        def on_load_checkpoint(self, checkpoint):
+            assert "head.0.weight" in checkpoint["state_dict"]
+            if checkpoint["hyper_parameters"]["grown"]:
+                self.grow()
+
+    def fit(epochs, **options):
+        seed_everything(0)
+        tuned = MetaTune(Growing(), MAML(0.3), learn_inner_lr=True)
+        fitted = trainer(max_epochs=epochs)
+        fitted.fit(tuned, load(make_patients()), **options)
+        fitted.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return tuned
+
+    whole = fit(2)
+    fit(1)
+    resumed = fit(2, ckpt_path=tmp_path / "1.ckpt", weights_only=True)
+    assert "head.1" in resumed.inner_rates.layers
+    assert_close(parameters(resumed), parameters(whole), rtol=0, atol=0)
+    loaded = MetaTune.load_from_checkpoint(
+        tmp_path / "2.ckpt", module=Growing(), strategy=MAML(0.3), learn_inner_lr=True, weights_only=True
+    )
+    assert_close(parameters(loaded), parameters(whole), rtol=0, atol=0)
+
+
+def test_attributes_of_the_module_are_those_of_the_wrapper_too():
+    tuned = MetaTune(make_module(), MAML())
+    assert tuned.head is tuned.module.head
+    assert copy.deepcopy(tuned).head is not tuned.head
+    with pytest.raises(AttributeError, match="no attribute 'tail'"):
+        _ = tuned.tail

@@ -1,0 +1,200 @@
+import csv
+import html
+import io
+import json
+import re
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from lit_continual.reports import Run, matrix_table, report, write_report
+from lit_continual.reports.overlay import Overlay
+from lit_continual.reports.overlays import overlays_figure
+
+DICE = [[0.9512, None], [0.4134, 0.8464]]
+MM = [[1.25, None], [7.5, 2.75]]
+MATRIX = {"dice": DICE, "assd": MM, "hd95": [[4 * (v or 0) or None for v in row] for row in MM]}
+FILES = {
+    *(f"{kind}_{score}.png" for kind in ("matrix", "forgetting") for score in MATRIX),
+    *(f"matrix_{score}.csv" for score in MATRIX),
+    *("report.html", "report.json", "scores.csv", "classes.csv", "tables.tex", "overlays.png"),
+}
+
+
+@pytest.fixture(scope="module")
+def plain_text():
+    return lambda page: " ".join(html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<(style|wbr).*?>", "", page))).split())
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def page(make_runs):
+    return write_report([make_runs(matrix=MATRIX)])
+
+
+def test_page_csv_json_latex_and_png_tell_the_same_numbers(page, plain_text):
+    folder = page.parent
+    assert (page.name, folder.name, folder.parent.name) == ("report.html", "report", "run")
+    assert {file.name for file in folder.iterdir()} == FILES
+
+    text = plain_text(page.read_text("utf-8"))
+    assert "humerus 0.951 — scapula 0.413 0.846" in text  # the heat map
+    assert "0.630 +0.538 \N{MINUS SIGN}0.538 — 0.951 → 0.413 0.846 → 0.846" in text  # the headline
+    assert "5.12 +6.25 \N{MINUS SIGN}6.25 — 1.25 → 7.50" in text
+
+    assert read(folder / "matrix_dice.csv") == [
+        {"run": "lwfseg", "seed": "0", "after": "humerus", "humerus": "0.9512", "scapula": ""},
+        {"run": "lwfseg", "seed": "0", "after": "scapula", "humerus": "0.4134", "scapula": "0.8464"},
+    ]
+    scores = {(row["score"], row["measure"]): row["value"] for row in read(folder / "scores.csv")}
+    assert float(scores["dice", "acc"]) == pytest.approx((0.4134 + 0.8464) / 2)
+    assert float(scores["assd", "bwt"]) == pytest.approx(-6.25)
+    assert scores["dice", "intransigence"] == ""
+    assert float(scores["dice", "last humerus"]) == 0.4134
+
+    content = json.loads((folder / "report.json").read_text("utf-8"))
+    assert content["runs"][0]["matrix"]["dice"] == DICE
+    assert content["comparison"]["dice"][0]["values"]["forgetting"] == pytest.approx(0.9512 - 0.4134)
+
+    tables = (folder / "tables.tex").read_text("utf-8")
+    assert r"after scapula & 0.413 & 0.846 \\" in tables
+    assert r"lwfseg & 0.630 & 0.538 & $-$0.538 & 0.951 & 0.413 & 0.846 & 0.846 \\" in tables
+    for picture in folder.glob("*.png"):
+        with Image.open(picture) as image:
+            assert min(image.size) > 200
+            assert len(set(image.convert("L").resize((64, 64)).tobytes())) > 4
+
+
+def test_page_asks_for_no_other_file(page):
+    page = page.read_text("utf-8")
+    sources = re.findall(r"""(?:src|href|url|@import)\s*[=(]?\s*["']?([^"'\s>)]+)""", page)
+    assert len(sources) == 4  # three curves and the overlays
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "<script" not in page
+    assert "://" not in page
+
+
+def test_special_characters_stand_as_text(make_run, plain_text):
+    names = (("50% <b>$x$</b> & y_1", ("a<b",)), ("{c}~^\\", ("$c$",)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder = write_report([make_run(name="<i>run</i>_&", experiences=names)]).parent
+    page, tables = (folder / "report.html").read_text("utf-8"), (folder / "tables.tex").read_text("utf-8")
+    assert "<b>$x$" not in page
+    assert "<i>run" not in page
+    assert "<unet>" not in page
+    assert "&lt;unet&gt; &amp; friends" in page
+    assert "50% <b>$x$</b> & y_1 → {c}~^\\" in plain_text(page)
+    assert r"50\% <b>\$x\$</b> \& y\_1" in tables
+    assert r"\{c\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in tables
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_an_unfinished_run_is_reported_as_far_as_it_came(make_run, plain_text, steps):
+    page = write_report([make_run(steps=steps)])
+    assert f"is not finished: {steps} of 2 experiences" in plain_text(page.read_text("utf-8"))
+    rows = read(page.parent / "matrix_dice.csv")
+    assert [bool(row["humerus"]) for row in rows] == [steps > 0, False]
+
+
+def test_several_runs_stand_side_by_side(make_run, plain_text):
+    runs = [make_run(f"lwf{seed}", seed=seed) for seed in range(2)]
+    runs += [make_run(mode, name=mode, mode=mode, overlays=False) for mode in ("joint", "single")]
+    page = write_report([*runs, runs[0]])
+    assert page.parent == runs[0].parent / "report"
+    text = plain_text(page.read_text("utf-8"))
+    assert "lwfseg, mean of 2 seeds" in text
+    assert "the reference is joint." in text
+    assert {"overlays_1.png", "overlays_2.png"} == {file.name for file in page.parent.glob("overlays*")}
+    assert len(read(page.parent / "matrix_dice.csv")) == 8
+    values = {(r["run"], r["measure"]): r["value"] for r in read(page.parent / "scores.csv") if r["score"] == "dice"}
+    for seed in range(2):
+        assert float(values[f"lwfseg, seed {seed}", "intransigence"]) == pytest.approx(
+            np.mean(
+                [
+                    float(values["joint", f"last {e}"]) - float(values[f"lwfseg, seed {seed}", f"first {e}"])
+                    for e in ("humerus", "scapula")
+                ]
+            )
+        )
+
+
+def test_a_failure_leaves_the_old_report(make_run, monkeypatch):
+    run = make_run(overlays=False)
+    page = run / "report" / "report.html"
+    page.parent.mkdir()
+    page.write_text("the last report")
+    seen = []
+
+    def full(runs, folder):
+        seen.extend(file.name for file in folder.iterdir())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "write_latex", full)
+    with pytest.raises(OSError, match=r"`.*report` \(No space left on device\); make room or name another folder"):
+        write_report([run])
+    assert "scores.csv" in seen  # it failed half-way
+    assert [(file.name, file.read_text()) for file in page.parent.iterdir()] == [("report.html", "the last report")]
+    assert [file.name for file in run.iterdir() if "report" in file.name] == ["report"]
+
+
+def test_needs_a_run(tmp_path):
+    with pytest.raises(ValueError, match="`runs` is empty; give at least one run folder"):
+        write_report([])
+    with pytest.raises(ValueError, match="`runs` is empty; give at least one run folder"):
+        matrix_table([])
+    with pytest.raises(ValueError, match="is not a run folder"):
+        write_report([tmp_path])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_terminal_shows_matrices_and_what_follows(make_run):
+    runs = [make_run(matrix=MATRIX), make_run("other", name="other", steps=1)]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(matrix_table(runs))
+    shown = console.file.getvalue()
+    assert re.search(r"scapula\s*│\s*0.413\s*│\s*0.846", shown)
+    assert "ACC 0.630   BWT \N{MINUS SIGN}0.538   forgetting +0.538" in shown
+    assert "running, 1 of 2 experiences" in shown
+    assert "lwfseg: Dice" in shown.splitlines()[0]
+    assert "other: Dice" in shown.splitlines()[0]
+
+
+def test_overlay_is_drawn_in_millimetres(make_run):
+    overlay = Overlay.load(make_run() / "overlays" / "1_1.npz")
+    assert overlay.image.shape == (60, 110)
+    assert overlay.size == (180.0, 110.0)
+
+
+@pytest.mark.parametrize("content", [b"not a zip", b""])
+def test_a_damaged_overlay_is_named(make_run, content):
+    run = make_run()
+    (run / "overlays" / "0_0.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"`.*0_0.npz` cannot be read .*; delete it, and the report leaves it out"):
+        overlays_figure(Run.load(run))
+
+
+def test_an_overlay_whose_shapes_disagree_is_named(make_run):
+    path = make_run() / "overlays" / "0_0.npz"
+    with np.load(path) as stored:
+        content = dict(stored)
+    np.savez(path, **{**content, "truth": content["truth"][:, :-1]})
+    with pytest.raises(ValueError, match=r"truth \(1, 95, 96\).* do not fit; delete it"):
+        Overlay.load(path)
+
+
+def test_structures_that_are_absent_or_fill_the_slice_are_drawn(make_run):
+    run = make_run()
+    path = run / "overlays" / "1_0.npz"
+    with np.load(path) as stored:
+        content = dict(stored)
+    image = np.full_like(content["image"], np.nan)
+    np.savez(path, **{**content, "image": image, "truth": content["truth"] * 0, "prediction": content["truth"] * 0 + 1})
+    overlays_figure(Run.load(run)).savefig(io.BytesIO())
