@@ -36,7 +36,6 @@ __all__ = [
     "PetScanner",
     "PetSlices",
     "Preprocessing",
-    "Preprocessing",
     "Reconstruction",
     "RemoveOutside",
     "RemoveOutsided",
