@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ SMALL = {"size": 32, "depth": 8}
 
 def test_a_study_is_simulated_once_and_kept(tmp_path, monkeypatch):
     first = pet_study(0, seconds=[60], realisations=2, cache=tmp_path, **SMALL)
-    monkeypatch.setattr("lit_continual.data.pet_study._simulate", lambda *_: pytest.fail("simulated again"))
+    monkeypatch.setattr(sys.modules[pet_study.__module__], "_simulate", lambda *_: pytest.fail("simulated again"))
     again = pet_study(0, seconds=[60], realisations=2, cache=tmp_path, **SMALL)
     assert first.keys() == again.keys()
     for name in first:
