@@ -37,17 +37,22 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         if isinstance(error, OSError) or "file write failed" in str(error) or "PytorchStreamWriter" in str(error):
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
             raise OSError(
                 f"Cannot write {path} ({reason}); what was there before is unharmed. Free some space or choose another"
-                " folder, then run the same command with --resume."
+                " folder, then run the command again; a fit goes on with --resume."
             ) from error
         raise
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # where its folder could not be made either
+        path.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -188,4 +188,4 @@ class TargetedGradientDescent(Callback):
 def _mask_backward(free: Tensor, module: nn.Module, args: Any, output: Tensor) -> None:
     if output.requires_grad:
         mask = free.flatten().to(output.device).view(-1, *(1,) * (output.ndim - 2))
-        output.register_hook(lambda gradient: gradient * mask)  # type: ignore[no-untyped-call]
+        output.register_hook(lambda gradient: gradient * mask)

@@ -41,7 +41,7 @@ class JointDataModule(LightningDataModule):
         self.parts: list[SegmentationDataModule] = list(parts)
         self.patch_size = self.parts[0].patch_size
         self.classes = {name: value for part in self.parts for name, value in part.classes.items()}
-        self.save_hyperparameters(dict(self.parts[0].hparams), logger=False)
+        self.save_hyperparameters({**self.parts[0].hparams, "classes": self.classes}, logger=False)
 
     @property
     def head_classes(self) -> list[list[str]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
@@ -70,13 +71,11 @@ class PatchDataset(Dataset[dict[str, Any]]):
         layers = [volume["image"], *(targets[self.index[k][0]] for targets in self.targets.values())]
         sample: Any = {"image": torch.cat([x[window].float() for x in layers]), "label": volume["label"][window]}
         if self.spatial.transforms:
-            self.spatial.set_random_state(int(random.integers(2**32)))
-            sample = self.spatial(sample)
+            sample = _transformed(self.spatial, sample, random)
             self._check(sample)
         image, *targets = torch.split(_plain(sample["image"]), [x.shape[0] for x in layers])
         if self.intensity.transforms:
-            self.intensity.set_random_state(int(random.integers(2**32)))
-            image = _plain(self.intensity({"image": image})["image"])
+            image = _plain(_transformed(self.intensity, {"image": image}, random)["image"])
         return {
             "image": image.contiguous(),
             "label": _plain(sample["label"]).to(torch.uint8).contiguous(),
@@ -111,6 +110,16 @@ class PatchDataset(Dataset[dict[str, Any]]):
                 "`augmentation.spatial` interpolates between label values. Give its transforms `keys: [image, label]`"
                 " and `mode: [bilinear, nearest]`."
             )
+
+
+def _transformed(transforms: Compose, sample: dict[str, Any], random: np.random.Generator) -> Any:
+    transforms.set_random_state(int(random.integers(2**32)))
+    tracked = get_track_meta()
+    set_track_meta(False)  # a patch has no place in the world any more, and keeping one takes half of the time
+    try:
+        return transforms(sample)
+    finally:
+        set_track_meta(tracked)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -1,17 +1,13 @@
 """A seeded phantom of shoulder MR: humerus and scapula in two Dixon contrasts, made in seconds."""
 
-import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_continual.data.phantom_folder import write_phantom
 from lit_continual.data.shoulder_tissues import TISSUES, Spacing, Triple, shoulder_tissues, smooth_noise
 
 SIZE: Triple = (96, 96, 24)
@@ -105,66 +101,13 @@ def write_shoulder_phantom(
     """
     if not 1 <= subjects <= SUBJECTS_PER_SEED:
         raise ValueError(f"`subjects` must lie in 1..{SUBJECTS_PER_SEED}, got {subjects}.")
-    folder = Path(folder)
     patients = [seed * SUBJECTS_PER_SEED + i for i in range(subjects)]
     recipe = {"version": VERSION, "contrast": contrast, "subjects": subjects, "seed": seed}
-    recipe |= {"size": list(size), "spacing": list(spacing)}
-    description = _describe(recipe, [f"shoulder-{patient:08d}" for patient in patients])
-    if _is_complete(folder, description):
-        return folder / "dataset.json"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        draft = Path(scratch) / folder.name
-        for patient, item in zip(patients, description["training"], strict=True):
-            image, label = shoulder_subject(patient, contrast, size, spacing)
-            _save(image, spacing, draft / item["image"])
-            _save(label, spacing, draft / item["label"])
-        (draft / "dataset.json").write_text(json.dumps(description, indent=2))
-        _move(draft, folder, description)
-    return folder / "dataset.json"
-
-
-def _describe(recipe: dict[str, Any], patients: list[str]) -> dict[str, Any]:
-    files = [(f"./imagesTr/{patient}.nii.gz", f"./labelsTr/{patient}.nii.gz", patient) for patient in patients]
-    return {
+    description = {
         "name": "Shoulder phantom",
-        "modality": {"0": f"MR {recipe['contrast']}"},
+        "modality": {"0": f"MR {contrast}"},
         "labels": LABELS,
-        "numTraining": len(files),
-        "numTest": 0,
-        "training": [{"image": image, "label": label, "patient": patient} for image, label, patient in files],
-        "test": [],
-        "phantom": recipe,
+        "phantom": {**recipe, "size": list(size), "spacing": list(spacing)},
     }
-
-
-def _is_complete(folder: Path, description: dict[str, Any]) -> bool:
-    listing = folder / "dataset.json"
-    if not listing.exists():
-        return False
-    try:
-        found = json.loads(listing.read_text())
-    except ValueError:
-        found = None
-    if found != description:
-        raise ValueError(f"{listing} describes another data set than the phantom asked for; choose another folder.")
-    return all((folder / item[key]).exists() for item in found["training"] for key in ("image", "label"))
-
-
-def _save(volume: NDArray[Any], spacing: Spacing, path: Path) -> None:
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = [-(n - 1) / 2 * s for n, s in zip(volume.shape, spacing, strict=True)]
-    nifti = nib.Nifti1Image(volume, affine)
-    nifti.set_sform(affine, code="scanner")
-    nifti.set_qform(affine, code="scanner")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nifti, path)
-
-
-def _move(draft: Path, folder: Path, description: dict[str, Any]) -> None:
-    try:
-        os.replace(draft, folder)
-    except OSError:  # the folder is there: another process was faster, or files were lost
-        if _is_complete(folder, description):
-            return
-        shutil.copytree(draft, folder, copy_function=os.replace, dirs_exist_ok=True)
+    scans = {f"shoulder-{p:08d}": partial(shoulder_subject, p, contrast, size, spacing) for p in patients}
+    return write_phantom(folder, description, scans, spacing)

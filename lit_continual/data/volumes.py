@@ -1,5 +1,6 @@
 """From files to arrays: loading, checking, and bringing volumes to one grid and intensity scale."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +10,12 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImage, Orientation, Spacing, SpatialPad
-from monai.utils import optional_import
 from torch import Tensor
 
 from lit_continual.data.cases import Case, CaseList
 from lit_continual.spec import build
 
-_, has_itk = optional_import("itk")
+HAS_ITK = importlib.util.find_spec("itk") is not None
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 NORMALISE: dict[str, Any] = {"_target_": "NormalizeIntensity", "channel_wise": True}
 
@@ -140,7 +140,7 @@ def load_evaluation_volume(
 
 def _read(path: Path) -> MetaTensor:
     """Read ``(C, H, W, D)`` float32; a plane has a depth of one."""
-    if not path.name.endswith((".nii", ".nii.gz")) and not has_itk:
+    if not path.name.endswith((".nii", ".nii.gz")) and not HAS_ITK:
         raise ValueError(f"{path} cannot be read without ITK. Run `pip install itk`, or convert it to NIfTI.")
     try:
         image: MetaTensor = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)(str(path))

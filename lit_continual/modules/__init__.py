@@ -1,5 +1,6 @@
 """LightningModules, and the heads that grow on them."""
 
+from lit_continual.modules.denoiser import Denoiser
 from lit_continual.modules.growing_heads import GrowingHeads
 from lit_continual.modules.hydra_net import HydraNet
 from lit_continual.modules.meta_strategies import ANIL, FOMAML, MAML, MetaStrategy, Reptile
@@ -10,6 +11,7 @@ __all__ = [
     "ANIL",
     "FOMAML",
     "MAML",
+    "Denoiser",
     "GrowingHeads",
     "HydraNet",
     "MetaStrategy",

@@ -59,3 +59,13 @@ class GrowingHeads(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features ``(B, F, *spatial)`` to the logits of all heads, ``(B, C, *spatial)``."""
         return torch.cat([layer(features) for layer in self.layers], 1)
+
+    def masks(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)`` to a boolean mask of each class that wins its head, ``(B, K, *spatial)``."""
+        winners = [logits[:, channels].argmax(1, keepdim=True) for channels in self.channels]
+        sizes = [len(head) for head in self.classes]
+        return torch.cat([w == c + 1 for w, n in zip(winners, sizes, strict=True) for c in range(n)], 1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)`` to the probability of each class in its head, ``(B, K, *spatial)``."""
+        return torch.cat([logits[:, channels].softmax(1)[:, 1:] for channels in self.channels], 1)

@@ -14,7 +14,7 @@ from lit_continual.modules.segmenter import Segmenter
 from lit_continual.spec import build
 from lit_continual.storage import replaced
 
-DENSE_UNET = {"class_path": "DenseNet121UNet", "init_args": {"in_channels": 1}}
+DENSE_UNET = {"_target_": "DenseNet121UNet", "in_channels": 1}
 
 
 class HydraNet(Segmenter):
@@ -45,7 +45,7 @@ class HydraNet(Segmenter):
         multi-decoder network. SPIE Medical Imaging 2021.
 
     Example:
-        >>> narrow = {"class_path": "DenseNet121UNet", "init_args": {"decoder_channels": [8] * 5}}
+        >>> narrow = {"_target_": "DenseNet121UNet", "decoder_channels": [8] * 5}
         >>> hydra = HydraNet(narrow, features=4, heads=[["anterior", "posterior"], ["tumour"]]).eval()
         >>> hydra(torch.zeros(1, 1, 40, 40)).shape
         torch.Size([1, 5, 40, 40])
@@ -65,7 +65,7 @@ class HydraNet(Segmenter):
         if not isinstance(getattr(self.body, "encoder", None), nn.Module) or not hasattr(self.body, "decoder"):
             raise ValueError(
                 f"`network` must have an `encoder` and a `decoder`, and {type(self.body).__name__} has not. Use"
-                " `class_path: DenseNet121UNet`."
+                " `_target_: DenseNet121UNet`."
             )
         self.body = nn.ModuleDict({"encoder": self.body.encoder})  # the names of `Segmenter(network)`, for transfer
         self.decoders = nn.ModuleList()

@@ -11,7 +11,7 @@ from lit_continual.data import MultiTaskDataModule, SegmentationDataModule, Spli
 from lit_continual.modules import HydraNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Orientation")  # MONAI 1.5 on its own default
-NETWORK = {"class_path": "DenseNet121UNet", "init_args": {"decoder_channels": [8, 8, 8, 8, 8]}}
+NETWORK = {"_target_": "DenseNet121UNet", "decoder_channels": [8, 8, 8, 8, 8]}
 
 
 def write_task(folder, size, labels, cases=3):
@@ -38,7 +38,7 @@ def tasks(tmp_path):
     def task(name, size, labels, patch, batch):
         path = write_task(tmp_path / name, size, labels)
         classes = {label: k for k, label in enumerate(labels, start=1)}
-        return SegmentationDataModule(path, classes, patch, batch, Split((0.34, 0.33, 0.33)))
+        return SegmentationDataModule(path, patch, classes, batch, Split((0.34, 0.33, 0.33)))
 
     return {
         "first": task("first", (32, 32, 4), ["anterior", "posterior"], [32, 32], 2),

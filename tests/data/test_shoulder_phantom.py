@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, label
 
-from lit_continual.data import shoulder_phantom
+from lit_continual.data import phantom_folder, shoulder_phantom
 from lit_continual.data.shoulder_phantom import CONTRASTS, SPACING, shoulder_subject, write_shoulder_phantom
 
 SEEDS = range(5)
@@ -143,7 +143,7 @@ def test_patients_keep_their_names_across_contrasts_and_not_across_seeds(tmp_pat
 
 def test_reuses_what_is_there(tmp_path, monkeypatch):
     listing = write_shoulder_phantom(tmp_path / "fat", "fat", 1, seed=0, **SMALL)
-    monkeypatch.setattr(shoulder_phantom, "shoulder_subject", None)
+    monkeypatch.setattr(shoulder_phantom, "shoulder_subject", lambda *args: pytest.fail("made again"))
     assert write_shoulder_phantom(tmp_path / "fat", "fat", 1, seed=0, **SMALL) == listing
 
 
@@ -181,8 +181,8 @@ def test_killed_while_writing_leaves_nothing_that_looks_complete(tmp_path, monke
             raise KeyboardInterrupt
         return save(*args)
 
-    save = shoulder_phantom._save
-    monkeypatch.setattr(shoulder_phantom, "_move" if at == "last step" else "_save", die)
+    save = phantom_folder._save
+    monkeypatch.setattr(phantom_folder, "_move" if at == "last step" else "_save", die)
     with pytest.raises(KeyboardInterrupt):
         write_shoulder_phantom(tmp_path / "fat", "fat", 2, seed=0, **SMALL)
     assert not (tmp_path / "fat").exists()

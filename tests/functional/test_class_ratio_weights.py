@@ -11,7 +11,7 @@ def test_every_class_has_the_same_total_weight():
     labels = [torch.randint(0, 3, (1, 8, 8), generator=generator) % 2 * 2 for _ in range(3)] + [torch.ones(5).int()]
     weights = class_ratio_weights(iter(labels), 3)
     flat = torch.cat([label.reshape(-1) for label in labels]).long()
-    totals = [weights[flat == c].sum() for c in range(3)]
+    totals = [weights[c] * (flat == c).sum() for c in range(3)]
     by_voxel = torch.stack([weights[c] for c in flat])
     assert_close(totals, [totals[0]] * 3)
     assert_close(by_voxel.mean(), torch.tensor(1.0))

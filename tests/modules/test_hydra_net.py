@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from lit_continual.modules import HydraNet, Segmenter
 from lit_continual.networks import load_pretrained
 
-NETWORK = {"class_path": "DenseNet121UNet", "init_args": {"decoder_channels": [8, 8, 8, 8, 8]}}
+NETWORK = {"_target_": "DenseNet121UNet", "decoder_channels": [8, 8, 8, 8, 8]}
 HEADS = [["anterior", "posterior"], ["tumour"]]
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 
@@ -151,7 +151,7 @@ def test_the_encoder_is_exported_as_the_source_of_a_transfer(tmp_path):
 
 
 def test_bad_input_is_named():
-    small = {"class_path": "BasicUNet", "init_args": {"spatial_dims": 2, "features": [8] * 6}}
+    small = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [8] * 6}
     with pytest.raises(ValueError, match=r"`network` must have an `encoder` and a `decoder`, and BasicUNet has not"):
         HydraNet(small, features=8)
     module = hydra()
