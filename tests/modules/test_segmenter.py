@@ -81,12 +81,12 @@ def test_exemplars_give_no_loss_and_no_gradient_but_stay_in_the_graph():
 def test_an_overflow_of_a_head_without_samples_does_not_reach_the_loss():
     module, a = segmenter(), batch(["a"])
     with torch.no_grad():
-        module.heads.layers[1].bias.fill_(float("inf"))
+        module.heads.layers[1][-1].bias.fill_(float("inf"))
     loss = module.training_step(a, 0)["loss"]
     assert loss.isfinite()
     loss.backward()
     assert all(p.grad.isfinite().all() for p in module.parameters())
-    assert not module.heads.layers[1].bias.grad.any()
+    assert not module.heads.layers[1][-1].bias.grad.any()
 
 
 def test_a_2d_network_goes_through_a_volume_slice_by_slice():
