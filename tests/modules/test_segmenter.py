@@ -159,8 +159,11 @@ def thresholding(classes):
     module = Segmenter({"_target_": "torch.nn.Identity"}, features=1, heads=[[c] for c in classes])
     with torch.no_grad():
         for layer in module.heads.layers:
-            layer.weight.copy_(torch.tensor([0.0, 1.0])[:, None, None, None])
-            layer.bias.copy_(torch.tensor([0.0, -0.5]))
+            hidden, _, last = layer
+            torch.nn.init.dirac_(hidden.weight)
+            hidden.bias.zero_()
+            last.weight.copy_(torch.tensor([0.0, 1.0])[:, None, None, None])
+            last.bias.copy_(torch.tensor([0.0, -0.5]))
     return module
 
 
