@@ -13,6 +13,11 @@ from lit_continual.data.splits import Split
 from lit_continual.data.volumes import Preprocessing
 from lit_continual.modules import Segmenter
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You are trying to"),  # steps called without a trainer
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),
+    pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges"),  # of MONAI's own call
+]
 UNET = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
 HEADS = [["a"], ["b", "c"]]
 
