@@ -50,14 +50,14 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def in_one_line(error: BaseException) -> str:
-    r"""What an exception says, on one line and not too long for a sentence; its type where it says nothing.
+    r"""Return the first line of what an exception says; its type where it says nothing.
 
     Example:
-        >>> in_one_line(EOFError()), in_one_line(ValueError("no\n  header"))
-        ('EOFError', 'no header')
+        >>> in_one_line(EOFError()), in_one_line(RuntimeError("write failed:\nframe #0"))
+        ('EOFError', 'write failed')
     """
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:300]}…"
+    lines = [line.strip().rstrip(":.") for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def _remove(path: Path) -> None:

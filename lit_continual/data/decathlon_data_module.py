@@ -61,8 +61,8 @@ class DecathlonDataModule(SegmentationDataModule):
                 extractall(archive, temporary)
             except Exception as error:
                 raise ValueError(
-                    f"{self.task} cannot be fetched from {url} ({in_one_line(error)}). Check the network and the space on"
-                    f" the disk, or fetch the file elsewhere and unpack it in {folder.parent}."
+                    f"{self.task} cannot be fetched from {url} ({in_one_line(error)}). Check the network and the space"
+                    f" on the disk, or fetch the file elsewhere and unpack it in {folder.parent}."
                 ) from error
             os.replace(Path(temporary) / self.task, folder)
 

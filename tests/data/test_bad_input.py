@@ -1,6 +1,7 @@
 """What a user gets to see for bad input: one sentence with the file and the remedy, and no half of anything."""
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -126,10 +127,6 @@ def experience(config, i):
     return config["stream"]["experiences"][i]
 
 
-def set_network(config):
-    config["model"]["init_args"]["network"] = {**NET, "featurs": [4]}
-
-
 BAD_CONFIGS = {
     "class": (lambda c: experience(c, 1).update(classes={"thrid": 3}), r"`classes` has thrid: 3, but .* declares \{"),
     "value": (lambda c: experience(c, 1).update(classes={"second": 1}), r"`classes` has second: 1, but .* declares \{"),
@@ -163,7 +160,6 @@ def test_bad_configs(run, change, message, tmp_path):
 MISSPELT = {
     "option": (lambda c: c["trainer"].update(max_epoch=3), "max_epoch"),
     "option of the model": (lambda c: c["model"]["init_args"].update(faetures=3), "faetures"),
-    "option of the network": (set_network, "featurs"),
     "callback": (lambda c: c["trainer"].update(callbacks=[{"class_path": "Distilation"}]), "Distilation"),
 }
 
@@ -177,6 +173,13 @@ def test_misspelt_options(run, change, word, capsys, tmp_path):
     assert said.startswith("lit-continual: error: ")
     assert word in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_option_of_the_network(run):
+    def change(config):
+        config["model"]["init_args"]["network"] = {**NET, "featurs": [4]}
+
+    refused(run, r"`BasicUNet` has no argument `featurs`. It takes spatial_dims, in_channels", change)
 
 
 def checkpoint(path, heads, **network):
@@ -208,21 +211,36 @@ def test_a_checkpoint_of_something_else(run, tmp_path, make, message):
     refused(run, message, lambda c: c["stream"].update(start=path))
 
 
-@pytest.mark.parametrize("name", ["run.json", "model.ckpt", "cases.csv", "resume.ckpt"])
-def test_a_full_disk_and_then_a_resume(run, tmp_path, monkeypatch, name):
+def fill_disk(monkeypatch, name):
+    """From now on no file of this name can be put in its place."""
     real = os.replace
 
     def replace(source, target, **kwargs):
-        if str(target).endswith(name) and "run" in str(target):
+        if str(target).endswith(name):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(source, target, **kwargs)
 
     monkeypatch.setattr(os, "replace", replace)
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "model.ckpt"])
+def test_a_full_disk(run, monkeypatch, name):
+    fill_disk(monkeypatch, name)
     text = refused(run, rf"Cannot write .*{name} \(No space left on device\).*run the command again", error=OSError)
     assert "\n" not in text
-    monkeypatch.undo()
-    main([*run(), "--resume"])
-    assert (tmp_path / "run" / "experiences" / "1_two" / "model.ckpt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["run.json", "resume.ckpt", "model.ckpt", "matrix.json", "cases.csv", "1_0.npz"])
+def test_a_full_disk_and_then_a_resume(run, tmp_path, monkeypatch, name):
+    def two_epochs(config):  # after the last there is nothing to resume
+        config["trainer"]["max_epochs"] = 2
+
+    with monkeypatch.context() as context:
+        fill_disk(context, name)
+        refused(run, rf"Cannot write .*{name}", two_epochs, OSError)
+    main([*run(two_epochs), "--resume"])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
     assert pieces(tmp_path / "run") == []
 
 
