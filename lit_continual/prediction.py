@@ -17,7 +17,7 @@ from lit_continual.data import Case, Preprocessing, read_cases
 from lit_continual.data.cases import stem
 from lit_continual.data.volumes import load_case
 from lit_continual.modules import Segmenter
-from lit_continual.storage import load_checkpoint, replaced, write_text
+from lit_continual.storage import in_one_line, load_checkpoint, replaced, write_text
 
 
 def predict(
@@ -42,10 +42,11 @@ def predict(
         The folder.
 
     Raises:
-        ValueError: If the checkpoint is no Segmenter's, or an image cannot be read.
+        ValueError: If the checkpoint is no Segmenter's, an image cannot be read, or two images have one name.
     """
     module, preprocessing = load_segmenter(checkpoint)
     cases = read_cases(images).cases
+    _check_names(cases)
     folder = Path(output)
     write_text(folder / "labels.json", json.dumps({"background": 0, **_values(module)}, indent=1) + "\n")
     trainer = Trainer(
@@ -74,10 +75,20 @@ def load_segmenter(checkpoint: str | Path) -> tuple[Segmenter, Preprocessing]:
         preprocessing = Preprocessing(**content["datamodule_hyper_parameters"]["preprocessing"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
-            f"{checkpoint} is no checkpoint of a Segmenter with its preprocessing ({str(error).splitlines()[0]})."
+            f"{checkpoint} is no checkpoint of a Segmenter with its preprocessing ({in_one_line(error)})."
             " Use an experiences/*/model.ckpt of a run."
         ) from error
     return module, preprocessing
+
+
+def _check_names(cases: Sequence[Case]) -> None:
+    found: dict[str, Case] = {}
+    for case in cases:
+        if (other := found.setdefault(stem(case.images[0]), case)) is not case:
+            raise ValueError(
+                f"The predictions of {other.images[0]} and {case.images[0]} would have one name. Rename one,"
+                " or predict them into two folders."
+            )
 
 
 def _values(module: Segmenter) -> dict[str, int]:

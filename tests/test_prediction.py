@@ -134,3 +134,14 @@ def test_a_checkpoint_of_something_else_is_refused(checkpoint, folder, tmp_path)
     with pytest.raises(ValueError, match=r"other\.ckpt is no checkpoint of a Segmenter with its preprocessing"):
         predict(str(tmp_path / "other.ckpt"), folder, tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_two_images_of_one_name_are_refused(checkpoint, folder, tmp_path):
+    path = checkpoint()
+    for name in ("a", "b"):
+        write(folder / name, name="t1")
+    (folder / "list.csv").write_text("image,patient\na/t1.nii.gz,A\nb/t1.nii.gz,B\n")
+    with pytest.raises(
+        ValueError, match=r"predictions of .*a/t1.nii.gz and .*b/t1.nii.gz would have one name. Rename one"
+    ):
+        predict(path, folder / "list.csv", tmp_path)

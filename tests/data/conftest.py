@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 SHAPE = (14, 12, 8)
-OBLIQUE = np.array([[0.94, -0.3, 0.1, -20], [0.32, 1.8, -0.4, 15], [-0.02, 0.5, 2.9, 40], [0, 0, 0, 1.0]])
 
 
 def write(path, array, affine=None):

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from lit_continual.data import JointDataModule, SegmentationDataModule, Split
+from lit_continual.data import Augmentation, JointDataModule, SegmentationDataModule, Split
 
 
 @pytest.fixture
@@ -41,8 +41,6 @@ def test_every_sample_of_every_part_with_its_own_classes(parts):
 
 def test_a_sample_is_that_of_its_part_in_that_epoch(parts):
     flip = {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5}
-    from lit_continual.data import Augmentation
-
     parts = parts(augmentation=Augmentation((flip,)))
     joint = JointDataModule(parts)
     joint.setup("fit")
