@@ -12,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
+TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter", "iostream error")  # what torch.save says of a full disk
 FREE_SPACE = "Free some space or choose another folder, then run the command again; a fit goes on with --resume."
 
 
@@ -40,8 +41,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         _remove(temporary)
-        if isinstance(error, OSError) or "file write failed" in str(error) or "PytorchStreamWriter" in str(error):
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else in_one_line(error)
+        if reason := _why_not_written(error):
             raise OSError(f"Cannot write {path} ({reason}); what was there before is unharmed. {FREE_SPACE}") from error
         raise
     except BaseException:
@@ -58,6 +58,15 @@ def in_one_line(error: BaseException) -> str:
     """
     lines = [line.strip().rstrip(":.") for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def _why_not_written(error: BaseException | None) -> str:
+    """Return why a write failed, or nothing if ``error`` is about something else."""
+    if isinstance(error, OSError):
+        return error.strerror or in_one_line(error)
+    if error is not None and any(word in str(error) for word in TORCH_WRITER):
+        return _why_not_written(error.__context__) or "only a part of it could be written"
+    return ""
 
 
 def _remove(path: Path) -> None:

@@ -269,9 +269,9 @@ def test_the_command_says_it_in_one_line(run):
 
 @pytest.mark.slow
 def test_the_command_names_a_misspelt_option(run):
-    done = command(*run(), "--trainer.max_epoch", "3")
+    done = command(*run(), "--trainer.max_epcohs", "3")
     assert done.returncode == 2
-    assert "max_epoch" in done.stderr.splitlines()[-1]
+    assert "max_epcohs" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
