@@ -1,12 +1,14 @@
 """Command line: ``lit-continual fit|validate|test|predict|report``."""
 
 import copy
+import errno
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -18,29 +20,20 @@ from typing_extensions import override
 import lit_continual.callbacks
 import lit_continual.data
 import lit_continual.modules  # noqa: F401  # lets a config name what is in these rooms by its bare class name
-from lit_continual.commands import TOOLS, announce
+from lit_continual.commands import TOOLS, announce, show_scores
+from lit_continual.evaluation import judge
+from lit_continual.parser import Parser, reason
 from lit_continual.run_folder import RunFolder
-from lit_continual.storage import AtomicCheckpointIO
-from lit_continual.stream import Experience, Stream, StreamLoop, check_stream
-from lit_continual.tracking import continue_steps, describe, versions
+from lit_continual.storage import FREE_SPACE, AtomicCheckpointIO, load_checkpoint
+from lit_continual.stream import Experience, Stream, StreamLoop, check_stream, restore
+from lit_continual.tracking import begin_tracking, calm, continue_steps, end_tracking, tell, versions
 
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 HELP = {
     "fit": "Learn a stream of experiences one after another, or run one ordinary fit.",
     "validate": "Score a checkpoint on the validation cases of the data, or of each experience.",
     "test": "Score a checkpoint on the test cases of the data, or of each experience.",
 }
-
-
-class Parser(LightningArgumentParser):
-    """A parser that says what is wrong in one line, not under a page of options."""
-
-    @override
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:
-            super().error(message, ex)
-        reason = _reason(message)
-        sys.stderr.write(f"lit-continual: error: {reason}. See `--help` for the options.\n")
-        sys.exit(2)
 
 
 class ContinualCLI(LightningCLI):
@@ -80,46 +73,76 @@ class ContinualCLI(LightningCLI):
         if self.subcommand not in TOOLS:
             super()._set_seed()
 
+    @property
+    def _section(self) -> Namespace:
+        """The config of the subcommand."""
+        section: Namespace = self.config[str(self.subcommand)]
+        return section
+
+    @property
+    def _streams(self) -> bool:
+        """Whether the config describes a stream, and not one ordinary run of Lightning."""
+        return self.subcommand in HELP and bool(self._section.stream.experiences)
+
     @override
     def instantiate_classes(self) -> None:
-        if self.subcommand in TOOLS:
-            return
-        if self.subcommand == "fit" and self.config.fit.stream.experiences:
+        if self._streams:
             self.config_init = self.parser.instantiate_classes(self.config)
             self.model, self.stream = self._get(self.config_init, "model"), self._get(self.config_init, "stream")
-        else:
+        elif self.subcommand not in TOOLS:
             super().instantiate_classes()
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in TOOLS:
             TOOLS[subcommand].run(**{k: v for k, v in self.config[subcommand].items() if k != "config"})
-        elif subcommand == "fit" and self.config.fit.stream.experiences:
-            self.learn()
+        elif self._streams:
+            with calm():
+                self._learn() if subcommand == "fit" else self._judge(subcommand)
+        elif self._section.get("resume") or self._section.get("overwrite"):
+            raise ValueError("--resume and --overwrite are for streams. Give --ckpt_path to resume an ordinary fit.")
         else:
             super()._run_subcommand(subcommand)
 
-    def learn(self) -> None:
+    def _learn(self) -> None:
         """Learn the stream of the config."""
-        config = self.config.fit
+        config = self._section
         data = [self._data(experience) for experience in self.stream.experiences]
         check_stream(self.stream, data)
+        if self.stream.start is not None:
+            restore(copy.deepcopy(self.model), load_checkpoint(self.stream.start), self.stream.start)
         folder = RunFolder(Path(config.trainer.default_root_dir or Path("runs") / (self.stream.name or "stream")))
         text = self._parser("fit").dump(_without(config, "resume", "overwrite", "config"), skip_none=False)
         folder.start(text, self._run(folder.path), config.resume, config.overwrite)
         self.loggers = self._loggers(folder)
         loop = StreamLoop(self.stream, self.model, data, self._trainer, folder, config.seed_everything, self.loggers)
         loop.run()
+        end_tracking(self.loggers)
         announce(folder.path)
+
+    def _judge(self, stage: Any) -> None:
+        """Score a checkpoint on each experience whose classes it has."""
+        path = self._section.ckpt_path
+        if path is None:
+            raise ValueError(f"`{stage}` on a stream needs --ckpt_path, such as RUN/experiences/0_NAME/model.ckpt.")
+        data = {experience.name: self._data(experience) for experience in self.stream.experiences}
+        check_stream(self.stream, list(data.values()))
+        restore(self.model, load_checkpoint(path), path)
+        known, self.loggers = set(getattr(self.model, "classes", [])), []
+        learnt = [e.name for e in self.stream.experiences if set(e.classes) <= known]
+        if left := [name for name in data if name not in learnt]:
+            tell(f"Not scored, since {path} has no head for their classes: {', '.join(left)}")
+        found = {name: judge(self._trainer([]), self.model, data[name], stage) for name in learnt}
+        show_scores(found, self.stream.scores or ())
 
     def _run(self, path: Path) -> dict[str, Any]:
         """What ``run.json`` says of a run that has just begun."""
         stream = self.stream
         return {
             "format": 1,
-            "name": stream.name or path.name,
+            "name": stream.name or path.resolve().name,
             "mode": stream.mode,
-            "seed": self.config.fit.seed_everything,
+            "seed": self._section.seed_everything,
             "status": "running",
             "experiences": [
                 {"name": e.name, "classes": list(e.classes), "checkpoint": f"experiences/{i}_{e.name}/model.ckpt"}
@@ -127,6 +150,7 @@ class ContinualCLI(LightningCLI):
             ],
             "scores": {name: vars(score) for name, score in (stream.scores or {}).items()},
             "versions": versions(),
+            "tracking_id": uuid.uuid4().hex[:8],
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
 
@@ -136,30 +160,30 @@ class ContinualCLI(LightningCLI):
         Raises:
             ValueError: If an argument is unknown or of the wrong type.
         """
-        if self.config.fit.get("data") is None:
+        if self._section.get("data") is None:
             raise ValueError("A stream needs a `data` section: the data module that all experiences share.")
         parser = Parser(exit_on_error=False)
         parser.add_subclass_arguments(LightningDataModule, "data")
-        shared = self.config.fit.data.as_dict()
+        shared = self._section.data.as_dict()
         own = {**experience.data, **({"classes": experience.classes} if experience.classes else {})}
         section = {**shared, "init_args": _merged(shared.get("init_args") or {}, own)}
         try:
             parsed = parser.parse_object({"data": section})
         except Exception as error:
-            raise ValueError(f"The data of experience {experience.name} are wrong: {_reason(str(error))}.") from error
+            raise ValueError(f"The data of experience {experience.name} are wrong: {reason(str(error))}.") from error
         module: LightningDataModule = parser.instantiate_classes(parsed).data
         return module
 
-    def _trainer(self, callbacks: list[Callback], step: int = 0, **overrides: Any) -> Trainer:
+    def _trainer(
+        self, before: list[Callback], behind: Sequence[Callback] = (), step: int = 0, **overrides: Any
+    ) -> Trainer:
         """Make a fresh trainer, with fresh callbacks, from the ``trainer`` section."""
-        config = copy.deepcopy(_without(self.config.fit, "model", "data", "stream", "config"))
+        config = copy.deepcopy(_without(self._section, "model", "data", "stream", "config"))
         config.trainer.logger = None
-        options = vars(self._parser("fit").instantiate_classes(config).trainer)
-        given = options.get("callbacks") or []
-        plugins = options.get("plugins") or []
-        options["callbacks"] = [*(given if isinstance(given, list) else [given]), *callbacks]
-        options["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        options["logger"] = self.loggers
+        options = vars(self._parser(self.subcommand).instantiate_classes(config).trainer)
+        options["callbacks"] = [*before, *_listed(options.get("callbacks")), *behind]
+        options["plugins"] = [*_listed(options.get("plugins")), AtomicCheckpointIO()]
+        options["logger"], options["enable_checkpointing"] = self.loggers, True  # what resuming needs
         for logger in self.loggers:
             continue_steps(logger, step)
         return self.trainer_class(**{**options, **overrides})
@@ -170,14 +194,16 @@ class ContinualCLI(LightningCLI):
             return []
         if given is None or given is True:
             return [CSVLogger(folder.path, name="logs")]
-        loggers = given if isinstance(given, list) else [given]
-        for logger in loggers:
-            describe(logger, self.config.fit.as_dict())
-        return loggers
+        begin_tracking(_listed(given), self._section.as_dict(), folder.run["tracking_id"])
+        return _listed(given)
+
+
+def _listed(given: Any) -> list[Any]:
+    return [] if given is None else given if isinstance(given, list) else [given]
 
 
 def _without(config: Namespace, *keys: str) -> Namespace:
-    return Namespace(**{k: v for k, v in vars(config).items() if k not in keys})  # type: ignore[no-untyped-call]
+    return Namespace(**{k: v for k, v in vars(config).items() if k not in keys})
 
 
 def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,19 +212,6 @@ def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
         k: _merged(shared[k], v) for k, v in own.items() if isinstance(v, dict) and k != "classes" and shared.get(k)
     }
     return {**shared, **own, **nested}
-
-
-def _reason(message: str) -> str:
-    """Boil a report of jsonargparse down to what is wrong: the first of its tries at a value, followed inwards."""
-    lines = [line for line in message.splitlines() if line.strip()]
-    skipped = ("Does not validate", "Subtypes", "Errors", "Given value")
-    kept, depth = [], -1
-    for line in lines:
-        indent = len(line) - len(line.lstrip(" -"))
-        if indent > depth and not line.strip(" -").startswith(skipped):
-            kept.append(line.strip(" -").rstrip(".:"))
-            depth = indent
-    return ": ".join(kept)
 
 
 def main(args: ArgsType = None) -> ContinualCLI:
@@ -214,8 +227,10 @@ def main(args: ArgsType = None) -> ContinualCLI:
     except (ValueError, OSError, MisconfigurationException) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         config = "jsonargparse" in raised_in.parts  # wraps what a constructor says
-        ours = config or raised_in.is_relative_to(Path(__file__).parent)
+        full = isinstance(error, OSError) and error.errno in DISK_FULL  # where others write, such as a logger
+        ours = config or full or raised_in.is_relative_to(Path(__file__).parent)
         if args is not None or not ours or os.environ.get("LIT_CONTINUAL_TRACEBACK"):
             raise
-        sys.stderr.write(f"lit-continual: error: {_reason(str(error)) + '.' if config else error}\n")
+        text = reason(str(error)) + "." if config else f"{error}. {FREE_SPACE}" if full else str(error)
+        sys.stderr.write(f"lit-continual: error: {text}\n")
         sys.exit(1)

@@ -1,6 +1,6 @@
 """The commands beside ``fit``, ``validate`` and ``test``, which need no model, data or trainer in their config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
+from rich.table import Table
 
 from lit_continual.prediction import predict
 from lit_continual.reports import matrix_table, write_report
@@ -28,6 +29,16 @@ def announce(*runs: Path, output: Path | None = None) -> None:
     console = Console()
     console.print(matrix_table(runs))
     console.print(f"Report: {write_report(runs, output)}", soft_wrap=True, highlight=False)
+
+
+@rank_zero_only
+def show_scores(found: Mapping[str, Mapping[str, float]], scores: Iterable[str]) -> None:
+    """Print scores of a checkpoint, a row an experience; of the scores, those that were logged."""
+    columns = [score for score in scores if any(score in values for values in found.values())]
+    table = Table("experience", *columns)
+    for name, values in found.items():
+        table.add_row(name, *(f"{values[score]:.3f}" if score in values else "" for score in columns))
+    Console().print(table)
 
 
 def _report(runs: list[str], output: str | None) -> None:

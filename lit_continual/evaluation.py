@@ -1,14 +1,35 @@
-"""Scores and a picture of every case that a test run sees."""
+"""Scoring a network on an experience: the means, and scores and a picture of every case."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
+from tqdm.auto import tqdm
 from typing_extensions import override
+
+
+def judge(
+    trainer: Trainer, module: LightningModule, data: LightningDataModule, stage: Literal["test", "validate"]
+) -> dict[str, float]:
+    """Score a module on the test or validation cases of an experience.
+
+    Progress bar and checkpoints are taken off the trainer: in a stream there are many of these runs, and a
+    ``CaseRecorder`` shows their progress.
+
+    Returns:
+        What the module logged as ``test/<name>`` or ``val/<name>``, by name.
+    """
+    for callback in [trainer.progress_bar_callback, *trainer.checkpoint_callbacks]:
+        if callback is not None:
+            trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
+    getattr(trainer, stage)(module, datamodule=data, verbose=False)
+    prefix = {"test": "test/", "validate": "val/"}[stage]
+    logged = trainer.callback_metrics.items()
+    return {name.removeprefix(prefix): float(value) for name, value in logged if name.startswith(prefix)}
 
 
 class CaseRecorder(Callback):
@@ -24,6 +45,11 @@ class CaseRecorder(Callback):
         self.overlay: dict[str, Any] | None = None
 
     @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        off = not trainer.is_global_zero or None  # None: off unless somebody looks
+        self.bar = tqdm(total=sum(map(int, trainer.num_test_batches)), desc="Testing", leave=False, disable=off)
+
+    @override
     def on_test_batch_end(
         self,
         trainer: Trainer,
@@ -33,6 +59,7 @@ class CaseRecorder(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        self.bar.update()
         if not isinstance(outputs, Mapping) or "scores" not in outputs:
             return  # Somebody else's module: its logged scores are all there is.
         patient = batch["patient"][0]
@@ -46,10 +73,11 @@ class CaseRecorder(Callback):
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.close()
+        gathered: list[Any] = [self.cases] * trainer.world_size
         if trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, self.cases)
-            self.cases = sorted((c for cases in gathered for c in cases), key=lambda c: (c["patient"], c["class"]))
+        self.cases = sorted((c for cases in gathered for c in cases), key=lambda c: (c["patient"], c["class"]))
 
 
 def _overlay(image: Tensor, outputs: Mapping[str, Any], patient: str, spacing: Tensor) -> dict[str, Any]:

@@ -41,52 +41,71 @@ class RunFolder:
         Raises:
             ValueError: If the folder holds a run and neither is asked for, or holds another run than the one to resume.
         """
-        known = self.path / "run.json"
-        if is_first_rank():
-            if known.exists() and not resume and not overwrite:
-                raise ValueError(
-                    f"{self.path} holds a run already. Add --resume to go on with it, --overwrite to start anew, or"
-                    " choose another folder with --trainer.default_root_dir."
-                )
-            if known.exists() and overwrite and not resume:
-                self._clear()
-        if known.exists():
-            self.run, self.matrices = read_json(known), read_json(self.path / "matrix.json")
-            same = ("name", "mode", "seed")
-            mine, theirs = ([r[k] for k in same] + [[e["name"] for e in r["experiences"]]] for r in (run, self.run))
-            if mine != theirs:
-                raise ValueError(
-                    f"{self.path} holds another run than this config describes ({theirs} instead of {mine})."
-                    " Resume with the config in its config.yaml, or choose another folder."
-                )
-            return
-        size = len(run["experiences"])
-        self.run = dict(run)
+        known, size = self.path / "run.json", len(run["experiences"])
         self.matrices = {score: [[None] * size for _ in range(size)] for score in run["scores"]}
+        if is_first_rank():
+            self._prepare(known.exists(), resume, overwrite)
+        if known.exists():
+            self.run = read_json(known)
+            _require_same_run(self.path, run, self.run)
+            matrices = self.path / "matrix.json"
+            self.matrices = read_json(matrices) if matrices.exists() else self.matrices
+            return
+        self.run = dict(run)
         if is_first_rank():
             write_text(self.path / "config.yaml", config)
             write_json(self.path / "matrix.json", self.matrices)
             write_json(known, self.run)
 
-    def _clear(self) -> None:
-        for name in ("run.json", "matrix.json", "cases.csv", "config.yaml"):
-            (self.path / name).unlink(missing_ok=True)
-        for name in ("experiences", "overlays", "report", "logs"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+    def _prepare(self, known: bool, resume: bool, overwrite: bool) -> None:
+        if known and not resume and not overwrite:
+            raise ValueError(
+                f"{self.path} holds a run already. Add --resume to go on with it, --overwrite to start anew, or"
+                " choose another folder with --trainer.default_root_dir."
+            )
+        if known and not resume:
+            self._clear()
+        elif not known and (self.path / "experiences").exists():
+            raise ValueError(
+                f"{self.path / 'experiences'} may hold checkpoints of a run, and there is no run.json beside it to say"
+                " which. Move it away, or choose another folder with --trainer.default_root_dir."
+            )
+        for part in self.path.rglob(".*.part"):  # of files that were being written when the process was killed
+            part.unlink()
 
-    def note(self, index: int, **facts: Any) -> None:
-        """Remember facts about an experience, such as ``seconds``."""
-        self.run["experiences"][index].update(facts)
+    def _clear(self) -> None:
+        """Remove a run: its checkpoints at once, and last what says that it is there, as this may be killed too."""
+        removed = self.path / ".removed"
+        shutil.rmtree(removed, ignore_errors=True)
+        if (self.path / "experiences").exists():
+            (self.path / "experiences").rename(removed)
+        for name in (".removed", "overlays", "report", "logs"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("cases.csv", "matrix.json", "config.yaml", "run.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def note(self, index: int | None = None, **facts: Any) -> None:
+        """Remember facts about an experience, such as ``seconds``, or without an index about the run."""
+        (self.run if index is None else self.run["experiences"][index]).update(facts)
         if is_first_rank():
             write_json(self.path / "run.json", self.run)
 
+    def steps(self, count: int) -> int:
+        """Training steps of the first ``count`` experiences."""
+        return sum(experience.get("steps", 0) for experience in self.run["experiences"][:count])
+
+    def learnt(self, index: int) -> bool:
+        """Whether the checkpoint of an experience is there and noted down."""
+        return self.checkpoint(index).exists() and "steps" in self.run["experiences"][index]
+
     def evaluated(self, after: int) -> bool:
         """Whether the row of experience ``after`` is complete."""
-        return "evaluation_seconds" in self.run["experiences"][after]
+        return self.run["experiences"][after].get("evaluation_seconds") is not None
 
     def write_row(self, after: int, row: Mapping[str, Mapping[int, float]], cases: Iterable[Mapping[str, Any]]) -> None:
         """Write row ``after`` of every matrix and add the scores of its cases, in place of what a kill left of them."""
         for score, values in row.items():
+            self.matrices[score][after] = [None] * len(self.run["experiences"])
             for on, value in values.items():
                 self.matrices[score][after][on] = value if math.isfinite(value) else None
         if not is_first_rank():
@@ -110,6 +129,16 @@ class RunFolder:
 
     def finish(self) -> None:
         """Mark the run as finished."""
-        self.run["status"] = "finished"
-        if is_first_rank():
-            write_json(self.path / "run.json", self.run)
+        self.note(status="finished")
+
+
+def _require_same_run(path: Path, run: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    same = ("name", "mode", "seed")
+    mine, theirs = (
+        [*(r[k] for k in same), [e["name"] for e in r["experiences"]], list(r["scores"])] for r in (run, found)
+    )
+    if mine != theirs:
+        raise ValueError(
+            f"{path} holds another run than this config describes ({theirs} instead of {mine})."
+            " Resume with the config in its config.yaml, or choose another folder."
+        )

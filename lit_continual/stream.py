@@ -1,25 +1,23 @@
 """What an experience and a stream are, and the loop over fits."""
 
 import copy
-import random
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from typing_extensions import override
 
 from lit_continual.data import JointDataModule, check_leakage
-from lit_continual.evaluation import CaseRecorder
+from lit_continual.evaluation import CaseRecorder, judge
+from lit_continual.resumption import EpochSeed, ResumePoint
 from lit_continual.run_folder import RunFolder
-from lit_continual.storage import load_checkpoint, replaced
-from lit_continual.tracking import log_row
+from lit_continual.storage import is_first_rank, load_checkpoint, replaced
+from lit_continual.tracking import log_row, tell
 
 
 @dataclass
@@ -78,36 +76,6 @@ class Stream:
         self.scores = self.scores or SCORES
 
 
-class EpochSeed(Callback):
-    """Seed torch, numpy and random from run, experience, epoch and rank, so that a resumed epoch equals the first try.
-
-    It seeds at the first batch: Lightning draws from the generator when it makes the iterator of an epoch, before or
-    after the epoch's start hook, depending on whether the fit was resumed.
-
-    Args:
-        seed: Seed of the run.
-        experience: Index of the experience.
-    """
-
-    def __init__(self, seed: int, experience: int) -> None:
-        self.seed, self.experience = seed, experience
-
-    def start(self) -> None:
-        """Seed what comes before the first epoch, such as the weights of a new head."""
-        self._seed(0, 0)
-
-    @override
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0:
-            self._seed(trainer.current_epoch + 1, trainer.global_rank)
-
-    def _seed(self, epoch: int, rank: int) -> None:
-        seed = int(np.random.SeedSequence([self.seed, self.experience, epoch, rank]).generate_state(1)[0])
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-
-
 class StreamLoop:
     """Fit after fit: hand the memory on, judge after each, write the row.
 
@@ -115,7 +83,8 @@ class StreamLoop:
         stream: What is learnt.
         model: The module before the first experience.
         data: The data module of each experience.
-        make_trainer: Makes a fresh trainer with fresh callbacks, from further callbacks and keyword arguments.
+        make_trainer: Makes a fresh trainer with fresh callbacks, from callbacks to put before these and behind these,
+            the training steps of earlier fits as ``step``, and arguments of the trainer to override.
         folder: Where everything is written; started.
         seed: Seed of the run.
         loggers: Where rows and pictures go as well.
@@ -140,6 +109,10 @@ class StreamLoop:
         for i in [steps[-1]] if self.stream.mode == "joint" else steps:
             if not self.folder.checkpoint(i).exists():
                 self._fit(i)
+            elif not self.folder.learnt(i):  # killed between the two
+                self._note(i, load_checkpoint(self.folder.checkpoint(i))["experience"])
+            if is_first_rank():
+                shutil.rmtree(self.folder.resume_folder(i), ignore_errors=True)
             if not self.folder.evaluated(i):
                 self._evaluate(i)
         self.folder.finish()
@@ -157,24 +130,27 @@ class StreamLoop:
         return module, checkpoint.get("callbacks", {})
 
     def _fit(self, index: int) -> None:
-        experience, resume = self.stream.experiences[index], self.folder.resume_folder(index)
-        seeds = EpochSeed(self.seed, index)
+        experience = self.stream.experiences[index]
+        seeds, point = EpochSeed(self.seed, index), ResumePoint(self.folder.resume_folder(index))
+        under_way = point.found()
         seeds.start()
         module, memory = self._module(self._before(index))
         data = self.data[index] if self.stream.mode != "joint" else JointDataModule(self.data)
-        epochs = {} if experience.max_epochs is None else {"max_epochs": experience.max_epochs}
-        keep = ModelCheckpoint(
-            resume, "resume", save_on_train_epoch_end=True, every_n_epochs=1, enable_version_counter=False
-        )
-        trainer = self.make_trainer([seeds, keep], step=self._steps(index), **epochs)
+        options: dict[str, Any] = {"enable_model_summary": False} if index else {}
+        if experience.max_epochs is not None:
+            options["max_epochs"] = experience.max_epochs
+        trainer = self.make_trainer([seeds], [point], step=self.folder.steps(index), **options)
         _hand_on(memory, trainer)
-        begin, under_way = time.monotonic(), resume / "resume.ckpt"
-        trainer.fit(module, datamodule=data, ckpt_path=under_way if under_way.exists() else None, weights_only=True)
+        device = str(trainer.strategy.root_device)
+        self.folder.note(index, evaluation_seconds=None)
+        self.folder.note(device=device)
+        tell(f"{self._title(index)} {'going on' if under_way else 'learning'} on {device}")
+        begin = time.monotonic()
+        trainer.fit(module, datamodule=data, ckpt_path=under_way, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        seconds = time.monotonic() - begin
-        facts = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "seconds": round(seconds, 2)}
-        self._keep(trainer, index, facts)
+        seconds = round(time.monotonic() - begin, 2)
+        self._keep(trainer, index, {"epochs": trainer.current_epoch, "steps": trainer.global_step, "seconds": seconds})
 
     def _keep(self, trainer: Trainer, index: int, facts: dict[str, Any]) -> None:
         """Write the checkpoint of a finished fit: weights, heads, preprocessing and the callbacks' memory."""
@@ -184,41 +160,46 @@ class StreamLoop:
             checkpoint = load_checkpoint(whole)
             for key in ("optimizer_states", "lr_schedulers", "loops"):
                 checkpoint.pop(key, None)
-            memory = sum(_size(state) for state in checkpoint.get("callbacks", {}).values())
+            mine = {callback.state_key for callback in _methods(trainer)}
+            checkpoint["callbacks"] = {k: v for k, v in checkpoint.get("callbacks", {}).items() if k in mine}
+            facts["memory_bytes"] = sum(_size(state) for state in checkpoint["callbacks"].values())
             with replaced(path) as temporary:
-                torch.save(checkpoint, temporary)
-            size = path.stat().st_size
-            self.folder.note(index, **facts, checkpoint_bytes=size, memory_bytes=memory)
-            for file in self.folder.resume_folder(index).iterdir():
-                file.unlink()
-            self.folder.resume_folder(index).rmdir()
-        else:
-            self.folder.note(index, **facts)
+                torch.save({**checkpoint, "experience": facts}, temporary)
         trainer.strategy.barrier()
+        self._note(index, facts)
 
-    def _steps(self, index: int) -> int:
-        return sum(e.get("steps", 0) for e in self.folder.run["experiences"][:index])
+    def _note(self, index: int, facts: Mapping[str, Any]) -> None:
+        self.folder.note(index, **facts, checkpoint_bytes=self.folder.checkpoint(index).stat().st_size)
+
+    def _title(self, index: int) -> str:
+        names = [experience.name for experience in self.stream.experiences]
+        return "all together:" if self.stream.mode == "joint" else f"{index + 1}/{len(names)} {names[index]}:"
 
     def _evaluate(self, after: int) -> None:
-        module, _ = self._module(self.folder.checkpoint(after))
+        module, memory = self._module(self.folder.checkpoint(after))
         row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores or ()}
         cases: list[dict[str, Any]] = []
         begin = time.monotonic()
         for on in self._evaluated_on(after, module):
             recorder = CaseRecorder(on)
-            trainer = self.make_trainer([recorder], logger=False, enable_checkpointing=False)
-            trainer.test(module, datamodule=self.data[on], verbose=False)
+            trainer = self.make_trainer([recorder], logger=False)
+            _hand_on(memory, trainer)
+            found = judge(trainer, module, self.data[on], "test")
             cases += recorder.cases
             if recorder.overlay is not None:
                 self.folder.write_overlay(after, on, recorder.overlay)
-            for score in row:
-                if f"test/{score}" in trainer.callback_metrics:
-                    row[score][on] = float(trainer.callback_metrics[f"test/{score}"])
+            for score in row.keys() & found:
+                row[score][on] = found[score]
         self.folder.write_row(after, row, cases)
-        names = [experience.name for experience in self.stream.experiences]
-        named = {score: {names[on]: value for on, value in values.items()} for score, values in row.items()}
-        log_row(self.loggers, named, self._steps(after + 1))
+        self._tell(after, row)
+        log_row(self.loggers, self.folder.path, after, self.folder.steps(after + 1))
         self.folder.note(after, evaluation_seconds=round(time.monotonic() - begin, 2))
+
+    def _tell(self, after: int, row: Mapping[str, Mapping[int, float]]) -> None:
+        facts, (score, values) = self.folder.run["experiences"][after], next(iter(row.items()))
+        found = ", ".join(f"{self.stream.experiences[on].name} {value:.3f}" for on, value in sorted(values.items()))
+        done = f"{self._title(after)} {facts['epochs']} epochs in {facts['seconds']:.0f} s"
+        tell(f"{done}; {score} on {found or 'nothing'}")
 
     def _evaluated_on(self, after: int, module: LightningModule) -> list[int]:
         """All experiences so far, and those to come whose classes have a head already."""
@@ -249,7 +230,8 @@ def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:
     """Refuse a stream that cannot be right, before anything is trained.
 
     Raises:
-        ValueError: If two experiences share a name, a classes' list is wrong, or a patient is on both sides of a split.
+        ValueError: If two experiences share a name, a classes' list is wrong, nobody is left to test on, or a patient
+            is in two splits.
     """
     names = [experience.name for experience in stream.experiences]
     if len(set(names)) < len(names):
@@ -260,15 +242,22 @@ def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:
             _ = module.values
         if hasattr(module, "cases"):
             splits[name] = module.cases
+            if not splits[name]["test"]:
+                raise ValueError(f"The test split of experience {name} is empty. Change the `split` of its data.")
     check_leakage(splits)
 
 
 def _hand_on(memory: Mapping[str, Any], trainer: Trainer) -> None:
-    """Give the callbacks what those of the last fit remembered; Lightning's own belong to one fit."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        own = type(callback).__module__.startswith(("lightning.", "pytorch_lightning."))
-        if not own and callback.state_key in memory:
+    """Give the callbacks what those of the last fit remembered."""
+    for callback in _methods(trainer):
+        if callback.state_key in memory:
             callback.load_state_dict(copy.deepcopy(memory[callback.state_key]))
+
+
+def _methods(trainer: Trainer) -> list[Callback]:
+    """The callbacks whose memory goes from fit to fit; Lightning's own belong to one."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [c for c in callbacks if not type(c).__module__.startswith(("lightning.", "pytorch_lightning."))]
 
 
 def _size(state: Any) -> int:

@@ -74,17 +74,18 @@ class Teacher:
         return teacher
 
     def save(self, trainer: Trainer) -> None:
-        """Write the weights where ``restore`` looks for them, once."""
-        path = _folders(trainer)[0] / self.file_name
-        if trainer.is_global_zero and not path.exists():
-            with replaced(path) as temporary:
-                torch.save(self.module.state_dict(), temporary)
+        """Write the weights beside the checkpoints of every checkpoint callback, where ``restore`` looks, once."""
+        folders = _folders(trainer)
+        for path in [folder / self.file_name for folder in folders[:-1] or folders]:
+            if trainer.is_global_zero and not path.exists():
+                with replaced(path) as temporary:
+                    torch.save(self.module.state_dict(), temporary)
 
 
 def _folders(trainer: Trainer) -> list[Path]:
-    checkpoint: Any = trainer.checkpoint_callback
-    folders = [getattr(checkpoint, "dirpath", None), trainer.default_root_dir]
-    return [Path(folder) for folder in folders if folder]
+    checkpoints: Any = trainer.checkpoint_callbacks
+    folders = [*(getattr(checkpoint, "dirpath", None) for checkpoint in checkpoints), trainer.default_root_dir]
+    return list(dict.fromkeys(Path(folder) for folder in folders if folder))
 
 
 def _digest(module: LightningModule) -> str:

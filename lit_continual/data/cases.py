@@ -3,7 +3,8 @@
 import csv
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,18 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
       values.
     * CSV: columns ``image`` (or ``image_0``, ``image_1``, … for channels), ``label``, and further keys.
     * Folder: ``dataset.json`` in it, or ``images/`` and ``labels/`` with the same file names; ``NAME_0000``,
-      ``NAME_0001``, … are the channels of ``NAME``. Without ``labels/`` the images stand alone.
+      ``NAME_0001``, … are the channels of ``NAME``. Without ``labels/`` the images stand alone. nnU-Net's
+      ``imagesTr/`` and ``labelsTr/`` are such folders too, and its ``dataset.json`` names the label values.
 
     The key ``patient`` says whose image it is, by default the name of the first image file. Paths are relative to the
-    list. ``~`` and environment variables are expanded.
+    list, or absolute. ``~`` and environment variables are expanded in all of them.
 
     Raises:
-        ValueError: If the data set is missing, empty or malformed, or a file that it names is not there.
+        ValueError: If the data set is missing, empty or malformed, a file that it names is not there, or it leaves open
+            whose an image is.
     """
     path = Path(os.path.expandvars(os.path.expanduser(dataset)))
-    if "$" in str(path):
+    if "$" in str(path) and not path.exists():
         raise ValueError(f"The data set {dataset} names an environment variable that is not set. Export it first.")
     if path.is_dir():
         path = path / "dataset.json" if (path / "dataset.json").is_file() else path
@@ -64,7 +67,9 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
     if not entries:
         raise ValueError(f"{path} lists no case. Give images in {path if path.is_dir() else 'it'}.")
     root = path if path.is_dir() else path.parent
-    return CaseList(path, tuple(_case(entry, root, path) for entry in entries), labels)
+    cases = tuple(_case(entry, root, path) for entry in entries)
+    _check_identity(cases, [_named(entry) for entry in entries], path)
+    return CaseList(path, cases, labels)
 
 
 def stem(path: str | os.PathLike[str]) -> str:
@@ -74,16 +79,43 @@ def stem(path: str | os.PathLike[str]) -> str:
 
 
 def _case(entry: Mapping[str, Any], root: Path, source: Path) -> Case:
-    if not entry.get("image"):
-        raise ValueError(f"{source} has an entry without an image: {dict(entry)}. Name its file under `image`.")
+    if not isinstance(entry, Mapping) or not entry.get("image"):
+        raise ValueError(f"{source} has an entry without an image: {entry}. Name its file under `image`.")
     names = entry["image"] if isinstance(entry["image"], (list, tuple)) else [entry["image"]]
-    images = tuple(root / name for name in names)
-    label = root / entry["label"] if entry.get("label") else None
+    if not all(isinstance(name, str) and name for name in (*names, entry.get("label") or "-")):
+        raise ValueError(f"{source} has an entry whose files are not all named: {dict(entry)}. Give each a path.")
+    images = tuple(root / os.path.expandvars(os.path.expanduser(name)) for name in names)
+    label = root / os.path.expandvars(os.path.expanduser(entry["label"])) if entry.get("label") else None
     for file in (*images, *([label] if label else [])):
         if not file.is_file():
             raise ValueError(f"{file} is listed in {source} but is not there. Restore it or take it off the list.")
-    keys = {k: str(v) for k, v in entry.items() if k not in ("image", "label", "patient")}
-    return Case(images, label, str(entry.get("patient") or stem(images[0])), keys)
+    keys = {k: str(v).strip() for k, v in entry.items() if k not in ("image", "label", "patient") and v is not None}
+    return Case(images, label, str(entry["patient"]).strip() if _named(entry) else stem(images[0]), keys)
+
+
+def _named(entry: Mapping[str, Any]) -> bool:
+    return entry.get("patient") is not None and bool(str(entry["patient"]).strip())
+
+
+def _check_identity(cases: Sequence[Case], named: Sequence[bool], source: Path) -> None:
+    """Refuse a list in which a split by patient could not keep people apart."""
+    files: dict[Path, Case] = {}
+    patients: dict[str, Case] = {}
+    for case, has_name in zip(cases, named, strict=True):
+        if len(case.images) != len(cases[0].images):
+            raise ValueError(
+                f"{source} has {len(cases[0].images)} channels for {cases[0].images[0]} and {len(case.images)} for"
+                f" {case.images[0]}. Give every case the same ones."
+            )
+        twin = files.setdefault(case.images[0].resolve(), case)
+        if twin is not case and (twin.patient != case.patient or twin.label == case.label):
+            raise ValueError(f"{source} lists {case.images[0]} twice. Take one of the two off the list.")
+        other = patients.setdefault(case.patient, case)
+        if not has_name and other.images[0].resolve() != case.images[0].resolve():
+            raise ValueError(
+                f"{other.images[0]} and {case.images[0]} in {source} have one name, and so would count as one patient."
+                " Give each case the key `patient`."
+            )
 
 
 def _decathlon(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[str, int]]:
@@ -91,37 +123,51 @@ def _decathlon(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[str, int]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         declared = content.get("labels", {})
         names = [(v, k) if str(k).lstrip("-").isdigit() else (k, v) for k, v in declared.items()]  # both ways around
-        return content["training"], {str(name): int(value) for name, value in names}
+        labels = {str(name): int(value) for name, value in names}
+        entries = None if "file_ending" in content else list(content["training"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a Decathlon list ({error!r}). It needs `training`, a list of `image` and `label`, and"
             " `labels`, value to name."
         ) from error
+    if len(labels) < len(names):
+        raise ValueError(f"{path} declares one name for two label values: {declared}. Give each value its own name.")
+    return _folder(path.parent) if entries is None else entries, labels  # nnU-Net lists no files
 
 
 def _table(path: Path) -> list[Mapping[str, Any]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    channels = sorted((c for c in (rows[0] if rows else {}) if c and c.startswith("image_")), key=lambda c: int(c[6:]))
-    return [{**row, "image": [row[c] for c in channels] or row.get("image")} for row in rows]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a CSV table in UTF-8 ({error}). Save it as one.") from error
+    columns = list(rows[0]) if rows else []
+    channels = sorted((c for c in columns if re.fullmatch(r"image_\d+", c or "")), key=lambda c: int(c[6:]))
+    if rows and not channels and "image" not in columns:
+        raise ValueError(f"{path} has the columns {columns}, and none is `image`. Name one so, or image_0, image_1, ….")
+    for i, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise ValueError(f"Row {i} of {path} has more or fewer fields than the header. Quote commas in its fields.")
+    keys = [c for c in columns if c not in channels]
+    return [{**{c: row[c] for c in keys}, "image": [row[c] for c in channels] or row["image"]} for row in rows]
 
 
 def _folder(path: Path) -> list[Mapping[str, Any]]:
-    folder = path / "images" if (path / "images").is_dir() else path
+    folder = next((path / name for name in ("images", "imagesTr") if (path / name).is_dir()), path)
+    truths = next((path / name for name in ("labels", "labelsTr") if (path / name).is_dir()), None)
     channels: dict[str, list[str]] = {}
     for file in sorted(folder.iterdir()):
         if file.name.endswith(SUFFIXES):
             name = stem(file)
             head, _, tail = name.rpartition("_")
-            case = (
-                head
-                if len(tail) == 4 and tail.isdigit() and (folder / file.name.replace(name, f"{head}_0000")).exists()
-                else name
-            )
+            first = folder / file.name.replace(name, f"{head}_0000")
+            case = head if len(tail) == 4 and tail.isdigit() and first.exists() else name
+            if case == name and case in channels:
+                raise ValueError(f"{folder} has two images named {case}. Remove one of them.")
             channels.setdefault(case, []).append(str(file.relative_to(path)))
-    labels = {stem(file): file for file in (path / "labels").iterdir()} if (path / "labels").is_dir() else {}
-    if labels and (missing := sorted(channels.keys() - labels.keys())):
-        raise ValueError(f"{path / 'labels'} has no label for {', '.join(missing[:3])}. Add it or remove the image.")
+    labels = {stem(file): file for file in truths.iterdir() if file.name.endswith(SUFFIXES)} if truths else {}
+    if truths and (missing := sorted(channels.keys() - labels.keys())):
+        raise ValueError(f"{truths} has no label for {', '.join(missing[:3])}. Add it or remove the image.")
     entries: list[Mapping[str, Any]] = []
     for case, images in channels.items():
         label = {"label": str(labels[case].relative_to(path))} if labels else {}

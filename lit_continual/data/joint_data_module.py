@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
-from lit_continual.data.patches import EpochSampler
+from lit_continual.data.patches import EpochSampler, WholeSampler
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
 
 
@@ -41,7 +41,7 @@ class JointDataModule(LightningDataModule):
         self.parts: list[SegmentationDataModule] = list(parts)
         self.patch_size = self.parts[0].patch_size
         self.classes = {name: value for part in self.parts for name, value in part.classes.items()}
-        self.save_hyperparameters(dict(self.parts[0].hparams), logger=False)
+        self.save_hyperparameters({**self.parts[0].hparams, "classes": self.classes}, logger=False)
 
     @property
     def head_classes(self) -> list[list[str]]:
@@ -65,3 +65,10 @@ class JointDataModule(LightningDataModule):
             num_workers=first.num_workers,
             persistent_workers=first.num_workers > 0,
         )
+
+    @override
+    def val_dataloader(self) -> Any:
+        parts = [part._evaluation_volumes("val") for part in self.parts if part.cases["val"]]
+        volumes: ConcatDataset[Any] = ConcatDataset(parts)  # type: ignore[arg-type]
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return DataLoader(volumes, batch_size=1, sampler=WholeSampler(volumes, world, rank)) if parts else []

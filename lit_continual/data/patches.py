@@ -5,28 +5,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Compose, RandCropByPosNegLabeld, RandSpatialCropd
+from monai.data import get_track_meta, set_track_meta
+from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 from typing_extensions import override
 
 from lit_continual.spec import build
 
+FOREGROUND = 2 / 3  # share of 3D patches that are centred on a revealed class
+CENTRES = 10_000  # voxels remembered of each volume for that
+
 
 class PatchDataset(Dataset[dict[str, Any]]):
     """Slices (2D) or random patches (3D) of volumes.
 
     The random state of a sample is made from the seed, the epoch and its index, so it does not depend on workers,
-    ranks, or where a run was resumed.
+    ranks, or where a run was resumed. Two of three 3D patches are centred on a voxel of a revealed class, as far as
+    the volume's borders allow, where there is one.
 
     Args:
-        volumes: Mappings with ``image`` ``(C, H, W, D)``, ``label`` ``(1, H, W, D)``, ``classes`` and ``patient``.
+        volumes: Mappings with ``image`` ``(C, H, W, D)``, ``label`` ``(1, H, W, D)``, ``classes`` and ``patient``, at
+            least as large as a patch.
         patch_size: In voxels, two numbers for slices along the last axis, three for patches.
         spatial: MONAI dictionary transforms of ``image`` and ``label``, as ``_target_`` and its arguments. Cached
             targets ride through them as further channels of the image.
         intensity: MONAI dictionary transforms of ``image`` alone.
         patches_per_volume: How often a volume is drawn from in an epoch; 3D only.
         seed: Seed of all randomness.
+
+    Raises:
+        ValueError: If a transform is unknown, or, when a sample is drawn, changes its size or mixes label values.
     """
 
     def __init__(
@@ -40,15 +49,15 @@ class PatchDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.volumes, self.patch_size, self.seed = volumes, tuple(patch_size), seed
         self.targets: dict[str, list[Tensor]] = {}  # of each volume, (K, H, W, D), on its grid
-        depths = [v["image"].shape[-1] if len(patch_size) == 2 else patches_per_volume for v in volumes]
-        self.index = [(i, z) for i, depth in enumerate(depths) for z in range(depth)]
-        keys = {"keys": ["image", "label"]}
-        crop = (
-            RandSpatialCropd(**keys, roi_size=self.patch_size, random_size=False)
-            if len(patch_size) == 2
-            else RandCropByPosNegLabeld(**keys, label_key="label", spatial_size=self.patch_size, pos=2, neg=1)
-        )
-        self.spatial = Compose([crop, *(build(spec, ["monai.transforms"]) for spec in spatial)])
+        self.index: list[tuple[int, int]] = []  # volume and slice, or volume and number of the patch
+        self.centres: list[Tensor] = []  # of each volume, some of its foreground voxels, by flat index
+        for i, volume in enumerate(volumes):
+            flat = len(self.patch_size) == 2
+            self.index += [(i, z) for z in range(volume["image"].shape[-1] if flat else patches_per_volume)]
+            if not flat:
+                foreground = volume["label"].flatten().nonzero().flatten()
+                self.centres.append(foreground[:: -(-len(foreground) // CENTRES) or 1].clone())
+        self.spatial = Compose([build(spec, ["monai.transforms"]) for spec in spatial])
         self.intensity = Compose([build(spec, ["monai.transforms"]) for spec in intensity])
 
     def __len__(self) -> int:
@@ -57,30 +66,64 @@ class PatchDataset(Dataset[dict[str, Any]]):
     @override
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, k = key if isinstance(key, tuple) else (0, key)
-        seeds = np.random.SeedSequence([self.seed, epoch, k]).generate_state(2)
-        self.spatial.set_random_state(int(seeds[0]))
-        self.intensity.set_random_state(int(seeds[1]))
-        i, z = self.index[k]
-        volume = self.volumes[i]
-        layers = [volume["image"], *(targets[i].float() for targets in self.targets.values())]
-        flat = len(self.patch_size) == 2
-        sample: Any = {"image": torch.cat([x[..., z] if flat else x for x in layers])}
-        sample["label"] = volume["label"][..., z] if flat else volume["label"]
-        sample = self.spatial(sample)
-        sample = sample[0] if isinstance(sample, list) else sample
-        image, *targets = torch.split(torch.as_tensor(sample["image"]), [x.shape[0] for x in layers])
-        image = self.intensity({"image": image})["image"] if self.intensity.transforms else image
+        random = np.random.default_rng([self.seed, epoch, k])
+        volume, window = self.volumes[self.index[k][0]], self._window(k, random)
+        layers = [volume["image"], *(targets[self.index[k][0]] for targets in self.targets.values())]
+        sample: Any = {"image": torch.cat([x[window].float() for x in layers]), "label": volume["label"][window]}
+        if self.spatial.transforms:
+            sample = _transformed(self.spatial, sample, random)
+            self._check(sample)
+        image, *targets = torch.split(_plain(sample["image"]), [x.shape[0] for x in layers])
+        if self.intensity.transforms:
+            image = _plain(_transformed(self.intensity, {"image": image}, random)["image"])
         return {
-            "image": _plain(image),
-            "label": _plain(sample["label"]),
+            "image": image.contiguous(),
+            "label": _plain(sample["label"]).to(torch.uint8).contiguous(),
             "classes": volume["classes"],
             "patient": volume["patient"],
-            **{name: _plain(target) for name, target in zip(self.targets, targets, strict=True)},
+            **{name: target.contiguous() for name, target in zip(self.targets, targets, strict=True)},
         }
+
+    def _window(self, k: int, random: np.random.Generator) -> tuple[Any, ...]:
+        """Choose what is cut out of ``(C, H, W, D)`` for sample ``k``."""
+        i, z = self.index[k]
+        shape, size = self.volumes[i]["label"].shape[1:], np.array(self.patch_size)
+        last = np.array(shape[: len(size)]) - size
+        start = random.integers(0, last + 1)
+        flat = len(size) == 2
+        if not flat and len(self.centres[i]) and random.random() < FOREGROUND:
+            centre = np.unravel_index(int(self.centres[i][random.integers(len(self.centres[i]))]), shape)
+            start = np.clip(np.array(centre) - size // 2, 0, last)
+        box = [slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True)]
+        return (slice(None), *box, z) if flat else (slice(None), *box)
+
+    def _check(self, sample: Mapping[str, Any]) -> None:
+        for name in ("image", "label"):
+            if (size := tuple(sample[name].shape[1:])) != self.patch_size:
+                raise ValueError(
+                    f"`augmentation.spatial` makes the {name} {size} of a patch of {self.patch_size}. Use transforms"
+                    " that keep the size, on the keys [image, label]."
+                )
+        label = _plain(sample["label"])
+        if label.is_floating_point() and not torch.equal(label, label.round()):
+            raise ValueError(
+                "`augmentation.spatial` interpolates between label values. Give its transforms `keys: [image, label]`"
+                " and `mode: [bilinear, nearest]`."
+            )
+
+
+def _transformed(transforms: Compose, sample: dict[str, Any], random: np.random.Generator) -> Any:
+    transforms.set_random_state(int(random.integers(2**32)))
+    tracked = get_track_meta()
+    set_track_meta(False)  # a patch has no place in the world any more, and keeping one takes half of the time
+    try:
+        return transforms(sample)
+    finally:
+        set_track_meta(tracked)
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    return tensor.as_subclass(Tensor).contiguous()
+    return tensor.as_subclass(Tensor)
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -103,8 +146,8 @@ class EpochSampler(DistributedSampler[Any]):
 
     @override
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(len(self.dataset), generator=generator).tolist()  # type: ignore[arg-type]
+        size = len(self.dataset)  # type: ignore[arg-type]
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(size).tolist()
         total = self.num_samples * self.num_replicas
         order = (order * -(-total // len(order)))[:total]
         return iter([(self.epoch, k) for k in order[self.rank :: self.num_replicas]])

@@ -18,6 +18,7 @@ from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
+from lit_continual.storage import in_one_line
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class SegmentationDataModule(LightningDataModule):
         """Label value of each revealed class.
 
         Raises:
-            ValueError: If the data set declares no such class, or another value for it.
+            ValueError: If the data set declares no such class, or another value for it, or two classes share a value.
         """
         labels, values = self.listed.labels, dict[str, int]()
         if not self.classes:
@@ -113,9 +114,12 @@ class SegmentationDataModule(LightningDataModule):
             if found is None or (isinstance(value, int) and found != value):
                 declared = ", ".join(f"{k}: {v}" for k, v in labels.items())
                 raise ValueError(
-                    f"`classes` has {name}: {value}, but {self.listed.source} declares {{{declared}}}. Use a declared"
-                    " name and value, or give your name for a declared one as `classes: {mine: theirs}`."
+                    f"`classes` has {name}: {value}, but {self.listed.source} declares"
+                    f" {f'{{{declared}}}' if labels else 'no names'}. Use a declared name and value, or give your name"
+                    " for a declared one as `classes: {mine: theirs}`."
                 )
+            if found in values.values():
+                raise ValueError(f"`classes` gives the label value {found} two names: {self.classes}. Drop one.")
             values[name] = found
         return values
 
@@ -123,16 +127,16 @@ class SegmentationDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             self.train_dataset = self.patches()
-        if stage in ("fit", "validate"):
-            self._evaluation_volumes("val")
-        if stage == "test":
-            self._evaluation_volumes("test")
+        split = "test" if stage == "test" else "val"
+        if stage != "fit" and not self.cases[split]:
+            raise ValueError(f"The {split} split of {self.listed.source} is empty: {self.split}. Change `split`.")
+        self._evaluation_volumes(split)
 
     def patches(self) -> PatchDataset:
         """Load the training volumes and return their samples.
 
         Raises:
-            ValueError: If a file is bad, or a class occurs in no training case.
+            ValueError: If a file is bad, a class occurs in no training case, or the augmentation fails.
         """
         volumes = VolumeCache(
             self.cases["train"],
@@ -148,7 +152,7 @@ class SegmentationDataModule(LightningDataModule):
                     f"The class {name} occurs in none of the {len(volumes)} training cases of {self.listed.source}."
                     " Correct its label value or change `split`."
                 )
-        return PatchDataset(
+        dataset = PatchDataset(
             volumes,
             self.patch_size,
             self.augmentation.spatial,
@@ -156,6 +160,14 @@ class SegmentationDataModule(LightningDataModule):
             self.patches_per_volume,
             self.seed,
         )
+        try:
+            _ = dataset[0]  # in a worker process, and in the middle of a fit, errors are long
+        except Exception as error:
+            cause = in_one_line(error.__cause__ or error)  # MONAI wraps what a transform says
+            raise ValueError(
+                f"`augmentation` fails on the training cases of {self.listed.source} ({cause}). Correct its transforms."
+            ) from error
+        return dataset
 
     def _evaluation_volumes(self, split: str) -> VolumeCache:
         if split not in self._evaluation:
@@ -181,12 +193,10 @@ class SegmentationDataModule(LightningDataModule):
 
     @override
     def val_dataloader(self) -> Any:
-        return self._whole("val")
+        return self._whole("val") if self.cases["val"] else []
 
     @override
     def test_dataloader(self) -> Any:
-        if not self.cases["test"]:
-            raise ValueError(f"The test split of {self.listed.source} is empty: {self.split}. Change `split`.")
         return self._whole("test")
 
     def _whole(self, split: str) -> DataLoader[Any]:

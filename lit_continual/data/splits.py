@@ -48,7 +48,8 @@ def split_cases(cases: Sequence[Case], split: Split, source: object) -> dict[str
     """
     chosen = [case for case in cases if all(case.keys.get(k) == str(v) for k, v in split.where.items())]
     if not chosen:
-        raise ValueError(f"No case of {source} has {dict(split.where)}. Correct `split.where`.")
+        there = {k: sorted({case.keys.get(k, "nothing") for case in cases}) for k in split.where}
+        raise ValueError(f"No case of {source} has {dict(split.where)}: it has {there}. Correct `split.where`.")
     if split.key is None:
         groups = _shuffled(sorted({case.patient for case in chosen}), split)
     else:
@@ -64,24 +65,28 @@ def split_cases(cases: Sequence[Case], split: Split, source: object) -> dict[str
 
 
 def check_leakage(experiences: Mapping[str, Mapping[str, Sequence[Case]]]) -> None:
-    """Refuse a stream in which somebody who is tested or validated on in one experience is trained on in another.
+    """Refuse a stream in which somebody is in one split of one experience and in another split of another.
+
+    Patients are told apart by name, also between data sets: the two contrasts of one study share theirs.
 
     Args:
         experiences: For each experience the cases of each of its splits.
 
     Raises:
-        ValueError: If a patient is on both sides.
+        ValueError: If a patient is in two splits.
     """
-    trained = {case.patient: name for name, splits in experiences.items() for case in splits["train"]}
+    places: dict[str, dict[str, str]] = {}  # patient -> split -> experience
     for name, splits in experiences.items():
-        for held_out in ("val", "test"):
-            for case in splits[held_out]:
-                if case.patient in trained:
-                    raise ValueError(
-                        f"Patient {case.patient} is in the {held_out} split of {name} and in the training split of"
-                        f" {trained[case.patient]}. Use one `split.seed` for a data set; where two people share a"
-                        " name, give the cases a `patient` key."
-                    )
+        for split, cases in splits.items():
+            for case in cases:
+                places.setdefault(case.patient, {}).setdefault(split, name)
+    for patient, found in places.items():
+        if len(found) > 1:
+            sides = " and ".join(f"the {split} split of {name}" for split, name in found.items())
+            raise ValueError(
+                f"Patient {patient} is in {sides}. Use one `split.seed` for a data set; where two people share a name,"
+                " give the cases a `patient` key."
+            )
 
 
 def _shuffled(patients: list[str], split: Split) -> dict[str, list[str]]:
@@ -92,16 +97,17 @@ def _shuffled(patients: list[str], split: Split) -> dict[str, list[str]]:
 
 
 def _given(cases: Sequence[Case], key: str, source: object) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {name: [] for name in SPLITS}
+    names = {"training": "train", "validation": "val", "testing": "test"}
     seen: dict[str, str] = {}
     for case in cases:
-        name = {"training": "train", "validation": "val"}.get(case.keys.get(key, ""), case.keys.get(key, ""))
-        if name not in groups:
-            raise ValueError(f"{case.images[0]} has {key}={name!r} in {source}. Use train, val or test.")
+        value = case.keys.get(key)
+        name = names.get(value or "", value)
+        if name not in SPLITS:
+            given = "no" if value is None else f"{value!r} as"
+            raise ValueError(f"{case.images[0]} has {given} `{key}` in {source}. Use train, val or test.")
         if seen.setdefault(case.patient, name) != name:
             raise ValueError(
                 f"Patient {case.patient} of {source} is in two splits, {seen[case.patient]} and {name}. Keep all images"
                 " of a patient on one side."
             )
-        groups[name].append(case.patient)
-    return groups
+    return {name: [patient for patient, side in seen.items() if side == name] for name in SPLITS}

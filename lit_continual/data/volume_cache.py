@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from typing_extensions import override
 
+from lit_continual import __version__
 from lit_continual.data.cases import Case
 from lit_continual.storage import replaced
 
@@ -46,20 +47,23 @@ class VolumeCache(Sequence[dict[str, Any]]):
 
     @staticmethod
     def _on_disk(case: Case, load: Callable[[Case], dict[str, Any]], key: str) -> Path:
-        digest = hashlib.sha256(repr((case, key)).encode())
+        digest = hashlib.sha256(repr((case, key, __version__)).encode())
         for file in (*case.images, *([case.label] if case.label else [])):
             stat = file.stat()
             digest.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
         path = cache_folder() / "volumes" / f"{digest.hexdigest()[:32]}.pt"
         if not path.exists():
+            volume = load(case)
             with replaced(path) as temporary:
-                torch.save(load(case), temporary)
+                torch.save(volume, temporary)
         return path
 
     @override
     def __getitem__(self, index: Any) -> Any:
         volume = self.volumes[index]
-        return torch.load(volume, weights_only=True) if isinstance(volume, Path) else volume
+        if not isinstance(volume, Path):
+            return volume
+        return torch.load(volume, weights_only=True, mmap=True)  # reads of a volume what a sample takes
 
     def __len__(self) -> int:
         return len(self.volumes)

@@ -1,6 +1,7 @@
 """From files to arrays: loading, checking, and bringing volumes to one grid and intensity scale."""
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from lit_continual.data.cases import Case, CaseList
 from lit_continual.spec import build
+from lit_continual.storage import in_one_line
 
+HAS_ITK = importlib.util.find_spec("itk") is not None
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 NORMALISE: dict[str, Any] = {"_target_": "NormalizeIntensity", "channel_wise": True}
 
@@ -51,12 +54,13 @@ def load_case(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
         ValueError: If a file cannot be read, has voxels that are not finite, or channels of different grids.
     """
     channels = [_read(path) for path in case.images]
-    for path, channel in zip(case.images[1:], channels[1:], strict=True):
-        _require_one_grid(case.images[0], channels[0], path, channel)
     source = channels[0]
-    image = MetaTensor(torch.cat([c.as_tensor() for c in channels]).float(), affine=source.affine)
-    if bad := int((~image.as_tensor().isfinite()).sum()):
-        raise ValueError(f"{case.images[0]} has {bad} voxels that are nan or infinite. Repair or remove the image.")
+    for path, channel in zip(case.images[1:], channels[1:], strict=True):
+        _require_one_grid(case.images[0], source.shape[1:], source.affine, path, channel)
+    for path, channel in zip(case.images, channels, strict=True):
+        if bad := int((~channel.as_tensor().isfinite()).sum()):
+            raise ValueError(f"{path} has {bad} voxels that are nan or infinite. Repair or remove the image.")
+    image = MetaTensor(torch.cat([c.as_tensor() for c in channels]), affine=source.affine)
     grid, normalise = preprocessing.transforms()
     for transform in grid:
         image = transform(image)
@@ -72,8 +76,14 @@ def load_case(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def load_label(case: Case, classes: Mapping[str, int], listed: CaseList) -> MetaTensor:
+def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: Mapping[str, Any]) -> MetaTensor:
     """Load the label map of a case in its own grid, with 1, 2, … for the revealed classes in order and 0 elsewhere.
+
+    Args:
+        case: Whose label map.
+        classes: Label value of each revealed class.
+        listed: Where the case stands; declares the label values.
+        image: The image of the case as ``load_case`` returns it, on whose ``source_affine`` the label map must lie.
 
     Returns:
         ``(1, H, W, D)`` uint8.
@@ -84,9 +94,14 @@ def load_label(case: Case, classes: Mapping[str, int], listed: CaseList) -> Meta
     if case.label is None:
         raise ValueError(f"{case.images[0]} has no label in {listed.source}. Add one to train or evaluate on it.")
     label = _read(case.label)
-    _require_one_grid(case.images[0], _read(case.images[0]), case.label, label)
+    affine = image["source_affine"]
+    _require_one_grid(case.images[0], image["source_shape"].tolist(), affine, case.label, label)
+    if len(label) > 1:
+        raise ValueError(f"{case.label} has {len(label)} channels. Give one label map with a value for each class.")
     values = label.as_tensor()
-    found = {float(v) for v in values.unique()}
+    rounded = values.round()  # a scaled header gives 0.99999994 for 1
+    values = torch.where((values - rounded).abs() < 1e-3, rounded, values)
+    found = {float(v) for v in torch.unique(values)}
     declared = {0, *(listed.labels.values() or (int(v) for v in found if v.is_integer())), *classes.values()}
     if unknown := sorted(found - declared):
         raise ValueError(
@@ -96,7 +111,7 @@ def load_label(case: Case, classes: Mapping[str, int], listed: CaseList) -> Meta
     revealed = torch.zeros(values.shape, dtype=torch.uint8)
     for k, value in enumerate(classes.values(), start=1):
         revealed[values == value] = k
-    return MetaTensor(revealed, affine=label.affine)
+    return MetaTensor(revealed, affine=affine)
 
 
 def load_training_volume(
@@ -104,7 +119,7 @@ def load_training_volume(
 ) -> dict[str, Any]:
     """Load image and label on the preprocessed grid, padded to at least ``patch_size``."""
     volume = load_case(case, preprocessing)
-    label = load_label(case, classes, listed)
+    label = load_label(case, classes, listed, volume)
     for transform in preprocessing.transforms()[0]:
         label = transform(label, mode="nearest") if isinstance(transform, Spacing) else transform(label)
     pad = SpatialPad((*patch_size, *[1] * (3 - len(patch_size))))
@@ -120,33 +135,46 @@ def load_evaluation_volume(
     case: Case, classes: Mapping[str, int], listed: CaseList, preprocessing: Preprocessing
 ) -> dict[str, Any]:
     """Load the image on the preprocessed grid and the label in the grid of its file."""
-    label: Tensor = load_label(case, classes, listed).as_tensor()
-    return {**load_case(case, preprocessing), "label": label, "classes": ",".join(classes)}
+    volume = load_case(case, preprocessing)
+    return {**volume, "label": load_label(case, classes, listed, volume).as_tensor(), "classes": ",".join(classes)}
 
 
 def _read(path: Path) -> MetaTensor:
+    """Read ``(C, H, W, D)`` float32; a plane has a depth of one."""
+    if not path.name.endswith((".nii", ".nii.gz")) and not HAS_ITK:
+        raise ValueError(f"{path} cannot be read without ITK. Run `pip install itk`, or convert it to NIfTI.")
     try:
-        image: MetaTensor = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(str(path))
-        if image.dtype not in (torch.float32, torch.float64):
-            image = image.to(torch.float32 if image.dtype is torch.bool else image.dtype)
+        image: MetaTensor = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)(str(path))
     except Exception as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{path} cannot be read as an image ({reason}). Replace it or take it off the list."
+            f"{path} cannot be read as an image ({in_one_line(error)}). Replace it or take it off the list."
         ) from error
-    if image.ndim == 3:
-        return MetaTensor(image.as_tensor()[..., None], affine=image.affine)
-    return image
+    array = image.as_tensor()
+    if array.ndim > 4 and array.shape[4:].numel() == 1:  # a vector image: channels on the fifth axis, no time
+        array = array.flatten(3)
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.numel() == 0:
+        raise ValueError(f"{path} has shape {tuple(array.shape[1:])}. Give an image of two or three dimensions.")
+    return MetaTensor(array, affine=image.affine)
 
 
-def _require_one_grid(path: Path, image: MetaTensor, other_path: Path, other: MetaTensor) -> None:
-    if image.shape[1:] != other.shape[1:]:
+def _require_one_grid(path: Path, shape: Sequence[int], affine: Tensor, other_path: Path, other: MetaTensor) -> None:
+    if tuple(shape) != tuple(other.shape[1:]):
         raise ValueError(
-            f"{other_path} has shape {tuple(other.shape[1:])} and {path} {tuple(image.shape[1:])}: they must be on one"
+            f"{other_path} has shape {tuple(other.shape[1:])} and {path} {tuple(shape)}: they must be on one"
             " grid. Resample one onto the other."
         )
-    if not np.allclose(image.affine, other.affine, atol=1e-2):
+    corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1]) for n in shape)).double()
+    apart = (
+        (torch.as_tensor(other.affine - affine, dtype=torch.float64) @ _homogeneous(corners).T)[:3].norm(dim=0).max()
+    )
+    if not apart < 0.1 * torch.as_tensor(affine, dtype=torch.float64)[:3, :3].norm(dim=0).min():
         raise ValueError(
-            f"{other_path} and {path} have different affines: they lie at different places in space. Resample one onto"
+            f"{other_path} and {path} have different affines: they lie up to {apart:.3g} mm apart. Resample one onto"
             " the other, or correct the header."
         )
+
+
+def _homogeneous(points: Tensor) -> Tensor:
+    return torch.nn.functional.pad(points, (0, 1), value=1.0)

@@ -1,8 +1,21 @@
 """LightningModules, and the heads that grow on them."""
 
+from lit_continual.modules.denoiser import Denoiser
 from lit_continual.modules.growing_heads import GrowingHeads
+from lit_continual.modules.hydra_net import HydraNet
 from lit_continual.modules.meta_strategies import ANIL, FOMAML, MAML, MetaStrategy, Reptile
 from lit_continual.modules.meta_tune import MetaTune
 from lit_continual.modules.segmenter import Segmenter
 
-__all__ = ["ANIL", "FOMAML", "MAML", "GrowingHeads", "MetaStrategy", "MetaTune", "Reptile", "Segmenter"]
+__all__ = [
+    "ANIL",
+    "FOMAML",
+    "MAML",
+    "Denoiser",
+    "GrowingHeads",
+    "HydraNet",
+    "MetaStrategy",
+    "MetaTune",
+    "Reptile",
+    "Segmenter",
+]

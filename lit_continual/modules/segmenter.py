@@ -1,20 +1,21 @@
 """Segmentation with a shared body and heads that grow."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.losses import DiceCELoss
-from monai.transforms import SpatialResample
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.metrics import AverageSurfaceDistance, Dice, HausdorffDistance95
 from lit_continual.modules.growing_heads import GrowingHeads
+from lit_continual.modules.source_grid import to_source_grid
+from lit_continual.selection import abstraction
 from lit_continual.spec import build
 
 UNET = {
@@ -41,6 +42,9 @@ class Segmenter(LightningModule):
     on the samples that reveal its classes; a sample without classes is not trained on. When a fit starts, the classes
     of the data module that have no head yet get one together.
 
+    Batch normalisation takes its statistics from the samples of one process, so that training on several differs from
+    training on one; ``norm: INSTANCE`` or ``[GROUP, {num_groups: 8}]`` in ``network`` makes the two the same.
+
     Args:
         network: The body: ``_target_``, a network of MONAI or a class path, and its arguments. Plain data, so that a
             checkpoint can be loaded without a config. It is built with ``out_channels=features``.
@@ -66,6 +70,8 @@ class Segmenter(LightningModule):
         >>> Segmenter(small, features=8, heads=[["humerus"], ["scapula"]])(torch.zeros(1, 1, 32, 32)).shape
         torch.Size([1, 4, 32, 32])
     """
+
+    to_source_grid = staticmethod(to_source_grid)
 
     def __init__(
         self,
@@ -137,7 +143,7 @@ class Segmenter(LightningModule):
         return {"loss": loss, "logits": logits}
 
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
-        total = 0 * logits.sum()  # Every output is in the graph, as DDP asks.
+        total = logits[:0].sum()  # Every output is in the graph, as DDP asks; 0 * inf would be nan.
         for classes in sorted(set(batch["classes"]) - {""}):
             rows = [i for i, revealed in enumerate(batch["classes"]) if revealed == classes]
             whole, names = len(rows) == len(logits), classes.split(",")
@@ -155,17 +161,19 @@ class Segmenter(LightningModule):
         inferer = SlidingWindowInferer(window, sw_batch_size=16, overlap=0.25, mode="gaussian")
         network = (lambda x: self(x.squeeze(-1)).unsqueeze(-1)) if flat else self
         logits: Tensor = inferer(image, network)
-        return logits
+        return logits.float()  # of bf16, neighbouring voxels and heads would tie
+
+    def abstraction(self, image: Tensor, layer: str) -> Tensor:
+        """Map images ``(B, C, *spatial)`` to the spatial mean ``(B, F)`` of a layer of the body, such as ``down_4``."""
+        return abstraction(self.body, layer, image)
 
     def masks(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to a boolean mask of each class, ``(B, K, *spatial)``."""
-        winners = [logits[:, channels].argmax(1, keepdim=True) for channels in self.heads.channels]
-        sizes = [len(head) for head in self.heads.classes]
-        return torch.cat([w == c + 1 for w, n in zip(winners, sizes, strict=True) for c in range(n)], 1)
+        return self.heads.masks(logits)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to the probability of each class in its head, ``(B, K, *spatial)``."""
-        return torch.cat([logits[:, channels].softmax(1)[:, 1:] for channels in self.heads.channels], 1)
+        return self.heads.probabilities(logits)
 
     @override
     def on_validation_epoch_start(self) -> None:
@@ -201,17 +209,6 @@ class Segmenter(LightningModule):
                 shown["scores"][name] = {key: float(m.cases[-1]) for key, m in self.scores[name].items()}
         return shown
 
-    @staticmethod
-    def to_source_grid(logits: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Resample the logits of one volume from the grid the network saw to that of the file it came from."""
-        affine, source, shape = batch["affine"][0], batch["source_affine"][0], batch["source_shape"][0].tolist()
-        if list(logits.shape[2:]) == shape and torch.equal(affine, source):
-            return logits
-        volume = MetaTensor(logits[0].cpu(), affine=affine.cpu())
-        resample = SpatialResample(mode="bilinear", padding_mode="border")
-        resampled: Tensor = resample(volume, dst_affine=source.cpu(), spatial_size=shape).as_tensor()
-        return resampled[None].to(logits.device)
-
     @override
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
@@ -222,7 +219,9 @@ class Segmenter(LightningModule):
 
     def _log_scores(self, stage: str) -> None:
         for score in next(iter(self.scores.values()), {}):
-            means = {name: metrics[score].compute() for name, metrics in self.scores.items()}
+            with warnings.catch_warnings():  # A class without a case, as in the sanity check, is nan by rule.
+                warnings.filterwarnings("ignore", ".*before the ``update`` method")
+                means = {name: metrics[score].compute() for name, metrics in self.scores.items()}
             for name, mean in means.items():
                 self.log(f"{stage}/{score}/{name}", mean)
             self.log(f"{stage}/{score}", torch.stack(list(means.values())).mean(), prog_bar=score == "dice")
@@ -244,5 +243,11 @@ class Segmenter(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for head in checkpoint["hyper_parameters"]["heads"][len(self.heads.classes) :]:
+        known, mine = checkpoint["hyper_parameters"], self.heads.classes
+        if known["heads"][: len(mine)] != mine:
+            raise ValueError(
+                f"The checkpoint has the heads {known['heads']}, the model {mine}. Drop `heads` to take the former."
+            )
+        for head in known["heads"][len(self.heads.classes) :]:
             self.grow(head)
+        self.hparams["roi_size"] = self.hparams["roi_size"] or known["roi_size"]  # Dice falls with another window.

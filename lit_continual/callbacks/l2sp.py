@@ -1,0 +1,222 @@
+"""L2-SP: hold the weights near those of the source task."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from lit_continual.callbacks.anchor import fit_anchor, layer_distances, read_anchor, select_parameters, snapshot
+from lit_continual.callbacks.guards import require_persistent_replicas
+from lit_continual.functional import l2_sp_gradient, l2_sp_proximal_
+
+_Pull = tuple[dict[str, nn.Parameter], dict[str, Tensor], float]
+
+
+class L2SP(Callback):
+    r"""Pull parameters to an anchor with :math:`\lambda \lVert \theta - \bar\theta \rVert^2`, on any LightningModule.
+
+    Once per optimizer step, after accumulation and unscaling and before clipping, the gradient
+    :math:`2\lambda(\theta - \bar\theta)` joins the others; or, decoupled from them, the proximal step follows that of
+    the optimizer. Explicit steps diverge under SGD once :math:`\eta\lambda > 1` and under Adam hardly depend on
+    :math:`\lambda`; the proximal one knows neither trouble. Buffers, such as running statistics, are never pulled.
+    Weight decay pulls to 0 instead of the anchor: give anchored parameters a group without it.
+
+    Args:
+        strength: :math:`\lambda`, without a ½, not negative; or a mapping epoch -> :math:`\lambda`, each in force
+            until the next and the first from epoch 0.
+        parameters: Which to anchor: globs for a run of components of the dotted name, such as ``encoder``,
+            ``encoder.*.weight`` or ``*``.
+        anchor: ``start``, the weights when a fit starts; ``last_fit``, those the last fit left, with no pull before
+            there are any nor on parameters new since; or the path of a checkpoint, whose names may have another prefix.
+        step: ``explicit`` or ``proximal``.
+        decoder_strength: :math:`\lambda` of the pull of all other parameters to zero, Li et al.'s :math:`\beta/2`.
+        name: Tells this instance from others of its class, in the logs and in checkpoints.
+
+    Raises:
+        ValueError: If an argument is out of range, or the anchor file is missing, of other names or of other shapes.
+        MisconfigurationException: If nothing matches ``parameters``, if an explicit step would meet the scaled
+            gradients of a fused optimizer, and under strategies that shard the module or drop its processes.
+
+    Logs ``train/<name>``, the penalty, at every optimizer step; every epoch ``train/<name>_distance``, the norm of
+    :math:`\theta - \bar\theta`, and ``train/<name>_distance/<layer>``.
+
+    References:
+        Sagie, Greenspan and Goldberger. Transfer Learning via Parameter Regularization for Medical Image
+        Segmentation. Eq. 2.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> callback = L2SP(strength=8.0, parameters="encoder", anchor="start")
+        >>> trainer = Trainer(callbacks=callback, logger=False, enable_checkpointing=False, barebones=True)
+    """
+
+    def __init__(
+        self,
+        strength: float | dict[int, float] = 8.0,
+        parameters: str | Sequence[str] = "encoder",
+        anchor: str = "start",
+        step: Literal["explicit", "proximal"] = "explicit",
+        decoder_strength: float = 0.0,
+        name: str = "l2sp",
+    ) -> None:
+        schedule = dict(strength) if isinstance(strength, Mapping) else {0: strength}
+        if not all(0 <= value < float("inf") for value in [*schedule.values(), decoder_strength]):
+            raise ValueError(
+                "`strength` and `decoder_strength` must be 0 or more and finite, got"
+                f" {strength} and {decoder_strength}."
+            )
+        if min(schedule, default=-1) != 0:
+            raise ValueError(f"`strength` must say what holds from epoch 0 on, got {strength}: add the key 0.")
+        if step not in ("explicit", "proximal"):
+            raise ValueError(f"`step` must be 'explicit' or 'proximal', got '{step}'.")
+        self.schedule, self.anchor, self.step = schedule, anchor, step
+        self.patterns = [parameters] if isinstance(parameters, str) else list(parameters)
+        self.decoder_strength, self.name = decoder_strength, name
+        self._anchor: dict[str, Tensor] = {}
+        self._held: dict[str, nn.Parameter] = {}
+        self._rest: dict[str, nn.Parameter] = {}
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return f"{type(self).__qualname__}[{self.name}]"
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            require_persistent_replicas(trainer, self)
+            if self.anchor != "last_fit":
+                self._anchor = {}  # a checkpoint that is resumed from is loaded after this, and brings its own
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        selected = select_parameters(pl_module, self.patterns)
+        if not self._anchor and self.anchor != "last_fit":
+            self._anchor = snapshot(selected) if self.anchor == "start" else read_anchor(self.anchor, selected)
+        self._anchor = fit_anchor(self._anchor, selected)
+        self._held = {name: p for name, p in selected.items() if name in self._anchor}
+        self._rest = {name: p for name, p in pl_module.named_parameters() if name not in selected}
+        if self.decoder_strength and not self._rest:
+            raise MisconfigurationException(
+                f"`decoder_strength={self.decoder_strength}` pulls what `parameters={self.patterns}` leaves, which is"
+                f" nothing of {type(pl_module).__name__}: narrow `parameters`, or set `decoder_strength=0`."
+            )
+        if self.step == "explicit":
+            _require_unscaled(trainer)
+        else:
+            hook = partial(self._step_proximally, trainer)
+            self._handles = [optimizer.register_step_post_hook(hook) for optimizer in trainer.optimizers]
+        _warn(self._held, trainer.optimizers, max(self.schedule.values()) if self.step == "explicit" else 0.0)
+
+    @override
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        penalty: Tensor | None = None
+        for parameters, anchor, strength in self._pulls(trainer):
+            value, gradient = l2_sp_gradient(parameters, anchor, strength)
+            penalty = value if penalty is None else penalty + value
+            if self.step == "explicit" and strength > 0 and _steps(optimizer):
+                _add_gradient(optimizer, parameters, gradient)
+        if penalty is not None:
+            pl_module.log(f"train/{self.name}", penalty)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._held:
+            distances = layer_distances(self._held, self._anchor)
+            logs = {f"train/{self.name}_distance/{layer}": distance for layer, distance in distances.items()}
+            logs[f"train/{self.name}_distance"] = torch.stack(list(distances.values())).norm()
+            pl_module.log_dict(logs, batch_size=1, sync_dist=True)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.anchor == "last_fit":
+            self._anchor = snapshot(select_parameters(pl_module, self.patterns))
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._held, self._rest = [], {}, {}
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # Lightning calls no `teardown` after an exception.
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"anchor": self._anchor} if self._anchor else {}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._anchor = dict(state_dict.get("anchor", {}))
+
+    def _pulls(self, trainer: Trainer) -> Iterator[_Pull]:
+        if self._held:
+            yield self._held, self._anchor, self.schedule[max(e for e in self.schedule if e <= trainer.current_epoch)]
+        if self.decoder_strength:
+            zeros = {name: p.new_zeros(()).expand_as(p) for name, p in self._rest.items()}
+            yield self._rest, zeros, self.decoder_strength
+
+    def _step_proximally(self, trainer: Trainer, optimizer: Optimizer, *args: Any) -> None:
+        if not _steps(optimizer):
+            return
+        for parameters, anchor, strength in self._pulls(trainer):
+            for group in optimizer.param_groups:
+                mine = _among(parameters, group["params"])
+                if mine:
+                    l2_sp_proximal_(mine, {name: anchor[name] for name in mine}, strength, float(group["lr"]))
+
+
+def _require_unscaled(trainer: Trainer) -> None:
+    scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+    if scaled and any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in trainer.optimizers):
+        raise MisconfigurationException(
+            "`L2SP` with `step='explicit'` adds to gradients that a fused optimizer under `precision='16-mixed'` still"
+            " holds scaled. Set `step='proximal'`, `fused=False`, or `precision='bf16-mixed'`."
+        )
+
+
+def _warn(held: Mapping[str, nn.Parameter], optimizers: Sequence[Optimizer], explicit_strength: float) -> None:
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        name = next(iter(_among(held, group["params"])), None)
+        lr = max(float(group.get(key, 0)) for key in ("lr", "initial_lr", "max_lr"))  # schedules keep their peak there
+        if name and group.get("weight_decay"):
+            rank_zero_warn(
+                f"The optimizer's weight decay of {group['weight_decay']} pulls `{name}` to 0, where `L2SP` pulls it to"
+                " its anchor: give anchored parameters a group of their own with `weight_decay=0`."
+            )
+        if name and lr * explicit_strength > 1:
+            rank_zero_warn(
+                f"The explicit step of `L2SP` diverges under plain SGD where learning rate times `strength`, here {lr}"
+                f" times {explicit_strength}, exceeds 1: set `step='proximal'`, or lower one of the two."
+            )
+
+
+def _among(parameters: Mapping[str, nn.Parameter], stepped: Sequence[nn.Parameter]) -> dict[str, nn.Parameter]:
+    ids = {id(p) for p in stepped}
+    return {name: p for name, p in parameters.items() if id(p) in ids and p.requires_grad}
+
+
+def _steps(optimizer: Optimizer) -> bool:
+    """Whether there is a gradient at all: there is none where ``training_step`` returned ``None``."""
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+
+def _add_gradient(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], gradient: dict[str, Tensor]) -> None:
+    mine = _among(parameters, [p for group in optimizer.param_groups for p in group["params"]])
+    gradients = []
+    for p in mine.values():
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)  # a parameter outside the loss of the module is still in the penalty
+        gradients.append(p.grad)
+    if mine:
+        torch._foreach_add_(gradients, [gradient[name] for name in mine])

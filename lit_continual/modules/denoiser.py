@@ -1,0 +1,114 @@
+"""Denoising of images, slice by slice with their neighbours."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from typing_extensions import override
+
+from lit_continual.spec import build
+
+
+class Denoiser(LightningModule):
+    r"""Learn to denoise from noisy and clean images, or from two noisy ones.
+
+    A batch is a mapping with ``image`` ``(B, C, H, W)``: a noisy slice in the middle of its C neighbours, and either
+
+    * ``target`` ``(B, 1, H, W)``, the same slice with little noise. Images of several count levels in one data set make
+      it noise-adaptive training. Or
+    * ``twin`` ``(B, C, H, W)``, an independent realisation of the noise. Noise2Noise learns in both directions,
+      :math:`\tfrac12 \left[ L(f(x_1), x_2) + L(f(x_2), x_1) \right]`.
+
+    Args:
+        network: A network of this package or of MONAI, or a class path, as plain data; it maps C channels to one.
+        loss: Loss between output and target; ``None`` is the mean squared error.
+        data_range: Span of the intensities, in their unit, for PSNR and SSIM.
+        optimizer: How to make the optimizer from the parameters.
+        scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
+
+    Raises:
+        ValueError: If the network cannot be built, or a batch has neither ``target`` nor ``twin``.
+
+    Logs ``train/loss``, and ``val/psnr`` (dB), ``val/ssim``, ``test/psnr`` and ``test/ssim`` against ``target``.
+
+    References:
+        Chen, Asma and Chan. Targeted Gradient Descent. MICCAI 2021, section 3; Lehtinen et al. Noise2Noise. ICML 2018.
+
+    Example:
+        >>> denoiser = Denoiser({"_target_": "DnCNN", "features": 8})
+        >>> denoiser(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 1, 16, 16])
+    """
+
+    def __init__(
+        self,
+        network: dict[str, Any] | str = "DnCNN",
+        loss: nn.Module | None = None,
+        data_range: float = 1.0,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters({"network": network, "data_range": data_range}, logger=False)
+        self.network = build(network, ["lit_continual.networks", "monai.networks.nets"])
+        self.loss = loss if loss is not None else nn.MSELoss()
+        self.optimizer, self.scheduler = optimizer, scheduler
+        scores = MetricCollection(
+            {
+                "psnr": PeakSignalNoiseRatio(data_range=data_range),
+                "ssim": StructuralSimilarityIndexMeasure(data_range=data_range),
+            }
+        )
+        self.scores = nn.ModuleDict({f"{stage}_scores": scores.clone(prefix=f"{stage}/") for stage in ("val", "test")})
+
+    @override
+    def forward(self, image: Tensor) -> Tensor:
+        """Map slices with their neighbours ``(B, C, H, W)`` to denoised slices ``(B, 1, H, W)``."""
+        denoised: Tensor = self.network(image)
+        return denoised
+
+    @override
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        image = batch["image"]
+        if "target" in batch:
+            loss: Tensor = self.loss(self(image), batch["target"])
+        elif "twin" in batch:
+            there, back = self(torch.cat([image, batch["twin"]])).chunk(2)
+            loss = (self.loss(there, _middle(batch["twin"])) + self.loss(back, _middle(image))) / 2
+        else:
+            raise ValueError(f"A batch to denoise needs `target` or `twin`, and this one has {', '.join(batch)}.")
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
+        return loss
+
+    @override
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    @override
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Mapping[str, Tensor], stage: str) -> None:
+        scores = self.scores[f"{stage}_scores"]
+        scores.update(self(batch["image"]), batch["target"])  # type: ignore[operator]  # a `MetricCollection`
+        self.log_dict(scores, batch_size=len(batch["image"]))  # type: ignore[arg-type]
+
+    @override
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        return self(batch["image"])  # type: ignore[no-any-return]
+
+    @override
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+
+def _middle(image: Tensor) -> Tensor:
+    return torch.narrow(image, 1, image.shape[1] // 2, 1)

@@ -1,0 +1,78 @@
+"""Content distances of many images to a few, in bounded memory."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from lit_continual.functional import layer_weight, pairwise_squared_distance, squared_norms
+from lit_continual.functional.content_distance import Reduction
+from lit_continual.selection.progress import shown
+
+#: Maps images ``(n, C, H, W)`` to the activations of one layer after the other.
+Activations = Callable[[Tensor], Iterable[Tensor]]
+
+
+@torch.no_grad()
+def content_distances(
+    images: Tensor, candidates: Tensor, activations: Activations, reduction: Reduction = "mean", batch_size: int = 8
+) -> Tensor:
+    """Content distances of all images to some of them, from one pass of each image through the network.
+
+    What is held is the activations of the candidates and of one batch. The first layer, the largest and the cheapest,
+    has a pass of its own, so that it is never held together with the others: 1.5 instead of 2 GB for 50 candidates of
+    192 x 192 in VGG16. Activations are centred on the mean candidate, so that float32 products keep their digits.
+
+    Args:
+        images: ``(n, C, H, W)``.
+        candidates: ``(m,)`` indices into ``images``.
+        activations: Maps a batch of images to the activations of one layer after the other, of each image by itself;
+            a generator, so that no layer is computed that is not asked for.
+        reduction: See :func:`lit_continual.functional.content_distance`.
+        batch_size: Images that go through the network at once.
+
+    Returns:
+        ``(n, m)``, float64; 0 where an image meets itself.
+
+    Example:
+        >>> images = torch.tensor([0.0, 1.0, 5.0]).view(3, 1, 1, 1)
+        >>> content_distances(images, torch.tensor([1]), lambda batch: [batch]).T
+        tensor([[ 1.,  0., 16.]], dtype=torch.float64)
+    """
+    total = torch.zeros(len(images), len(candidates), dtype=torch.float64, device=images.device)
+    if len(candidates):
+        _add(total, images, candidates, lambda batch: islice(activations(batch), 1), batch_size, reduction)
+        _add(total, images, candidates, lambda batch: islice(activations(batch), 1, None), batch_size, reduction)
+    return total
+
+
+def _add(
+    total: Tensor, images: Tensor, candidates: Tensor, layers: Activations, batch_size: int, reduction: Reduction
+) -> None:
+    """Add the distances in some layers; what is held for them is gone at the end."""
+    held = list(_held(images, candidates, layers, batch_size))
+    for _, centred, norms in held:
+        among = pairwise_squared_distance(centred, centred, norms)
+        total[candidates] += among.fill_diagonal_(0) * layer_weight(centred, reduction)
+    others = torch.ones(len(images), dtype=torch.bool, device=images.device).index_fill_(0, candidates, False)
+    batches = others.nonzero().flatten().split(batch_size) if held else ()
+    for chosen in shown(batches, "Content distance"):
+        for layer, (centre, centred, norms) in zip(layers(images[chosen]), held, strict=True):
+            distance = pairwise_squared_distance(layer, centred, norms, centre)
+            total[chosen] += distance * layer_weight(layer, reduction)
+
+
+def _held(
+    images: Tensor, candidates: Tensor, layers: Activations, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield for each layer the mean candidate, the candidates' activations less that mean, and their squared norms."""
+    kept: list[Tensor] = []
+    for begin in range(0, len(candidates), batch_size):
+        for index, layer in enumerate(layers(images[candidates[begin : begin + batch_size]])):
+            if begin == 0:
+                kept.append(layer.new_empty(len(candidates), *layer.shape[1:]))
+            kept[index][begin : begin + batch_size] = layer
+    for layer in kept:
+        centre = layer.mean(0)
+        yield centre, layer.sub_(centre), squared_norms(layer)

@@ -1,0 +1,112 @@
+"""What a selection policy may know about the samples it chooses from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The training set of one experience, slice by slice; each policy asks for what it needs.
+
+    Args:
+        contains: ``(n, J)``, bool: which of the classes are in the label of a sample.
+        uncertainty: ``(n, J)``, low for certain.
+        features: ``(n, d)``.
+        images: ``(n, C, H, W)``; a view of a memory-mapped file will do.
+
+    Example:
+        >>> Samples(torch.tensor([[True, False], [True, True]])).members(1)
+        tensor([1])
+    """
+
+    contains: Tensor
+    uncertainty: Tensor | None = None
+    features: Tensor | None = None
+    images: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.contains.ndim != 2:
+            raise ValueError(f"`contains` must have shape (samples, classes), got {tuple(self.contains.shape)}.")
+        for name in ("uncertainty", "features", "images"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.contains):
+                raise ValueError(f"`{name}` describes {len(value)} samples, and `contains` {len(self.contains)}.")
+
+    def members(self, label: int) -> Tensor:
+        """Return the samples that contain class ``label``, in ascending order."""
+        return self.contains[:, label].nonzero().flatten()
+
+    def need(self, name: str, who: object) -> Tensor:
+        """Return the field ``name``, or raise if it was not given."""
+        value: Tensor | None = getattr(self, name)
+        if value is None:
+            raise ValueError(
+                f"`{type(who).__name__}` needs the `{name}` of the samples; compute it or choose `Random`."
+            )
+        return value
+
+
+class Policy(Protocol):
+    """Anything that orders samples by how much they are worth keeping: a function will do."""
+
+    def __call__(self, samples: Samples, budget: int) -> list[int]:
+        """Return at most ``budget`` indices, none twice; a smaller budget gives a prefix of a larger one."""
+        ...
+
+
+def union(orders: Sequence[Sequence[int]]) -> list[int]:
+    """Merge orders, taking one from each in turn and none twice, so that every prefix serves all of them alike.
+
+    Example:
+        >>> union([[4, 7, 1], [7, 2]])
+        [4, 7, 2, 1]
+    """
+    turns = (index for turn in zip_longest(*orders) for index in turn if index is not None)
+    return list(dict.fromkeys(turns))
+
+
+def per_class(policy: Policy, samples: Samples, budget: int) -> list[int]:
+    """Pick up to ``budget`` samples for each class, the paper's :math:`k_r`, and merge them.
+
+    Example:
+        >>> samples = Samples(torch.tensor([[True, False], [True, True]]))
+        >>> per_class(lambda samples, budget: samples.members(0)[:budget].tolist(), samples, 1)
+        [0, 1]
+    """
+    return union([policy(of_class(samples, label), budget) for label in range(samples.contains.shape[1])])
+
+
+def of_class(samples: Samples, label: int) -> Samples:
+    """Return the same samples with one class alone.
+
+    Example:
+        >>> of_class(Samples(torch.tensor([[True, False]])), 1).contains
+        tensor([[False]])
+    """
+    uncertainty = None if samples.uncertainty is None else samples.uncertainty[:, label : label + 1]
+    return replace(samples, contains=samples.contains[:, label : label + 1], uncertainty=uncertainty)
+
+
+def volumes(order: Sequence[int], volume: Sequence[str]) -> list[str]:
+    """Order whole volumes by their first sample in an order of samples.
+
+    Example:
+        >>> volumes([2, 0, 1], ["a", "a", "b"])
+        ['b', 'a']
+    """
+    return list(dict.fromkeys(volume[index] for index in order))
+
+
+def seeded_keys(n: int, seed: int) -> Tensor:
+    """Draw one random key a sample; the lowest ``k`` keys are a uniform sample, and a prefix of those of ``k + 1``.
+
+    Example:
+        >>> torch.equal(seeded_keys(3, 0), seeded_keys(3, 0))
+        True
+    """
+    return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

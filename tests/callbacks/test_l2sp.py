@@ -1,0 +1,451 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import nn
+from torch.nn.functional import mse_loss
+from torch.testing import assert_close
+from torch.utils.data import DataLoader, TensorDataset
+
+from lit_continual.callbacks import L2SP
+
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, lr=0.1),
+    "momentum": partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+    "adam": partial(torch.optim.Adam, lr=0.01),
+    "adamw": partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1),
+}
+PRECISIONS = {
+    "32": lambda: {"precision": "32-true"},
+    "bf16": lambda: {"precision": "bf16-mixed"},
+    "fp16": lambda: {"plugins": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0))},
+}
+decays = pytest.mark.filterwarnings("ignore:The optimizer's weight decay")
+
+
+class Segments(LightningModule):
+    """An encoder with batch normalisation, a decoder, and a parameter that the loss never meets."""
+
+    def __init__(self, optimizer=OPTIMIZERS["sgd"], extra=None):
+        super().__init__()
+        first = nn.Linear(4, 3, bias=False)  # a bias before the normalisation would get rounding errors for gradients
+        self.net = nn.ModuleDict({"encoder": nn.Sequential(first, nn.BatchNorm1d(3), nn.Tanh())})
+        self.net["decoder"] = nn.Linear(3, 2)
+        self.net["encoder"].unused = nn.Parameter(torch.ones(2))
+        self.optimizer, self.extra = optimizer, extra
+
+    def forward(self, x):
+        return self.net["decoder"](self.net["encoder"](x))
+
+    def training_step(self, batch):  # No `batch_idx`: Lightning allows it.
+        loss = mse_loss(self(batch[0]), batch[1])
+        return loss if self.extra is None else loss + self.extra(self)
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters())
+
+
+@pytest.fixture
+def module():
+    seed_everything(0)
+    return Segments()
+
+
+@pytest.fixture
+def loader():
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(12, 4, generator=generator), torch.randn(12, 2, generator=generator)
+    return DataLoader(TensorDataset(*data), batch_size=2)
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    return partial(
+        Trainer,
+        default_root_dir=tmp_path,
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@pytest.fixture
+def source(tmp_path, module):
+    """A checkpoint of other weights, and these weights under the module's names."""
+    seed_everything(1)
+    anchor = {name: torch.randn_like(p) for name, p in module.net.named_parameters()}
+    torch.save({"state_dict": anchor}, tmp_path / "source.ckpt")
+    return str(tmp_path / "source.ckpt"), {f"net.{name}": t for name, t in anchor.items() if "encoder" in name}
+
+
+def parameters(module):
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def by_hand(anchor, strength):
+    return lambda m: strength * sum((p - anchor[n]).square().sum() for n, p in m.named_parameters() if n in anchor)
+
+
+@decays
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("accumulate", "clip"), [(1, None), (3, 0.5)])
+def test_explicit_equals_the_term_written_by_hand(
+    module, loader, trainer, source, optimizer, precision, accumulate, clip
+):
+    path, anchor = source
+    module.optimizer = OPTIMIZERS[optimizer]
+    reference = copy.deepcopy(module)
+    reference.extra = by_hand(anchor, 0.7)
+    options = {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip}
+    trainer(**options, **PRECISIONS[precision]()).fit(reference, loader)
+    trainer(callbacks=L2SP(0.7, anchor=path), **options, **PRECISIONS[precision]()).fit(module, loader)
+    assert_close(parameters(module), parameters(reference), rtol=1e-5, atol=2e-6)
+
+
+class ProximalByHand(Segments):
+    """Moves towards the anchor after every optimizer step, as eq. 3's prior under a decoupled step asks."""
+
+    def optimizer_step(self, *args, **kwargs):
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                if name in self.anchor:
+                    lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+                    p.copy_(self.anchor[name] + (p - self.anchor[name]) / (1 + 2 * lr * self.strength))
+
+
+@decays
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("accumulate", "clip"), [(1, None), (3, 0.5)])
+def test_proximal_equals_the_step_written_by_hand(
+    module, loader, trainer, source, optimizer, precision, accumulate, clip
+):
+    path, anchor = source
+    reference = ProximalByHand(OPTIMIZERS[optimizer])
+    reference.load_state_dict(module.state_dict())
+    reference.anchor, reference.strength, module.optimizer = anchor, 3.0, OPTIMIZERS[optimizer]
+    options = {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip}
+    trainer(**options, **PRECISIONS[precision]()).fit(reference, loader)
+    callback = L2SP(3.0, anchor=path, step="proximal")
+    trainer(callbacks=callback, **options, **PRECISIONS[precision]()).fit(module, loader)
+    assert_close(
+        parameters(module), parameters(reference), rtol=1e-5, atol=1e-5
+    )  # Adam divides rounding errors by rounding errors
+
+
+@decays
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("step", ["explicit", "proximal"])
+def test_strength_zero_is_plain_training_bit_for_bit(module, loader, trainer, source, step, optimizer):
+    module.optimizer = OPTIMIZERS[optimizer]
+    plain = copy.deepcopy(module)
+    trainer(max_epochs=2).fit(plain, loader)
+    trainer(max_epochs=2, callbacks=L2SP(0, anchor=source[0], step=step)).fit(module, loader)
+    plain.net["encoder"].unused = module.net["encoder"].unused  # outside the loss: nothing says what it should be
+    assert_close(dict(module.state_dict()), dict(plain.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_huge_proximal_strength_is_a_frozen_encoder(module, loader, trainer, optimizer):
+    module.optimizer = OPTIMIZERS[optimizer]
+    frozen = copy.deepcopy(module)
+    frozen.net["encoder"].requires_grad_(False)
+    trainer(max_epochs=2).fit(frozen, loader)
+    trainer(max_epochs=2, callbacks=L2SP(1e6, step="proximal")).fit(module, loader)
+    assert_close(dict(module.state_dict()), dict(frozen.state_dict()), rtol=1e-5, atol=1e-6)
+
+
+def test_proximal_is_stable_where_explicit_diverges(module, loader, trainer, source):
+    moved = copy.deepcopy(module)
+    with pytest.warns(UserWarning, match=r"diverges under plain SGD .* 0\.1 times 50.*`step='proximal'`"):
+        trainer(max_epochs=4, callbacks=L2SP(50.0, anchor=source[0])).fit(moved, loader)
+    trainer(max_epochs=4, callbacks=L2SP(50.0, anchor=source[0], step="proximal")).fit(module, loader)
+    assert not torch.isfinite(moved.net["encoder"][0].weight).all() or moved.net["encoder"][0].weight.abs().max() > 1e6
+    assert_close({n: p for n, p in parameters(module).items() if n in source[1]}, source[1], rtol=0, atol=0.1)
+
+
+def test_schedule_over_epochs(module, loader, trainer, source):
+    path, anchor = source
+    reference = copy.deepcopy(module)
+    reference.extra = lambda m: by_hand(anchor, [0.7, 0.7, 0.0, 0.2][m.current_epoch])(m)
+    trainer(max_epochs=4).fit(reference, loader)
+    trainer(max_epochs=4, callbacks=L2SP({0: 0.7, 2: 0.0, 3: 0.2}, anchor=path)).fit(module, loader)
+    assert_close(parameters(module), parameters(reference), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("step", ["explicit", "proximal"])
+def test_the_rest_is_pulled_to_zero(module, loader, trainer, source, step):
+    path, anchor = source
+    zeros = {name: torch.zeros_like(p) for name, p in module.named_parameters() if "decoder" in name}
+    if step == "explicit":
+        reference = copy.deepcopy(module)
+        reference.extra = lambda m: by_hand(anchor, 0.5)(m) + by_hand(zeros, 0.3)(m)
+        trainer().fit(reference, loader)
+    else:
+        reference = ProximalByHand()
+        reference.load_state_dict(module.state_dict())
+        reference.anchor, reference.strength = zeros, 0.3
+        trainer(callbacks=L2SP(0.5, anchor=path, step=step)).fit(reference, loader)
+    trainer(callbacks=L2SP(0.5, anchor=path, decoder_strength=0.3, step=step)).fit(module, loader)
+    assert_close(parameters(module), parameters(reference), rtol=1e-5, atol=1e-6)
+
+
+def test_anchor_of_the_start_is_a_copy(module, loader, trainer):
+    start = parameters(module)
+    reference = copy.deepcopy(module)
+    reference.extra = by_hand({n: t for n, t in start.items() if "encoder" in n}, 2.0)
+    trainer(max_epochs=2).fit(reference, loader)
+    callback = L2SP(2.0)
+    trainer(max_epochs=2, callbacks=callback).fit(module, loader)
+    assert_close(parameters(module), parameters(reference), rtol=1e-5, atol=1e-6)
+    trainer(max_epochs=2, callbacks=callback).fit(module, loader)
+    now = callback.state_dict()["anchor"]
+    assert_close(now, {n: t for n, t in parameters(reference).items() if "encoder" in n}, rtol=1e-5, atol=1e-6)
+
+
+def test_anchor_of_the_last_fit(module, loader, trainer):
+    callback, plain = L2SP(2.0, anchor="last_fit"), copy.deepcopy(module)
+    trainer().fit(plain, loader)
+    trainer(callbacks=callback).fit(module, loader)
+    assert_close(parameters(module), parameters(plain), rtol=0, atol=0)
+
+    reference = copy.deepcopy(module)
+    reference.extra = by_hand({n: t for n, t in parameters(module).items() if "encoder" in n}, 2.0)
+    reference.net["encoder"].grown = nn.Parameter(torch.ones(3))
+    module.net["encoder"].grown = nn.Parameter(torch.ones(3))
+    trainer().fit(reference, loader)
+    fresh = L2SP(2.0, anchor="last_fit")
+    fresh.load_state_dict(copy.deepcopy(callback.state_dict()))
+    trainer(callbacks=fresh).fit(module, loader)
+    assert_close(parameters(module), parameters(reference), rtol=1e-5, atol=1e-6)
+    assert torch.equal(module.net["encoder"].grown, torch.ones(3))
+
+
+def test_only_parameters_are_anchored(module, loader, trainer):
+    callback = L2SP(1.0, parameters=["encoder.*.weight", "unused"])
+    trainer(callbacks=callback).fit(module, loader)
+    names = {"net.encoder.0.weight", "net.encoder.1.weight", "net.encoder.unused"}
+    assert set(callback.state_dict()["anchor"]) == names
+    plain, held = copy.deepcopy(module), copy.deepcopy(module)
+    trainer().fit(plain, loader)
+    trainer(callbacks=L2SP(1e6, step="proximal")).fit(held, loader)
+    before = module.net["encoder"][1].running_mean
+    assert (held.net["encoder"][1].running_mean - before).abs().max() > 1e-3
+
+
+class Spy(Callback):
+    """Keeps the parameters as they are before each optimizer step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.seen.append(parameters(pl_module))
+
+
+def test_logs_the_penalty_and_the_distances(module, loader, trainer, source):
+    path, anchor = source
+    spy = Spy()
+    fitted = trainer(callbacks=[L2SP(0.7, anchor=path), spy])
+    fitted.fit(module, loader)
+    penalty = 0.7 * sum((spy.seen[-1][name] - anchor[name]).square().sum() for name in anchor)
+    distances = {name: (parameters(module)[name] - anchor[name]).square().sum() for name in anchor}
+    batch_norm = distances["net.encoder.1.weight"] + distances["net.encoder.1.bias"]
+    logs = fitted.callback_metrics
+    assert_close(logs["train/l2sp"], penalty)
+    assert_close(logs["train/l2sp_distance"], sum(distances.values()).sqrt())
+    assert_close(logs["train/l2sp_distance/net.encoder.1"], batch_norm.sqrt())
+    assert {key for key in logs if "/net." in key} == {
+        f"train/l2sp_distance/net.encoder{layer}" for layer in ("", ".0", ".1")
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
+@pytest.mark.parametrize("anchor", ["start", "last_fit", "file"])
+@pytest.mark.parametrize("step", ["explicit", "proximal"])
+def test_resumed_fit_equals_the_fit_that_was_not_stopped(module, loader, trainer, tmp_path, source, anchor, step):
+    if anchor == "file":
+        anchor = source[0]
+    module.optimizer = OPTIMIZERS["momentum"]
+    kept, options = L2SP(0.7, anchor=anchor, step=step), {"enable_checkpointing": True, "max_epochs": 3}
+    trainer(callbacks=kept).fit(module, loader)
+    resumed = copy.deepcopy(module)
+    save = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    trainer(callbacks=[kept, save], **options).fit(module, loader)
+    (tmp_path / "source.ckpt").unlink()  # the anchor is in the checkpoint
+    again = trainer(callbacks=[L2SP(0.7, anchor=anchor, step=step), copy.deepcopy(save)], **options)
+    again.fit(resumed, loader, ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True)
+    assert_close(parameters(resumed), parameters(module), rtol=0, atol=0)
+
+
+class Fails(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["after fit", "after an exception"])
+@pytest.mark.parametrize("step", ["explicit", "proximal"])
+def test_leaves_nothing_behind(module, loader, trainer, source, fails, step):
+    plain = copy.deepcopy(module)
+    trainer().fit(plain, loader)
+    fitted = trainer(callbacks=[L2SP(0.7, anchor=source[0], step=step), *([Fails()] if fails else [])])
+    if fails:
+        with pytest.raises(ZeroDivisionError):
+            fitted.fit(module, loader)
+    else:
+        fitted.fit(module, loader)
+    assert set(vars(module)) == set(vars(plain))
+    left = parameters(module)
+    (optimizer,) = fitted.optimizers
+    for p in module.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert_close(parameters(module), left, rtol=0, atol=0)
+
+
+class Manual(Segments):
+    """Two optimizers with learning rates of their own, stepped by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch):
+        for optimizer in self.optimizers():
+            self.toggle_optimizer(optimizer)
+            loss = mse_loss(self(batch[0]), batch[1])
+            optimizer.zero_grad()
+            self.manual_backward(loss if self.extra is None else loss + self.extra(self))
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self):
+        first, second = self.net["encoder"], self.net["decoder"]
+        return [torch.optim.SGD(first.parameters(), lr=0.1), torch.optim.Adam(second.parameters(), lr=0.02)]
+
+
+def test_manual_optimization_with_two_optimizers(module, loader, trainer, source):
+    path, _ = source
+    ours, reference = Manual(), Manual()
+    ours.load_state_dict(module.state_dict())
+    reference.load_state_dict(module.state_dict())
+    anchor = {f"net.{name}": t for name, t in torch.load(path)["state_dict"].items()}
+    reference.extra = by_hand(anchor, 0.7)
+    trainer().fit(reference, loader)
+    trainer(callbacks=L2SP(0.7, parameters="*", anchor=path)).fit(ours, loader)
+    assert_close(parameters(ours), parameters(reference), rtol=1e-5, atol=1e-6)
+
+
+class Skips(Segments):
+    def training_step(self, batch):
+        return None
+
+
+@pytest.mark.parametrize("step", ["explicit", "proximal"])
+@pytest.mark.filterwarnings("ignore:.*training_step.* returned .None")
+def test_a_skipped_step_moves_nothing(module, loader, trainer, source, step):
+    skips = Skips()
+    skips.load_state_dict(module.state_dict())
+    trainer(callbacks=L2SP(0.7, anchor=source[0], step=step)).fit(skips, loader)
+    assert_close(parameters(skips), parameters(module), rtol=0, atol=0)
+
+
+def test_on_an_unmodified_module_of_someone_else(trainer):
+    seed_everything(0)
+    free, held = BoringModel(), BoringModel()
+    held.load_state_dict(free.state_dict())
+    start = parameters(free)
+    options = {"limit_train_batches": 8, "limit_val_batches": 0}
+    trainer(**options).fit(free)
+    trainer(**options, callbacks=L2SP(strength=4.0, parameters="layer", anchor="start")).fit(held)
+    moved = [sum((parameters(m)[n] - start[n]).square().sum() for n in start) for m in (free, held)]
+    assert 0 < moved[1] < 0.5 * moved[0]
+
+
+def test_two_instances_add_up(module, loader, trainer, source):
+    twice = copy.deepcopy(module)
+    halves = [L2SP(0.3, anchor=source[0], name="a"), L2SP(0.4, anchor=source[0], name="b")]
+    trainer(callbacks=halves).fit(twice, loader)
+    trainer(callbacks=L2SP(0.7, anchor=source[0])).fit(module, loader)
+    assert_close(parameters(twice), parameters(module), rtol=1e-5, atol=1e-6)
+
+
+def test_warns_that_weight_decay_pulls_elsewhere(module, loader, trainer):
+    module.optimizer = OPTIMIZERS["adamw"]
+    with pytest.warns(UserWarning, match=r"weight decay of 0\.1 pulls `net\.encoder.*` to 0.*`weight_decay=0`"):
+        trainer(callbacks=L2SP(0.7)).fit(module, loader)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strength": -1.0}, r"`strength` and `decoder_strength` must be 0 or more and finite, got -1\.0"),
+        ({"strength": float("nan")}, "got nan"),
+        ({"decoder_strength": -0.1}, r"got 8\.0 and -0\.1"),
+        ({"strength": {3: 1.0}}, r"from epoch 0 on, got \{3: 1\.0\}: add the key 0"),
+        ({"strength": {}}, "add the key 0"),
+        ({"step": "implicit"}, "`step` must be 'explicit' or 'proximal', got 'implicit'"),
+    ],
+)
+def test_rejects_arguments_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        L2SP(**arguments)
+
+
+def refuses(trainer, module, loader, error, message, **arguments):
+    before = parameters(module)
+    with pytest.raises(error, match=message):
+        trainer(callbacks=L2SP(**arguments)).fit(module, loader)
+    assert_close(parameters(module), before, rtol=0, atol=0)
+
+
+def test_refuses_what_cannot_be_anchored(module, loader, trainer, source, tmp_path):
+    check = partial(refuses, trainer, module, loader)
+    check(ValueError, r"no checkpoint at nowhere\.ckpt", anchor="nowhere.ckpt")
+    torch.save({"layer1.weight": torch.ones(3)}, tmp_path / "resnet.pth")
+    message = r"resnet\.pth' is of another architecture: it lacks 4 of the 4 .* such as `net\.encoder"
+    check(ValueError, message, anchor=str(tmp_path / "resnet.pth"))
+    weights = torch.load(source[0])["state_dict"]
+    weights["encoder.0.weight"] = torch.ones(3, 7)
+    torch.save(weights, tmp_path / "resized.pth")
+    message = r"resized\.pth' does not fit: `net\.encoder\.0\.weight` has shape \(3, 4\), and its anchor \(3, 7\)"
+    check(ValueError, message, anchor=str(tmp_path / "resized.pth"))
+    nothing = r"\['encodr'\]` matches no parameter of Segments: name .* such as net\.decoder, net\.encoder"
+    check(MisconfigurationException, nothing, parameters=["encoder", "encodr"])
+    check(MisconfigurationException, "matches no parameter", parameters=[])
+    nothing_left = r"`decoder_strength=0\.1` pulls what `parameters=\['\*'\]` leaves, which is nothing"
+    check(MisconfigurationException, nothing_left, parameters="*", decoder_strength=0.1)
+
+
+def test_names_a_parameter_that_was_resized_or_is_gone(module, loader, trainer):
+    callback = L2SP(0.7, anchor="last_fit")
+    trainer(callbacks=callback).fit(module, loader)
+    resized, gone = copy.deepcopy(module), copy.deepcopy(module)
+    resized.net["encoder"].unused = nn.Parameter(torch.ones(5))
+    with pytest.raises(ValueError, match=r"`net\.encoder\.unused` has shape \(5,\), and its anchor \(2,\)"):
+        trainer(callbacks=callback).fit(resized, loader)
+    del gone.net["encoder"].unused
+    with pytest.raises(ValueError, match=r"`net\.encoder\.unused` has an anchor and is no longer"):
+        trainer(callbacks=callback).fit(gone, loader)
+
+
+def test_refuses_scaled_gradients_of_a_fused_optimizer(module, loader, trainer):
+    module.optimizer = partial(torch.optim.Adam, lr=0.01, fused=True)
+    with pytest.raises(MisconfigurationException, match=r"fused optimizer .* Set `step='proximal'`, `fused=False`"):
+        trainer(callbacks=L2SP(0.7), **PRECISIONS["fp16"]()).fit(module, loader)
+
+
+def test_refuses_processes_that_forget(module, loader, trainer):
+    with pytest.raises(MisconfigurationException, match=r"`L2SP` keeps state.*Use .*`strategy='ddp'`"):
+        L2SP().setup(trainer(strategy="ddp_spawn", devices=2), module, "fit")
