@@ -34,11 +34,16 @@ class Formulas(Preprocessor):
         """Put MathML, which browsers draw without a script, in the place of LaTeX."""
         text = BLOCK.sub(lambda match: f"\n{self._math(match, 'block')}\n", "\n".join(lines))
         text = INLINE.sub(lambda match: self._math(match, "inline"), text)
-        return REFERENCE.sub(r"[`\2`][\1\2]", text).split("\n")
+        return REFERENCE.sub(self._reference, text).split("\n")
 
     def _math(self, match: re.Match[str], display: str) -> str:
         formula = convert(match[1] or match[2], display=display)
         return self.md.htmlStash.store(f"<p>{formula}</p>" if display == "block" else formula)
+
+    def _reference(self, match: re.Match[str]) -> str:
+        # Optional: what a room does not export has no place to lead to.
+        link = f'<autoref identifier="{match[1]}{match[2]}" optional><code>{match[2]}</code></autoref>'
+        return self.md.htmlStash.store(link)
 
 
 class DocstringExtension(Extension):

@@ -73,6 +73,6 @@ class ResumePoint(Checkpoint):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epochs, steps = trainer.max_epochs, trainer.max_steps
-        ends = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs  # type: ignore[operator]
+        ends = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
         if not (ends or trainer.should_stop or 0 <= steps <= trainer.global_step):
             trainer.save_checkpoint(self.path)

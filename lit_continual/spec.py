@@ -28,6 +28,8 @@ def build(spec: Mapping[str, Any] | str, packages: Sequence[str], **overrides: A
     if "_target_" not in arguments:
         raise ValueError(f"{arguments} does not say what to build. Name a class under `_target_`.")
     name = arguments.pop("_target_")
+    if not isinstance(name, str):
+        raise ValueError(f"`_target_` must be a name, got {name!r}. Name a class.")
     found, arguments = _find(name, packages), {**arguments, **overrides}
     parameters = inspect.signature(found).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -35,7 +37,7 @@ def build(spec: Mapping[str, Any] | str, packages: Sequence[str], **overrides: A
             raise ValueError(f"`{name}` has no argument `{argument}`. It takes {', '.join(parameters)}.")
     try:
         return found(**arguments)
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ValueError(f"`{name}` cannot be built from {arguments} ({error}). Correct its arguments.") from error
 
 

@@ -79,7 +79,7 @@ def _log_pictures(logger: WandbLogger | TensorBoardLogger, run: Run, step: int) 
 
 def _pixels(figure: Figure) -> np.ndarray[Any, Any]:
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
+    canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

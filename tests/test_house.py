@@ -152,7 +152,7 @@ def test_changelog_and_package_name_the_same_version():
     assert versions[0] == lit_continual.__version__
 
 
-HOSTS = r"pythonho[s]ted|py[p]i\.org|download\.pytorc[h]|registry\.np[m]js|deb\.debia[n]"
+HOSTS = r"pythonho[s]ted|py[p]i\.org|download\.pytorc[h]\.org/whl|registry\.np[m]js|deb\.debia[n]"
 MACHINE_PATHS = r"(?<![\w.}])/(?:wor[k]|roo[t]|hom[e]|Use[r]s|tm[p])/"
 
 

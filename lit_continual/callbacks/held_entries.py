@@ -6,43 +6,46 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lit_continual.networks import learnt_values
+
 
 class HeldEntries:
     """Put back, bit for bit, what is not free in a module's parameters and buffers, and clear its gradients.
 
     Args:
-        values: The live tensors by name.
-        free: For each name, a mask that broadcasts against the tensor and varies along one axis at most, true where
-            the tensor may move.
+        module: The module; its parameters and running statistics are what training may move.
+        free: For each of these, by name, a mask that broadcasts against it and varies along one axis at most, true
+            where it may move.
 
     Raises:
         ValueError: If names or shapes show that the masks belong to another network.
 
     Example:
-        >>> weight = nn.Parameter(torch.zeros(2, 3))
-        >>> held = HeldEntries({"weight": weight}, {"weight": torch.tensor([[True], [False]])})
-        >>> with torch.no_grad():
-        ...     _ = weight.fill_(1.0)
+        >>> layer = nn.Linear(3, 2, bias=False)
+        >>> _ = nn.init.zeros_(layer.weight)
+        >>> held = HeldEntries(layer, {"weight": torch.tensor([[True], [False]])})
+        >>> _ = nn.init.ones_(layer.weight)
         >>> held.restore_parameters()
-        >>> weight.tolist()
+        >>> layer.weight.tolist()
         [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
     """
 
-    def __init__(self, values: Mapping[str, Tensor], free: Mapping[str, Tensor]) -> None:
+    def __init__(self, module: nn.Module, free: Mapping[str, Tensor]) -> None:
+        values = learnt_values(module)
         for name in sorted(values.keys() | free.keys()):
             _check(name, values.get(name), free.get(name))
-        held = [_Held.of(value, free[name]) for name, value in values.items() if not bool(free[name].all())]
+        held = [_Held.of(module, name, free[name]) for name in values if not bool(free[name].all())]
         self._parameters = [one for one in held if isinstance(one.live, nn.Parameter)]
         self._buffers = [one for one in held if not isinstance(one.live, nn.Parameter)]
 
     def clear_gradients(self) -> None:
         """Set the gradients of what is held to 0, nan and inf among them."""
         for one in self._parameters:
-            if one.live.grad is not None:
-                if one.rows is None:
-                    one.live.grad.zero_()
-                else:
-                    one.live.grad.index_fill_(one.axis, one.rows, 0.0)
+            gradient = one.live.grad
+            if gradient is not None and one.rows is None:
+                gradient.zero_()
+            elif gradient is not None and one.rows is not None:
+                gradient.index_fill_(one.axis, one.rows, 0.0)
 
     def restore_parameters(self) -> None:
         """Put the parameters back."""
@@ -56,19 +59,28 @@ class HeldEntries:
 class _Held(NamedTuple):
     """The held rows of a tensor along an axis, or all of it, and what they hold."""
 
-    live: Tensor
+    owner: nn.Module
+    attribute: str
     axis: int
     rows: Tensor | None
     kept: Tensor
 
+    @property
+    def live(self) -> Tensor:
+        """Looked up each time: whoever resets running statistics may put a new tensor in their place."""
+        live: Tensor = getattr(self.owner, self.attribute)
+        return live
+
     @classmethod
-    def of(cls, live: Tensor, free: Tensor) -> "_Held":
-        data = live.detach()
+    def of(cls, module: nn.Module, name: str, free: Tensor) -> "_Held":
+        path, _, attribute = name.rpartition(".")
+        owner = module.get_submodule(path)
+        data = getattr(owner, attribute).detach()
         if not bool(free.any()):
-            return cls(live, 0, None, data.clone())
+            return cls(owner, attribute, 0, None, data.clone())
         axis = max(range(free.ndim), key=lambda a: free.shape[a])
-        rows = (~free).flatten().nonzero().flatten().to(live.device)
-        return cls(live, axis, rows, data.index_select(axis, rows))
+        rows = (~free).flatten().nonzero().flatten().to(data.device)
+        return cls(owner, attribute, axis, rows, data.index_select(axis, rows))
 
 
 def _check(name: str, value: Tensor | None, free: Tensor | None) -> None:

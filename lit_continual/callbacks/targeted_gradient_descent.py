@@ -83,7 +83,7 @@ class TargetedGradientDescent(Callback):
         self._scored: list[str] = []  # weights behind which the paper puts a TGD layer
         self._known: list[str] = []  # names that the last fit left
         self._fits, self._under_way, self._to_resume = 0, False, False
-        self._held, self._hooks, self._share = HeldEntries({}, {}), list[Any](), 1.0
+        self._held, self._hooks, self._share = HeldEntries(nn.Module(), {}), list[Any](), 1.0
 
     @property
     @override
@@ -101,7 +101,7 @@ class TargetedGradientDescent(Callback):
         if not (self._to_resume and trainer.ckpt_path is not None):
             self._choose_masks(network, pl_module)
         self._to_resume, self._under_way = False, True
-        self._held = HeldEntries(learnt_values(network), self.masks)
+        self._held = HeldEntries(network, self.masks)
         self._share = free_share(network, self.masks)
         # Right after the step, which moves even what has no gradient: other callbacks, such as averages of the
         # weights, must not see it moved.
@@ -170,7 +170,7 @@ class TargetedGradientDescent(Callback):
     def _release(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._held = [], HeldEntries({}, {})
+        self._hooks, self._held = [], HeldEntries(nn.Module(), {})
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -8,6 +8,10 @@ from lit_continual.data.multi_task_data_module import MultiTaskDataModule
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.patient_episodes import PatientEpisodes
 from lit_continual.data.patient_tasks import patient_tasks
+from lit_continual.data.pet_data_module import PetDataModule, PetSlices
+from lit_continual.data.pet_phantom import PetPhantom, pet_phantom
+from lit_continual.data.pet_scanner import PetScanner, Reconstruction, split_counts
+from lit_continual.data.pet_study import pet_study
 from lit_continual.data.remove_outside import RemoveOutside, RemoveOutsided
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
 from lit_continual.data.shoulder_data_module import ShoulderDataModule
@@ -27,7 +31,12 @@ __all__ = [
     "MultiTaskDataModule",
     "PatchDataset",
     "PatientEpisodes",
+    "PetDataModule",
+    "PetPhantom",
+    "PetScanner",
+    "PetSlices",
     "Preprocessing",
+    "Reconstruction",
     "RemoveOutside",
     "RemoveOutsided",
     "SegmentationDataModule",
@@ -36,8 +45,11 @@ __all__ = [
     "WholeSampler",
     "check_leakage",
     "patient_tasks",
+    "pet_phantom",
+    "pet_study",
     "read_cases",
     "shoulder_subject",
     "split_cases",
+    "split_counts",
     "write_shoulder_phantom",
 ]

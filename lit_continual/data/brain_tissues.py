@@ -97,9 +97,9 @@ def _metastases(rng: Generator, depth: Array, grid: Array, white: Array) -> list
     border = grid[(depth > 25) & (depth < 46) & (white > 0.2) & (white < 0.9)]
     tumours: list[Tumour] = []
     while len(tumours) < 3 or (len(tumours) < 8 and rng.random() < 0.65):
-        radius = float(np.exp(rng.normal(1.55, 0.35)).clip(3, 10))
+        radius = float(np.exp(rng.normal(1.75, 0.35)).clip(3.5, 11))
         oedema = rng.uniform(0, 8) if rng.random() < 0.7 else 0.0
-        tumours.append(Tumour(border[rng.integers(len(border))], radius, min(3.5, max(radius - 2.5, 2.5)), oedema))
+        tumours.append(Tumour(border[rng.integers(len(border))], radius, float(np.clip(0.4 * radius, 2, 3)), oedema))
     return tumours
 
 

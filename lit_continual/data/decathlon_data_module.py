@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from monai.apps import DecathlonDataset, download_and_extract
+from monai.apps import DecathlonDataset, download_url, extractall
 from typing_extensions import override
 
 from lit_continual.data.cases import CaseList, read_cases
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
 from lit_continual.data.volume_cache import cache_folder
-from lit_continual.storage import is_first_rank
+from lit_continual.storage import in_one_line, is_first_rank
 
 
 class DecathlonDataModule(SegmentationDataModule):
@@ -56,13 +56,13 @@ class DecathlonDataModule(SegmentationDataModule):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{self.task}.", suffix=".part", dir=folder.parent) as temporary:
             try:
-                download_and_extract(
-                    url, output_dir=temporary, hash_val=DecathlonDataset.md5[self.task], hash_type="md5"
-                )
+                archive = Path(temporary) / f"{self.task}.tar"
+                download_url(url, archive, DecathlonDataset.md5[self.task], "md5")
+                extractall(archive, temporary)
             except Exception as error:
                 raise ValueError(
-                    f"{self.task} cannot be fetched from {url} ({error}). Check the network and the space on the disk,"
-                    f" or fetch the file elsewhere and unpack it in {folder.parent}."
+                    f"{self.task} cannot be fetched from {url} ({in_one_line(error)}). Check the network and the space"
+                    f" on the disk, or fetch the file elsewhere and unpack it in {folder.parent}."
                 ) from error
             os.replace(Path(temporary) / self.task, folder)
 

@@ -146,8 +146,8 @@ class EpochSampler(DistributedSampler[Any]):
 
     @override
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(len(self.dataset), generator=generator).tolist()  # type: ignore[arg-type]
+        size = len(self.dataset)  # type: ignore[arg-type]
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(size).tolist()
         total = self.num_samples * self.num_replicas
         order = (order * -(-total // len(order)))[:total]
         return iter([(self.epoch, k) for k in order[self.rank :: self.num_replicas]])

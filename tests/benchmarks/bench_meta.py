@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lit_continual.functional import meta_gradient
 
-TASKS, BATCH, SIZE, WIDTH, INNER_LR, ROUNDS = 4, 2, 48, 16, 0.1, 9
+TASKS, BATCH, SIZE, WIDTH, INNER_LR, ROUNDS = 4, 2, 32, 16, 0.1, 9
 
 
 def build():
@@ -84,9 +84,8 @@ def main():
         "vmap over tasks": vectorised,
     }
     reference = by_hand()
-    for name in ("second order", "vmap over tasks"):
-        gap = max((steps[name]()[key] - value).abs().max().item() for key, value in reference.items())
-        print(f"{name}: differs from torch.func by hand by {gap:.1e}")
+    gap = max((steps["second order"]()[key] - value).abs().max().item() for key, value in reference.items())
+    print(f"second order differs from torch.func by hand by {gap:.1e}")
     seconds, memory = time_each(steps), {name: peak(step) for name, step in steps.items()}
     for name in steps:
         print(f"{name:20} {1000 * seconds[name]:8.1f} ms  {memory[name] / 2**20:8.1f} MiB")

@@ -143,7 +143,7 @@ def test_patients_keep_their_names_across_contrasts_and_not_across_seeds(tmp_pat
 
 def test_reuses_what_is_there(tmp_path, monkeypatch):
     listing = write_shoulder_phantom(tmp_path / "fat", "fat", 1, seed=0, **SMALL)
-    monkeypatch.setattr(shoulder_phantom, "shoulder_subject", None)
+    monkeypatch.setattr(shoulder_phantom, "shoulder_subject", lambda *args: pytest.fail("made again"))
     assert write_shoulder_phantom(tmp_path / "fat", "fat", 1, seed=0, **SMALL) == listing
 
 

@@ -1,0 +1,73 @@
+from collections import Counter
+
+import pytest
+import torch
+
+from lit_continual.data import JointDataModule, SegmentationDataModule, Split
+
+
+@pytest.fixture
+def parts(decathlon):
+    folder = str(decathlon(8))
+
+    def make(**kwargs):
+        return [
+            SegmentationDataModule(
+                folder, [12, 10], {name: k + 1}, 4, Split((0.75, 0, 0.25), part=(k, 2)), **{"seed": 5, **kwargs}
+            )
+            for k, name in enumerate(["first", "second"])
+        ]
+
+    return make
+
+
+def test_every_sample_of_every_part_with_its_own_classes(parts):
+    parts = parts()
+    joint = JointDataModule(parts)
+    joint.setup("fit")
+    seen, owners = Counter(), {name: set() for name in ("first", "second")}
+    for batch in joint.train_dataloader():
+        for image, label, classes, patient in zip(
+            batch["image"], batch["label"], batch["classes"], batch["patient"], strict=True
+        ):
+            seen[(patient, float(image.double().sum()))] += 1
+            owners[classes].add(patient)
+            assert set(label.unique().tolist()) <= {0, 1}
+    assert sum(seen.values()) == len(joint.train_dataset) == sum(len(p.patches()) for p in parts)
+    assert set(seen.values()) == {1}
+    for part, name in zip(parts, owners, strict=True):
+        assert owners[name] == {c.patient for c in part.cases["train"]}
+
+
+def test_a_sample_is_that_of_its_part_in_that_epoch(parts):
+    flip = {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5}
+    from lit_continual.data import Augmentation
+
+    parts = parts(augmentation=Augmentation((flip,)))
+    joint = JointDataModule(parts)
+    joint.setup("fit")
+    alone = [part.patches() for part in parts]
+    whole = [(d, k) for d in alone for k in range(len(d))]
+    for epoch in range(2):
+        for i, (dataset, k) in enumerate(whole):
+            first, second = joint.train_dataset[epoch, i], dataset[epoch, k]
+            assert torch.equal(first["image"], second["image"])
+            assert first["classes"] == second["classes"]
+
+
+def test_heads_classes_and_what_a_checkpoint_keeps(parts):
+    joint = JointDataModule(parts())
+    assert joint.head_classes == [["first"], ["second"]]
+    assert joint.classes == joint.hparams["classes"] == {"first": 1, "second": 2}
+    assert joint.hparams["preprocessing"] == joint.parts[0].hparams["preprocessing"]
+
+
+def test_an_epoch_is_as_long_as_those_of_the_parts(parts):
+    joint = JointDataModule(parts(samples_per_epoch=5))
+    joint.setup("fit")
+    assert sum(len(b["image"]) for b in joint.train_dataloader()) == 10
+
+
+def test_parts_that_are_none():
+    with pytest.raises(ValueError, match=r"Joint training needs SegmentationDataModules, got dict"):
+        JointDataModule([{}])
