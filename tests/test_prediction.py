@@ -19,12 +19,9 @@ def thresholding(channels):
     module = Segmenter({"_target_": "torch.nn.Identity"}, features=channels, heads=[["bright"], ["dark"]])
     with torch.no_grad():
         for layer, (slope, at) in zip(module.heads.layers, ((10.0, 0.5), (-10.0, 0.2)), strict=True):
-            hidden, _, last = layer
-            torch.nn.init.dirac_(hidden.weight)
-            hidden.bias.fill_(10.0)  # above zero, where ReLU changes nothing
-            last.weight.zero_()
-            last.weight[1, 0] = slope
-            last.bias.copy_(torch.tensor([0.0, -slope * (at + 10.0)]))
+            layer.weight.zero_()
+            layer.weight[1, 0] = slope
+            layer.bias.copy_(torch.tensor([0.0, -slope * at]))
     return module
 
 

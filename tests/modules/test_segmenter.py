@@ -87,12 +87,12 @@ def test_exemplars_give_no_loss_and_no_gradient_but_stay_in_the_graph():
 def test_an_overflow_of_a_head_without_samples_does_not_reach_the_loss():
     module, a = segmenter(), batch(["a"])
     with torch.no_grad():
-        module.heads.layers[1][-1].bias.fill_(float("inf"))
+        module.heads.layers[1].bias.fill_(float("inf"))
     loss = module.training_step(a, 0)["loss"]
     assert loss.isfinite()
     loss.backward()
     assert all(p.grad.isfinite().all() for p in module.parameters())
-    assert not module.heads.layers[1][-1].bias.grad.any()
+    assert not module.heads.layers[1].bias.grad.any()
 
 
 def test_a_2d_network_goes_through_a_volume_slice_by_slice():
@@ -169,11 +169,8 @@ def thresholding(classes):
     module = Segmenter({"_target_": "torch.nn.Identity"}, features=1, heads=[[c] for c in classes])
     with torch.no_grad():
         for layer in module.heads.layers:
-            hidden, _, last = layer
-            torch.nn.init.dirac_(hidden.weight)
-            hidden.bias.zero_()
-            last.weight.copy_(torch.tensor([0.0, 1.0])[:, None, None, None])
-            last.bias.copy_(torch.tensor([0.0, -0.5]))
+            layer.weight.copy_(torch.tensor([0.0, 1.0])[:, None, None, None])
+            layer.bias.copy_(torch.tensor([0.0, -0.5]))
     return module
 
 
