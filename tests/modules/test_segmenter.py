@@ -20,6 +20,7 @@ pytestmark = [
 ]
 UNET = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
 HEADS = [["a"], ["b", "c"]]
+pytestmark = pytest.mark.filterwarnings(r"ignore:You are trying to `self\.log")  # steps without a trainer
 
 
 def segmenter(heads=HEADS, **options):
@@ -134,12 +135,16 @@ def test_activations_of_an_inner_layer_can_be_reached():
         module.abstraction(image, "down_9")
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `list`")  # nothing to validate on
 def test_a_checkpoint_brings_its_heads_and_its_window(tmp_path, trainer):
     class Data(LightningDataModule):
         classes, patch_size = {"d": 1}, (16, 16)
 
         def train_dataloader(self):
             return DataLoader([{"image": torch.zeros(1, 16, 16), "label": torch.zeros(1, 16, 16), "classes": "d"}])
+
+        def val_dataloader(self):
+            return []
 
     fitted, module = trainer(max_epochs=1), segmenter()
     fitted.fit(module, datamodule=Data())
@@ -184,6 +189,7 @@ def oblique(tmp_path):
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # monai 1.6 of itself
 @pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 2.0)])
 def test_scores_are_of_volumes_in_the_grid_of_the_file_in_mm(oblique, trainer, spacing):
     preprocessing = Preprocessing(orientation="LPS" if spacing else None, spacing=spacing, normalise=())
