@@ -13,7 +13,7 @@ DEMO   := runs/demo
 export OMP_WAIT_POLICY := PASSIVE  # before torch starts: spinning threads starve shared cores
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all check format bench docs clean
+.PHONY: help env demo test test-all check format bench docs readme clean
 
 help:  ## list the doors
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: env  ## print step time and memory relative to bare PyTorch
 
 docs: $(VENV)/installed-docs  ## build the documentation into site/
 	$(RUN) -m mkdocs build --strict
+
+readme: env  ## make the README's picture and table from finished runs: RUNS="runs/a runs/b"
+	$(RUN) docs/make_readme.py $(RUNS)
 
 clean:  ## remove caches, builds and the demo; .venv and other runs stay
 	rm -rf site dist .pytest_cache .mypy_cache .ruff_cache $(DEMO)

@@ -56,22 +56,31 @@ class DocstringExtension(Extension):
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Read pages and docstrings with the extension."""
+    """Read pages and docstrings with the extension, and put every method and room into the navigation."""
     config.markdown_extensions.append(DocstringExtension())  # type: ignore[arg-type]
+    methods = sorted((PACKAGE.parent / "docs" / "methods").glob("*.md"))
+    config.nav = [
+        *(config.nav or []),
+        {"Methods": [f"methods/{path.name}" for path in methods]},
+        {"Reference": [f"reference/{name}.md" for name in _rooms()]},
+    ]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
     """Add the page ``reference/x.md`` for every room and top-level module ``x``."""
-    for path in sorted(PACKAGE.iterdir()):
-        if path.suffix == ".py" and not path.stem.startswith("_"):
-            content = f"# {path.stem}\n\n::: lit_continual.{path.stem}\n    options: {{ show_root_heading: false }}\n"
-        elif (path / "__init__.py").exists():
-            content = _room(path)
+    for name in _rooms():
+        if (PACKAGE / name).is_dir():
+            content = _room(PACKAGE / name)
         else:
-            continue
-        files.append(File.generated(config, f"reference/{path.stem}.md", content=content))
+            content = f"# {name}\n\n::: lit_continual.{name}\n    options: {{ show_root_heading: false }}\n"
+        files.append(File.generated(config, f"reference/{name}.md", content=content))
     return files
+
+
+def _rooms() -> list[str]:
+    modules = [path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")]
+    return sorted([*modules, *(path.parent.name for path in PACKAGE.glob("*/__init__.py"))])
 
 
 def _room(path: Path) -> str:

@@ -32,6 +32,7 @@ PHANTOM = ("humerus", "scapula")
 DATA = {PHANTOM: "Shoulder phantom", ("anterior", "posterior"): "Hippocampus MRI, Decathlon task 4"}
 METHODS = {"finetune": "fine-tuning", "lwfseg": "LwfSeg"}
 BOUNDS = {"joint": "joint training (bound)", "single": "each alone (bound)"}
+MARGIN = 18  # voxels of the slice around what is annotated
 INK, GREY, RULE = "#1b2733", "#5d6b78", "#c9d1d8"
 COLOURS = {"humerus": "#f59b00", "scapula": "#2f9bff"}
 Group = Sequence[Run]
@@ -105,7 +106,7 @@ def picture(methods: Mapping[str, Group]) -> Figure:
     """A test slice of the phantom as the truth, fine-tuning and LwfSeg see it, and what became of the humerus."""
     finetune, lwfseg = (methods[METHODS[name]] for name in ("finetune", "lwfseg"))
     image, truth, predictions = slices([finetune[0], lwfseg[0]])
-    figure = Figure(figsize=(11, 3.5), layout="constrained")
+    figure = Figure(figsize=(11, 3.1), layout="constrained")
     grid = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.15])
     titles = ["truth", "fine-tuned on the scapula", "LwfSeg on the scapula"]
     notes = ["", "the humerus is forgotten", "the humerus is kept"]
@@ -130,9 +131,10 @@ def slices(runs: Sequence[Run]) -> tuple[NDArray[Any], dict[str, NDArray[Any]], 
     volume = load_evaluation_volume(case, data.values, data.listed, data.preprocessing)
     label = volume["label"][0]
     at = int(torch.stack([(label == k).sum((0, 1)) for k in (1, 2)]).amin(0).argmax())
+    around = tuple(slice(max(int(w.min()) - MARGIN, 0), int(w.max()) + MARGIN) for w in label[..., at].nonzero().T)
 
     def turned(array: torch.Tensor) -> NDArray[Any]:
-        return np.rot90(array[..., at].numpy())
+        return np.rot90(array[around][..., at].numpy())
 
     batch = {key: value[None] for key, value in volume.items() if isinstance(value, torch.Tensor)}
     predictions = []
@@ -195,7 +197,7 @@ def main(folders: Sequence[str]) -> None:
     figure = picture(found[PHANTOM])
     FigureCanvasAgg(figure)
     with replaced(PICTURE) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, facecolor="white")
+        figure.savefig(temporary, format="png", dpi=150, facecolor="white")
     write_text(README, rewrite(README.read_text(encoding="utf-8"), results(found)))
     sys.stdout.write(f"Wrote {PICTURE} and {README}\n")
 
