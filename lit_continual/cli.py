@@ -1,6 +1,7 @@
 """Command line: ``lit-continual fit|validate|test|predict|report``."""
 
 import copy
+import errno
 import os
 import sys
 import traceback
@@ -23,10 +24,11 @@ from lit_continual.commands import TOOLS, announce, show_scores
 from lit_continual.evaluation import judge
 from lit_continual.parser import Parser, reason
 from lit_continual.run_folder import RunFolder
-from lit_continual.storage import AtomicCheckpointIO, load_checkpoint
+from lit_continual.storage import FREE_SPACE, AtomicCheckpointIO, load_checkpoint
 from lit_continual.stream import Experience, Stream, StreamLoop, check_stream, restore
 from lit_continual.tracking import begin_tracking, calm, continue_steps, end_tracking, tell, versions
 
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 HELP = {
     "fit": "Learn a stream of experiences one after another, or run one ordinary fit.",
     "validate": "Score a checkpoint on the validation cases of the data, or of each experience.",
@@ -225,8 +227,10 @@ def main(args: ArgsType = None) -> ContinualCLI:
     except (ValueError, OSError, MisconfigurationException) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         config = "jsonargparse" in raised_in.parts  # wraps what a constructor says
-        ours = config or raised_in.is_relative_to(Path(__file__).parent)
+        full = isinstance(error, OSError) and error.errno in DISK_FULL  # where others write, such as a logger
+        ours = config or full or raised_in.is_relative_to(Path(__file__).parent)
         if args is not None or not ours or os.environ.get("LIT_CONTINUAL_TRACEBACK"):
             raise
-        sys.stderr.write(f"lit-continual: error: {reason(str(error)) + '.' if config else error}\n")
+        text = reason(str(error)) + "." if config else f"{error}. {FREE_SPACE}" if full else str(error)
+        sys.stderr.write(f"lit-continual: error: {text}\n")
         sys.exit(1)

@@ -12,6 +12,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
+FREE_SPACE = "Free some space or choose another folder, then run the command again; a fit goes on with --resume."
+
 
 @contextlib.contextmanager
 def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -39,19 +41,23 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:
         _remove(temporary)
         if isinstance(error, OSError) or "file write failed" in str(error) or "PytorchStreamWriter" in str(error):
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
-            raise OSError(
-                f"Cannot write {path} ({reason}); what was there before is unharmed. Free some space or choose another"
-                " folder, then run the command again; a fit goes on with --resume."
-            ) from error
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else in_one_line(error)
+            raise OSError(f"Cannot write {path} ({reason}); what was there before is unharmed. {FREE_SPACE}") from error
         raise
     except BaseException:
         _remove(temporary)
         raise
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def in_one_line(error: BaseException) -> str:
+    r"""Return the first line of what an exception says; its type where it says nothing.
+
+    Example:
+        >>> in_one_line(EOFError()), in_one_line(RuntimeError("write failed:\nframe #0"))
+        ('EOFError', 'write failed')
+    """
+    lines = [line.strip().rstrip(":.") for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def _remove(path: Path) -> None:
@@ -94,7 +100,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"{path} cannot be read as a checkpoint of tensors and plain values ({_first_line(error)})."
+            f"{path} cannot be read as a checkpoint of tensors and plain values ({in_one_line(error)})."
             " It may be truncated or of another program; use another checkpoint."
         ) from error
     if not isinstance(checkpoint, dict):

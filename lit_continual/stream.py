@@ -230,7 +230,8 @@ def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:
     """Refuse a stream that cannot be right, before anything is trained.
 
     Raises:
-        ValueError: If two experiences share a name, a classes' list is wrong, or a patient is on both sides of a split.
+        ValueError: If two experiences share a name, a classes' list is wrong, nobody is left to test on, or a patient
+            is in two splits.
     """
     names = [experience.name for experience in stream.experiences]
     if len(set(names)) < len(names):
@@ -241,6 +242,8 @@ def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:
             _ = module.values
         if hasattr(module, "cases"):
             splits[name] = module.cases
+            if not splits[name]["test"]:
+                raise ValueError(f"The test split of experience {name} is empty. Change the `split` of its data.")
     check_leakage(splits)
 
 

@@ -17,7 +17,8 @@ class Killer:
         self.files, self.left = files, n
 
     def __call__(self, frame, event, arg):
-        return self.line if Path(frame.f_code.co_filename).name in self.files else None
+        file = Path(frame.f_code.co_filename)
+        return self.line if file.name in self.files and file.parent.name == "lit_continual" else None
 
     def line(self, frame, event, arg):
         self.left -= event == "line"

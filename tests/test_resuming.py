@@ -98,7 +98,7 @@ def test_killed_at_any_call_a_run_ends_as_if_it_had_not_been(resumed, function, 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(7))
 def test_killed_at_any_line_a_run_ends_as_if_it_had_not_been(resumed, first, tmp_path):
-    for n in range(5 + 13 * first, 700, 91):
+    for n in range(5 + 13 * first, 950, 91):
         shutil.rmtree(tmp_path / "cut", ignore_errors=True)
         assert_same_run(*resumed({"files": ENDED, "n": n}))
 

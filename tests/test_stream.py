@@ -1,10 +1,10 @@
 import json
+import logging
 import math
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 
 from lit_continual.callbacks import Distillation
@@ -187,5 +187,5 @@ def test_the_terminal_shows_a_line_an_experience_and_no_chatter(stream, capfd):
     assert "dice on ball 0." in text
     for chatter in ("GPU available", "litlogger", "weights_only", "stopped: `max_epochs"):
         assert chatter not in text
-    assert isinstance(Trainer(logger=False, enable_checkpointing=False), Trainer)
-    assert "GPU available" in "".join(capfd.readouterr())  # Lightning speaks again when the stream is over
+    level = logging.getLogger("lightning.pytorch").getEffectiveLevel()
+    assert level <= logging.INFO  # Lightning speaks again when the stream is over

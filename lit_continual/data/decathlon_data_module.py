@@ -13,7 +13,7 @@ from typing_extensions import override
 from lit_continual.data.cases import CaseList, read_cases
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
 from lit_continual.data.volume_cache import cache_folder
-from lit_continual.storage import is_first_rank
+from lit_continual.storage import in_one_line, is_first_rank
 
 
 class DecathlonDataModule(SegmentationDataModule):
@@ -61,8 +61,8 @@ class DecathlonDataModule(SegmentationDataModule):
                 extractall(archive, temporary)
             except Exception as error:
                 raise ValueError(
-                    f"{self.task} cannot be fetched from {url} ({error}). Check the network and the space on the disk,"
-                    f" or fetch the file elsewhere and unpack it in {folder.parent}."
+                    f"{self.task} cannot be fetched from {url} ({in_one_line(error)}). Check the network and the space"
+                    f" on the disk, or fetch the file elsewhere and unpack it in {folder.parent}."
                 ) from error
             os.replace(Path(temporary) / self.task, folder)
 

@@ -18,6 +18,7 @@ from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
+from lit_continual.storage import in_one_line
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class SegmentationDataModule(LightningDataModule):
         try:
             _ = dataset[0]  # in a worker process, and in the middle of a fit, errors are long
         except Exception as error:
-            cause = error.__cause__ or error  # MONAI wraps what a transform says
+            cause = in_one_line(error.__cause__ or error)  # MONAI wraps what a transform says
             raise ValueError(
                 f"`augmentation` fails on the training cases of {self.listed.source} ({cause}). Correct its transforms."
             ) from error

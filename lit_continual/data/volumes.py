@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_continual.data.cases import Case, CaseList
 from lit_continual.spec import build
+from lit_continual.storage import in_one_line
 
 HAS_ITK = importlib.util.find_spec("itk") is not None
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -145,9 +146,8 @@ def _read(path: Path) -> MetaTensor:
     try:
         image: MetaTensor = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)(str(path))
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(
-            f"{path} cannot be read as an image ({reason}). Replace it or take it off the list."
+            f"{path} cannot be read as an image ({in_one_line(error)}). Replace it or take it off the list."
         ) from error
     array = image.as_tensor()
     if array.ndim > 4 and array.shape[4:].numel() == 1:  # a vector image: channels on the fifth axis, no time

@@ -9,7 +9,7 @@ from torch import Tensor
 Reduction = Literal["mean", "sum", "layer_mean"]
 
 #: Activations that are multiplied at once in float32; their sums are added up in float64.
-CHUNK = 2**14
+CHUNK = 2**13
 #: Distances below this part of the squared norms are computed from the differences.
 CLOSE = 1e-2
 
@@ -89,7 +89,9 @@ def squared_norms(activations: Tensor) -> Tensor:
     return torch.stack(squares).sum(0) if squares else activations.new_zeros(len(activations), dtype=torch.float64)
 
 
-def pairwise_squared_distance(a: Tensor, b: Tensor, b_squared: Tensor | None = None) -> Tensor:
+def pairwise_squared_distance(
+    a: Tensor, b: Tensor, b_squared: Tensor | None = None, centre: Tensor | None = None
+) -> Tensor:
     r"""Squared Euclidean distances between the samples of ``a`` and ``b``, by :math:`|a|^2 + |b|^2 - 2 a \cdot b`.
 
     Where that difference loses its digits, for samples that are close to each other, it is computed from
@@ -99,6 +101,7 @@ def pairwise_squared_distance(a: Tensor, b: Tensor, b_squared: Tensor | None = N
         a: ``(n_a, ...)``.
         b: ``(n_b, ...)``.
         b_squared: :func:`squared_norms` of ``b`` where they are known.
+        centre: ``(...)``, subtracted from ``a`` on the way, where ``b`` comes without it.
 
     Returns:
         ``(n_a, n_b)``, float64.
@@ -108,13 +111,18 @@ def pairwise_squared_distance(a: Tensor, b: Tensor, b_squared: Tensor | None = N
         tensor([[ 0., 25.]], dtype=torch.float64)
     """
     a, b = a.flatten(1), b.flatten(1)
+    shift = a.new_zeros(a.shape[1]) if centre is None else centre.flatten()
     product = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
-    for x, y in zip(a.split(CHUNK, dim=1), b.split(CHUNK, dim=1), strict=True):
-        product += x.to(_working(x)) @ y.to(_working(y)).T
-    norms = squared_norms(a)[:, None] + (squared_norms(b) if b_squared is None else b_squared)
+    a_squared = product.new_zeros(len(a))
+    for x, y, middle in zip(a.split(CHUNK, dim=1), b.split(CHUNK, dim=1), shift.split(CHUNK), strict=True):
+        x = x.to(_working(x)) - middle
+        product += x @ y.to(_working(y)).T
+        a_squared += x.square().sum(1)
+    norms = a_squared[:, None] + (squared_norms(b) if b_squared is None else b_squared)
     distance = norms - 2 * product
     for i, j in (distance <= CLOSE * norms).nonzero().tolist():
-        distance[i, j] = squared_norms(a[i : i + 1].to(_working(a)) - b[j : j + 1].to(_working(b)))[0]
+        difference = a[i].to(_working(a)) - shift - b[j].to(_working(b))
+        distance[i, j] = squared_norms(difference[None])[0]
     return distance
 
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 class GrowingHeads(nn.Module):
     """Softmax heads on shared features, each with its own background, and more of them at any time.
 
-    A head is a 3 x 3 (x 3) convolution, ReLU and a 1 x 1 convolution. Without the nonlinearity, heads that are learnt
-    together agree on the union of their classes first and hardly leave it: what moves the shared features towards one
-    class moves them away from it for the other.
+    A head is a 1 x 1 convolution. Heads that are learnt *together* from scratch agree on the union of their classes
+    first and leave it slowly; classes that are annotated together are better learnt under one head.
 
     Classes of different heads are not mutually exclusive. A new head leaves the outputs of the old ones as they are,
     bit for bit, since nothing of it is shared with them.
@@ -48,8 +47,7 @@ class GrowingHeads(nn.Module):
         if not classes or set(classes) & set(known) or len(set(classes)) < len(classes):
             raise ValueError(f"A new head needs new class names, got {list(classes)} beside {known}.")
         convolution = nn.Conv2d if self.spatial_dims == 2 else nn.Conv3d
-        hidden = convolution(self.features, self.features, kernel_size=3, padding=1)
-        layer = nn.Sequential(hidden, nn.ReLU(), convolution(self.features, len(classes) + 1, kernel_size=1))
+        layer = convolution(self.features, len(classes) + 1, kernel_size=1)
         for old in self.layers.parameters():
             layer.to(old.device, old.dtype)
         self.layers.append(layer)

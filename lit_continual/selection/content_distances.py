@@ -41,30 +41,38 @@ def content_distances(
         tensor([[ 1.,  0., 16.]], dtype=torch.float64)
     """
     total = torch.zeros(len(images), len(candidates), dtype=torch.float64, device=images.device)
-    if len(candidates) == 0:
-        return total
-    for first, last in ((0, 1), (1, None)):
-        held = list(_held(images, candidates, activations, first, last, batch_size))
-        for begin in shown(range(0, len(images) if held else 0, batch_size), "Content distance"):
-            batch = islice(activations(images[begin : begin + batch_size]), first, last)
-            for layer, (centre, centred, norms) in zip(batch, held, strict=True):
-                distance = pairwise_squared_distance(layer - centre, centred, norms)
-                total[begin : begin + batch_size] += distance * layer_weight(layer, reduction)
-    total[candidates, torch.arange(len(candidates), device=images.device)] = 0
+    if len(candidates):
+        _add(total, images, candidates, lambda batch: islice(activations(batch), 1), batch_size, reduction)
+        _add(total, images, candidates, lambda batch: islice(activations(batch), 1, None), batch_size, reduction)
     return total
 
 
+def _add(
+    total: Tensor, images: Tensor, candidates: Tensor, layers: Activations, batch_size: int, reduction: Reduction
+) -> None:
+    """Add the distances in some layers; what is held for them is gone at the end."""
+    held = list(_held(images, candidates, layers, batch_size))
+    for _, centred, norms in held:
+        among = pairwise_squared_distance(centred, centred, norms)
+        total[candidates] += among.fill_diagonal_(0) * layer_weight(centred, reduction)
+    others = torch.ones(len(images), dtype=torch.bool, device=images.device).index_fill_(0, candidates, False)
+    batches = others.nonzero().flatten().split(batch_size) if held else ()
+    for chosen in shown(batches, "Content distance"):
+        for layer, (centre, centred, norms) in zip(layers(images[chosen]), held, strict=True):
+            distance = pairwise_squared_distance(layer, centred, norms, centre)
+            total[chosen] += distance * layer_weight(layer, reduction)
+
+
 def _held(
-    images: Tensor, candidates: Tensor, activations: Activations, first: int, last: int | None, batch_size: int
+    images: Tensor, candidates: Tensor, layers: Activations, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield for each layer the mean candidate, the candidates' activations less that mean, and their squared norms."""
-    layers: list[Tensor] = []
+    kept: list[Tensor] = []
     for begin in range(0, len(candidates), batch_size):
-        batch = islice(activations(images[candidates[begin : begin + batch_size]]), first, last)
-        for index, layer in enumerate(batch):
+        for index, layer in enumerate(layers(images[candidates[begin : begin + batch_size]])):
             if begin == 0:
-                layers.append(layer.new_empty(len(candidates), *layer.shape[1:]))
-            layers[index][begin : begin + batch_size] = layer
-    for layer in layers:
+                kept.append(layer.new_empty(len(candidates), *layer.shape[1:]))
+            kept[index][begin : begin + batch_size] = layer
+    for layer in kept:
         centre = layer.mean(0)
         yield centre, layer.sub_(centre), squared_norms(layer)

@@ -51,7 +51,7 @@ def test_gliomas_are_one_and_large_and_metastases_several_and_small(scans):
         pieces, count = label(np.isin(truth, (NECROSIS, ENHANCING)), np.ones((3, 3, 3)))
         sizes = np.bincount(pieces.ravel())[1:] * np.prod(SPACING) / 1000
         assert 2 <= count <= 9
-        assert sizes.max() < 8
+        assert np.median(sizes) < 4  # neighbours may touch and count as one
     cores = {kind: np.mean([volumes(t)[[0, 2]].sum() for _, t in scans[kind]]) for kind in KINDS}
     assert cores["glioma"] > 2 * cores["metastasis"]
 

@@ -65,6 +65,13 @@ def test_long_activations_do_not_lose_digits_in_the_sum():
     assert_close(pairwise_squared_distance(a, b), expected, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("near", [1e-3, 1.0])
+def test_a_centre_that_both_share_changes_nothing(near):
+    a, b = torch.randn(3, 40, dtype=torch.float64) * near, torch.randn(2, 40, dtype=torch.float64) * near
+    centre = torch.full((40,), 5.0, dtype=torch.float64)
+    assert_close(pairwise_squared_distance(a + centre, b, centre=centre), torch.cdist(a, b).square())
+
+
 def test_golden_picks_by_distance():
     matrix = torch.from_numpy(GOLDEN["distance/D"])  # squared distances between points: embed and measure again
     centre = torch.eye(80).double() - 1 / 80

@@ -115,8 +115,8 @@ def test_each_task_trains_its_own_decoder_and_the_shared_encoder():
     assert "body.encoder" in moved
     assert "decoders.1" in moved
     assert "decoders.0" not in moved
-    assert module.heads.layers[0][0].weight.grad is None
-    assert module.heads.layers[1][0].weight.grad.any()
+    assert module.heads.layers[0].weight.grad is None
+    assert module.heads.layers[1].weight.grad.any()
 
 
 def test_a_new_task_leaves_the_others_as_they_are():

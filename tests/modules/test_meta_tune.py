@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, IterableDataset
 
-from lit_continual.modules import ANIL, FOMAML, MAML, MetaTune, Reptile
+from lit_continual.modules import ANIL, FOMAML, MAML, MetaTune, Reptile, Segmenter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
 STRATEGIES = {
@@ -470,3 +470,28 @@ def test_attributes_of_the_module_are_those_of_the_wrapper_too():
     assert copy.deepcopy(tuned).head is not tuned.head
     with pytest.raises(AttributeError, match="no attribute 'tail'"):
         _ = tuned.tail
+
+
+def test_meta_tunes_the_segmenter_of_the_project(trainer, tmp_path):
+    def batch(seed):
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.randn(2, 1, 16, 16, generator=generator)
+        return {"image": image, "label": (image > 1).long(), "classes": ["lesion", "lesion"], "patient": ["a", "a"]}
+
+    seed_everything(0)
+    network = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [4] * 6, "norm": "BATCH"}
+    segmenter = Segmenter(network, features=4, heads=[["lesion"]], roi_size=[16, 16])
+    tuned = MetaTune(segmenter, ANIL(["heads"], 0.1))
+    before = parameters(segmenter)
+    fitted = trainer(max_epochs=1)
+    fitted.fit(tuned, load([[(batch(0), batch(1)), (batch(2), batch(3))]]))
+    assert fitted.callback_metrics["train/loss"] > 0
+    assert any((p != before[n]).any() for n, p in segmenter.named_parameters() if n.startswith("body"))
+    assert tuned.classes == ["lesion"]
+    fitted.save_checkpoint(tmp_path / "tuned.ckpt")
+    fresh = Segmenter(network, features=4, roi_size=[16, 16])
+    again = MetaTune.load_from_checkpoint(
+        tmp_path / "tuned.ckpt", module=fresh, strategy=ANIL(["heads"], 0.1), weights_only=True
+    )
+    assert again.classes == ["lesion"]
+    assert_close(parameters(again.module), parameters(segmenter), rtol=0, atol=0)
