@@ -109,7 +109,7 @@ def picture(methods: Mapping[str, Group]) -> Figure:
     figure = Figure(figsize=(11, 3.1), layout="constrained")
     grid = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.15])
     titles = ["truth", "fine-tuned on the scapula", "LwfSeg on the scapula"]
-    notes = ["", "the humerus is forgotten", "the humerus is kept"]
+    notes = ["", found_by(finetune), found_by(lwfseg)]
     for axes, title, note, masks in zip(grid, titles, notes, [truth, *predictions], strict=False):
         panel(axes, image, masks)
         axes.set_title(title, fontsize=11, color=INK, loc="left")
@@ -119,6 +119,12 @@ def picture(methods: Mapping[str, Group]) -> Figure:
         grid[0].text(column, row, name, color="white", fontsize=10, ha="center", va="center")
     curves(grid[3], finetune, lwfseg)
     return figure
+
+
+def found_by(group: Group) -> str:
+    """Dice of a method on each structure in the end, mean over seeds."""
+    means = {name: scores(group, "dice", name) for name in PHANTOM}
+    return ", ".join(f"{name} {100 * values.mean():.0f} %" for name, values in means.items() if values is not None)
 
 
 def slices(runs: Sequence[Run]) -> tuple[NDArray[Any], dict[str, NDArray[Any]], list[dict[str, NDArray[Any]]]]:
@@ -166,11 +172,11 @@ def curves(axes: Axes, finetune: Group, lwfseg: Group) -> None:
         values = 100 * np.array([[run.matrix["dice"][after, 0] for after in (0, 1)] for run in runs])
         mean, deviation = values.mean(0), values.std(0, ddof=1) if len(runs) > 1 else None
         axes.errorbar([0, 1], mean, deviation, fmt=style, color=COLOURS["humerus"], capsize=3, linewidth=2)
-        axes.text(1.1, mean[1], f"{label}\n{mean[1]:.0f}", va="center", color=INK)
+        axes.text(1.1, mean[1], label, va="center", color=INK)
     axes.set(xlim=(-0.2, 1.9), ylim=(-5, 103))
     axes.set_xticks([0, 1], ["humerus", "scapula"], color=INK)
     axes.set_xlabel("after learning", fontsize=10, color=GREY, loc="left")
-    axes.set_title(f"Dice on the humerus in %, n = {len(lwfseg)}", fontsize=11, color=INK, loc="left")
+    axes.set_title(f"humerus, Dice in %, n = {len(lwfseg)}", fontsize=11, color=INK, loc="left")
     axes.tick_params(color=RULE, labelsize=9)
     axes.grid(axis="y", color=RULE, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
