@@ -27,9 +27,9 @@ class EpochSeed(Callback):
     def __init__(self, seed: int, experience: int) -> None:
         self.seed, self.experience = seed, experience
 
-    def start(self) -> None:
-        """Seed what comes before the first epoch, such as the weights of a new head."""
-        self._seed(0, 0)
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._seed(0, 0)  # For the weights of new heads; not before fit, where DDP takes the seed of the run again.
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

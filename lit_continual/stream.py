@@ -133,7 +133,6 @@ class StreamLoop:
         experience = self.stream.experiences[index]
         seeds, point = EpochSeed(self.seed, index), ResumePoint(self.folder.resume_folder(index))
         under_way = point.found()
-        seeds.start()
         module, memory = self._module(self._before(index))
         data = self.data[index] if self.stream.mode != "joint" else JointDataModule(self.data)
         options: dict[str, Any] = {"enable_model_summary": False} if index else {}

@@ -132,3 +132,8 @@ def stream(tmp_path, shapes):
         return str(path)
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def _own_command_line(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["lit-continual"])  # Lightning warns of the arguments that pytest was given

@@ -1,6 +1,7 @@
 import csv
 import json
 import logging
+import struct
 
 import pytest
 import yaml
@@ -50,15 +51,20 @@ def test_tensorboard_by_yaml_gets_steps_numbers_and_pictures(stream, tmp_path):
 
 
 def wandb_records(file):
+    """Read the records of a .wandb file: a 7-byte head, then LevelDB's log format, parts within blocks of 32 KiB."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
-    store, records = DataStore(), []
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
-        record = Record()
-        record.ParseFromString(data)
-        records.append(record)
+    content, at, parts, records = file.read_bytes(), 7, b"", []
+    while at < len(content):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", content, at + 4)
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(parts))
+            parts = b""
     return records
 
 

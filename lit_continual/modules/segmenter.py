@@ -222,7 +222,9 @@ class Segmenter(LightningModule):
                 warnings.filterwarnings("ignore", ".*before the ``update`` method")
                 means = {name: metrics[score].compute() for name, metrics in self.scores.items()}
             self.log_dict({f"{stage}/{score}/{name}": mean for name, mean in means.items()})
-            self.log(f"{stage}/{score}", torch.stack(list(means.values())).mean(), prog_bar=score == "dice")
+            self.log(
+                f"{stage}/{score}", torch.stack(list(means.values())).mean(), prog_bar=score == "dice", sync_dist=True
+            )
             if stage == "test":
                 self.log(f"{stage}/{score}/left_out", float(sum(m[score].left_out() for m in self.scores.values())))
         self.scores = {}
