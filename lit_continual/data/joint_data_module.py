@@ -24,13 +24,16 @@ class _JointDataset(ConcatDataset[dict[str, Any]]):
 
 
 class JointDataModule(LightningDataModule):
-    """Train on the samples of several experiences together, each with the classes that its own experience reveals.
+    """Train on the samples of several experiences together, with nothing withheld.
+
+    Experiences whose data sets have the same annotations, which are one data set or declare the same labels, reveal
+    the classes of all of them, under one head. An experience of another data set reveals its own, under its own head.
 
     Args:
         parts: The experiences' data modules; batch size, workers and seed are those of the first.
 
     Raises:
-        ValueError: If a part is no ``SegmentationDataModule``.
+        ValueError: If a part is no ``SegmentationDataModule``, or two parts give one label value two names.
     """
 
     def __init__(self, parts: Sequence[Any]) -> None:
@@ -38,15 +41,18 @@ class JointDataModule(LightningDataModule):
         for part in parts:
             if not isinstance(part, SegmentationDataModule):
                 raise ValueError(f"Joint training needs SegmentationDataModules, got {type(part).__name__}.")
-        self.parts: list[SegmentationDataModule] = list(parts)
+        revealed: dict[Any, dict[str, int | str]] = {}
+        for part in parts:
+            revealed.setdefault(_annotations(part), {}).update(part.classes)
+        self.parts: list[SegmentationDataModule] = [part.revealing(revealed[_annotations(part)]) for part in parts]
         self.patch_size = self.parts[0].patch_size
         self.classes = {name: value for part in self.parts for name, value in part.classes.items()}
         self.save_hyperparameters({**self.parts[0].hparams, "classes": self.classes}, logger=False)
 
     @property
     def head_classes(self) -> list[list[str]]:
-        """Classes of each part, which are learnt under one head."""
-        return [list(part.classes) for part in self.parts]
+        """Groups of classes that are annotated together."""
+        return [list(classes) for classes in dict.fromkeys(tuple(part.classes) for part in self.parts)]
 
     @override
     def setup(self, stage: str) -> None:
@@ -72,3 +78,8 @@ class JointDataModule(LightningDataModule):
         volumes: ConcatDataset[Any] = ConcatDataset(parts)  # type: ignore[arg-type]
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         return DataLoader(volumes, batch_size=1, sampler=WholeSampler(volumes, world, rank)) if parts else []
+
+
+def _annotations(part: SegmentationDataModule) -> Any:
+    """What two data sets share if the classes of each are annotated in the other."""
+    return tuple(sorted(part.listed.labels.items())) or part.listed.source

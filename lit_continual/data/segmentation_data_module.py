@@ -1,7 +1,8 @@
 """Labelled volumes for training a segmenter, and the same volumes whole for judging it."""
 
+import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
@@ -122,6 +123,13 @@ class SegmentationDataModule(LightningDataModule):
                 raise ValueError(f"`classes` gives the label value {found} two names: {self.classes}. Drop one.")
             values[name] = found
         return values
+
+    def revealing(self, classes: Mapping[str, int | str]) -> Self:
+        """Return the same patients with ``classes`` revealed instead."""
+        other = copy.copy(self)
+        other.classes, other._evaluation = dict(classes), {}
+        other.__dict__.pop("values", None)
+        return other
 
     @override
     def setup(self, stage: str) -> None:

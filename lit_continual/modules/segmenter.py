@@ -84,9 +84,8 @@ class Segmenter(LightningModule):
     ) -> None:
         super().__init__()
         heads = [list(head) for head in heads]
-        roi = None if roi_size is None else list(roi_size)
         self.save_hyperparameters(
-            {"network": network, "features": features, "heads": heads, "roi_size": roi}, logger=False
+            {"network": network, "features": features, "heads": heads, "roi_size": roi_size and list(roi_size)}, logger=False
         )
         self.body = build(network, ["monai.networks.nets", "lit_continual.networks"], out_channels=features)
         self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
@@ -222,9 +221,8 @@ class Segmenter(LightningModule):
                 warnings.filterwarnings("ignore", ".*before the ``update`` method")
                 means = {name: metrics[score].compute() for name, metrics in self.scores.items()}
             self.log_dict({f"{stage}/{score}/{name}": mean for name, mean in means.items()})
-            self.log(
-                f"{stage}/{score}", torch.stack(list(means.values())).mean(), prog_bar=score == "dice", sync_dist=True
-            )
+            mean = torch.stack(list(means.values())).mean()
+            self.log(f"{stage}/{score}", mean, prog_bar=score == "dice", sync_dist=True)
             if stage == "test":
                 self.log(f"{stage}/{score}/left_out", float(sum(m[score].left_out() for m in self.scores.values())))
         self.scores = {}

@@ -1,3 +1,5 @@
+import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -21,8 +23,37 @@ def parts(decathlon):
     return make
 
 
-def test_every_sample_of_every_part_with_its_own_classes(parts):
+@pytest.fixture
+def strangers(decathlon, tmp_path):
+    """Two data sets that declare different labels."""
+    folder, other = decathlon(8), tmp_path / "other"
+    shutil.copytree(folder, other)
+    listed = json.loads((other / "dataset.json").read_text())
+    listed["labels"] = {"0": "background", "1": "rest", "2": "second"}
+    (other / "dataset.json").write_text(json.dumps(listed))
+    kinds = {"first": (folder, 1), "second": (other, 2)}
+    return [
+        SegmentationDataModule(str(f), [12, 10], {name: k}, 4, Split((0.75, 0, 0.25), part=(k - 1, 2)), seed=5)
+        for name, (f, k) in kinds.items()
+    ]
+
+
+def test_one_annotation_of_several_experiences_is_one_head(parts):
     parts = parts()
+    joint = JointDataModule(parts)
+    joint.setup("fit")
+    assert joint.head_classes == [["first", "second"]]
+    for batch in joint.train_dataloader():
+        assert set(batch["classes"]) == {"first,second"}
+    for part, alone in zip(joint.parts, parts, strict=True):
+        for mine, own in zip(part.patches().volumes, alone.patches().volumes, strict=True):
+            kept = (mine["label"] == 1 + list(joint.classes).index(*alone.classes)).long()
+            assert torch.equal(kept, own["label"].long())
+    assert [list(part.classes) for part in parts] == [["first"], ["second"]]
+
+
+def test_every_sample_of_every_part_with_its_own_classes(strangers):
+    parts = strangers
     joint = JointDataModule(parts)
     joint.setup("fit")
     seen, owners = Counter(), {name: set() for name in ("first", "second")}
@@ -41,10 +72,9 @@ def test_every_sample_of_every_part_with_its_own_classes(parts):
 
 def test_a_sample_is_that_of_its_part_in_that_epoch(parts):
     flip = {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5}
-    parts = parts(augmentation=Augmentation((flip,)))
-    joint = JointDataModule(parts)
+    joint = JointDataModule(parts(augmentation=Augmentation((flip,))))
     joint.setup("fit")
-    alone = [part.patches() for part in parts]
+    alone = [part.patches() for part in joint.parts]
     whole = [(d, k) for d in alone for k in range(len(d))]
     for epoch in range(2):
         for i, (dataset, k) in enumerate(whole):
@@ -53,8 +83,8 @@ def test_a_sample_is_that_of_its_part_in_that_epoch(parts):
             assert first["classes"] == second["classes"]
 
 
-def test_heads_classes_and_what_a_checkpoint_keeps(parts):
-    joint = JointDataModule(parts())
+def test_heads_classes_and_what_a_checkpoint_keeps(strangers):
+    joint = JointDataModule(strangers)
     assert joint.head_classes == [["first"], ["second"]]
     assert joint.classes == joint.hparams["classes"] == {"first": 1, "second": 2}
     assert joint.hparams["preprocessing"] == joint.parts[0].hparams["preprocessing"]
