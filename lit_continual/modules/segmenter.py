@@ -84,9 +84,8 @@ class Segmenter(LightningModule):
     ) -> None:
         super().__init__()
         heads = [list(head) for head in heads]
-        self.save_hyperparameters(
-            {"network": network, "features": features, "heads": heads, "roi_size": roi_size and list(roi_size)}, logger=False
-        )
+        plain = {"network": network, "features": features, "heads": heads, "roi_size": roi_size and list(roi_size)}
+        self.save_hyperparameters(plain, logger=False)
         self.body = build(network, ["monai.networks.nets", "lit_continual.networks"], out_channels=features)
         self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
         self.heads = GrowingHeads(features, self.spatial_dims, heads)
