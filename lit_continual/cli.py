@@ -1,4 +1,4 @@
-"""Command line: ``lit-continual fit|validate|test|predict|report``."""
+"""Command line: ``lit-continual fit|validate|test|predict|report|compare``."""
 
 import copy
 import errno
@@ -95,7 +95,8 @@ class ContinualCLI(LightningCLI):
     @override
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in TOOLS:
-            TOOLS[subcommand].run(**{k: v for k, v in self.config[subcommand].items() if k != "config"})
+            tool, arguments = TOOLS[subcommand], vars(self._section)
+            tool.run(**arguments, **({"parse": self._parsed} if tool.parses else {}))
         elif self._streams:
             with calm():
                 self._learn() if subcommand == "fit" else self._judge(subcommand)
@@ -103,6 +104,20 @@ class ContinualCLI(LightningCLI):
             raise ValueError("--resume and --overwrite are for streams. Give --ckpt_path to resume an ordinary fit.")
         else:
             super()._run_subcommand(subcommand)
+
+    def _parsed(self, arguments: Sequence[str]) -> Namespace:
+        """Parse the arguments of a fit that another process will run.
+
+        Raises:
+            ValueError: If one is unknown or of the wrong type.
+        """
+        parser = self._parser("fit")
+        parser.exit_on_error = False
+        try:
+            parsed: Namespace = parser.parse_args(list(arguments))
+        except Exception as error:
+            raise ValueError(f"{reason(str(error))}.") from error
+        return parsed
 
     def _learn(self) -> None:
         """Learn the stream of the config."""

@@ -1,10 +1,14 @@
 """A command-line parser that says what is wrong in one line."""
 
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
+
+T = TypeVar("T")
 
 
 class Parser(LightningArgumentParser):
@@ -29,3 +33,47 @@ def reason(message: str) -> str:
             kept.append(line.strip(" -").rstrip(".:"))
             depth = indent
     return ": ".join(kept)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ValueError: If it is missing, not YAML, or something else.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no file {path}. Check the path.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}). Correct it.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}, not names and their values. Correct it.")
+    return found
+
+
+def checked(kind: type[T], section: Any, place: str) -> T:
+    """Make an object of a class from its arguments as plain data, with names and types checked.
+
+    Args:
+        kind: The class.
+        section: Its arguments.
+        place: Where they were found, for errors.
+
+    Raises:
+        ValueError: If one is missing, unknown or of the wrong type.
+
+    Example:
+        >>> from dataclasses import make_dataclass
+        >>> checked(make_dataclass("Point", [("x", int)]), {"y": 1}, "point.yaml")
+        Traceback (most recent call last):
+        ValueError: point.yaml: Option 'y' is not accepted.
+    """
+    if not isinstance(section, dict):
+        raise ValueError(f"{place}: expected names and their values, got {section!r}.")
+    parser = Parser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    try:
+        return kind(**parser.parse_object(section).as_dict())
+    except Exception as error:
+        raise ValueError(f"{place}: {reason(str(error))}.") from error
