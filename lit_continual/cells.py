@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -59,20 +59,23 @@ class Workers:
     Args:
         count: How many run at a time.
         command: What runs a cell, before its arguments.
+        environment: Of the processes, in place of this one's.
 
     Raises:
         ValueError: If ``count`` is not positive.
     """
 
-    def __init__(self, count: int, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, count: int, command: Sequence[str] = COMMAND, environment: Mapping[str, str] = os.environ
+    ) -> None:
         if count < 1:
             raise ValueError(f"`workers` must be at least 1, got {count}.")
         self.count, self.command = count, command
         self.jobs: dict[Cell, subprocess.Popen[bytes] | None] = {}  # None: another parent's process runs it
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         share = max(1, cores // count)
-        caps = {name: str(min(share, int(os.environ.get(name) or share))) for name in THREADS}
-        self.environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **caps}  # spinning threads starve shared cores
+        caps = {name: str(min(share, int(environment.get(name) or share))) for name in THREADS}
+        self.environment = {"OMP_WAIT_POLICY": "PASSIVE", **environment, **caps}  # spinning threads starve shared cores
 
     def __enter__(self) -> Self:
         with contextlib.suppress(ValueError):  # not in the main thread: then whoever is handles signals

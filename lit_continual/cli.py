@@ -1,4 +1,4 @@
-"""Command line: ``lit-continual fit|validate|test|predict|report|compare``."""
+"""Command line: ``lit-continual fit|validate|test|predict|report|compare|sweep``."""
 
 import copy
 import errno
@@ -7,6 +7,7 @@ import sys
 import traceback
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import lit_continual.data
 import lit_continual.modules  # noqa: F401  # lets a config name what is in these rooms by its bare class name
 from lit_continual.commands import TOOLS, announce, show_scores
 from lit_continual.evaluation import judge
-from lit_continual.parser import Parser, reason
+from lit_continual.parser import Parser, parse_with, reason
 from lit_continual.run_folder import RunFolder
 from lit_continual.storage import FREE_SPACE, AtomicCheckpointIO, load_checkpoint
 from lit_continual.stream import Experience, Stream, StreamLoop, check_stream, restore
@@ -65,6 +66,11 @@ class ContinualCLI(LightningCLI):
             subcommands.add_subcommand(name, part, help=tool.help)
 
     @override
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand in HELP and (root := self._section.trainer.default_root_dir):
+            self._section.trainer.default_root_dir = os.path.expandvars(root)
+
+    @override
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is: our modules take their heads from a checkpoint when they load it."""
 
@@ -95,8 +101,8 @@ class ContinualCLI(LightningCLI):
     @override
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in TOOLS:
-            tool, arguments = TOOLS[subcommand], vars(self._section)
-            tool.run(**arguments, **({"parse": self._parsed} if tool.parses else {}))
+            tool, parse = TOOLS[subcommand], partial(parse_with, self._parser("fit"))
+            tool.run(**vars(self._section), **({"parse": parse} if tool.parses else {}))
         elif self._streams:
             with calm():
                 self._learn() if subcommand == "fit" else self._judge(subcommand)
@@ -104,20 +110,6 @@ class ContinualCLI(LightningCLI):
             raise ValueError("--resume and --overwrite are for streams. Give --ckpt_path to resume an ordinary fit.")
         else:
             super()._run_subcommand(subcommand)
-
-    def _parsed(self, arguments: Sequence[str]) -> Namespace:
-        """Parse the arguments of a fit that another process will run.
-
-        Raises:
-            ValueError: If one is unknown or of the wrong type.
-        """
-        parser = self._parser("fit")
-        parser.exit_on_error = False
-        try:
-            parsed: Namespace = parser.parse_args(list(arguments))
-        except Exception as error:
-            raise ValueError(f"{reason(str(error))}.") from error
-        return parsed
 
     def _learn(self) -> None:
         """Learn the stream of the config."""
@@ -207,10 +199,10 @@ class ContinualCLI(LightningCLI):
         given = self._get(self.config_init, "trainer").logger
         if given is False:
             return []
-        if given is None or given is True:
-            return [CSVLogger(folder.path, name="logs")]
-        begin_tracking(_listed(given), self._section.as_dict(), folder.run["tracking_id"])
-        return _listed(given)
+        loggers = [] if given is True else _listed(given)
+        if loggers:
+            begin_tracking(loggers, self._section.as_dict(), folder.run["tracking_id"])
+        return [*loggers, CSVLogger(folder.path, name="logs")]  # a sweep reads it, whoever else is told
 
 
 def _listed(given: Any) -> list[Any]:

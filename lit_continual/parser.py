@@ -1,10 +1,12 @@
 """A command-line parser that says what is wrong in one line."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
@@ -33,6 +35,20 @@ def reason(message: str) -> str:
             kept.append(line.strip(" -").rstrip(".:"))
             depth = indent
     return ": ".join(kept)
+
+
+def parse_with(parser: LightningArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """Parse a command line that another process will run.
+
+    Raises:
+        ValueError: If an argument is unknown or of the wrong type.
+    """
+    parser.exit_on_error = False
+    try:
+        parsed: Namespace = parser.parse_args(list(arguments))
+    except Exception as error:
+        raise ValueError(f"{reason(str(error))}.") from error
+    return parsed
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

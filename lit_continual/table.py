@@ -115,10 +115,10 @@ class RunTable:
                     f"{self.path}, column {heading}: the score is {column.score}, and {cell.name} has"
                     f" {', '.join(scores)}."
                 )
-            if column.experience is not None and not -count <= column.experience < count:
+            if isinstance(column.experience, int) and not -count <= column.experience < count:
                 raise ValueError(
                     f"{self.path}, column {heading}: the experience is {column.experience}, and {cell.name} has"
-                    f" {count}, counted from 0."
+                    f" {count}, counted from 0. Correct it, or give its name."
                 )
 
     def found(self) -> Comparison:

@@ -21,14 +21,14 @@ class Column:
 
     Args:
         score: Name of the score, such as ``dice`` or ``assd``.
-        experience: Which experience it is of, counted from 0; negative ones count from the end.
+        experience: Which experience it is of: its name, or its number from 0, where negative ones count from the end.
         row: ``last``, after the last experience, or ``learnt``, just after that one.
         measure: ``acc``, ``bwt``, ``forgetting``, ``fwt`` or ``intransigence``, in place of an experience.
         label: One class of the experience, in place of the mean over all.
     """
 
     score: str = "dice"
-    experience: int | None = None
+    experience: int | str | None = None
     row: Literal["last", "learnt"] = "last"
     measure: Literal["acc", "bwt", "forgetting", "fwt", "intransigence"] | None = None
     label: str | None = None
@@ -39,10 +39,14 @@ class Column:
         if self.label is not None and self.measure is not None:
             raise ValueError(f"A `label` is of an `experience`, not of a `measure`, got {self}")
 
-    def at(self, run: Run) -> tuple[int, int]:
-        """Row and column of the result matrix."""
-        on = range(len(run.experiences))[self.experience or 0]
-        return (run.last_at(on) if self.row == "last" else run.learnt_at(on)), on
+    def at(self, run: Run) -> tuple[int, int] | None:
+        """Row and column of the result matrix; ``None`` if the run has no such experience."""
+        names, wanted = [e.name for e in run.experiences], self.experience
+        if not isinstance(wanted, int):
+            on = names.index(wanted) if wanted in names else None
+        else:
+            on = range(len(names))[wanted] if -len(names) <= wanted < len(names) else None
+        return None if on is None else (run.last_at(on) if self.row == "last" else run.learnt_at(on), on)
 
     def value(self, run: Run, runs: Sequence[Run]) -> float:
         """The number of one run; ``runs`` are searched for a reference."""
@@ -50,7 +54,8 @@ class Column:
         if self.measure is not None:
             return measures(run, score, runs)[self.measure]
         if self.label is None:
-            return float(run.values(score)[self.at(run)])
+            place = self.at(run)
+            return nan if place is None else float(run.values(score)[place])
         values = [value for value in self._scores(run).values() if isfinite(value)]
         return float(np.mean(values)) if values else nan
 

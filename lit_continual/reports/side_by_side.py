@@ -31,16 +31,16 @@ def side_by_side_figure(lines: Sequence[Line]) -> Figure | None:
     legend(figure)
     for column, method in enumerate(columns):
         text(figure, _LEFT + column * (wide + _GAP) + wide / 2, _TOP - 0.1, shorten(method, int(wide * 11)), 9)
-    for (on, row), tall in zip(rows.items(), talls, strict=True):
-        name = next(iter(runs.values())).experiences[on].name
+    for (name, row), tall in zip(rows.items(), talls, strict=True):
         text(figure, 0.24, top + tall / 2, shorten(name, int(tall * 11)), 9, rotation=90)
+        first = next(iter(row.values()))
         for column, method in enumerate(columns):
-            overlay = row.get(method, next(iter(row.values())))
-            if method and method not in row:
+            overlay = row.get(method, first if not method else None)
+            if overlay is None:
                 continue
             left = _LEFT + column * (wide + _GAP)
             axes = figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
-            words = _caption(runs[method], on, overlay) if method else f"{shorten(overlay.patient, 18)}"
+            words = _caption(runs[method], name, overlay, first) if method else shorten(_slice(overlay), int(wide * 14))
             panel(axes, overlay, words, truth=bool(method), prediction=bool(method))
             if not method:
                 bar(axes, overlay)
@@ -48,16 +48,22 @@ def side_by_side_figure(lines: Sequence[Line]) -> Figure | None:
     return figure
 
 
-def _rows(runs: Mapping[str, Run]) -> dict[int, dict[str, Overlay]]:
+def _rows(runs: Mapping[str, Run]) -> dict[str, dict[str, Overlay]]:
     """Per experience, the slice as each method segments it in the end."""
-    rows: dict[int, dict[str, Overlay]] = {}
+    rows: dict[str, dict[str, Overlay]] = {}
     for method, run in runs.items():
-        for on in range(len(run.experiences)):
+        for on, experience in enumerate(run.experiences):
             if path := run.overlay(run.last_at(on), on):
-                rows.setdefault(on, {})[method] = Overlay.load(path)
-    return dict(sorted(rows.items()))
+                rows.setdefault(experience.name, {})[method] = Overlay.load(path)
+    return rows
 
 
-def _caption(run: Run, on: int, overlay: Overlay) -> str:
-    """What the volume scored; whose it is stands below the image."""
-    return caption(run, run.last_at(on), on, overlay).partition(", ")[2].partition(", ")[2] or "—"
+def _slice(overlay: Overlay) -> str:
+    return f"{overlay.patient}, slice {overlay.slice}"
+
+
+def _caption(run: Run, name: str, overlay: Overlay, first: Overlay) -> str:
+    """What the volume scored; and which it is, where it is not the one whose image stands at the left."""
+    on = [e.name for e in run.experiences].index(name)
+    words = caption(run, run.last_at(on), on, overlay)
+    return words.partition(", ")[2].partition(", ")[2] if _slice(overlay) == _slice(first) else words
