@@ -7,9 +7,8 @@ import sys
 import traceback
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -23,7 +22,7 @@ import lit_continual.data
 import lit_continual.modules  # noqa: F401  # lets a config name what is in these rooms by its bare class name
 from lit_continual.commands import TOOLS, announce, show_scores
 from lit_continual.evaluation import judge
-from lit_continual.parser import Parser, parse_with, reason
+from lit_continual.parser import Parser, reason
 from lit_continual.run_folder import RunFolder
 from lit_continual.storage import FREE_SPACE, AtomicCheckpointIO, load_checkpoint
 from lit_continual.stream import Experience, Stream, StreamLoop, check_stream, restore
@@ -101,7 +100,7 @@ class ContinualCLI(LightningCLI):
     @override
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in TOOLS:
-            tool, parse = TOOLS[subcommand], partial(parse_with, self._parser("fit"))
+            tool, parse = TOOLS[subcommand], cast(Parser, self._parser("fit")).parse_for_another
             tool.run(**vars(self._section), **({"parse": parse} if tool.parses else {}))
         elif self._streams:
             with calm():
@@ -226,6 +225,7 @@ def main(args: ArgsType = None) -> ContinualCLI:
     try:
         return ContinualCLI(
             parser_class=Parser,
+            parser_kwargs={"description": "Continual learning for medical images, on PyTorch Lightning."},
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
             seed_everything_default=0,

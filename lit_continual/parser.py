@@ -1,5 +1,6 @@
 """A command-line parser that says what is wrong in one line."""
 
+import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +15,47 @@ T = TypeVar("T")
 
 
 class Parser(LightningArgumentParser):
-    """A parser that says what is wrong in one line, not under a page of options."""
+    """A parser that says what is wrong in one line, not under a page of options, and takes no option by its beginning.
+
+    A misspelt ``--trainer.max_epoch`` would else be ``--trainer.max_epochs``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"prog": "lit-continual", "allow_abbrev": False, **kwargs})
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
-        sys.stderr.write(f"lit-continual: error: {reason(message)}. See `--help` for the options.\n")
+        remedy = self._nearest(message) or "See `--help` for the options."
+        sys.stderr.write(f"lit-continual: error: {reason(message)}. {remedy}\n")
         sys.exit(2)
+
+    def parse_for_another(self, arguments: Sequence[str]) -> Namespace:
+        """Parse a command line that another process will run.
+
+        Raises:
+            ValueError: If an argument is unknown or of the wrong type.
+        """
+        self.exit_on_error = False
+        try:
+            parsed: Namespace = self.parse_args(list(arguments))
+        except Exception as error:
+            raise ValueError(f"{reason(str(error))}. {self._nearest(str(error))}".strip()) from error
+        return parsed
+
+    def _nearest(self, message: str) -> str:
+        """Name the options most like one that does not exist."""
+        _, unknown, wrong = message.partition("unrecognized arguments: ")
+        parsers = [
+            self,
+            *(p for action in self._actions for p in (getattr(action, "_name_parser_map", None) or {}).values()),
+        ]
+        known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
+        near = (
+            difflib.get_close_matches(wrong.split("=")[0].split()[0], sorted(known), n=2, cutoff=0.8) if unknown else []
+        )
+        return f"Did you mean {' or '.join(near)}?" if near else ""
 
 
 def reason(message: str) -> str:
@@ -35,20 +69,6 @@ def reason(message: str) -> str:
             kept.append(line.strip(" -").rstrip(".:"))
             depth = indent
     return ": ".join(kept)
-
-
-def parse_with(parser: LightningArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """Parse a command line that another process will run.
-
-    Raises:
-        ValueError: If an argument is unknown or of the wrong type.
-    """
-    parser.exit_on_error = False
-    try:
-        parsed: Namespace = parser.parse_args(list(arguments))
-    except Exception as error:
-        raise ValueError(f"{reason(str(error))}.") from error
-    return parsed
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
