@@ -45,7 +45,8 @@ def sweep(
         try:
             parsed = parse(file.arguments(values))
         except ValueError as error:
-            raise ValueError(f"{config}: {error}") from error
+            tried = ", ".join(f"{name} {value}" for name, value in values.items())
+            raise ValueError(f"{config}, with {tried}: {error}") from error
         if not parsed.stream.experiences:
             raise ValueError(f"{config}: the config in `command` has no `stream.experiences`. Name one or more.")
     trials = Trials(file, folder, limit)

@@ -11,47 +11,33 @@ import pytest
 
 from lit_continual.cells import Cell, Workers, run_cells
 
-# A fit for tests: notes that it began, takes its time, says that it is finished; and fails if it is told to.
-FIT = """
-import json, os, sys, time
-from pathlib import Path
-given = dict(a.removeprefix("--").partition("=")[::2] for a in sys.argv[1:])
-folder = Path(given["trainer.default_root_dir"])
-with open(given["log"], "a") as log:
-    log.write(folder.name + " " + str(os.getpid()) + "\\n")
-for start in filter(None, given.get("starts", "").split(",")):
-    assert json.loads((Path(start) / "run.json").read_text())["status"] == "finished"
-(folder / "threads").write_text(os.environ["OMP_NUM_THREADS"])
-time.sleep(float(given.get("seconds", "0")))
-if "fail" in given:
-    sys.exit("lit-continual: error: There is no such thing.")
-(folder / "run.json").write_text(json.dumps({"status": "finished"}))
-"""
 PARENT = """
 import sys
 from pathlib import Path
 from lit_continual.cells import Cell, Workers, run_cells
-fit, root, log, seconds = sys.argv[1:]
-cells = [Cell(f"cell {i}", Path(root) / str(i), (f"--log={log}", f"--seconds={seconds}")) for i in range(4)]
+fit, root, seconds = sys.argv[1:]
+cells = [Cell(f"cell {i}", Path(root) / str(i), (f"--seconds={seconds}",)) for i in range(4)]
 with Workers(2, [sys.executable, fit]) as workers:
     for cell, error in run_cells(cells, workers, 0.02):
         print(cell.name, error, flush=True)
 """
 
 
+@pytest.fixture(autouse=True)
+def _log(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_FIT_LOG", str(tmp_path / "log"))
+
+
 @pytest.fixture
-def fit(tmp_path):
-    path = tmp_path / "fit.py"
-    path.write_text(FIT)
-    return [sys.executable, str(path)]
+def fit():
+    return [sys.executable, str(Path(__file__).parent / "fake_fit.py")]
 
 
 @pytest.fixture
 def cell(tmp_path):
     def make(name, *options, after=()):
-        starts = [f"--starts={','.join(str(c.folder) for c in after)}"] if after else []
-        arguments = (f"--log={tmp_path / 'log'}", *options, *starts)
-        return Cell(name, tmp_path / "runs" / name, arguments, tuple(c.folder for c in after))
+        starts = [f"--stream.start={c.folder}/experiences/0_ball/model.ckpt" for c in after]
+        return Cell(name, tmp_path / "runs" / name, (*options, *starts), tuple(c.folder for c in after))
 
     return make
 
@@ -120,7 +106,7 @@ def test_no_workers_are_refused():
 
 
 def parent(fit, tmp_path, seconds):
-    arguments = [fit[1], str(tmp_path / "runs"), str(tmp_path / "log"), str(seconds)]
+    arguments = [fit[1], str(tmp_path / "runs"), str(seconds)]
     return subprocess.Popen([sys.executable, "-c", PARENT, *arguments], stdout=subprocess.DEVNULL)
 
 
@@ -155,7 +141,7 @@ def test_a_signal_that_asks_to_leave_ends_the_processes_as_well(fit, tmp_path, n
     assert first.wait() != 0
     for line in (tmp_path / "log").read_text().splitlines():
         with pytest.raises(ProcessLookupError):
-            os.kill(int(line.split()[1]), 0)
+            os.kill(int(line.split()[2]), 0)
 
 
 @pytest.mark.slow
