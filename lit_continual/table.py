@@ -77,7 +77,7 @@ class RunTable:
         options = [("seed_everything", seed), ("stream.name", place[1]), *options]
         files = [self.path.parent / file for file in _listed(recipe.config)]
         made_of = [[read_yaml(file) for file in files], options, {n: self.digests[f] for n, f in starts.items()}]
-        digest = hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(made_of, default=str, sort_keys=True).encode()).hexdigest()[:8]
         names = [re.sub(r"[^\w.+-]+", "_", part) for part in place]
         folder = self.output.joinpath(*names, f"seed_{seed}-{digest}")
         arguments = [f"--config={file}" for file in files]
