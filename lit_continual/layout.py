@@ -113,9 +113,16 @@ def _contradictions(layout: Layout) -> Iterator[str]:
     for name, case in layout.cases.items():
         if unknown := case.prepare.keys() - layout.prepare.keys():
             yield f"case {name} has options for `prepare` {', '.join(unknown)}, which the table does not describe"
+    given = {"`options`": layout.options}
+    given |= {
+        f"{kind} {n}": x.options
+        for kind, xs in (("case", layout.cases), ("method", layout.methods))
+        for n, x in xs.items()
+    }
+    for place, options in given.items():
+        if "seed_everything" in options:
+            yield f"{place} sets `seed_everything`, which the `seeds` of the table do"
     shape = [len(layout.columns)] * len(layout.cases)
     for name, method in layout.methods.items():
-        if "seed_everything" in method.options:
-            yield f"method {name} sets `seed_everything`; the table's `seeds` do"
         if method.paper is not None and [len(row) for row in method.paper] != shape:
             yield f"`paper` of method {name} needs {len(shape)} lists, one a case, of {shape[0]} numbers, one a column"

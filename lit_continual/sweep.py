@@ -41,16 +41,17 @@ def sweep(
     file = read_sweep(config)
     folder = output or Path("runs", "sweeps", config.stem)
     limit = _limit(file, config, count)
+    more = ("--trainer.logger=true",) if csv else ()
     for values in file.samples():
         try:
-            parsed = parse(file.arguments(values))
+            parsed = parse([*file.arguments(values), *more])
         except ValueError as error:
             tried = ", ".join(f"{name} {value}" for name, value in values.items())
             raise ValueError(f"{config}, with {tried}: {error}") from error
         if not parsed.stream.experiences:
             raise ValueError(f"{config}: the config in `command` has no `stream.experiences`. Name one or more.")
     trials = Trials(file, folder, limit)
-    failed = _run(trials, workers, csv) if workers else 0
+    failed = _run(trials, workers, more) if workers else 0
     console, found = Console(), Sweep(file.name, file.metric.name, file.metric.goal, tuple(trials.results()))
     console.print(sweep_table(found))
     console.print(f"Sweep: {write_sweep(found, folder / 'report')}", soft_wrap=True, highlight=False)
@@ -65,10 +66,9 @@ def _limit(file: SweepFile, config: Path, count: int | None) -> int:
     return min(wanted)
 
 
-def _run(trials: Trials, workers: int, csv: bool) -> int:
-    """Run all trials that are left, and return how many failed."""
+def _run(trials: Trials, workers: int, more: Sequence[str]) -> int:
+    """Run all trials that are left, with ``more`` arguments, and return how many failed."""
     group = {"WANDB_MODE": "offline", **os.environ, "WANDB_RUN_GROUP": trials.sweep.name}
-    more = ("--trainer.logger=true",) if csv else ()
     waiting, numbers, failed = sorted(trials.open), dict[Cell, int](), 0
     done = len(trials.results())
     tell(f"{trials.count} trials, {done} of them ended before; {workers} at a time")

@@ -148,6 +148,7 @@ def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
     refused(compare, "`seeds` has one twice", seeds=[0, 0])
     refused(compare, "`baseline` is b, which is none of the methods a", methods={"a": fine}, baseline="b")
     refused(compare, "method a sets `seed_everything`", methods={"a": {**fine, "options": {"seed_everything": 1}}})
+    refused(compare, "`options` sets `seed_everything`, which", options={"seed_everything": 1})
     refused(compare, "`paper` of method a needs 1 lists, one a case, of 3", methods={"a": {**fine, "paper": [[1.0]]}})
     refused(compare, "case A has options for `prepare` x, which", cases={"A": {"prepare": {"x": {}}}})
     refused(compare, "There is no file .*nowhere.yaml", methods={"a": {"config": "nowhere.yaml"}})

@@ -1,5 +1,6 @@
 """A metric over the option that was swept, with error bars over seeds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from lit_continual.reports.shades import GREY, INK, LINES, MARKERS, RULE, plain, shorten
 from lit_continual.reports.sweep import Point, Sweep, short_names
 
-_COLUMNS, _TICKS = 3, 12
+_COLUMNS, _TICKS, _DECADES = 3, 12, 50
 
 
 def sweep_figure(sweep: Sweep) -> Figure | None:
@@ -37,39 +38,20 @@ def sweep_figure(sweep: Sweep) -> Figure | None:
 
 def _panel(axes: Axes, sweep: Sweep, metric: str) -> None:
     at, names = sweep.swept.index(str(sweep.axis)), short_names(sweep.swept)
-    ticks = list(dict.fromkeys(point.values[at] for point in sorted(sweep.points, key=lambda p: _order(p.values[at]))))
-    spaced = len(ticks) <= _TICKS or not all(isinstance(tick, (int, float)) for tick in ticks)
-    place = {tick: float(i) if spaced else float(tick) for i, tick in enumerate(ticks)}
     series: dict[tuple[Any, ...], list[Point]] = {}
     for point in sweep.points:
         series.setdefault(point.values[:at] + point.values[at + 1 :], []).append(point)
-    others = names[:at] + names[at + 1 :]
+    place, spaced = _places([point.values[at] for point in sweep.points])
     for number, (values, points) in enumerate(series.items()):
+        label = ", ".join(f"{n} {v}" for n, v in zip(names[:at] + names[at + 1 :], values, strict=True))
+        style: dict[str, Any] = {"color": LINES[number % len(LINES)], "marker": MARKERS[number % len(MARKERS)]}
         shown = sorted((p for p in points if p.of(metric)), key=lambda p: place[p.values[at]])
         x = [place[p.values[at]] for p in shown]
-        colour = LINES[number % len(LINES)]
-        label = ", ".join(f"{name} {value}" for name, value in zip(others, values, strict=True))
-        spread = np.nan_to_num([p.std(metric) for p in shown])
-        axes.errorbar(
-            x,
-            [p.mean(metric) for p in shown],
-            yerr=spread if spread.any() else None,
-            label=plain(shorten(label, 40)),
-            color=colour,
-            marker=MARKERS[number % len(MARKERS)],
-            markersize=5,
-            linewidth=1.4 if spaced else 0,
-            capsize=3,
-            elinewidth=1,
-        )
-        dots = [(i, value) for i, p in zip(x, shown, strict=True) if len(p.of(metric)) > 1 for value in p.of(metric)]
-        axes.plot(*zip(*dots, strict=True) if dots else ([], []), ".", color=colour, alpha=0.45, markersize=4)
+        _line(axes, x, shown, metric, {**style, "label": plain(shorten(label, 40)), "linewidth": 1.4 if spaced else 0})
     if spaced:
-        axes.set_xticks(
-            range(len(ticks)), [plain(shorten(f"{t:g}" if isinstance(t, float) else str(t), 12)) for t in ticks]
-        )
-        axes.set_xlim(-0.4, len(ticks) - 0.6)
-    elif min(ticks) > 0 and max(ticks) / min(ticks) > 50:
+        axes.set_xticks(list(place.values()), [_tick(value) for value in place])
+        axes.set_xlim(-0.4, len(place) - 0.6)
+    elif min(place) > 0 and max(place) / min(place) > _DECADES:
         axes.set_xscale("log")
     axes.set_title(plain(shorten(metric, 36)), fontsize=9, color=INK, fontweight="bold", loc="left")
     axes.set_xlabel(plain(names[at]), fontsize=8, color=GREY)
@@ -79,6 +61,23 @@ def _panel(axes: Axes, sweep: Sweep, metric: str) -> None:
     axes.spines[["left", "bottom"]].set_color(RULE)
 
 
-def _order(value: Any) -> tuple[bool, Any]:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return (number, value if number else str(value))
+def _line(axes: Axes, x: list[float], points: Sequence[Point], metric: str, style: dict[str, Any]) -> None:
+    spread = np.nan_to_num([point.std(metric) for point in points])
+    bars = spread if spread.any() else None
+    means = [point.mean(metric) for point in points]
+    axes.errorbar(x, means, yerr=bars, markersize=5, capsize=3, elinewidth=1, **style)
+    several = [(i, point.of(metric)) for i, point in zip(x, points, strict=True) if len(point.of(metric)) > 1]
+    dots = [(i, value) for i, values in several for value in values]
+    axes.plot([i for i, _ in dots], [v for _, v in dots], ".", color=style["color"], alpha=0.45, markersize=4)
+
+
+def _places(values: Sequence[Any]) -> tuple[dict[Any, float], bool]:
+    """Where each value stands on the axis, in order, and whether at equal distances."""
+    numbers = all(isinstance(value, (int, float)) for value in values)
+    ordered = sorted(set(values)) if numbers else list(dict.fromkeys(values))
+    spaced = len(ordered) <= _TICKS or not numbers
+    return {value: float(i if spaced else value) for i, value in enumerate(ordered)}, spaced
+
+
+def _tick(value: Any) -> str:
+    return plain(shorten(f"{value:g}" if isinstance(value, float) else str(value), 12))
