@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from lit_continual.kernel_study import study_kernels
 from lit_continual.prediction import predict
 from lit_continual.reports import matrix_table, write_report
 
@@ -60,7 +61,17 @@ def _predict_arguments(parser: LightningArgumentParser) -> None:
     parser.add_function_arguments(predict, skip={"checkpoint", "images"})
 
 
+def _kse(**arguments: Any) -> None:
+    Console().print(f"Kernels: {study_kernels(**arguments)}", soft_wrap=True, highlight=False)
+
+
+def _kse_arguments(parser: LightningArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter or a Denoiser.")
+    parser.add_function_arguments(study_kernels, skip={"checkpoint"})
+
+
 TOOLS = {
+    "kse": Tool("Score the kernels of a checkpoint: what TGD would retrain at each threshold.", _kse_arguments, _kse),
     "predict": Tool("Segment new images with a checkpoint; no config needed.", _predict_arguments, _predict),
     "report": Tool("Write the report of one run, or of several side by side.", _report_arguments, _report),
 }
