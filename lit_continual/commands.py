@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from lit_continual.adaptation import adapt
 from lit_continual.kernel_study import study_kernels
 from lit_continual.prediction import predict
 from lit_continual.reports import matrix_table, write_report
@@ -61,6 +62,16 @@ def _predict_arguments(parser: LightningArgumentParser) -> None:
     parser.add_function_arguments(predict, skip={"checkpoint", "images"})
 
 
+def _adapt(**arguments: Any) -> None:
+    Console().print(f"Adapted: {adapt(**arguments)}", soft_wrap=True, highlight=False)
+
+
+def _adapt_arguments(parser: LightningArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=str, help="Checkpoint of a Denoiser, which is left as it is.")
+    parser.add_argument("study", type=str, help="Noise realisations of one study, or an acquisition to split.")
+    parser.add_function_arguments(adapt, skip={"checkpoint", "study"})
+
+
 def _kse(**arguments: Any) -> None:
     Console().print(f"Kernels: {study_kernels(**arguments)}", soft_wrap=True, highlight=False)
 
@@ -71,6 +82,7 @@ def _kse_arguments(parser: LightningArgumentParser) -> None:
 
 
 TOOLS = {
+    "adapt": Tool("Retrain a denoiser on the study that it is to denoise.", _adapt_arguments, _adapt),
     "kse": Tool("Score the kernels of a checkpoint: what TGD would retrain at each threshold.", _kse_arguments, _kse),
     "predict": Tool("Segment new images with a checkpoint; no config needed.", _predict_arguments, _predict),
     "report": Tool("Write the report of one run, or of several side by side.", _report_arguments, _report),

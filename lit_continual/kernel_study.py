@@ -67,7 +67,8 @@ def _dropped(
         preprocessing = load_segmenter(checkpoint)[1]
     volume: Tensor = load_case(case, preprocessing)["image"]
     shown, intact = _output(module, volume)
-    at = int(shown.flatten(0, 1).double().sum(0).argmax())
+    most = 1.0 if isinstance(module, Segmenter) else 2 * float(shown[shown > 0].median().nan_to_num())
+    at = int(shown.clamp(max=most).flatten(0, 1).double().sum(0).argmax())  # a bladder alone is not much to see
     pictures, errors = {}, {}
     for phi in phis:
         picture, output = _output(drop_kernels(module, scores, phi), volume)

@@ -77,7 +77,9 @@ class PartialTraining(Callback):
         self._held, self._share = HeldEntries(network, self.masks), free_share(network, self.masks)
         # Right after the step, which moves even what has no gradient: other callbacks, such as averages of the
         # weights, must not see it moved.
-        self._hooks = [o.register_step_post_hook(lambda *_: self._held.restore_parameters()) for o in trainer.optimizers]
+        self._hooks = [
+            o.register_step_post_hook(lambda *_: self._held.restore_parameters()) for o in trainer.optimizers
+        ]
         for name in self.guarded:
             layer = network.get_submodule(name.rpartition(".")[0])
             self._hooks.append(layer.register_forward_hook(partial(_mask_backward, self.masks[name])))

@@ -5,6 +5,7 @@ from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.decathlon_data_module import DecathlonDataModule
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.multi_task_data_module import MultiTaskDataModule
+from lit_continual.data.noisy_pair import NoisyPair, read_noisy_pair
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.patient_episodes import PatientEpisodes
 from lit_continual.data.patient_tasks import patient_tasks
@@ -33,6 +34,7 @@ __all__ = [
     "EpochSampler",
     "JointDataModule",
     "MultiTaskDataModule",
+    "NoisyPair",
     "PatchDataset",
     "PatientEpisodes",
     "PetDataModule",
@@ -56,6 +58,7 @@ __all__ = [
     "pet_study",
     "pet_volume",
     "read_cases",
+    "read_noisy_pair",
     "shoulder_subject",
     "simulate_study",
     "split_cases",

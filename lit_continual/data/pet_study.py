@@ -55,7 +55,10 @@ def pet_study(
     name = f"{bmi}_{seed}_{size}x{depth}"
     options = (version, seconds, realisations, each)
     return kept(
-        cache, name, lambda: simulate_study(pet_phantom(seed, bmi, size, depth), [seed, bmi == "high"], *options), *options
+        cache,
+        name,
+        lambda: simulate_study(pet_phantom(seed, bmi, size, depth), [seed, bmi == "high"], *options),
+        *options,
     )
 
 
@@ -70,7 +73,7 @@ def simulate_study(
     """Scan a phantom for 600 s a bed, and reconstruct the acquisition whole and in parts of its counts.
 
     The acquisition does not depend on the version, so that v1 and v2 see the same counts. Shorter scans keep each
-    count by chance, as list-mode data are subsampled; realisations are disjoint parts of the counts, and so independent.
+    count by chance, as list-mode data are subsampled; realisations are disjoint parts of them, and so independent.
 
     Args:
         phantom: Who is scanned.

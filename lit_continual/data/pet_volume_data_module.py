@@ -42,7 +42,7 @@ class PetVolumeDataModule(PetStudyDataModule):
 
     @cached_property
     @override
-    def regions(self) -> tuple[str, ...]:  # type: ignore[override]
+    def regions(self) -> tuple[str, ...]:
         names = [name for name, value in self.listed.labels.items() if value]
         return tuple("lesion" if name == "gtv" else name for name in names)
 

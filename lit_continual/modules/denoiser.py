@@ -30,7 +30,7 @@ class Denoiser(LightningModule):
       :math:`\tfrac12 \left[ L(f(x_1), x_2) + L(f(x_2), x_1) \right]`.
 
     A test batch may instead be a whole study: ``realisations`` ``(1, R, D, H, W)`` of one patient, ``target``
-    ``(1, D, H, W)``, boolean masks ``regions`` by name, ``patient``, and ``group``, one of the data module's ``groups``.
+    ``(1, D, H, W)``, boolean masks ``regions`` by name, ``patient`` and ``group``.
 
     Args:
         network: A network of this package or of MONAI, or a class path, as plain data; it maps C channels to one.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from lit_continual.reports.html import picture, render
@@ -120,7 +121,9 @@ def _histograms(study: KernelStudy) -> Figure:
             axes.text(0.5, 0.5, "held", transform=axes.transAxes, ha="center", fontsize=8, color=GREY)
         for phi in study.freed:
             axes.axvline(phi, color=_MARK, linewidth=0.8, linestyle="--")
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True) if finite.size else NullLocator())
         _tidy(axes)
+        axes.tick_params(labelbottom=True)
         axes.set_xlim(0, 1)
     return figure
 
@@ -135,11 +138,11 @@ def _outputs(dropped: Dropped) -> Figure:
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    top = np.percentile(dropped.image, 99.5)
-    low = np.percentile(dropped.image, 1) if dropped.labels else 0.0
+    low, high = np.percentile(dropped.image, (1, 99.5)) if dropped.labels else (0.0, dropped.image.max())
+    colours = "gray" if dropped.labels else "gray_r"  # as PET is read
     for axes, (title, output) in zip(grid, shown.items(), strict=False):
         labels = dropped.labels and title != "image"
-        axes.imshow(np.rot90(dropped.image if labels else output), cmap="gray", vmin=low, vmax=max(top, low + 1e-6))
+        axes.imshow(np.rot90(dropped.image if labels else output), cmap=colours, vmin=low, vmax=max(high, low + 1e-6))
         if labels:
             film = np.ma.masked_equal(np.rot90(output), 0)
             axes.imshow(film, cmap="tab10", vmin=1, vmax=10, alpha=0.55, interpolation="nearest")
