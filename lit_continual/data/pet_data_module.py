@@ -24,7 +24,6 @@ class PetDataModule(PetStudyDataModule):
         ValueError: If there is nobody to train on, or somebody is in two splits.
     """
 
-    regions = ("lesion", "liver", "bladder")
     groups = ("low", "high")
 
     def __init__(
@@ -47,6 +46,11 @@ class PetDataModule(PetStudyDataModule):
         both = [[_patient(seed, bmi) for seed in split for bmi in self.groups] for split in (val, test)]
         train = [*(_patient(seed, "low") for seed in low), *(_patient(seed, "high") for seed in high)]
         self._patients = {"train": train, "val": both[0], "test": both[1]}
+
+    @property
+    @override
+    def regions(self) -> tuple[str, ...]:
+        return "lesion", "liver", "bladder"
 
     @property
     @override

@@ -37,10 +37,10 @@ class PetVolumeDataModule(PetStudyDataModule):
 
     @cached_property
     @override
-    def patients(self) -> dict[str, list[Case]]:  # type: ignore[override]  # of a property
+    def patients(self) -> dict[str, list[Case]]:
         return split_cases(self.listed.cases, self.split, self.listed.source)
 
-    @cached_property
+    @property
     @override
     def regions(self) -> tuple[str, ...]:
         names = [name for name, value in self.listed.labels.items() if value]

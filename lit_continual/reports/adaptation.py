@@ -22,9 +22,9 @@ def write_adaptation(path: Path, image: NDArray[Any], before: NDArray[Any], afte
     grid = figure.subplots(1, 4)
     top = float(np.percentile(image[at], 99.9))
     for axes, (title, volume) in zip(grid, volumes.items(), strict=False):
-        axes.imshow(volume[at], cmap="gray_r", vmin=0, vmax=top or 1.0)
+        axes.imshow(np.rot90(volume[at]), cmap="gray_r", vmin=0, vmax=top or 1.0)
         axes.set_title(title if title == "noisy" else f"denoised, {title}", fontsize=9, color=INK, loc="left")
-    shown = grid[-1].imshow(change[at], cmap="RdBu_r", vmin=-span, vmax=span)
+    shown = grid[-1].imshow(np.rot90(change[at]), cmap="RdBu_r", vmin=-span, vmax=span)
     grid[-1].set_title("after less before", fontsize=9, color=INK, loc="left")
     figure.colorbar(shown, ax=grid[-1], shrink=0.8).ax.tick_params(labelsize=7)
     for axes in grid:
