@@ -63,7 +63,7 @@ def adapt(
     quiet["limit_val_batches"] = 0  # nobody knows the truth
     with calm():
         trainer = Trainer(accelerator=accelerator, devices=1, max_epochs=epochs, callbacks=list(methods), **quiet)
-        trainer.fit(module.train(), loader)
+        trainer.fit(module.train(), loader, [])
     after = _denoised(module.eval().cpu(), pair)
     kept = {key: value for key, value in content.items() if key in _KEPT}
     kept |= {"state_dict": module.state_dict(), "callbacks": {m.state_key: m.state_dict() for m in methods}}
