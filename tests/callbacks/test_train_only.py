@@ -86,7 +86,7 @@ def test_bad_input(module, loader, trainer):
     for parts in ([], "net"):
         with pytest.raises(ValueError, match="`parts` must be a list of names"):
             TrainOnly(parts)
-    with pytest.raises(ValueError, match="`Module` has nothing to train called `nett`. It has net"):
+    with pytest.raises(ValueError, match=r"`Module` has nothing to train called `nett`. It has net\."):
         trainer(callbacks=TrainOnly(["nett"])).fit(module, loader)
     with pytest.raises(ValueError, match="`after` must not be negative, got -1"):
         TrainOnly(["net"], after=-1)
