@@ -5,13 +5,18 @@ from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.decathlon_data_module import DecathlonDataModule
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.multi_task_data_module import MultiTaskDataModule
+from lit_continual.data.noisy_pair import NoisyPair, read_noisy_pair
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.patient_episodes import PatientEpisodes
 from lit_continual.data.patient_tasks import patient_tasks
-from lit_continual.data.pet_data_module import PetDataModule, PetSlices
+from lit_continual.data.pet_data_module import PetDataModule
 from lit_continual.data.pet_phantom import PetPhantom, pet_phantom
 from lit_continual.data.pet_scanner import PetScanner, Reconstruction, split_counts
-from lit_continual.data.pet_study import pet_study
+from lit_continual.data.pet_slices import PetSlices, WholeStudies
+from lit_continual.data.pet_study import pet_study, simulate_study
+from lit_continual.data.pet_study_data_module import PetStudyDataModule
+from lit_continual.data.pet_volume import pet_volume
+from lit_continual.data.pet_volume_data_module import PetVolumeDataModule
 from lit_continual.data.remove_outside import RemoveOutside, RemoveOutsided
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
 from lit_continual.data.shoulder_data_module import ShoulderDataModule
@@ -29,12 +34,15 @@ __all__ = [
     "EpochSampler",
     "JointDataModule",
     "MultiTaskDataModule",
+    "NoisyPair",
     "PatchDataset",
     "PatientEpisodes",
     "PetDataModule",
     "PetPhantom",
     "PetScanner",
     "PetSlices",
+    "PetStudyDataModule",
+    "PetVolumeDataModule",
     "Preprocessing",
     "Reconstruction",
     "RemoveOutside",
@@ -43,12 +51,16 @@ __all__ = [
     "ShoulderDataModule",
     "Split",
     "WholeSampler",
+    "WholeStudies",
     "check_leakage",
     "patient_tasks",
     "pet_phantom",
     "pet_study",
+    "pet_volume",
     "read_cases",
+    "read_noisy_pair",
     "shoulder_subject",
+    "simulate_study",
     "split_cases",
     "split_counts",
     "write_shoulder_phantom",
