@@ -117,7 +117,7 @@ def test_content_distances_in_batches_are_those_of_all_at_once(samples, reductio
 
 def test_content_coverage_works_without_certainty(samples):
     plain = Samples(samples.contains, images=samples.images)
-    assert len(ContentCoverage(activations)(plain, 20)) == 20
+    assert len(ContentCoverage(activations, most_certain=None)(plain, 20)) == 20
 
 
 def test_rare_classes_get_their_share():
