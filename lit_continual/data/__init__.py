@@ -1,8 +1,14 @@
 """DataModules and datasets: Decathlon lists, folders, tables, phantoms, the exemplar memory."""
 
 from lit_continual.data.binary_morphology import BinaryMorphology, BinaryMorphologyd
+from lit_continual.data.budget import Budget
+from lit_continual.data.candidates import Candidates, ItemCandidates, SliceCandidates
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.decathlon_data_module import DecathlonDataModule
+from lit_continual.data.exemplar import Exemplar
+from lit_continual.data.exemplar_memory import ExemplarMemory
+from lit_continual.data.exemplar_memory_data_module import ExemplarMemoryDataModule
+from lit_continual.data.exemplars import Exemplars
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.multi_task_data_module import MultiTaskDataModule
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
@@ -13,6 +19,7 @@ from lit_continual.data.pet_phantom import PetPhantom, pet_phantom
 from lit_continual.data.pet_scanner import PetScanner, Reconstruction, split_counts
 from lit_continual.data.pet_study import pet_study
 from lit_continual.data.remove_outside import RemoveOutside, RemoveOutsided
+from lit_continual.data.replay import ReplayDataset, ReplaySampler
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
 from lit_continual.data.shoulder_data_module import ShoulderDataModule
 from lit_continual.data.shoulder_phantom import shoulder_subject, write_shoulder_phantom
@@ -23,10 +30,17 @@ __all__ = [
     "Augmentation",
     "BinaryMorphology",
     "BinaryMorphologyd",
+    "Budget",
+    "Candidates",
     "Case",
     "CaseList",
     "DecathlonDataModule",
     "EpochSampler",
+    "Exemplar",
+    "ExemplarMemory",
+    "ExemplarMemoryDataModule",
+    "Exemplars",
+    "ItemCandidates",
     "JointDataModule",
     "MultiTaskDataModule",
     "PatchDataset",
@@ -39,8 +53,11 @@ __all__ = [
     "Reconstruction",
     "RemoveOutside",
     "RemoveOutsided",
+    "ReplayDataset",
+    "ReplaySampler",
     "SegmentationDataModule",
     "ShoulderDataModule",
+    "SliceCandidates",
     "Split",
     "WholeSampler",
     "check_leakage",

@@ -101,3 +101,60 @@ class _Windows(Sequence[Tensor]):
             box.append(slice(start, start + length))
         image: Tensor = sample["image"][tuple(box)]
         return image.squeeze(-1) if self.candidates.flat else image
+
+
+class ItemCandidates:
+    """Samples of any data set of mappings, just as it gives them, of which the ``image`` is a tensor.
+
+    Without names of classes, or without a ``label`` in the samples, they are all of one class.
+
+    Args:
+        items: The samples.
+        classes: Names of the label values 1, 2, …
+
+    Raises:
+        ValueError: If a sample is no mapping with an image.
+
+    Example:
+        >>> samples = ItemCandidates([{"image": torch.ones(1, 2, 2), "label": torch.tensor(1)}], ["bone", "fat"])
+        >>> samples.contains().tolist()
+        [[True, False]]
+    """
+
+    def __init__(self, items: Sequence[Any], classes: Sequence[str]) -> None:
+        self.items = items
+        first = items[0]
+        if not isinstance(first, Mapping) or not isinstance(first.get("image"), Tensor):
+            raise ValueError(
+                f"A memory keeps samples that are mappings with a tensor `image`, and the data module has"
+                f" {type(first).__name__}s. Let its data set return such mappings, or give it `candidates()`."
+            )
+        self.labelled = bool(classes) and "label" in first
+        self.classes = list(classes) if self.labelled else ["samples"]
+        self.patients = list(dict.fromkeys(str(items[k].get("patient", k)) for k in range(len(items))))
+
+    def contains(self) -> Tensor:
+        """Which classes are in the label of a sample, ``(n, J)`` bool."""
+        if not self.labelled:
+            return torch.ones(len(self.items), 1, dtype=torch.bool)
+        values = range(1, len(self.classes) + 1)
+        labels = (torch.as_tensor(self.items[k]["label"]) for k in range(len(self.items)))
+        return torch.tensor([[bool((label == value).any()) for value in values] for label in labels])
+
+    def images(self) -> Sequence[Tensor]:
+        """The images."""
+        return [self.items[k]["image"] for k in range(len(self.items))]
+
+    def volume(self, k: int) -> int:
+        """Which patient sample ``k`` is of."""
+        return self.patients.index(str(self.items[k].get("patient", k)))
+
+    def sample(self, k: int, whole: bool) -> dict[str, Any]:
+        """Sample ``k``.
+
+        Raises:
+            ValueError: If its whole volume is asked for.
+        """
+        if whole:
+            raise ValueError("A budget of whole volumes needs a data module with `candidates()`. Limit `samples`.")
+        return dict(self.items[k])

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
+from monai.transforms import SpatialPad
 from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import Self, override
@@ -159,7 +160,7 @@ class SegmentationDataModule(LightningDataModule):
                     f"The class {name} occurs in none of the {len(volumes)} training cases of {self.listed.source}."
                     " Correct its label value or change `split`."
                 )
-        dataset = self.replayed(volumes)
+        dataset = self._samples(volumes)
         try:
             _ = dataset[0]  # in a worker process, and in the middle of a fit, errors are long
         except Exception as error:
@@ -169,10 +170,14 @@ class SegmentationDataModule(LightningDataModule):
             ) from error
         return dataset
 
-    def replayed(self, volumes: Sequence[Mapping[str, Any]]) -> PatchDataset:
-        """Return volumes, such as the exemplars of a memory, as samples augmented like those of this data set."""
+    def _samples(self, volumes: Sequence[Mapping[str, Any]]) -> PatchDataset:
         spatial, intensity = self.augmentation.spatial, self.augmentation.intensity
         return PatchDataset(volumes, self.patch_size, spatial, intensity, self.patches_per_volume, self.seed)
+
+    def replayed(self, volumes: Sequence[Mapping[str, Any]]) -> PatchDataset:
+        """Return volumes of other experiences as samples, padded and augmented like those of this one."""
+        pad = SpatialPad((*self.patch_size, *[1] * (3 - len(self.patch_size))))
+        return self._samples([{**v, **{k: pad(v[k]).as_tensor() for k in ("image", "label")}} for v in volumes])
 
     def candidates(self) -> SliceCandidates:
         """Return the training samples, not augmented, for a memory to choose from."""
