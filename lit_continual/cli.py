@@ -1,4 +1,4 @@
-"""Command line: ``lit-continual fit|validate|test|predict|report``."""
+"""Command line: ``lit-continual fit|validate|test|predict|report|memory``."""
 
 import copy
 import errno
@@ -61,8 +61,8 @@ class ContinualCLI(LightningCLI):
             subcommands.add_subcommand(name, part, help=text)
         for name, tool in TOOLS.items():
             self._subcommand_parsers[name] = part = Parser(description=tool.help)
-            tool.add_arguments(part)
             subcommands.add_subcommand(name, part, help=tool.help)
+            tool.add_arguments(part)  # may be commands of its own, which must come after it
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -95,7 +95,7 @@ class ContinualCLI(LightningCLI):
     @override
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in TOOLS:
-            TOOLS[subcommand].run(**{k: v for k, v in self.config[subcommand].items() if k != "config"})
+            TOOLS[subcommand].run(**vars(_without(self.config[subcommand], "config")))
         elif self._streams:
             with calm():
                 self._learn() if subcommand == "fit" else self._judge(subcommand)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Ra
 from typing_extensions import override
 
 from lit_continual.data.candidates import Candidates, ItemCandidates
+from lit_continual.data.exemplar import Exemplar
 from lit_continual.data.exemplar_memory import ExemplarMemory
 from lit_continual.data.exemplars import Exemplars
 from lit_continual.data.patches import EpochSampler, PatchDataset
@@ -127,14 +128,14 @@ class ExemplarMemoryDataModule(LightningDataModule):
             if isinstance(part, PatchDataset):
                 part.ask(key, predict)
 
-    def remember(self, module: LightningModule) -> int:
+    def remember(self, module: LightningModule) -> list[Exemplar]:
         """Choose exemplars of this experience and store them; of a distributed run, every process must call this.
 
         Args:
             module: What has learnt the experience, on the device to choose on; left as it was.
 
         Returns:
-            Number of exemplars in the memory.
+            All exemplars that are now in the memory.
         """
         group = distributed.group.WORLD if distributed.is_available() and distributed.is_initialized() else None
         keep, picks, facts = self.exemplars, [], dict[str, Any](policy=self.exemplars.policy)
@@ -153,7 +154,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
             self.memory.add(self.experience, classes, picks, keep.budget, **facts)
         if group is not None:
             distributed.barrier(group)
-        return len(self.memory.exemplars)
+        return self.memory.exemplars
 
     def _candidates(self) -> Candidates:
         if hasattr(self.data, "candidates"):

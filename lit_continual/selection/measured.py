@@ -32,7 +32,7 @@ def measured(
         contains: ``(n, J)``, bool: which of the classes are in the label of a sample.
         probabilities: Maps images ``(B, C, H, W[, D])`` to probabilities ``(B, J, …)`` with the network.
         layer: Its abstraction layer, for ``features``.
-        passes: :math:`t_{MC}`, for ``uncertainty``.
+        passes: :math:`t_{MC}`, for ``uncertainty``; of samples without any of the classes it is infinite.
         batch_size: Images that go through the network at once.
         group: Processes that choose together, each with the same samples.
 
@@ -45,31 +45,41 @@ def measured(
     """
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
 
-    def by_batch(measure: Callable[[Tensor], Tensor], what: str) -> Tensor:
+    everyone = range(len(images))
+    members = contains.any(1).nonzero().flatten().tolist()
+
+    def by_batch(measure: Callable[[Tensor], Tensor], of: Sequence[int], what: str) -> Tensor:
         rank, world = (0, 1) if group is None else (distributed.get_rank(group), distributed.get_world_size(group))
-        starts = range(0, len(images), batch_size)
+        batches = [of[start : start + batch_size] for start in range(0, len(of), batch_size)]
         mine = {
-            start: measure(torch.stack([*images[start : start + batch_size]]).to(device)).cpu()
-            for start in shown(starts[rank::world], what)
+            n: measure(torch.stack([images[k] for k in batches[n]]).to(device)).cpu()
+            for n in shown(range(len(batches))[rank::world], what)
         }
         gathered = [mine] * world
         if group is not None:
             distributed.all_gather_object(gathered, mine, group=group)
-        whole = {start: found for part in gathered for start, found in part.items()}
-        return torch.cat([whole[start] for start in starts]).to(device)
+        whole = {n: found for part in gathered for n, found in part.items()}
+        return torch.cat([whole[n] for n in range(len(batches))]).to(device)
 
-    def features(batch: Tensor) -> Tensor:
+    def features() -> Tensor:
         if layer is None:
             raise ValueError("Features need the name of the network's abstraction layer: give it as `layer`.")
-        return abstraction(network, layer, batch)
+        return by_batch(lambda batch: abstraction(network, layer, batch), everyone, "Abstraction")
 
-    def uncertainty(batch: Tensor) -> Tensor:
-        return dropout_uncertainty(network, batch, probabilities, passes)
+    def uncertainty() -> Tensor:
+        found = torch.full(contains.shape, torch.inf, device=device)
+        if members:  # of the others, nobody is a candidate
+            found[members] = by_batch(
+                lambda batch: dropout_uncertainty(network, batch, probabilities, passes),
+                members,
+                f"Certainty, {passes} passes",
+            )
+        return found
 
     return Samples(
         contains.to(device),
-        Measurement(lambda: by_batch(uncertainty, f"Certainty, {passes} passes")),
-        Measurement(lambda: by_batch(features, "Abstraction")),
+        Measurement(uncertainty),
+        Measurement(features),
         Measurement(lambda: torch.stack([*images]).to(device)),
         network,
         group,
