@@ -51,7 +51,7 @@ class ReplaySampler(DistributedSampler[Any]):
     Example:
         >>> sampler = ReplaySampler(EpochSampler(range(4), 0, None, 1, 0), 2, batch_size=2)
         >>> [["exemplar" if k > 3 else "new" for epoch, k in batch] for batch in sampler]
-        [['new', 'new'], ['new', 'new'], ['exemplar', 'exemplar']]
+        [['exemplar', 'exemplar'], ['new', 'new'], ['new', 'new']]
     """
 
     def __init__(
@@ -74,8 +74,7 @@ class ReplaySampler(DistributedSampler[Any]):
     def batches(self) -> list[list[int]]:
         """The batches of this epoch, of all ranks together; the size of each is a multiple of their number."""
         self.new.set_epoch(self.epoch)
-        new, random = self.new.order(), np.random.default_rng([self.seed, self.epoch, 1])
-        draw = self._endless(random)
+        new, draw = self.new.order(), self._endless(np.random.default_rng([self.seed, self.epoch, 1]))
         if self.mixed:
             return self._mix(new, draw)
         pure = _chunks(new, self.size)
@@ -84,7 +83,7 @@ class ReplaySampler(DistributedSampler[Any]):
         else:
             count = max(round(self.share / (1 - self.share) * len(pure)), 1)
             pure += _chunks(draw(count * self.size), self.size)
-        return [pure[i] for i in random.permutation(len(pure))]
+        return [pure[i] for i in np.random.default_rng([self.seed, self.epoch, 2]).permutation(len(pure))]
 
     def _mix(self, new: list[int], draw: Callable[[int], list[int]]) -> list[list[int]]:
         share = self.exemplars / (self.exemplars + len(new)) if self.share is None else self.share
