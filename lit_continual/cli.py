@@ -1,4 +1,4 @@
-"""Command line: ``lit-continual fit|validate|test|predict|report|compare|sweep``."""
+"""Command line: ``lit-continual fit|validate|test``, and the commands of :mod:`lit_continual.commands`."""
 
 import copy
 import errno
@@ -61,8 +61,8 @@ class ContinualCLI(LightningCLI):
             subcommands.add_subcommand(name, part, help=text)
         for name, tool in TOOLS.items():
             self._subcommand_parsers[name] = part = Parser(description=tool.help)
-            tool.add_arguments(part)
             subcommands.add_subcommand(name, part, help=tool.help)
+            tool.add_arguments(part)  # may be commands of its own, which must come after it
 
     @override
     def before_instantiate_classes(self) -> None:

@@ -14,7 +14,7 @@ from lit_continual.storage import is_first_rank, read_json, replaced, write_json
 
 
 class RunFolder:
-    """The folder of one run: ``config.yaml``, ``run.json``, ``matrix.json``, ``cases.csv``, checkpoints and overlays.
+    """The folder of one run: ``config.yaml``, ``run.json``, ``matrix.json``, ``cases.csv``, memory and checkpoints.
 
     Only the first rank writes. ``run.json`` is written last of a step, so what it says is there is there.
 
@@ -26,6 +26,11 @@ class RunFolder:
         self.path = path
         self.run: dict[str, Any] = {}
         self.matrices: dict[str, list[list[float | None]]] = {}
+
+    @property
+    def memory(self) -> Path:
+        """Where the exemplars lie."""
+        return self.path / "memory"
 
     def checkpoint(self, index: int) -> Path:
         """Where the network and the callbacks' memory lie after experience ``index``."""
@@ -79,7 +84,7 @@ class RunFolder:
         shutil.rmtree(removed, ignore_errors=True)
         if (self.path / "experiences").exists():
             (self.path / "experiences").rename(removed)
-        for name in (".removed", "overlays", "report", "logs"):
+        for name in (".removed", "memory", "overlays", "report", "logs"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in ("cases.csv", "matrix.json", "config.yaml", "run.json"):
             (self.path / name).unlink(missing_ok=True)
@@ -97,6 +102,10 @@ class RunFolder:
     def learnt(self, index: int) -> bool:
         """Whether the checkpoint of an experience is there and noted down."""
         return self.checkpoint(index).exists() and "steps" in self.run["experiences"][index]
+
+    def remembered(self, index: int) -> bool:
+        """Whether exemplars of an experience have been chosen."""
+        return "exemplars" in self.run["experiences"][index]
 
     def evaluated(self, after: int) -> bool:
         """Whether the row of experience ``after`` is complete."""

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
-from lit_continual.data import JointDataModule, check_leakage
+from lit_continual.data import ExemplarMemoryDataModule, Exemplars, JointDataModule, check_leakage
 from lit_continual.evaluation import CaseRecorder, judge
 from lit_continual.resumption import EpochSeed, ResumePoint
 from lit_continual.run_folder import RunFolder
@@ -66,6 +66,8 @@ class Stream:
         start: Checkpoint of a trained model to extend, instead of a new one.
         scores: What fills the result matrices; by default Dice, and surface distances in mm.
         name: Name of the run in reports; by default that of its folder.
+        memory: Training samples to keep of each experience for the next ones, in ``memory/`` of the run's folder;
+            ``None`` for no memory. The bounds, ``joint`` and ``single``, have none.
     """
 
     experiences: list[Experience] = field(default_factory=list)
@@ -73,6 +75,7 @@ class Stream:
     start: Path | None = None
     scores: dict[str, Score] | None = None
     name: str | None = None
+    memory: Exemplars | None = None
 
     def __post_init__(self) -> None:
         self.scores = self.scores or SCORES
@@ -115,6 +118,8 @@ class StreamLoop:
                 self._note(i, load_checkpoint(self.folder.checkpoint(i))["experience"])
             if is_first_rank():
                 shutil.rmtree(self.folder.resume_folder(i), ignore_errors=True)
+            if self._remembers and not self.folder.remembered(i):
+                self._remember(i)
             if not self.folder.evaluated(i):
                 self._evaluate(i)
         self.folder.finish()
@@ -137,6 +142,7 @@ class StreamLoop:
         under_way = point.found()
         module, memory = self._module(self._before(index))
         data = self.data[index] if self.stream.mode != "joint" else JointDataModule(self.data)
+        data = self._with_memory(index) if self._remembers else data
         options: dict[str, Any] = {"enable_model_summary": False} if index else {}
         if experience.max_epochs is not None:
             options["max_epochs"] = experience.max_epochs
@@ -171,6 +177,26 @@ class StreamLoop:
 
     def _note(self, index: int, facts: Mapping[str, Any]) -> None:
         self.folder.note(index, **facts, checkpoint_bytes=self.folder.checkpoint(index).stat().st_size)
+
+    @property
+    def _remembers(self) -> bool:
+        return self.stream.memory is not None and self.stream.mode == "continual"
+
+    def _with_memory(self, index: int) -> ExemplarMemoryDataModule:
+        name = self.stream.experiences[index].name
+        return ExemplarMemoryDataModule(self.data[index], self.folder.memory, self.stream.memory, name)
+
+    def _remember(self, index: int) -> None:
+        """Keep exemplars of a finished experience, chosen by the network of its checkpoint."""
+        begin = time.monotonic()
+        module, _ = self._module(self.folder.checkpoint(index))
+        module.to(self.make_trainer([], logger=False).strategy.root_device)
+        exemplars = self._with_memory(index).remember(module)
+        size = sum(exemplar.bytes for exemplar in exemplars)
+        tell(f"{self._title(index)} {len(exemplars)} exemplars of {size / 1e6:.1f} MB in {self.folder.memory}")
+        size += self.folder.run["experiences"][index].get("memory_bytes", 0)
+        seconds = round(time.monotonic() - begin, 2)
+        self.folder.note(index, exemplars=len(exemplars), memory_bytes=size, selection_seconds=seconds)
 
     def _title(self, index: int) -> str:
         names = [experience.name for experience in self.stream.experiences]

@@ -1,8 +1,14 @@
 """DataModules and datasets: Decathlon lists, folders, tables, phantoms, the exemplar memory."""
 
 from lit_continual.data.binary_morphology import BinaryMorphology, BinaryMorphologyd
+from lit_continual.data.budget import Budget
+from lit_continual.data.candidates import Candidates, ItemCandidates, SliceCandidates
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.decathlon_data_module import DecathlonDataModule
+from lit_continual.data.exemplar import Exemplar
+from lit_continual.data.exemplar_memory import ExemplarMemory
+from lit_continual.data.exemplar_memory_data_module import ExemplarMemoryDataModule
+from lit_continual.data.exemplars import Exemplars
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.multi_task_data_module import MultiTaskDataModule
 from lit_continual.data.noisy_pair import NoisyPair, read_noisy_pair
@@ -18,6 +24,7 @@ from lit_continual.data.pet_study_data_module import PetStudyDataModule
 from lit_continual.data.pet_volume import pet_volume
 from lit_continual.data.pet_volume_data_module import PetVolumeDataModule
 from lit_continual.data.remove_outside import RemoveOutside, RemoveOutsided
+from lit_continual.data.replay import ReplayDataset, ReplaySampler
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
 from lit_continual.data.shoulder_data_module import ShoulderDataModule
 from lit_continual.data.shoulder_phantom import shoulder_subject, write_shoulder_phantom
@@ -28,10 +35,17 @@ __all__ = [
     "Augmentation",
     "BinaryMorphology",
     "BinaryMorphologyd",
+    "Budget",
+    "Candidates",
     "Case",
     "CaseList",
     "DecathlonDataModule",
     "EpochSampler",
+    "Exemplar",
+    "ExemplarMemory",
+    "ExemplarMemoryDataModule",
+    "Exemplars",
+    "ItemCandidates",
     "JointDataModule",
     "MultiTaskDataModule",
     "NoisyPair",
@@ -47,8 +61,11 @@ __all__ = [
     "Reconstruction",
     "RemoveOutside",
     "RemoveOutsided",
+    "ReplayDataset",
+    "ReplaySampler",
     "SegmentationDataModule",
     "ShoulderDataModule",
+    "SliceCandidates",
     "Split",
     "WholeSampler",
     "WholeStudies",

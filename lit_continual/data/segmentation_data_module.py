@@ -2,18 +2,18 @@
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
-from monai.inferers import SlidingWindowInferer
+from monai.transforms import SpatialPad
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from typing_extensions import Self, override
 
+from lit_continual.data.candidates import SliceCandidates
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.splits import Split, split_cases
@@ -160,14 +160,7 @@ class SegmentationDataModule(LightningDataModule):
                     f"The class {name} occurs in none of the {len(volumes)} training cases of {self.listed.source}."
                     " Correct its label value or change `split`."
                 )
-        dataset = PatchDataset(
-            volumes,
-            self.patch_size,
-            self.augmentation.spatial,
-            self.augmentation.intensity,
-            self.patches_per_volume,
-            self.seed,
-        )
+        dataset = self._samples(volumes)
         try:
             _ = dataset[0]  # in a worker process, and in the middle of a fit, errors are long
         except Exception as error:
@@ -176,6 +169,20 @@ class SegmentationDataModule(LightningDataModule):
                 f"`augmentation` fails on the training cases of {self.listed.source} ({cause}). Correct its transforms."
             ) from error
         return dataset
+
+    def _samples(self, volumes: Sequence[Mapping[str, Any]]) -> PatchDataset:
+        spatial, intensity = self.augmentation.spatial, self.augmentation.intensity
+        return PatchDataset(volumes, self.patch_size, spatial, intensity, self.patches_per_volume, self.seed)
+
+    def replayed(self, volumes: Sequence[Mapping[str, Any]]) -> PatchDataset:
+        """Return volumes of other experiences as samples, padded and augmented like those of this one."""
+        pad = SpatialPad((*self.patch_size, *[1] * (3 - len(self.patch_size))))
+        return self._samples([{**v, **{k: pad(v[k]).as_tensor() for k in ("image", "label")}} for v in volumes])
+
+    def candidates(self) -> SliceCandidates:
+        """Return the training samples, not augmented, for a memory to choose from."""
+        dataset = getattr(self, "train_dataset", None) or self.patches()
+        return SliceCandidates(dataset.volumes, self.patch_size)
 
     def _evaluation_volumes(self, split: str) -> VolumeCache:
         if split not in self._evaluation:
@@ -219,9 +226,4 @@ class SegmentationDataModule(LightningDataModule):
             key: Name of the answers in the batch; there they have gone through the spatial augmentation of the image.
             predict: Maps images ``(B, C, *patch_size)``, preprocessed but not augmented, to logits ``(B, K, …)``.
         """
-        flat = len(self.patch_size) == 2
-        window = [*self.patch_size] + [1] * flat
-        ask = (lambda x: predict(x.squeeze(-1)).unsqueeze(-1)) if flat else predict
-        inferer = SlidingWindowInferer(window, sw_batch_size=16, overlap=0.25, mode="gaussian")
-        bar = tqdm(self.train_dataset.volumes, desc="Asking the teacher", leave=False, disable=None)
-        self.train_dataset.targets[key] = [inferer(volume["image"][None], ask)[0].half() for volume in bar]
+        self.train_dataset.ask(key, predict)
