@@ -1,8 +1,10 @@
 """DataModules and datasets: Decathlon lists, folders, tables, phantoms, the exemplar memory."""
 
 from lit_continual.data.binary_morphology import BinaryMorphology, BinaryMorphologyd
+from lit_continual.data.brain_data_module import BrainDataModule
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.decathlon_data_module import DecathlonDataModule
+from lit_continual.data.episodes import Episodes, slice_dice
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.multi_task_data_module import MultiTaskDataModule
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
@@ -23,9 +25,11 @@ __all__ = [
     "Augmentation",
     "BinaryMorphology",
     "BinaryMorphologyd",
+    "BrainDataModule",
     "Case",
     "CaseList",
     "DecathlonDataModule",
+    "Episodes",
     "EpochSampler",
     "JointDataModule",
     "MultiTaskDataModule",
@@ -49,6 +53,7 @@ __all__ = [
     "pet_study",
     "read_cases",
     "shoulder_subject",
+    "slice_dice",
     "split_cases",
     "split_counts",
     "write_shoulder_phantom",
