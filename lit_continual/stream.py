@@ -31,7 +31,7 @@ class Experience:
         name: Its name in tables and files.
         classes: The classes it reveals, name to label value; given to the data module as ``classes``.
         data: What differs from the ``data`` section, as arguments of the data module; or another data module in full,
-            with its ``class_path``.
+            with ``class_path``, dotted, and ``init_args``.
         max_epochs: Epochs of this fit, where they differ from those of the trainer. With 0 nothing is learnt: the row
             says what the network that the stream starts from knows.
         model: What differs from the ``model`` section in this fit, such as the optimizer, as arguments of the model.
