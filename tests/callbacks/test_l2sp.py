@@ -4,14 +4,13 @@ from functools import partial
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.nn.functional import mse_loss
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual.callbacks import L2SP
 
@@ -55,27 +54,6 @@ class Segments(LightningModule):
 def module():
     seed_everything(0)
     return Segments()
-
-
-@pytest.fixture
-def loader():
-    generator = torch.Generator().manual_seed(0)
-    data = torch.randn(12, 4, generator=generator), torch.randn(12, 2, generator=generator)
-    return DataLoader(TensorDataset(*data), batch_size=2)
-
-
-@pytest.fixture
-def trainer(tmp_path):
-    return partial(
-        Trainer,
-        default_root_dir=tmp_path,
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
 
 
 @pytest.fixture
