@@ -225,6 +225,7 @@ def main(args: ArgsType = None) -> ContinualCLI:
     try:
         return ContinualCLI(
             parser_class=Parser,
+            parser_kwargs={"description": "Continual learning for medical images, on PyTorch Lightning."},
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
             seed_everything_default=0,

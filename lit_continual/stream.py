@@ -51,13 +51,15 @@ class Score:
     Args:
         higher_is_better: False for distances and errors.
         unit: What it is measured in, such as ``mm``.
+        baseline: Score of a network that knows nothing, from which FWT is counted; ``None`` leaves FWT out.
     """
 
     higher_is_better: bool = True
     unit: str = ""
+    baseline: float | None = None
 
 
-SCORES = {"dice": Score(), "assd": Score(False, "mm"), "hd95": Score(False, "mm")}
+SCORES = {"dice": Score(baseline=0.0), "assd": Score(False, "mm"), "hd95": Score(False, "mm")}
 
 
 @dataclass

@@ -44,7 +44,9 @@ def weights(path):
 def test_two_processes_learn_what_one_does_with_the_same_global_batch(stream, tmp_path, callbacks):
     (tmp_path / "keep_weights.py").write_text(KEEP)
     keep = {"class_path": "keep_weights.KeepWeights", "init_args": {"folder": str(tmp_path)}}
-    command = [sys.executable, "-m", "lit_continual", "fit", "--config", stream(*callbacks, keep)]
+    # Adam makes whole steps of rounding errors: the true gradient of a bias before a normalisation is zero.
+    sgd = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.05"]
+    command = [sys.executable, "-m", "lit_continual", "fit", "--config", stream(*callbacks, keep), *sgd]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
     two, one = tmp_path / "two", tmp_path / "one"
     ddp = ["--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=2"]

@@ -95,8 +95,7 @@ def test_wandb_offline_has_one_run_with_steps_config_numbers_and_pictures(stream
     assert [row["trainer/global_step"] for row in rows] == [2, 4]
     assert [row["matrix/dice/ball"] for row in rows] == pytest.approx([matrix[0][0], matrix[1][0]])
     for picture in ("pictures/matrix/dice", "pictures/overlays"):
-        shown = [row[picture] for row in logged if picture in row]
-        assert [images["count"] for images in shown] == [1, 1]
+        assert [row[f"{picture}/count"] for row in logged if f"{picture}/count" in row] == [1, 1]
     (run,) = [r.run for r in records if r.WhichOneof("record_type") == "run"][:1]
     described = json.loads((tmp_path / "run/run.json").read_text())
     assert run.run_id == described["tracking_id"]

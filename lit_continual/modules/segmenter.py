@@ -222,7 +222,7 @@ class Segmenter(LightningModule):
             with warnings.catch_warnings():  # A class without a case, as in the sanity check, is nan by rule.
                 warnings.filterwarnings("ignore", ".*before the ``update`` method")
                 means = {name: metrics[score].compute() for name, metrics in self.scores.items()}
-            self.log_dict({f"{stage}/{score}/{name}": mean for name, mean in means.items()})
+            self.log_dict({f"{stage}/{score}/{name}": mean for name, mean in means.items()}, sync_dist=True)
             mean = torch.stack(list(means.values())).mean()
             self.log(f"{stage}/{score}", mean, prog_bar=score == "dice", sync_dist=True)
             if stage == "test":
