@@ -1,4 +1,4 @@
-"""Command line: ``lit-continual fit|validate|test|predict|report``."""
+"""Command line: ``lit-continual fit|validate|test|predict|report|compare|sweep``."""
 
 import copy
 import errno
@@ -8,7 +8,7 @@ import traceback
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -65,6 +65,11 @@ class ContinualCLI(LightningCLI):
             subcommands.add_subcommand(name, part, help=tool.help)
 
     @override
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand in HELP and (root := self._section.trainer.default_root_dir):
+            self._section.trainer.default_root_dir = os.path.expandvars(root)
+
+    @override
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is: our modules take their heads from a checkpoint when they load it."""
 
@@ -95,7 +100,8 @@ class ContinualCLI(LightningCLI):
     @override
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in TOOLS:
-            TOOLS[subcommand].run(**{k: v for k, v in self.config[subcommand].items() if k != "config"})
+            tool, parse = TOOLS[subcommand], cast(Parser, self._parser("fit")).parse_for_another
+            tool.run(**vars(self._section), **({"parse": parse} if tool.parses else {}))
         elif self._streams:
             with calm():
                 self._learn() if subcommand == "fit" else self._judge(subcommand)
@@ -206,10 +212,10 @@ class ContinualCLI(LightningCLI):
         given = self._get(self.config_init, "trainer").logger
         if given is False:
             return []
-        if given is None or given is True:
-            return [CSVLogger(folder.path, name="logs")]
-        begin_tracking(_listed(given), self._section.as_dict(), folder.run["tracking_id"])
-        return _listed(given)
+        loggers = [] if given is True else _listed(given)
+        if loggers:
+            begin_tracking(loggers, self._section.as_dict(), folder.run["tracking_id"])
+        return [*loggers, CSVLogger(folder.path, name="logs")]  # a sweep reads it, whoever else is told
 
 
 def _listed(given: Any) -> list[Any]:

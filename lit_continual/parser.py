@@ -2,11 +2,16 @@
 
 import difflib
 import sys
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
+import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
+
+T = TypeVar("T")
 
 
 class Parser(LightningArgumentParser):
@@ -25,6 +30,19 @@ class Parser(LightningArgumentParser):
         remedy = self._nearest(message) or "See `--help` for the options."
         sys.stderr.write(f"lit-continual: error: {reason(message)}. {remedy}\n")
         sys.exit(2)
+
+    def parse_for_another(self, arguments: Sequence[str]) -> Namespace:
+        """Parse a command line that another process will run.
+
+        Raises:
+            ValueError: If an argument is unknown or of the wrong type.
+        """
+        self.exit_on_error = False
+        try:
+            parsed: Namespace = self.parse_args(list(arguments))
+        except Exception as error:
+            raise ValueError(f"{reason(str(error))}. {self._nearest(str(error))}".strip()) from error
+        return parsed
 
     def _nearest(self, message: str) -> str:
         """Name the options most like one that does not exist."""
@@ -83,3 +101,47 @@ def made(key: str, base: type, section: Mapping[str, Any], what: str) -> Any:
     except Exception as error:
         raise ValueError(f"The {what} wrong: {reason(str(error))}.") from error
     return parser.instantiate_classes(parsed)[key]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ValueError: If it is missing, not YAML, or something else.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no file {path}. Check the path.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}). Correct it.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}, not names and their values. Correct it.")
+    return found
+
+
+def checked(kind: type[T], section: Any, place: str) -> T:
+    """Make an object of a class from its arguments as plain data, with names and types checked.
+
+    Args:
+        kind: The class.
+        section: Its arguments.
+        place: Where they were found, for errors.
+
+    Raises:
+        ValueError: If one is missing, unknown or of the wrong type.
+
+    Example:
+        >>> from dataclasses import make_dataclass
+        >>> checked(make_dataclass("Point", [("x", int)]), {"y": 1}, "point.yaml")
+        Traceback (most recent call last):
+        ValueError: point.yaml: Option 'y' is not accepted.
+    """
+    if not isinstance(section, dict):
+        raise ValueError(f"{place}: expected names and their values, got {section!r}.")
+    parser = Parser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    try:
+        return kind(**parser.parse_object(section).as_dict())
+    except Exception as error:
+        raise ValueError(f"{place}: {reason(str(error))}.") from error
