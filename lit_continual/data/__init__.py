@@ -1,21 +1,16 @@
 """DataModules and datasets: Decathlon lists, folders, tables, phantoms, the exemplar memory."""
 
 from lit_continual.data.binary_morphology import BinaryMorphology, BinaryMorphologyd
-<<<<<<< HEAD
+from lit_continual.data.brain_data_module import BrainDataModule
 from lit_continual.data.budget import Budget
 from lit_continual.data.candidates import Candidates, ItemCandidates, SliceCandidates
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.decathlon_data_module import DecathlonDataModule
+from lit_continual.data.episodes import Episodes, slice_dice
 from lit_continual.data.exemplar import Exemplar
 from lit_continual.data.exemplar_memory import ExemplarMemory
 from lit_continual.data.exemplar_memory_data_module import ExemplarMemoryDataModule
 from lit_continual.data.exemplars import Exemplars
-=======
-from lit_continual.data.brain_data_module import BrainDataModule
-from lit_continual.data.cases import Case, CaseList, read_cases
-from lit_continual.data.decathlon_data_module import DecathlonDataModule
-from lit_continual.data.episodes import Episodes, slice_dice
->>>>>>> transfer
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.multi_task_data_module import MultiTaskDataModule
 from lit_continual.data.noisy_pair import NoisyPair, read_noisy_pair
@@ -42,12 +37,9 @@ __all__ = [
     "Augmentation",
     "BinaryMorphology",
     "BinaryMorphologyd",
-<<<<<<< HEAD
+    "BrainDataModule",
     "Budget",
     "Candidates",
-=======
-    "BrainDataModule",
->>>>>>> transfer
     "Case",
     "CaseList",
     "DecathlonDataModule",
@@ -89,11 +81,8 @@ __all__ = [
     "read_cases",
     "read_noisy_pair",
     "shoulder_subject",
-<<<<<<< HEAD
     "simulate_study",
-=======
     "slice_dice",
->>>>>>> transfer
     "split_cases",
     "split_counts",
     "write_shoulder_phantom",
