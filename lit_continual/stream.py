@@ -196,7 +196,7 @@ class StreamLoop:
     def _remember(self, index: int) -> None:
         """Keep exemplars of a finished experience, chosen by the network of its checkpoint."""
         begin = time.monotonic()
-        module, _ = self._module(self.folder.checkpoint(index))
+        module, _ = self._module(index, self.folder.checkpoint(index))
         module.to(self.make_trainer([], logger=False).strategy.root_device)
         exemplars = self._with_memory(index).remember(module)
         size = sum(exemplar.bytes for exemplar in exemplars)
