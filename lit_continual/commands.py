@@ -10,19 +10,24 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from lit_continual.adaptation import adapt
 from lit_continual.data import Exemplar, ExemplarMemory
+from lit_continual.kernel_study import study_kernels
 from lit_continual.parser import Parser
 from lit_continual.prediction import predict
 from lit_continual.reports import matrix_table, write_report
+from lit_continual.sweep import sweep
+from lit_continual.table import compare
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A command: one line of help, its arguments, and what it runs with them."""
+    """A command: one line of help, its arguments, what it runs with them."""
 
     help: str
     add_arguments: Callable[[LightningArgumentParser], None]
     run: Callable[..., Any]
+    parses: bool = False  # whether `run` takes `parse`, which parses the arguments of a fit
 
 
 @rank_zero_only
@@ -60,6 +65,40 @@ def _predict_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter, such as experiences/*/model.ckpt.")
     parser.add_argument("images", type=str, help="A folder of images, a Decathlon list or a CSV table.")
     parser.add_function_arguments(predict, skip={"checkpoint", "images"})
+
+
+def _adapt(**arguments: Any) -> None:
+    Console().print(f"Adapted: {adapt(**arguments)}", soft_wrap=True, highlight=False)
+
+
+def _adapt_arguments(parser: LightningArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=str, help="Checkpoint of a Denoiser, which is left as it is.")
+    parser.add_argument("study", type=str, help="Noise realisations of one study, or an acquisition to split.")
+    parser.add_function_arguments(adapt, skip={"checkpoint", "study"})
+
+
+def _kse(**arguments: Any) -> None:
+    Console().print(f"Kernels: {study_kernels(**arguments)}", soft_wrap=True, highlight=False)
+
+
+def _kse_arguments(parser: LightningArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter or a Denoiser.")
+    parser.add_function_arguments(study_kernels, skip={"checkpoint"})
+
+
+def _compare_arguments(parser: LightningArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="The table, such as configs/tables/lwfseg.yaml.")
+    parser.add_argument("--workers", type=int, default=1, help="Runs at a time; 0 shows what is there.")
+    parser.add_argument("--seeds", type=int, nargs="+", help="Seeds in place of those of the table.")
+    parser.add_argument("--output", type=Path | None, default=None, help="Folder of the runs and the table.")
+
+
+def _sweep_arguments(parser: LightningArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="The W&B sweep file.")
+    parser.add_argument("--workers", type=int, default=1, help="Trials at a time; 0 shows what is there.")
+    parser.add_argument("--count", type=int | None, default=None, help="Most trials; by default the file's run_cap.")
+    parser.add_argument("--output", type=Path | None, default=None, help="Folder of the sweep.")
+    parser.add_argument("--csv", action="store_true", help="Track by CSV alone, whatever the file's command says.")
 
 
 def _memory(subcommand: str, **arguments: Any) -> None:
@@ -123,7 +162,11 @@ def _memory_arguments(parser: LightningArgumentParser) -> None:
 
 
 TOOLS = {
+    "adapt": Tool("Retrain a denoiser on the study that it is to denoise.", _adapt_arguments, _adapt),
+    "compare": Tool("Run a table of methods by cases by seeds, and show it.", _compare_arguments, compare, parses=True),
+    "kse": Tool("Score the kernels of a checkpoint: what TGD would retrain at each threshold.", _kse_arguments, _kse),
     "memory": Tool("Show the exemplars of a run, or forget one patient's.", _memory_arguments, _memory),
     "predict": Tool("Segment new images with a checkpoint; no config needed.", _predict_arguments, _predict),
     "report": Tool("Write the report of one run, or of several side by side.", _report_arguments, _report),
+    "sweep": Tool("Run a W&B sweep file without a server, and show it.", _sweep_arguments, sweep, parses=True),
 }

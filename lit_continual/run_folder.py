@@ -124,7 +124,8 @@ class RunFolder:
             with path.open(newline="", encoding="utf-8") as file:
                 kept = [r for r in csv.DictReader(file) if r["after"] != str(after)]
         text = io.StringIO()
-        table = csv.DictWriter(text, ["after", "on", "patient", "class", *self.run["scores"]], lineterminator="\n")
+        columns = ["after", "on", "patient", "class", *self.run["scores"]]
+        table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         table.writerows([*kept, *({"after": after, **case} for case in cases)])
         write_text(path, text.getvalue())

@@ -78,6 +78,7 @@ def test_later_configs_and_options_go_over_earlier_ones(stream, tmp_path, capsys
     ("option", "said"),
     [
         ("--trainer.max_epohcs=2", "max_epohcs"),
+        ("--trainer.max_epoch=2", "Did you mean --trainer.max_epochs"),
         ("--model.featurs=4", "featurs"),
         ("--stream.mode=both", "both"),
         ("--trainer.callbacks+=Destillation", "Destillation"),

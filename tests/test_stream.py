@@ -12,6 +12,8 @@ from lit_continual.cli import main
 from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
+from lit_continual.reports import Run
+from lit_continual.reports.summary import measures
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
@@ -79,7 +81,11 @@ def test_a_domain_increment_fills_the_upper_triangle(stream, run, shapes, dim_sh
     data = [{}, {"dataset": str(dim_shapes)}, {"dataset": str(dim_shapes), "patch_size": [8, 8]}]
     experiences = [{"name": f"site {i}", "classes": both, "data": d} for i, d in enumerate(data)]
     main(["fit", "--config", stream(experiences=experiences), "--trainer.max_epochs=1"])
-    assert np.isfinite(matrix(run)).all()
+    R = matrix(run)
+    assert np.isfinite(R).all()
+    found = Run.load(run)
+    dice = next(score for score in found.scores if score.name == "dice")
+    assert measures(found, dice)["fwt"] == pytest.approx((R[0, 1] + R[1, 2]) / 2)  # over a Dice of 0
     assert load(run / "experiences/2_site 2/model.ckpt")["hyper_parameters"]["heads"] == [["ball", "box"]]
 
 
@@ -106,7 +112,7 @@ def test_joint_mode_has_one_row_and_single_mode_the_diagonal(stream, run):
     assert np.isfinite(matrix(run / "joint")).tolist() == [[False, False], [True, True]]
     assert np.isfinite(matrix(run / "single")).tolist() == [[True, False], [False, True]]
     heads = load(run / "joint/experiences/1_box/model.ckpt")["hyper_parameters"]["heads"]
-    assert heads == [["ball"], ["box"]]
+    assert heads == [["ball", "box"]]
     assert load(run / "single/experiences/1_box/model.ckpt")["hyper_parameters"]["heads"] == [["box"]]
 
 

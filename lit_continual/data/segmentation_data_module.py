@@ -15,6 +15,7 @@ from typing_extensions import Self, override
 
 from lit_continual.data.candidates import SliceCandidates
 from lit_continual.data.cases import Case, CaseList, read_cases
+from lit_continual.data.episodes import Episodes
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
@@ -56,6 +57,8 @@ class SegmentationDataModule(LightningDataModule):
         cache: Keep loaded volumes in ``"memory"``, or on ``"disk"`` for the next run too.
         num_workers: Processes that augment; 0 for none.
         seed: Seed of order and augmentation; ``None`` takes that of ``seed_everything``.
+        episodes: Make each patient a batch of tasks, for ``MetaTune``; 2D only. ``batch_size`` and
+            ``samples_per_epoch`` mean nothing then.
 
     Raises:
         ValueError: For a bad argument or bad data, with the file and the remedy; see ``read_cases`` and ``load_case``.
@@ -75,6 +78,7 @@ class SegmentationDataModule(LightningDataModule):
         cache: Literal["memory", "disk"] = "memory",
         num_workers: int = 0,
         seed: int | None = None,
+        episodes: Episodes | None = None,
     ) -> None:
         super().__init__()
         if len(patch_size) not in (2, 3) or min(patch_size) < 1:
@@ -85,6 +89,9 @@ class SegmentationDataModule(LightningDataModule):
         self.batch_size, self.split, self.preprocessing = batch_size, split, preprocessing
         self.augmentation, self.samples_per_epoch = augmentation, samples_per_epoch
         self.patches_per_volume, self.cache, self.num_workers = patches_per_volume, cache, num_workers
+        self.episodes = episodes
+        if episodes is not None and len(patch_size) != 2:
+            raise ValueError(f"`episodes` are of slices: give `patch_size` two numbers, got {patch_size}.")
         self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
         self._evaluation: dict[str, VolumeCache] = {}
         self.save_hyperparameters({"preprocessing": asdict(preprocessing), "classes": self.classes}, logger=False)
@@ -196,7 +203,10 @@ class SegmentationDataModule(LightningDataModule):
         return self._evaluation[split]
 
     @override
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> Any:
+        if self.episodes is not None:
+            module = self.trainer.lightning_module if self.trainer else None
+            return self.episodes.loader(self.train_dataset, module, self.seed, self.num_workers)
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         return DataLoader(
             self.train_dataset,

@@ -51,17 +51,18 @@ def _comparison(rows: Sequence[Row], score: Score, experiences: Sequence[str]) -
     body = [
         [row.label, *(score.text(row.values.get(k, np.nan), row.spreads.get(k, np.nan)) for k in keys)] for row in rows
     ]
-    return _table(f"{score.title}. Several seeds: mean ± standard deviation (n - 1).", head, body)
+    return table(f"{score.title}. Several seeds: mean ± standard deviation (n - 1).", head, body)
 
 
 def _matrix(run: Run, label: str, score: Score) -> str:
     R = run.values(score)
     names = [e.name for e in run.experiences]
     body = [[f"after {name}", *map(score.text, values)] for name, values in zip(names, R, strict=True)]
-    return _table(f"{score.title} of {label}: after each experience (rows) on each (columns).", ["", *names], body)
+    return table(f"{score.title} of {label}: after each experience (rows) on each (columns).", ["", *names], body)
 
 
-def _table(caption: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+def table(caption: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """One table of ``booktabs``; escapes everything."""
     lines = [" & ".join(map(escape, cells)) + r" \\" for cells in (head, *body)]
     return "\n".join(
         [

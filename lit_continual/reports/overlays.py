@@ -1,6 +1,5 @@
 """Image, truth and prediction of one slice an experience, after every step."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,47 +36,50 @@ def overlays_figure(run: Run) -> Figure | None:
     width = max(_LEFT + len(steps) * (wide + _GAP), 4.2)
     height = _TOP + sum(tall + foot + _GAP for tall, foot in zip(talls, feet, strict=True) if tall)
     figure, top = Figure(figsize=(width, height)), _TOP
-    _titles(figure, run, steps, wide)
+    for column, step in enumerate(steps):
+        word = {"continual": "after ", "joint": "all together", "single": "alone: "}[run.mode]
+        title = word if run.mode == "joint" else word + shorten(run.experiences[step].name, 20)
+        text(figure, _LEFT + column * (wide + _GAP) + wide / 2, _TOP - 0.1, title, 9)
+    legend(figure)
     for on, (row, tall, foot) in enumerate(zip(rows, talls, feet, strict=True)):
         if row:
-            _text(figure, 0.24, top + tall / 2, shorten(run.experiences[on].name, int(tall * 11)), 9, rotation=90)
+            text(figure, 0.24, top + tall / 2, shorten(run.experiences[on].name, int(tall * 11)), 9, rotation=90)
             for number, (step, overlay) in enumerate(row.items()):
                 left = _LEFT + steps.index(step) * (wide + _GAP)
                 axes = figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
-                _panel(axes, overlay, _caption(run, step, on, overlay))
+                panel(axes, overlay, caption(run, step, on, overlay))
                 if number == 0:
-                    _bar(axes, overlay)
+                    bar(axes, overlay)
                     _names(figure, overlay, left, top + tall + 1.6 * _LINE)
             top += tall + foot + _GAP
     return figure
 
 
-def _text(figure: Figure, x: float, y: float, text: str, size: float, **style: Any) -> None:
-    """Text at inches from the upper left corner."""
+def text(figure: Figure, x: float, y: float, words: str, size: float, **style: Any) -> None:
+    """Put words at inches from the upper left corner."""
     width, height = figure.get_size_inches()
     style = {"ha": "center", "va": "center", "color": INK, **style}
-    figure.text(x / width, 1 - y / height, plain(text), fontsize=size, **style)
+    figure.text(x / width, 1 - y / height, plain(words), fontsize=size, **style)
 
 
-def _titles(figure: Figure, run: Run, steps: Sequence[int], wide: float) -> None:
-    for column, step in enumerate(steps):
-        word = {"continual": "after ", "joint": "all together", "single": "alone: "}[run.mode]
-        title = word if run.mode == "joint" else word + shorten(run.experiences[step].name, 20)
-        _text(figure, _LEFT + column * (wide + _GAP) + wide / 2, _TOP - 0.1, title, 9)
+def legend(figure: Figure) -> None:
+    """Say what the lines of panels are, in the upper left corner."""
     lines = (("truth", TRUTH, "-"), ("prediction", PREDICTION, "--"))
     handles = [Line2D([], [], color=colour, linestyle=style, linewidth=2, label=name) for name, colour, style in lines]
     figure.legend(handles=handles, loc="upper left", ncols=2, fontsize=8, facecolor=INK, labelcolor="white")
 
 
-def _panel(axes: Axes, overlay: Overlay, caption: str) -> None:
+def panel(axes: Axes, overlay: Overlay, caption: str, truth: bool = True, prediction: bool = True) -> None:
+    """Draw a slice with the contours of its truth and of a prediction, in mm."""
     tall, wide = overlay.size
     finite = overlay.image[np.isfinite(overlay.image)]
     low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
     axes.imshow(overlay.image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), extent=(0, wide, tall, 0))
-    for masks, colour, style in ((overlay.truth, TRUTH, "-"), (overlay.prediction, PREDICTION, "--")):
-        for mask in masks[masks.any((1, 2))]:
+    lines = ((truth, overlay.truth, TRUTH, "-"), (prediction, overlay.prediction, PREDICTION, "--"))
+    for drawn, masks, colour, style in lines:
+        for mask in masks[masks.any((1, 2))] if drawn else ():
             _contour(axes, mask, overlay.spacing, colour, style)
-    if len(overlay.classes) > 1:
+    if len(overlay.classes) > 1 and truth:
         for number, mask in enumerate(overlay.truth, 1):
             for y, x in [np.argwhere(mask).mean(0) + 0.5] if mask.any() else []:
                 at = (float(x) * overlay.spacing[1], float(y) * overlay.spacing[0])
@@ -93,7 +95,8 @@ def _contour(axes: Axes, mask: NDArray[np.bool_], spacing: tuple[float, float], 
     axes.contour(x, y, padded, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.4)
 
 
-def _bar(axes: Axes, overlay: Overlay) -> None:
+def bar(axes: Axes, overlay: Overlay) -> None:
+    """Draw a bar of some round length in mm."""
     tall, wide = overlay.size
     length = max((mm for mm in _BARS if mm <= wide / 3), default=_BARS[0])
     ends = (0.05 * wide, 0.05 * wide + length)
@@ -106,11 +109,12 @@ def _names(figure: Figure, overlay: Overlay, left: float, top: float) -> None:
     if len(overlay.classes) > 1:
         names = ", ".join(f"{number} {name}" for number, name in enumerate(overlay.classes, 1))
         room = int((figure.get_size_inches()[0] - left) * 20)
-        _text(figure, left, top, shorten(names, room), 6.5, ha="left", color=GREY)
+        text(figure, left, top, shorten(names, room), 6.5, ha="left", color=GREY)
 
 
-def _caption(run: Run, after: int, on: int, overlay: Overlay) -> str:
-    text, score = f"{shorten(overlay.patient, 18)}, slice {overlay.slice}", run.scores[0]
+def caption(run: Run, after: int, on: int, overlay: Overlay) -> str:
+    """Whose slice it is, and what its volume scored."""
+    name, score = f"{shorten(overlay.patient, 18)}, slice {overlay.slice}", run.scores[0]
     cases = {c.label: c for c in run.cases if (c.after, c.on, c.patient) == (after, on, overlay.patient)}
     values = [score.text(cases[name].values[score.name]) for name in overlay.classes if name in cases]
-    return f"{text}, {score.title} {' / '.join(values)}" if 0 < len(values) <= 2 else text
+    return f"{name}, {score.title} {' / '.join(values)}" if 0 < len(values) <= 2 else name

@@ -1,18 +1,14 @@
 """The HTML page of a report."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
-
-import lit_continual
 from lit_continual.reports.classes import ClassMean, class_means
+from lit_continual.reports.html import picture, render
 from lit_continual.reports.run import Run
 from lit_continual.reports.score import Score
-from lit_continual.reports.shades import DPI, Scale, scale_of
+from lit_continual.reports.shades import Scale, scale_of
 from lit_continual.reports.summary import MEASURES, Row, experiences_of, labels, references, scores_of, summary
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -25,19 +21,11 @@ def page(runs: Sequence[Run], pictures: Mapping[str, bytes]) -> str:
         runs: The runs, in the order to show them.
         pictures: PNG files by name: ``forgetting_<score>.png`` for each score, and those of :func:`overlay_files`.
     """
-    environment = Environment(
-        loader=PackageLoader("lit_continual", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["soft"] = _soft
-    sources = {name: _picture(png) for name, png in pictures.items()}
+    sources = {name: picture(png) for name, png in pictures.items()}
     named = list(zip(runs, labels(runs), overlay_files(runs), strict=True))
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         names=list(dict.fromkeys(run.name for run in runs)),
-        version=lit_continual.__version__,
         experiences=experiences_of(runs),
         reference=_reference(runs),
         scores=[_score(runs, score, sources[f"forgetting_{score.name}.png"]) for score in scores_of(runs)],
@@ -76,16 +64,6 @@ def seconds_text(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _soft(name: str) -> Markup:
-    """A name that may break after an underscore."""
-    return Markup(str(escape(name)).replace("_", "_<wbr>"))
-
-
-def _picture(png: bytes) -> dict[str, Any]:
-    pixels = int.from_bytes(png[16:20], "big")  # the width, in every PNG's first chunk
-    return {"source": f"data:image/png;base64,{base64.b64encode(png).decode()}", "width": pixels * 96 // DPI}
 
 
 def _reference(runs: Sequence[Run]) -> str:

@@ -1,9 +1,10 @@
 """Write the report of one run, or of several side by side."""
 
+import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -47,10 +48,22 @@ def write_report(runs: Sequence[Path | str], folder: Path | str | None = None) -
     loaded = [Run.load(run) for run in folders]
     beside = folders[0] if len(folders) == 1 else folders[0].parent
     folder = Path(folder) if folder is not None else beside / "report"
+    with renewed(folder) as aside:
+        _write(loaded, aside)
+    return folder / "report.html"
+
+
+@contextlib.contextmanager
+def renewed(folder: Path) -> Iterator[Path]:
+    """Yield a folder aside whose files are moved into ``folder`` when the block ends, pages last.
+
+    Raises:
+        OSError: If the files cannot be written; the folder is then as it was.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
-            _write(loaded, Path(aside))
+            yield Path(aside)
             folder.mkdir(exist_ok=True)
             for file in sorted(Path(aside).iterdir(), key=lambda file: file.suffix == ".html"):
                 os.replace(file, folder / file.name)
@@ -59,26 +72,26 @@ def write_report(runs: Sequence[Path | str], folder: Path | str | None = None) -
             error.errno,
             f"The report cannot be written to `{folder}` ({error.strerror}); make room or name another folder.",
         ) from error
-    return folder / "report.html"
 
 
 def _write(runs: Sequence[Run], folder: Path) -> None:
     pictures = {}
     for score in scores_of(runs):
-        pictures[f"matrix_{score.name}.png"] = _png(matrix_figure(runs, score))
-        pictures[f"forgetting_{score.name}.png"] = _png(curves_figure(runs, score))
+        pictures[f"matrix_{score.name}.png"] = png(matrix_figure(runs, score))
+        pictures[f"forgetting_{score.name}.png"] = png(curves_figure(runs, score))
     for run, name in zip(runs, overlay_files(runs), strict=True):
         if figure := overlays_figure(run):
-            pictures[name] = _png(figure)
-    for name, png in pictures.items():
-        (folder / name).write_bytes(png)
+            pictures[name] = png(figure)
+    for name, content in pictures.items():
+        (folder / name).write_bytes(content)
     write_csv(runs, folder)
     write_json(runs, folder)
     write_latex(runs, folder)
     (folder / "report.html").write_text(page(runs, pictures), "utf-8")
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
     FigureCanvasAgg(figure)  # a figure of its own, unknown to pyplot
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")

@@ -149,7 +149,7 @@ def _fields(described: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"mode {described['mode']!r} is none of {', '.join(MODES)}")
     return {
         "experiences": experiences,
-        "scores": tuple(Score(n, bool(s["higher_is_better"]), str(s.get("unit", ""))) for n, s in scores),
+        "scores": tuple(_score(n, s) for n, s in scores),
         "versions": {str(k): str(v) for k, v in described.get("versions", {}).items()},
         "name": str(described["name"]),
         **{key: described[key] for key in ("mode", "status")},
@@ -214,3 +214,13 @@ def _case(row: dict[str, str], run: Run) -> Case:
 
 def _reason(error: Exception) -> str:
     return f"no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _score(name: str, described: Mapping[str, Any]) -> Score:
+    baseline = described.get("baseline")
+    return Score(
+        name,
+        bool(described["higher_is_better"]),
+        str(described.get("unit", "")),
+        None if baseline is None else float(baseline),
+    )

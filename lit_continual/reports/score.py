@@ -8,11 +8,12 @@ _TITLES = {"dice": "Dice", "assd": "ASSD", "hd95": "HD95"}
 
 @dataclass(frozen=True)
 class Score:
-    """What a column of numbers means: its name, its direction and its unit ("" for none)."""
+    """What a column of numbers means: its name, its direction, its unit ("" for none), and where FWT counts from."""
 
     name: str
     higher_is_better: bool = True
     unit: str = ""
+    baseline: float | None = None
 
     @property
     def title(self) -> str:

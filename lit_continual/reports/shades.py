@@ -14,8 +14,8 @@ from lit_continual.reports.score import Score
 DPI = 180
 INK, GREY, RULE = "#1b2733", "#5d6b78", "#c9d1d8"
 TRUTH, PREDICTION = "#f59b00", "#2f9bff"  # orange and blue, seen on dark and on bright tissue
-_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")
-_MARKERS = "osD^vP*X"
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")
+MARKERS = "osD^vP*X"
 _DASHES = {"continual": "-", "joint": "--", "single": ":"}
 
 
@@ -57,9 +57,9 @@ def line_styles(runs: Sequence[Run]) -> list[dict[str, Any]]:
     found = []
     for run in runs:
         number = names.index((run.name, run.mode))
-        style = {"color": _LINES[number % len(_LINES)], "linestyle": _DASHES[run.mode]}
+        style = {"color": LINES[number % len(LINES)], "linestyle": _DASHES[run.mode]}
         if run.mode == "continual":  # hollow, so that markers on one spot stay visible
-            style |= {"marker": _MARKERS[number % len(_MARKERS)], "markerfacecolor": "none"}
+            style |= {"marker": MARKERS[number % len(MARKERS)], "markerfacecolor": "none"}
         found.append(style)
     return found
 

@@ -106,7 +106,8 @@ def measures(run: Run, score: Score, runs: Sequence[Run] = ()) -> dict[str, floa
         return dict.fromkeys(MEASURES, nan)
     bound = torch.as_tensor(np.mean([last(o, score)[:k] for o in others], axis=0)) if others else None
     R = torch.as_tensor(run.values(score)[:k, :k])
-    found = continual_scores(R, reference=bound, higher_is_better=score.higher_is_better)
+    chance = None if score.baseline is None else torch.full((k,), score.baseline)
+    found = continual_scores(R, baseline=chance, reference=bound, higher_is_better=score.higher_is_better)
     return {name: float(found[name]) for name in MEASURES}
 
 

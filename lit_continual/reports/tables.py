@@ -18,12 +18,12 @@ def write_csv(runs: Sequence[Run], folder: Path) -> None:
     """Write ``matrix_<score>.csv``, ``scores.csv`` and ``classes.csv``; what is undefined is an empty field."""
     for score in scores_of(runs):
         columns = experiences_of(runs)
-        _write(
+        write_rows(
             folder / f"matrix_{score.name}.csv", ["run", "seed", "after", *columns], _matrix_lines(runs, score, columns)
         )
-    _write(folder / "scores.csv", ["run", "seeds", "score", "measure", "value", "std"], _score_lines(runs))
+    write_rows(folder / "scores.csv", ["run", "seeds", "score", "measure", "value", "std"], _score_lines(runs))
     columns = ["run", "seed", "after", "on", "class", "score", "mean", "std", "n", "undefined"]
-    _write(folder / "classes.csv", columns, _class_lines(runs))
+    write_rows(folder / "classes.csv", columns, _class_lines(runs))
 
 
 def write_json(runs: Sequence[Run], folder: Path) -> None:
@@ -37,7 +37,8 @@ def write_json(runs: Sequence[Run], folder: Path) -> None:
     (folder / "report.json").write_text(text + "\n", "utf-8")
 
 
-def _write(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+def write_rows(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file; what is undefined is an empty field."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)

@@ -1,0 +1,128 @@
+"""What a table file says: methods, cases, columns, and runs that others start from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lit_continual.parser import checked, read_yaml
+from lit_continual.reports import Column
+
+Options = dict[str, Any]
+
+
+@dataclass
+class Recipe:
+    """A run that others start from.
+
+    Args:
+        config: One config file or several, seen from the table's folder.
+        options: What goes over them, dotted name -> value. In a value, ``{prepare.NAME}`` is the folder of a run of
+            ``prepare``, of the same case and seed.
+    """
+
+    config: str | list[str]
+    options: Options = field(default_factory=dict)
+
+
+@dataclass
+class Method(Recipe):
+    """A row of the table.
+
+    Args:
+        config: One config file or several, seen from the table's folder.
+        options: What goes over them, dotted name -> value; ``{prepare.NAME}`` as in :class:`Recipe`.
+        paper: The paper's numbers: a list a case, with a number or null a column.
+    """
+
+    paper: list[list[float | None]] | None = None
+
+
+@dataclass
+class Case:
+    """A part of the table, in which all methods learn the same stream.
+
+    Args:
+        options: What goes over the configs of the methods, dotted name -> value.
+        prepare: What goes over those of the runs of ``prepare``, name -> dotted name -> value.
+    """
+
+    options: Options = field(default_factory=dict)
+    prepare: dict[str, Options] = field(default_factory=dict)
+
+
+@dataclass
+class Layout:
+    """A table file.
+
+    Args:
+        methods: Name -> :class:`Method`.
+        columns: Heading -> :class:`~lit_continual.reports.Column`.
+        cases: Name -> :class:`Case`.
+        baseline: The method that the others are tested against; by default the first.
+        prepare: Name -> :class:`Recipe`: runs that methods start from, or later ones of these. One that comes out the
+            same for several methods, cases or seeds is run once.
+        options: What goes over every config; those of a case go over it, and those of a method over both.
+        seeds: Seeds of the runs.
+        name: Title; by default the name of the file.
+        source: Where the paper's numbers are from.
+    """
+
+    methods: dict[str, Any]
+    columns: dict[str, Any]
+    cases: dict[str, Any] = field(default_factory=lambda: {"all": {}})
+    baseline: str = ""
+    prepare: dict[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    name: str = ""
+    source: str = ""
+
+
+def read_layout(path: Path, seeds: Sequence[int] = ()) -> Layout:
+    """Read a table file.
+
+    Args:
+        path: The file.
+        seeds: Seeds in place of those of the file.
+
+    Raises:
+        ValueError: If something in it is missing, unknown or does not fit the rest, with the place.
+    """
+    layout = checked(Layout, read_yaml(path), str(path))
+    kinds: dict[str, type[Any]] = {"methods": Method, "columns": Column, "cases": Case, "prepare": Recipe}
+    for part, kind in kinds.items():
+        sections = getattr(layout, part)
+        made = {str(n): checked(kind, s or {}, f"{path}, `{part}`, {n}") for n, s in sections.items()}
+        setattr(layout, part, made)
+    layout.name, layout.seeds = layout.name or path.stem, list(seeds or layout.seeds)
+    layout.baseline = layout.baseline or next(iter(layout.methods), "")
+    if wrong := next(_contradictions(layout), ""):
+        raise ValueError(f"{path}: {wrong}.")
+    return layout
+
+
+def _contradictions(layout: Layout) -> Iterator[str]:
+    for part in ("methods", "columns", "cases", "seeds"):
+        if not getattr(layout, part):
+            yield f"`{part}` is empty; name at least one"
+    if len(set(layout.seeds)) < len(layout.seeds):
+        yield f"`seeds` has one twice: {layout.seeds}"
+    if layout.baseline not in layout.methods:
+        yield f"`baseline` is {layout.baseline}, which is none of the methods {', '.join(layout.methods)}"
+    for name, case in layout.cases.items():
+        if unknown := case.prepare.keys() - layout.prepare.keys():
+            yield f"case {name} has options for `prepare` {', '.join(unknown)}, which the table does not describe"
+    given = {"`options`": layout.options}
+    given |= {
+        f"{kind} {n}": x.options
+        for kind, xs in (("case", layout.cases), ("method", layout.methods))
+        for n, x in xs.items()
+    }
+    for place, options in given.items():
+        if "seed_everything" in options:
+            yield f"{place} sets `seed_everything`, which the `seeds` of the table do"
+    shape = [len(layout.columns)] * len(layout.cases)
+    for name, method in layout.methods.items():
+        if method.paper is not None and [len(row) for row in method.paper] != shape:
+            yield f"`paper` of method {name} needs {len(shape)} lists, one a case, of {shape[0]} numbers, one a column"

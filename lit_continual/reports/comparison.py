@@ -1,0 +1,168 @@
+"""The numbers of a table: methods by cases, means over seeds, tests against a baseline, and what a paper found."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
+from typing import Literal
+
+import numpy as np
+
+from lit_continual.metrics import PairedTest, paired_test
+from lit_continual.reports.run import Run
+from lit_continual.reports.score import Score
+from lit_continual.reports.summary import measures
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column of a table shows: a score on one experience, or a measure over all.
+
+    Args:
+        score: Name of the score, such as ``dice`` or ``assd``.
+        experience: Which experience it is of: its name, or its number from 0, where negative ones count from the end.
+        row: ``last``, after the last experience, or ``learnt``, just after that one.
+        measure: ``acc``, ``bwt``, ``forgetting``, ``fwt`` or ``intransigence``, in place of an experience.
+        label: One class of the experience, in place of the mean over all.
+    """
+
+    score: str = "dice"
+    experience: int | str | None = None
+    row: Literal["last", "learnt"] = "last"
+    measure: Literal["acc", "bwt", "forgetting", "fwt", "intransigence"] | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.experience is None) == (self.measure is None):
+            raise ValueError(f"A column has either an `experience` or a `measure`, got {self}")
+        if self.label is not None and self.measure is not None:
+            raise ValueError(f"A `label` is of an `experience`, not of a `measure`, got {self}")
+
+    def at(self, run: Run) -> tuple[int, int] | None:
+        """Row and column of the result matrix; ``None`` if the run has no such experience."""
+        names, wanted = [e.name for e in run.experiences], self.experience
+        if not isinstance(wanted, int):
+            on = names.index(wanted) if wanted in names else None
+        else:
+            on = range(len(names))[wanted] if -len(names) <= wanted < len(names) else None
+        return None if on is None else (run.last_at(on) if self.row == "last" else run.learnt_at(on), on)
+
+    def value(self, run: Run, runs: Sequence[Run]) -> float:
+        """The number of one run; ``runs`` are searched for a reference."""
+        score = self.of([run])
+        if self.measure is not None:
+            return measures(run, score, runs)[self.measure]
+        if self.label is None:
+            place = self.at(run)
+            return nan if place is None else float(run.values(score)[place])
+        values = [value for value in self._scores(run).values() if isfinite(value)]
+        return float(np.mean(values)) if values else nan
+
+    def of(self, runs: Sequence[Run]) -> Score:
+        """The score of the runs that has the column's name."""
+        return next((s for run in runs for s in run.scores if s.name == self.score), Score(self.score))
+
+    def patients(self, runs: Sequence[Run]) -> dict[str, float]:
+        """Mean over classes and runs for each patient; nan if that is undefined in any of them, or for a measure."""
+        found: dict[str, list[float]] = {}
+        for run in runs if self.measure is None else ():
+            for (patient, _), value in self._scores(run).items():
+                found.setdefault(patient, []).append(value)
+        return {patient: float(np.mean(values)) for patient, values in found.items()}
+
+    def _scores(self, run: Run) -> dict[tuple[str, str], float]:
+        """The score of each patient and class."""
+        cases = [c for c in run.cases if (c.after, c.on) == self.at(run) and self.label in (None, c.label)]
+        return {(case.patient, case.label): case.values.get(self.score, nan) for case in cases}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell: mean and standard deviation (n - 1) over ``seeds`` runs, the paper's number, and a test.
+
+    The test is a paired one over the patients, each averaged over the seeds, against the baseline of the case.
+    """
+
+    mean: float
+    std: float
+    seeds: int
+    paper: float = nan
+    test: PairedTest | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the test says so at the 5 % level, without a correction for the number of tests."""
+        return self.test is not None and self.test.p_value < LEVEL
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A method in one case: its finished runs, one a seed, and an entry a column."""
+
+    method: str
+    runs: tuple[Run, ...]
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A table in whole.
+
+    Attributes:
+        name: Its title.
+        columns: Column by heading.
+        cases: The lines of each case, in order.
+        baseline: The method that the others are tested against.
+        seeds: How many there are when everything is finished.
+        source: Where the paper's numbers are from; "" if there are none.
+    """
+
+    name: str
+    columns: Mapping[str, Column]
+    cases: Mapping[str, Sequence[Line]]
+    baseline: str
+    seeds: int
+    source: str = ""
+
+    def score(self, heading: str) -> Score:
+        """What the numbers under a heading are."""
+        runs = [run for lines in self.cases.values() for line in lines for run in line.runs]
+        return self.columns[heading].of(runs)
+
+
+def lines_of(
+    runs: Mapping[str, Sequence[Run]],
+    columns: Sequence[Column],
+    baseline: str,
+    paper: Mapping[str, Sequence[float | None]],
+) -> list[Line]:
+    """The lines of one case.
+
+    Args:
+        runs: Finished runs of each method, of seeds that differ.
+        columns: What to show of them.
+        baseline: The method to test against.
+        paper: The paper's number of each method and column, as far as it has them.
+    """
+    everyone = [run for found in runs.values() for run in found]
+    lines = []
+    for method, found in runs.items():
+        printed = paper.get(method) or [None] * len(columns)
+        entries = []
+        for column, number in zip(columns, printed, strict=True):
+            values = np.array([column.value(run, everyone) for run in found])
+            values = values[np.isfinite(values)]
+            mean = float(values.mean()) if len(values) else nan
+            std = float(values.std(ddof=1)) if len(values) > 1 else nan
+            test = None if method == baseline else _test(column, runs.get(baseline, ()), found)
+            entries.append(Entry(mean, std, len(values), nan if number is None else number, test))
+        lines.append(Line(method, tuple(found), tuple(entries)))
+    return lines
+
+
+def _test(column: Column, first: Sequence[Run], second: Sequence[Run]) -> PairedTest | None:
+    common = {run.seed for run in first} & {run.seed for run in second}
+    one, other = (column.patients([run for run in runs if run.seed in common]) for runs in (first, second))
+    test = paired_test(one, other) if one and other else None
+    return test if test is not None and isfinite(test.p_value) else None

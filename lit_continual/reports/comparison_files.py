@@ -1,0 +1,141 @@
+"""A table for the terminal, and as CSV, LaTeX and an HTML page with pictures."""
+
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lit_continual.reports.comparison import Comparison, Entry, Line
+from lit_continual.reports.html import picture, render
+from lit_continual.reports.latex import table
+from lit_continual.reports.report import png, renewed
+from lit_continual.reports.score import Score
+from lit_continual.reports.side_by_side import side_by_side_figure
+from lit_continual.reports.tables import write_rows
+
+
+def write_comparison(found: Comparison, folder: Path) -> Path:
+    """Write ``table.html``, ``table.csv``, ``runs.csv``, ``table.tex`` and ``overlays_<case>.png``.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        OSError: If they cannot be written; the folder is then as it was.
+    """
+    with renewed(folder) as aside:
+        pictures = {}
+        for number, (case, lines) in enumerate(found.cases.items(), start=1):
+            if figure := side_by_side_figure(lines):
+                pictures[case] = png(figure)
+                (aside / f"overlays_{number}.png").write_bytes(pictures[case])
+        columns = ["case", "method", "column", "mean", "std", "seeds", "paper", "difference", "p", "patients"]
+        write_rows(aside / "table.csv", columns, _entries(found))
+        write_rows(aside / "runs.csv", ["case", "method", "seed", *found.columns, "folder"], _runs(found))
+        (aside / "table.tex").write_text(_latex(found), "utf-8")
+        (aside / "table.html").write_text(_page(found, pictures), "utf-8")
+    return folder / "table.html"
+
+
+def comparison_table(found: Comparison) -> RenderableType:
+    """What ``rich`` prints: a table a case, with the paper's numbers below ours."""
+    parts: list[RenderableType] = []
+    for case, lines in found.cases.items():
+        shown = Table("method", title=Text(case, style="bold"), title_justify="left", header_style="dim")
+        for heading in found.columns:
+            shown.add_column(Text(heading), justify="right")
+        for line in lines:
+            shown.add_row(Text(_label(line, found)), *(_cell(e, s) for e, s in _scored(line, found)))
+        parts.append(shown)
+    return Group(*parts, Text(_legend(found), style="dim"))
+
+
+def _scored(line: Line, found: Comparison) -> list[tuple[Entry, Score]]:
+    return [(entry, found.score(heading)) for entry, heading in zip(line.entries, found.columns, strict=True)]
+
+
+def _number(entry: Entry, score: Score) -> str:
+    return score.text(entry.mean, entry.std) + ("*" if entry.differs else "")
+
+
+def _cell(entry: Entry, score: Score) -> Text:
+    text = Text(_number(entry, score))
+    return text.append(f"\n{score.text(entry.paper)}", style="dim") if isfinite(entry.paper) else text
+
+
+def _label(line: Line, found: Comparison) -> str:
+    missing = found.seeds - len(line.runs)
+    return f"{line.method} ({len(line.runs)} of {found.seeds} seeds)" if missing else line.method
+
+
+def _legend(found: Comparison) -> str:
+    parts = [f"Mean ± standard deviation (n - 1) over {found.seeds} seed{'s' if found.seeds > 1 else ''}"]
+    if any(entry.differs for lines in found.cases.values() for line in lines for entry in line.entries):
+        parts.append(f"* differs from {found.baseline} (Wilcoxon over patients, p < 0.05, not corrected)")
+    if found.source:
+        parts.append(f"below: {found.source}")
+    return "; ".join(parts) + "."
+
+
+def _entries(found: Comparison) -> Iterable[Sequence[Any]]:
+    for case, lines in found.cases.items():
+        for line in lines:
+            for heading, e in zip(found.columns, line.entries, strict=True):
+                test = [e.test.difference, e.test.p_value, e.test.cases] if e.test else [None] * 3
+                yield [case, line.method, heading, e.mean, e.std, e.seeds, e.paper, *test]
+
+
+def _runs(found: Comparison) -> Iterable[Sequence[Any]]:
+    for case, lines in found.cases.items():
+        everyone = [run for line in lines for run in line.runs]
+        for line in lines:
+            for run in line.runs:
+                values = [column.value(run, everyone) for column in found.columns.values()]
+                yield [case, line.method, run.seed, *values, str(run.folder)]
+
+
+def _latex(found: Comparison) -> str:
+    parts = ["% Needs \\usepackage{booktabs}."]
+    for case, lines in found.cases.items():
+        body = []
+        for line in lines:
+            body.append([_label(line, found), *(_number(e, s) for e, s in _scored(line, found))])
+            if any(isfinite(entry.paper) for entry in line.entries):
+                body.append(["  (paper)", *(s.text(e.paper) for e, s in _scored(line, found))])
+        parts.append(table(f"{found.name}, {case}. {_legend(found)}", ["", *found.columns], body))
+    return "\n\n".join(parts) + "\n"
+
+
+def _page(found: Comparison, pictures: dict[str, bytes]) -> str:
+    cases = [_case(case, found, pictures.get(case)) for case in found.cases]
+    runs = [[*line[:3], line[-1]] for line in _runs(found)]
+    return render("comparison.html.j2", found=found, cases=cases, runs=runs, legend=_legend(found))
+
+
+def _case(case: str, found: Comparison, overlays: bytes | None) -> dict[str, Any]:
+    lines = found.cases[case]
+    streams = [" → ".join(e.name for e in run.experiences) for line in lines for run in line.runs]
+    rows = [
+        {
+            "label": _label(line, found),
+            "baseline": line.method == found.baseline,
+            "cells": [_html_cell(entry, score) for entry, score in _scored(line, found)],
+        }
+        for line in lines
+    ]
+    pictured = picture(overlays) if overlays else None
+    return {"name": case, "rows": rows, "streams": list(dict.fromkeys(streams)), "overlays": pictured}
+
+
+def _html_cell(entry: Entry, score: Score) -> dict[str, Any]:
+    test = entry.test
+    return {
+        "text": _number(entry, score),
+        "paper": score.text(entry.paper) if isfinite(entry.paper) else "",
+        "test": f"{score.text(test.difference, signed=True)}, p {test.p_value:.2g}" if test else "",
+        "patients": f"{test.cases} patients" + f", {test.left_out} left out" * bool(test.left_out) if test else "",
+    }

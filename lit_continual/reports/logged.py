@@ -1,0 +1,35 @@
+"""The curves of a run, from the CSV files in its folder."""
+
+import csv
+from math import isfinite
+from pathlib import Path
+
+
+def logged_values(folder: Path) -> dict[str, list[float]]:
+    """Every value that a run logged under each name, in the order of the training steps; a run may be under way.
+
+    A run that was resumed has a file more; where both have a step, the later file counts.
+
+    Args:
+        folder: Folder of the run.
+    """
+    found: dict[str, dict[int, float]] = {}
+    files = (folder / "logs").glob("version_*/metrics.csv")
+    for file in sorted(files, key=lambda file: int(file.parent.name.partition("_")[2])):
+        with file.open(encoding="utf-8", errors="replace", newline="") as opened:
+            for row in csv.DictReader(opened):
+                step = _number(row.get("step"))
+                for name, text in row.items():
+                    value = _number(text)
+                    if name not in (None, "step", "epoch") and value is not None and step is not None:
+                        found.setdefault(name, {})[int(step)] = value
+    return {name: [steps[step] for step in sorted(steps)] for name, steps in found.items()}
+
+
+def _number(text: object) -> float | None:
+    """A number, or ``None`` for an empty field and for one that is being written."""
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    return value if isfinite(value) else None

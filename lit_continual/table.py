@@ -1,0 +1,187 @@
+"""A table of experiments: methods by cases by seeds, each a run, and what they come to."""
+
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lit_continual.cells import Cell, Workers, run_cells
+from lit_continual.layout import Layout, Recipe, read_layout
+from lit_continual.parser import read_yaml
+from lit_continual.reports import Comparison, Run, comparison_table, lines_of, write_comparison
+from lit_continual.reports.page import seconds_text
+from lit_continual.stream import SCORES
+from lit_continual.tracking import tell
+
+Check = Callable[[Sequence[str]], Any]
+Option = tuple[str, Any]
+REFERENCE = re.compile(r"\{prepare\.([^{}]*)\}")
+
+
+class RunTable:
+    """The runs of a table.
+
+    The name of a run's folder has a digest of its configs, options and seed, and of the runs that it starts from. So
+    a folder holds what the table asks for: after a change the runs that it concerns are made anew, and no other.
+
+    Args:
+        path: The table file.
+        layout: What it says.
+        output: Folder of the runs.
+
+    Raises:
+        ValueError: If a config is missing or a reference leads nowhere.
+    """
+
+    def __init__(self, path: Path, layout: Layout, output: Path) -> None:
+        self.path, self.layout, self.output = path, layout, output
+        self.digests: dict[Path, str] = {}
+        self.cells: dict[Path, Cell] = {}  # each comes after those that it starts from
+        self.runs = {
+            (case, method, seed): self._method(case, method, seed)
+            for case in layout.cases
+            for seed in layout.seeds
+            for method in layout.methods
+        }
+
+    def _method(self, case: str, name: str, seed: int) -> Cell:
+        recipe = self.layout.methods[name]
+        options = [o.items() for o in (self.layout.options, self.layout.cases[case].options, recipe.options)]
+        return self._cell((case, name), recipe, [*chain(*options)], case, seed, list(self.layout.prepare))
+
+    def _prepared(self, case: str, name: str, seed: int) -> Cell:
+        recipe, names = self.layout.prepare[name], list(self.layout.prepare)
+        own = self.layout.cases[case].prepare.get(name, {})
+        options = [o.items() for o in (self.layout.options, recipe.options, own)]
+        return self._cell(("prepare", name), recipe, [*chain(*options)], case, seed, names[: names.index(name)])
+
+    def _cell(
+        self, place: tuple[str, str], recipe: Recipe, options: list[Option], case: str, seed: int, known: list[str]
+    ) -> Cell:
+        """The cell at a place in the folder, which may start from the ``known`` of the runs to prepare."""
+        wanted = dict.fromkeys(REFERENCE.findall(json.dumps(options)))
+        if unknown := [name for name in wanted if name not in known]:
+            raise ValueError(
+                f"{self.path}: {' '.join(place)} starts from {{prepare.{unknown[0]}}}, but `prepare` has"
+                f" {', '.join(known) or 'nothing'} before it. Correct the name or the order."
+            )
+        starts = {name: self._prepared(case, name, seed).folder for name in wanted}
+        seed = dict(options).get("seed_everything", seed)
+        options = [("seed_everything", seed), ("stream.name", place[1]), *options]
+        files = [self.path.parent / file for file in _listed(recipe.config)]
+        made_of = [[read_yaml(file) for file in files], options, {n: self.digests[f] for n, f in starts.items()}]
+        digest = hashlib.sha256(json.dumps(made_of, default=str, sort_keys=True).encode()).hexdigest()[:8]
+        names = [re.sub(r"[^\w.+-]+", "_", part) for part in place]
+        folder = self.output.joinpath(*names, f"seed_{seed}-{digest}")
+        arguments = [f"--config={file}" for file in files]
+        arguments += [f"--{name}={_text(value, starts)}" for name, value in options]
+        self.digests[folder] = digest
+        cell = Cell(f"{', '.join(place)}, seed {seed}", folder, tuple(arguments), tuple(starts.values()))
+        return self.cells.setdefault(folder, cell)
+
+    def check(self, parse: Check) -> None:
+        """Refuse what cannot run or be shown, before anything is trained.
+
+        Raises:
+            ValueError: If a config does not take an option, or a column is of an experience or a score that is not
+                there.
+        """
+        first = {cell.folder for (_, _, seed), cell in self.runs.items() if seed == self.layout.seeds[0]}
+        for cell in reversed(self.cells.values()):
+            if cell.folder not in first:
+                continue  # another seed of it
+            first.update(cell.after)
+            try:
+                stream = parse(cell.arguments).stream
+            except ValueError as error:
+                raise ValueError(f"{self.path}, {cell.name}: {error}") from error
+            if not stream.experiences:
+                raise ValueError(f"{self.path}, {cell.name}: the config has no `stream.experiences`. Name one or more.")
+            if cell in self.runs.values():
+                self._check_columns(cell, stream)
+
+    def _check_columns(self, cell: Cell, stream: Any) -> None:
+        scores, count = list(stream.scores or SCORES), len(stream.experiences)
+        for heading, column in self.layout.columns.items():
+            if column.score not in scores:
+                raise ValueError(
+                    f"{self.path}, column {heading}: the score is {column.score}, and {cell.name} has"
+                    f" {', '.join(scores)}."
+                )
+            if isinstance(column.experience, int) and not -count <= column.experience < count:
+                raise ValueError(
+                    f"{self.path}, column {heading}: the experience is {column.experience}, and {cell.name} has"
+                    f" {count}, counted from 0. Correct it, or give its name."
+                )
+
+    def found(self) -> Comparison:
+        """What the finished runs come to."""
+        layout = self.layout
+        cases = {}
+        for number, case in enumerate(layout.cases):
+            runs = {method: self._finished(case, method) for method in layout.methods}
+            paper = {name: method.paper[number] for name, method in layout.methods.items() if method.paper}
+            cases[case] = lines_of(runs, list(layout.columns.values()), layout.baseline, paper)
+        return Comparison(layout.name, layout.columns, cases, layout.baseline, len(layout.seeds), layout.source)
+
+    def _finished(self, case: str, method: str) -> list[Run]:
+        cells = [self.runs[case, method, seed] for seed in self.layout.seeds]
+        return [Run.load(cell.folder) for cell in cells if cell.finished]
+
+
+def compare(
+    config: Path, parse: Check, workers: int = 1, seeds: Sequence[int] | None = None, output: Path | None = None
+) -> None:
+    """Run what is missing of a table, then show and write it.
+
+    Args:
+        config: The table file.
+        parse: Parses the arguments of ``fit``; raises a ValueError that says what is wrong with them.
+        workers: How many runs at a time; 0 shows what is there.
+        seeds: Seeds in place of those of the file.
+        output: Folder of the runs and of the table; by default ``runs/tables/<file>``.
+
+    Raises:
+        ValueError: If the table is wrong.
+        SystemExit: If runs failed.
+    """
+    table = RunTable(config, read_layout(config, seeds or ()), output or Path("runs", "tables", config.stem))
+    table.check(parse)
+    failed = _run(list(table.cells.values()), workers) if workers else 0
+    found, console = table.found(), Console()
+    console.print(comparison_table(found))
+    console.print(f"Table: {write_comparison(found, table.output / 'table')}", soft_wrap=True, highlight=False)
+    if failed:
+        sys.exit(f"lit-continual: error: {failed} runs failed or were not begun; the same command tries them again.")
+
+
+def _run(cells: Sequence[Cell], workers: int) -> int:
+    """Run the cells, say how far it is, and return how many failed."""
+    left = [cell for cell in cells if not cell.finished]
+    tell(f"{len(cells)} runs, {len(cells) - len(left)} of them finished before; {workers} at a time")
+    failed, begin = 0, time.monotonic()
+    with Workers(workers) as pool:
+        for number, (cell, error) in enumerate(run_cells(cells, pool), start=1):
+            failed += bool(error)
+            remaining = (time.monotonic() - begin) / number * (len(left) - number)
+            ahead = f"; about {seconds_text(remaining)} to go" if number < len(left) else ""
+            tell(f"{len(cells) - len(left) + number}/{len(cells)} {cell.name}: {error or 'finished'}{ahead}")
+    return failed
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _text(value: Any, starts: Mapping[str, Path]) -> str:
+    """A value on the command line, with the folders that it refers to."""
+    if isinstance(value, str):
+        return REFERENCE.sub(lambda found: str(starts[found[1]]), value)
+    return REFERENCE.sub(lambda found: json.dumps(str(starts[found[1]]))[1:-1], json.dumps(value))

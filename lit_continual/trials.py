@@ -1,0 +1,163 @@
+"""The trials of a sweep: an Optuna study in SQLite that outlives its process, and a run folder for each."""
+
+import json
+from dataclasses import asdict
+from math import exp
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lit_continual.cells import Cell
+from lit_continual.reports import Trial, logged_values
+from lit_continual.sweep_file import Parameter, SweepFile
+
+if TYPE_CHECKING:
+    import optuna
+
+SAME = ("method", "metric", "parameters", "command", "early_terminate")
+
+
+class Trials:
+    """What a sweep tried, tries and will try.
+
+    A trial is open from when its values are drawn until its result is told. One that was open when the process was
+    killed keeps its number, values and folder, and is gone on with. The values of a trial depend on its number and on
+    the results so far, not on how often the sweep was interrupted.
+
+    Args:
+        sweep: What to try.
+        folder: Of the sweep: ``study.db``, and ``trials/<number>``.
+        count: Most trials.
+
+    Raises:
+        MisconfigurationException: If Optuna is not installed.
+        ValueError: If the folder holds another sweep.
+    """
+
+    def __init__(self, sweep: SweepFile, folder: Path, count: int) -> None:
+        self.optuna = _optuna()
+        self.sweep, self.folder, self.count = sweep, folder, count
+        folder.mkdir(parents=True, exist_ok=True)
+        stop = sweep.early_terminate
+        pruners = self.optuna.pruners
+        self.study = self.optuna.create_study(
+            storage=f"sqlite:///{folder / 'study.db'}",
+            study_name="sweep",
+            direction=sweep.metric.goal,
+            pruner=pruners.SuccessiveHalvingPruner(stop.first, stop.eta, 0) if stop else pruners.NopPruner(),
+            load_if_exists=True,
+        )
+        described = json.loads(json.dumps({k: v for k, v in asdict(sweep).items() if k in SAME}, default=str))
+        if self.study.user_attrs.get("sweep", described) != described:
+            changed = [k for k in SAME if self.study.user_attrs["sweep"].get(k) != described[k]]
+            raise ValueError(
+                f"{folder} holds a sweep with another {' and '.join(changed)}. Choose another folder with --output, or"
+                " remove this one."
+            )
+        self.study.set_user_attr("sweep", described)
+        for values in sweep.grid()[:count] if sweep.method == "grid" else ():
+            self.study.enqueue_trial({n: _stored(v) for n, v in values.items()}, skip_if_exists=True)
+        self.open = {t.number: self.optuna.trial.Trial(self.study, t._trial_id) for t in self._in("RUNNING")}
+        self.reported = {t.number: len(t.intermediate_values) for t in self._in("RUNNING")}
+
+    def next(self) -> int | None:
+        """Open one more trial and return its number; ``None`` if there are enough."""
+        waiting, begun = len(self._in("WAITING")), len(self._in("RUNNING", "COMPLETE", "PRUNED", "FAIL"))
+        if begun >= self.count or (self.sweep.method == "grid" and not waiting):
+            return None
+        trial: optuna.Trial = self.study.ask()
+        self.open[trial.number], self.reported[trial.number] = trial, 0
+        return trial.number
+
+    def cell(self, number: int, *more: str) -> Cell:
+        """The run of an open trial, with ``more`` arguments."""
+        sampler = (
+            self.optuna.samplers.TPESampler if self.sweep.method == "bayes" else self.optuna.samplers.RandomSampler
+        )
+        seed = int(np.random.SeedSequence([0, number]).generate_state(1)[0])  # its own, as processes come and go
+        self.study.sampler = sampler(seed=seed)
+        values = {n: _suggest(self.open[number], n, p) for n, p in self.sweep.parameters.items()}
+        name = ", ".join(f"{n.rpartition('.')[2]} {v}" for n, v in values.items())
+        arguments = (*self.sweep.arguments(values), f"--stream.name={self.sweep.name}-{number}", *more)
+        return Cell(f"trial {number} ({name})", self.folder / "trials" / str(number), arguments)
+
+    def hopeless(self, number: int) -> bool:
+        """Look at the curve of a trial under way: whether it should be ended, which then is told."""
+        stop, trial = self.sweep.early_terminate, self.open[number]
+        if stop is None:
+            return False
+        values = logged_values(self.folder / "trials" / str(number)).get(self.sweep.metric.name, [])
+        for value in values[self.reported[number] :]:
+            self.reported[number] += 1
+            trial.report(value, self.reported[number])
+            if self.reported[number] <= stop.last and trial.should_prune():
+                self.study.tell(self.open.pop(number), state=self.optuna.trial.TrialState.PRUNED)
+                return True
+        return False
+
+    def tell(self, number: int) -> float:
+        """Close a trial whose run is finished, and return its result.
+
+        Raises:
+            ValueError: If the run never logged the metric.
+        """
+        folder, wanted = self.folder / "trials" / str(number), self.sweep.metric.name
+        logged = logged_values(folder)
+        if wanted not in logged:
+            raise ValueError(
+                f"The metric {wanted} was never logged as a number by {folder}, which has {_names(logged)}."
+            )
+        value = logged[wanted][-1]
+        self.study.tell(self.open.pop(number), value, skip_if_finished=True)
+        return value
+
+    def results(self) -> list[Trial]:
+        """Every trial that ended, in the order of their numbers."""
+        found = []
+        for trial in self._in("COMPLETE", "PRUNED"):
+            folder = self.folder / "trials" / str(trial.number)
+            last = {name: values[-1] for name, values in logged_values(folder).items()}
+            found.append(Trial(trial.number, dict(trial.params), last, trial.state.name == "COMPLETE", folder))
+        return found
+
+    def _in(self, *states: str) -> list["optuna.trial.FrozenTrial"]:
+        kinds = tuple(self.optuna.trial.TrialState[state] for state in states)
+        trials: list[optuna.trial.FrozenTrial] = self.study.get_trials(deepcopy=False, states=kinds)
+        return trials
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise MisconfigurationException(
+            "A sweep needs Optuna, which is not installed: pip install 'lit-continual[sweep]'."
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _stored(value: Any) -> Any:
+    """A value as Optuna keeps it: plain ones as they are, others as JSON, which the command line reads as well."""
+    return value if value is None or isinstance(value, (bool, int, float, str)) else json.dumps(value)
+
+
+def _suggest(trial: "optuna.Trial", name: str, parameter: Parameter) -> Any:
+    """The value of a parameter in a trial, drawn if it is not yet."""
+    if parameter.values is not None:
+        return trial.suggest_categorical(name, [_stored(value) for value in parameter.values])
+    low, high = cast(tuple[float, float], (parameter.min, parameter.max))  # a range has both
+    kind = str(parameter.distribution)
+    step = parameter.q if kind == "q_uniform" else None
+    if kind == "int_uniform" or (step and all(isinstance(x, int) for x in (low, high, step))):
+        return trial.suggest_int(name, int(low), int(high), step=int(step or 1))
+    if kind == "log_uniform":
+        low, high = exp(low), exp(high)
+    return trial.suggest_float(name, low, high, step=step, log=kind.startswith("log"))
+
+
+def _names(logged: dict[str, Any]) -> str:
+    names = sorted(name for name in logged if name.startswith(("matrix/", "stream/", "val/")))
+    return ", ".join(names or sorted(logged)) or "nothing"

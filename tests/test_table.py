@@ -1,0 +1,211 @@
+import csv
+import json
+import shutil
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+from scipy import stats
+
+from lit_continual.cells import Workers
+from lit_continual.cli import main
+from lit_continual.layout import read_layout
+from lit_continual.table import RunTable
+
+FIT = [sys.executable, str(Path(__file__).parent / "fake_fit.py")]
+LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
+
+
+@pytest.fixture
+def compare(stream, tmp_path, monkeypatch):
+    """Write a table over the tiny stream, and run it with a fit that is none."""
+    monkeypatch.setenv("FAKE_FIT_LOG", str(tmp_path / "log"))
+    monkeypatch.setattr("lit_continual.table.Workers", partial(Workers, command=FIT))
+    stream(name="fine")
+    stream(LWF, name="lwf")
+
+    def run(*options, **changed):
+        described = {
+            "methods": {"fine-tuning": {"config": "fine.yaml"}, "LwfSeg": {"config": "lwf.yaml"}},
+            "columns": {"old": {"experience": "ball"}, "new": {"experience": -1}, "BWT": {"measure": "bwt"}},
+            "seeds": [0, 1],
+            **changed,
+        }
+        (tmp_path / "table.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+        main(["compare", "--config", str(tmp_path / "table.yaml"), f"--output={tmp_path / 'out'}", *options])
+        return rows(tmp_path / "out/table/table.csv")
+
+    return run
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def begun(tmp_path):
+    return Counter(tuple(line.rsplit(" ", 2)[:2]) for line in (tmp_path / "log").read_text().splitlines())
+
+
+def entry(found, method, column, case="all"):
+    (line,) = [r for r in found if (r["case"], r["method"], r["column"]) == (case, method, column)]
+    return line
+
+
+def test_a_table_has_means_over_seeds_tests_over_patients_and_the_papers_numbers(compare, tmp_path, capsys):
+    methods = {"fine-tuning": {"config": "fine.yaml", "paper": [[0.1, None, -0.9]]}, "LwfSeg": {"config": "lwf.yaml"}}
+    found = compare("--workers=2", methods=methods, source="somebody, Table 1")
+    line = entry(found, "fine-tuning", "old")
+    seeds = [0.9 - 0.1 * abs(0.01 - 0.03) + 0.01 * seed - 0.2 for seed in (0, 1)]
+    assert float(line["mean"]) == pytest.approx(sum(seeds) / 2)
+    assert float(line["std"]) == pytest.approx(0.01 / 2**0.5)
+    assert (line["seeds"], line["paper"], line["p"]) == ("2", "0.1", "")
+    assert float(entry(found, "fine-tuning", "BWT")["mean"]) == pytest.approx(sum(seeds) / 2 - 0.9)
+    better = entry(found, "LwfSeg", "old")
+    assert float(better["difference"]) == pytest.approx(0.2)
+    assert float(better["p"]) == pytest.approx(stats.wilcoxon([0.2, 0.21, 0.22, 0.23, 0.24, 0.25]).pvalue)
+    assert better["patients"] == "6"
+    assert entry(found, "LwfSeg", "BWT")["p"] == ""
+    shown = capsys.readouterr().out
+    assert "0.903 ± 0.007*" in shown
+    assert "somebody, Table 1" in shown
+    page, tex = ((tmp_path / "out/table" / name).read_text() for name in ("table.html", "table.tex"))
+    assert "paper 0.100" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert r"0.903 $\pm$ 0.007*" in tex
+    assert len(rows(tmp_path / "out/table/runs.csv")) == 4
+
+
+def test_what_is_finished_is_not_run_again_and_a_change_concerns_its_runs_only(compare, tmp_path):
+    compare()
+    assert set(begun(tmp_path).values()) == {1}
+    compare("--seeds", "0", "1", "2")
+    assert begun(tmp_path) == {(method, seed): 1 for method in ("fine-tuning", "LwfSeg") for seed in "012"}
+    config = json.loads((tmp_path / "lwf.yaml").read_text())
+    (tmp_path / "lwf.yaml").write_text(yaml.safe_dump(config) + "# a remark\n")
+    compare()
+    assert sum(begun(tmp_path).values()) == 6
+    config["trainer"]["max_epochs"] = 3
+    (tmp_path / "lwf.yaml").write_text(yaml.safe_dump(config))
+    compare()
+    assert begun(tmp_path)["LwfSeg", "0"] == begun(tmp_path)["LwfSeg", "1"] == 2
+    assert sum(begun(tmp_path).values()) == 8
+
+
+def test_no_workers_show_what_is_there(compare, tmp_path):
+    found = compare("--workers=0")
+    assert {line["mean"] for line in found} == {""}
+    assert not (tmp_path / "log").exists()
+
+
+START = "{prepare.source}/experiences/0_ball/model.ckpt"
+
+
+def test_runs_that_others_start_from_are_made_first_and_shared(compare, tmp_path):
+    started = {"config": "lwf.yaml", "options": {"stream.start": START}}
+    prepare = {"source": {"config": "fine.yaml"}, "second": started}
+    last = {"config": "lwf.yaml", "options": {"stream.start": START.replace("source", "second")}}
+    other = {"prepare": {"source": {"trainer.max_epochs": 1}}}
+    cases = {"A": {}, "B": {"options": {"data.batch_size": 2}}, "C": other}
+    compare("--workers=3", methods={"a": started, "b": started, "c": last}, prepare=prepare, cases=cases)
+    count = begun(tmp_path)  # a fit that finds its start unfinished fails
+    assert count["source", "0"] == count["source", "1"] == 2  # one for cases A and B, one for C
+    assert count["second", "0"] == 2
+    assert count["a", "0"] == count["b", "0"] == count["c", "0"] == 3
+
+
+def test_one_source_for_all_seeds(compare, tmp_path):
+    prepare = {"source": {"config": "fine.yaml", "options": {"seed_everything": 7}}}
+    compare(methods={"a": {"config": "lwf.yaml", "options": {"stream.start": START}}}, prepare=prepare)
+    assert begun(tmp_path) == {("source", "7"): 1, ("a", "0"): 1, ("a", "1"): 1}
+
+
+def test_failures_are_told_and_the_rest_is_shown(compare, tmp_path, capsys):
+    methods = {"fine-tuning": {"config": "fine.yaml"}, "failing": {"config": "lwf.yaml"}}
+    with pytest.raises(SystemExit, match="2 runs failed or were not begun; the same command tries them again"):
+        compare(methods=methods)
+    shown = capsys.readouterr().out
+    assert shown.count("There is no such thing (all output: ") == 2
+    assert "failing (0 of 2 seeds)" in " ".join(shown.split())
+    assert entry(rows(tmp_path / "out/table/table.csv"), "fine-tuning", "old")["seeds"] == "2"
+
+
+def refused(compare, said, **changed):
+    with pytest.raises(ValueError, match=said):
+        compare(**changed)
+
+
+def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
+    fine = {"config": "fine.yaml"}
+    refused(compare, "table.yaml: Option 'methud' is not accepted", methud=1)
+    refused(compare, "table.yaml, `methods`, a: Option 'confg' is not accepted", methods={"a": {"confg": "x"}})
+    refused(compare, "`methods`, a: .*arguments are required: config", methods={"a": {}})
+    refused(compare, "`columns`, x: A column has either an `experience` or a `measure`", columns={"x": {}})
+    refused(compare, "`methods` is empty", methods={})
+    refused(compare, "`seeds` has one twice", seeds=[0, 0])
+    refused(compare, "`baseline` is b, which is none of the methods a", methods={"a": fine}, baseline="b")
+    refused(compare, "method a sets `seed_everything`", methods={"a": {**fine, "options": {"seed_everything": 1}}})
+    refused(compare, "`options` sets `seed_everything`, which", options={"seed_everything": 1})
+    refused(compare, "`paper` of method a needs 1 lists, one a case, of 3", methods={"a": {**fine, "paper": [[1.0]]}})
+    refused(compare, "case A has options for `prepare` x, which", cases={"A": {"prepare": {"x": {}}}})
+    refused(compare, "There is no file .*nowhere.yaml", methods={"a": {"config": "nowhere.yaml"}})
+    start = {**fine, "options": {"stream.start": "{prepare.x}/model.ckpt"}}
+    refused(compare, r"all a starts from \{prepare.x\}, but `prepare` has nothing before it", methods={"a": start})
+    refused(compare, r"prepare x starts from \{prepare.x\}", methods={"a": start}, prepare={"x": start})
+    wrong = {**fine, "options": {"trainer.max_epohcs": 1}}
+    refused(compare, "all, a, seed 0: unrecognized arguments: --trainer.max_epohcs=1. Did you", methods={"a": wrong})
+    refused(compare, "column x: the score is dcie, and .* has dice", columns={"x": {"score": "dcie", "measure": "acc"}})
+    refused(compare, "column x: the experience is 2, and .* has 2", columns={"x": {"experience": 2}})
+    none = {**fine, "options": {"stream.experiences": []}}
+    refused(compare, "the config has no `stream.experiences`", methods={"a": none})
+    assert not (tmp_path / "log").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[1] / "configs/tables").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_shipped_tables_are_short_and_their_options_known(file, tmp_path):
+    assert len(file.read_text().splitlines()) <= 40
+    main(["compare", "--config", str(file), "--workers=0", f"--output={tmp_path}"])
+    table = RunTable(file, read_layout(file), tmp_path)
+    assert len(table.runs) == len(table.layout.cases) * len(table.layout.methods) * len(table.layout.seeds)
+
+
+@pytest.mark.slow
+def test_a_real_table_ends_with_a_page_and_pictures(stream, tmp_path):
+    stream(name="fine")
+    stream(LWF, name="lwf")
+    options = {"trainer.max_epochs": 1, "data.split.fractions": [0.5, 0.0, 0.5]}
+    box = [{"name": "box", "classes": {"box": 2}, "data": {"split": {"part": [1, 2]}}}]
+    described = {
+        "options": options,
+        "seeds": [0],
+        "prepare": {"source": {"config": "fine.yaml"}},
+        "methods": {
+            "fine-tuning": {"config": "fine.yaml"},
+            "from source": {"config": "lwf.yaml", "options": {"stream.start": START, "stream.experiences": box}},
+        },
+        "columns": {
+            "old": {"experience": "ball"},
+            "new": {"experience": "box"},
+            "ASSD": {"experience": "box", "score": "assd"},
+        },
+    }
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    command = ["compare", "--config", str(tmp_path / "table.yaml"), "--output", str(tmp_path / "out"), "--workers=2"]
+    main(command)
+    found = rows(tmp_path / "out/table/table.csv")
+    assert float(entry(found, "fine-tuning", "old")["mean"]) >= 0
+    assert entry(found, "from source", "old")["mean"] == ""
+    assert float(entry(found, "from source", "new")["mean"]) >= 0
+    assert (tmp_path / "out/table/overlays_1.png").exists()
+    (run,) = (tmp_path / "out/all/fine-tuning").iterdir()
+    shutil.rmtree(run)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.ckpt")}
+    main(command)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert run.exists()
