@@ -82,6 +82,7 @@ def test_a_wrong_setting_is_named_before_anything_is_written(stream, run, option
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_memory_stops_a_resumed_run(stream, run):
     config = stream(memory=KEEP)
     main(["fit", "--config", config])
@@ -93,6 +94,7 @@ def test_a_damaged_memory_stops_a_resumed_run(stream, run):
         main(["fit", "--config", config, "--resume"])
 
 
+@pytest.mark.slow
 def test_overwriting_a_run_begins_without_a_memory(stream, run):
     main(["fit", "--config", stream(memory=KEEP)])
     main(["fit", "--config", stream(), "--overwrite"])
