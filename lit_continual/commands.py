@@ -116,8 +116,7 @@ def show_memory(memory: ExemplarMemory, exemplars: bool = False) -> None:
     Raises:
         ValueError: If there is no memory in the folder, or an exemplar is missing or damaged.
     """
-    if not memory.path.exists():
-        raise ValueError(f"There is no memory in {memory.folder}: it has no manifest.json. Give the `memory` of a run.")
+    memory.require()
     stored = memory.exemplars
     by_class, by_patient = (
         Table("experience", "class", "exemplars", "MB"),

@@ -68,15 +68,7 @@ class ExemplarMemory:
         Raises:
             ValueError: If its file is missing, or is not what was stored.
         """
-        path = self.folder / "exemplars" / exemplar.file
-        remedy = f"Restore it, or drop the patient: lit-continual memory forget {self.folder} --patient"
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError as error:
-            raise ValueError(f"{path}, an exemplar, is missing. {remedy} '{exemplar.patient}'.") from error
-        if checksum(content) != exemplar.sha256:
-            raise ValueError(f"{path}, an exemplar, is damaged: its checksum differs. {remedy} '{exemplar.patient}'.")
-        return unpacked(content, exemplar.values)
+        return unpacked(self._content(exemplar), exemplar.values)
 
     def add(
         self,
@@ -108,6 +100,26 @@ class ExemplarMemory:
         self._write({e.file: contents[e.file] for e in kept if e.file in contents})
         self._commit(kept, {"exemplar_free": budget.empty, "budget": vars(budget), "experiences": experiences})
 
+    def begin(self, start: str | os.PathLike[str]) -> None:
+        """Take over what another memory holds, unless there is something here already."""
+        other = ExemplarMemory(start)
+        other.require()
+        if not self.path.exists():
+            self._write({exemplar.file: other._content(exemplar) for exemplar in other.exemplars})
+            self._commit(other.exemplars, _facts(other.manifest))
+
+    def require(self) -> None:
+        """Check that there is a memory.
+
+        Raises:
+            ValueError: If there is none in the folder, or its manifest is damaged.
+        """
+        if not self.path.exists():
+            raise ValueError(
+                f"There is no memory in {self.folder}: it has no manifest.json. Give the `memory` of a run."
+            )
+        _ = self.exemplars
+
     def forget(self, patient: str) -> int:
         """Remove all exemplars of a patient; return how many there were.
 
@@ -119,8 +131,19 @@ class ExemplarMemory:
         if len(kept) == len(exemplars):
             patients = ", ".join(sorted({exemplar.patient for exemplar in exemplars})) or "nobody"
             raise ValueError(f"{self.folder} holds nothing of patient {patient}. It holds {patients}.")
-        self._commit(kept, {k: v for k, v in self.manifest.items() if k not in ("format", "exemplars")})
+        self._commit(kept, _facts(self.manifest))
         return len(exemplars) - len(kept)
+
+    def _content(self, exemplar: Exemplar) -> bytes:
+        path = self.folder / "exemplars" / exemplar.file
+        remedy = f"Restore it, or drop the patient: lit-continual memory forget {self.folder} --patient"
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise ValueError(f"{path}, an exemplar, is missing. {remedy} '{exemplar.patient}'.") from error
+        if checksum(content) != exemplar.sha256:
+            raise ValueError(f"{path}, an exemplar, is damaged: its checksum differs. {remedy} '{exemplar.patient}'.")
+        return content
 
     def _write(self, contents: Mapping[str, bytes]) -> None:
         """Write files that are not there yet; if one cannot be written, take away the others."""
@@ -141,3 +164,7 @@ class ExemplarMemory:
             for path in (self.folder / "exemplars").iterdir():
                 if path.name not in files:
                     path.unlink()
+
+
+def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in manifest.items() if k not in ("format", "exemplars")}

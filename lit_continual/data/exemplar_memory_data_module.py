@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -65,7 +66,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
         super().__init__()
         self.data, self.memory = data, ExemplarMemory(folder)
         self.exemplars, self.experience = exemplars or Exemplars(), experience
-        self.replayed: Any = []
+        self.stored: Any = []
         for name in LENT:  # Lightning asks whether a hook is overridden, which depends on the wrapped one
             if is_overridden(name, data):
                 setattr(self, name, getattr(data, name))
@@ -84,22 +85,28 @@ class ExemplarMemoryDataModule(LightningDataModule):
         self.data.trainer = self.trainer
         self.data.setup(stage)
         if stage == "fit":
+            if self.exemplars.start is not None:
+                if is_first_rank():
+                    self.memory.begin(self.exemplars.start)
+                if self.trainer:
+                    self.trainer.strategy.barrier()
             others = [e for e in self.memory.exemplars if e.experience != self.experience]
-            stored = [self.memory.load(exemplar) for exemplar in others]
+            samples = [self.memory.load(exemplar) for exemplar in others]
             make: Callable[[Any], Any] = getattr(self.data, "replayed", lambda samples: samples)
-            self.replayed = make(stored) if stored else []
+            self.stored = make(samples) if samples else []
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
         loader: DataLoader[Any] = self.data.train_dataloader()
         sampler = self._sampler(loader)
-        if not len(self.replayed):
+        self._rehearse()
+        if not len(self.stored):
             return loader
         keep, told = self.exemplars, isinstance(loader.sampler, EpochSampler)
         return DataLoader(
-            ReplayDataset(loader.dataset, self.replayed, told),
+            ReplayDataset(loader.dataset, self.stored, told),
             batch_size=None,  # the sampler makes the batches
-            sampler=ReplaySampler(sampler, len(self.replayed), loader.batch_size or 1, keep.batches, keep.share),
+            sampler=ReplaySampler(sampler, len(self.stored), loader.batch_size or 1, keep.batches, keep.share),
             collate_fn=loader.collate_fn,
             num_workers=loader.num_workers,
             persistent_workers=loader.persistent_workers,
@@ -124,7 +131,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
 
     def _cache_targets(self, key: str, predict: Callable[[Tensor], Tensor]) -> None:
         """Ask a teacher about the new volumes and about the exemplars."""
-        for part in (self.train_dataset, self.replayed):
+        for part in (self.train_dataset, self.stored):
             if isinstance(part, PatchDataset):
                 part.ask(key, predict)
 
@@ -143,9 +150,14 @@ class ExemplarMemoryDataModule(LightningDataModule):
         if not keep.budget.empty:
             candidates = self._candidates()
             classes, contains = candidates.classes, candidates.contains()
-            probabilities = _probabilities(module, classes)
             samples = measured(
-                module, candidates.images(), contains, probabilities, keep.layer, keep.passes, group=group
+                module,
+                candidates.images(),
+                contains,
+                _probabilities(module, classes),
+                keep.layer,
+                keep.passes,
+                group=group,
             )
             source = str(getattr(getattr(self.data, "listed", None), "source", type(self.data).__name__))
             picks = keep.chosen(candidates, samples, self.experience, source)
@@ -156,21 +168,45 @@ class ExemplarMemoryDataModule(LightningDataModule):
             distributed.barrier(group)
         return self.memory.exemplars
 
+    def _rehearse(self) -> None:
+        """Choose one of two samples, so that what keeps the policy from choosing is said before training, not after."""
+        keep, module = self.exemplars, self.trainer.lightning_module if self.trainer else None
+        if module is None or keep.budget.empty:
+            return
+        candidates = self._candidates()
+        contains, images = candidates.contains(), candidates.images()
+        rows = contains.any(1).nonzero().flatten()[:2].tolist()
+        probabilities = _probabilities(module, candidates.classes)
+        if rows:
+            two = measured(module, [images[k] for k in rows], contains[rows], probabilities, keep.layer, passes=2)
+            with torch.random.fork_rng():
+                keep.chooser(two, 1)
+            candidates.sample(rows[0], keep.budget.volumes is not None)
+
     def _candidates(self) -> Candidates:
         if hasattr(self.data, "candidates"):
             candidates: Candidates = self.data.candidates()
             return candidates
-        self.data.setup("fit")
+        if not self.data.trainer:  # of this process, nobody has trained on the data
+            self.data.setup("fit")
         loader = self.data.train_dataloader()
-        self._sampler(loader)
         return ItemCandidates(loader.dataset, list(getattr(self.data, "classes", [])))
 
 
 def _probabilities(module: LightningModule, classes: list[str]) -> Callable[[Tensor], Tensor]:
     """Return what maps images to the probabilities of ``classes``, ``(B, J, …)``; the sigmoid of any other module."""
     of_logits = getattr(module, "probabilities", None)
-    if of_logits is None:
-        return lambda images: module(images).sigmoid()
-    known: list[str] = module.classes  # type: ignore[assignment]
-    columns = [known.index(name) for name in classes]
-    return lambda images: of_logits(module(images))[:, columns]
+    known = list(getattr(module, "classes", classes))
+
+    def probabilities(images: Tensor) -> Tensor:
+        if of_logits is None:
+            return module(images).sigmoid()  # type: ignore[no-any-return]
+        if unknown := [name for name in classes if name not in known]:
+            raise ValueError(
+                f"The certainty of {unknown[0]} is not known to `{type(module).__name__}`, whose classes are"
+                f" {', '.join(known)}. Choose a policy without certainty, such as `Herding`."
+            )
+        found: Tensor = of_logits(module(images))[:, [known.index(name) for name in classes]]
+        return found
+
+    return probabilities

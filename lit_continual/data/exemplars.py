@@ -6,6 +6,7 @@ from typing import Any, Literal
 from lit_continual.data.budget import Budget
 from lit_continual.data.candidates import Candidates
 from lit_continual.data.exemplar import Exemplar
+from lit_continual.data.exemplar_memory import ExemplarMemory
 from lit_continual.selection import Samples, policy_of, union
 from lit_continual.selection.samples import Measurement, of_class
 
@@ -23,6 +24,7 @@ class Exemplars:
         passes: Monte Carlo dropout passes for policies that need certainty.
         batches: ``pure`` gives a batch one origin, as in the paper, and ``mixed`` puts exemplars in every batch.
         share: Of exemplars among the samples of an epoch; ``None`` draws each about once an epoch.
+        start: Memory of an earlier run to begin with, to extend what that run has learnt.
 
     Raises:
         ValueError: If the policy cannot be built or a number is out of range.
@@ -38,10 +40,15 @@ class Exemplars:
     passes: int = 29
     batches: Literal["pure", "mixed"] = "pure"
     share: float | None = None
+    start: str | None = None
 
     def __post_init__(self) -> None:
         if self.share is not None and not 0 < self.share < 1:
             raise ValueError(f"`share` of exemplars must lie between 0 and 1, got {self.share}.")
+        if self.passes < 2:
+            raise ValueError(f"`passes` must be at least 2 for them to vary, got {self.passes}.")
+        if self.start is not None:
+            ExemplarMemory(self.start).require()
         self.chooser = policy_of(self.policy)
 
     @property

@@ -1,5 +1,6 @@
 """What a selection policy may know about the samples it chooses from."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -129,11 +130,16 @@ def volumes(order: Sequence[int], volume: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(volume[index] for index in order))
 
 
-def seeded_keys(n: int, seed: int) -> Tensor:
+def seeded_keys(n: int, seed: int | None) -> Tensor:
     """Draw one random key a sample; the lowest ``k`` keys are a uniform sample, and a prefix of those of ``k + 1``.
+
+    Args:
+        n: Number of samples.
+        seed: Of the keys; ``None`` takes that of ``seed_everything``.
 
     Example:
         >>> torch.equal(seeded_keys(3, 0), seeded_keys(3, 0))
         True
     """
+    seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
     return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -114,6 +114,18 @@ def test_adding_again_changes_nothing(memory):
     assert {path: path.read_bytes() for path in memory.folder.rglob("*.*")} == before
 
 
+def test_begins_with_another_memory_once(memory, tmp_path):
+    later = ExemplarMemory(tmp_path / "later")
+    later.begin(memory.folder)
+    assert stored(later.folder) == stored(memory.folder)
+    assert later.path.read_bytes() == memory.path.read_bytes()
+    later.add("second", ["fat"], picks("second", 2, "fat"), Budget())
+    later.begin(memory.folder)
+    assert len(stored(later.folder)) == 6
+    with pytest.raises(ValueError, match=r"There is no memory in .*nowhere: it has no manifest.json"):
+        later.begin(tmp_path / "nowhere")
+
+
 def test_nothing_from_nobody(tmp_path):
     memory = ExemplarMemory(tmp_path / "none")
     assert memory.exemplars == []

@@ -107,7 +107,7 @@ def test_whole_volumes_go_by_their_first_pick(memory):
     assert whole.slice is None
     assert module.memory.load(whole)["image"].shape == (1, 16, 16, 4)
     module.setup("fit")
-    assert len(module.replayed) == 4
+    assert len(module.stored) == 4
 
 
 def test_three_dimensions_keep_volumes(data, tmp_path):
@@ -119,7 +119,7 @@ def test_three_dimensions_keep_volumes(data, tmp_path):
     assert len(module.remember(Segmenter(network, features=4, heads=[["ball"]]))) == 1
     later = ExemplarMemoryDataModule(part("box", 1), tmp_path, keep, "box")
     later.setup("fit")
-    assert len(later.replayed) == 3
+    assert len(later.stored) == 3
 
 
 def test_an_exemplar_free_memory_measures_nothing_and_says_so(memory):
@@ -149,9 +149,9 @@ def test_exemplars_are_augmented_as_new_samples_are(memory):
     plain = [module.memory.load(e)["image"][..., 0] for e in module.memory.exemplars]
     for epoch in range(3):
         for k, image in enumerate(plain):
-            drawn = module.replayed[epoch, k]["image"]
+            drawn = module.stored[epoch, k]["image"]
             assert torch.equal(drawn, image) or torch.equal(drawn, image.flip(1))
-    assert any(not torch.equal(module.replayed[epoch, 0]["image"], plain[0]) for epoch in range(6))
+    assert any(not torch.equal(module.stored[epoch, 0]["image"], plain[0]) for epoch in range(6))
 
 
 def test_without_exemplars_of_others_it_is_the_wrapped_module(data, segmenter, tmp_path):
@@ -203,7 +203,7 @@ def test_cached_targets_of_exemplars_are_those_of_the_teacher(memory, segmenter,
     fit = trainer(callbacks=[callback], limit_val_batches=0)
     fit.fit(segmenter, datamodule=module)
     assert fit.callback_metrics["train/distillation"] > 0
-    assert module.replayed.targets["distillation"][0].shape == (2, 16, 16, 1)
+    assert module.stored.targets["distillation"][0].shape == (2, 16, 16, 1)
 
 
 class Plain(LightningDataModule):
@@ -292,9 +292,41 @@ def test_refuses_samples_and_settings_that_cannot_be_right(tmp_path, data):
         Exemplars(share=1)
     with pytest.raises(ValueError, match=r"There is no `Randm` in lit_continual.selection. Correct `_target_: Randm`"):
         Exemplars("Randm")
-    module = ExemplarMemoryDataModule(data(), tmp_path, Exemplars("Herding"), "ball")
-    with pytest.raises(ValueError, match=r"name of the network's abstraction layer: give it as `layer`"):
-        module.remember(Segmenter(NETWORK, features=4, heads=[["ball"]]))
+    with pytest.raises(ValueError, match=r"`passes` must be at least 2 for them to vary, got 1"):
+        Exemplars(passes=1)
+    with pytest.raises(ValueError, match=r"There is no memory in .*none"):
+        Exemplars(start=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("exemplars", "message"),
+    [
+        (Exemplars("Herding"), r"name of the network's abstraction layer: give it as `layer`"),
+        (Exemplars("Herding", layer="body.down"), r"has no layer `body.down`; the nearest names are"),
+        (Exemplars("CertaintyCoverage", layer="body.model.0"), r"has no dropout module with p > 0"),
+    ],
+)
+def test_what_cannot_be_chosen_is_said_before_training(exemplars, message, data, trainer, tmp_path):
+    module = Segmenter({**NETWORK, "norm": "INSTANCE", "dropout": 0.0}, features=4)
+    module.training_step = lambda *args: pytest.fail("trained")
+    with pytest.raises(ValueError, match=message):
+        trainer(num_sanity_val_steps=0).fit(module, datamodule=ExemplarMemoryDataModule(data(), tmp_path, exemplars))
+
+
+def test_a_class_that_the_network_does_not_know_has_no_certainty(data, tmp_path):
+    keep = Exemplars("CertaintyCoverage", layer="body.model.0", passes=2)
+    module = Segmenter(NETWORK, features=4, heads=[["bone"]])
+    with pytest.raises(ValueError, match=r"certainty of ball is not known to `Segmenter`, whose classes are bone"):
+        ExemplarMemoryDataModule(data(), tmp_path, keep).remember(module)
+
+
+def test_a_run_may_begin_with_the_memory_of_another(memory, data, trainer, tmp_path):
+    first = memory()
+    keep = Exemplars(budget=Budget(samples=2), start=str(first.memory.folder))
+    later = ExemplarMemoryDataModule(data("box", 1), tmp_path / "later", keep, "box")
+    later.setup("fit")
+    assert len(later.stored) == 5
+    assert {origin for batch in later.train_dataloader() for origin in batch["origin"]} == {"new", "exemplar"}
 
 
 def test_a_network_looks_at_the_middle_of_the_foreground():
