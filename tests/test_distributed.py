@@ -119,6 +119,7 @@ def test_clipping_holds_the_gradient_of_loss_and_term_together(shapes, trainer):
     assert norms == pytest.approx([1e-3] * 4, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_bf16_mixed_runs_a_stream_and_scores_close_to_full_precision(stream, tmp_path):
     for name, options in (("bf16", ["--trainer.precision=bf16-mixed"]), ("full", [])):
         main(["fit", "--config", stream(LWF), *options, f"--trainer.default_root_dir={tmp_path / name}"])

@@ -49,6 +49,7 @@ def matrix(folder):
     return json.loads((folder / "matrix.json").read_text())["dice"]
 
 
+@pytest.mark.slow
 def test_plain_training_then_meta_tuning(meta_stream, tmp_path):
     main(["fit", "--config", meta_stream("whole")])
     whole = tmp_path / "whole"

@@ -108,6 +108,7 @@ def test_killed_at_any_line_a_run_ends_as_if_it_had_not_been(resumed, first, tmp
 MEMORY = [f"--stream.memory.{setting}" for setting in ("policy=Random", "budget.samples=5", "share=0.5")]
 
 
+@pytest.mark.slow
 def test_killed_before_a_memory_is_noted_a_run_ends_as_if_it_had_not_been(resumed):
     add = {"function": "lit_continual.data.ExemplarMemory.add", "call": 1, "after": True}
     cut, whole = resumed(add, {"function": STEP, "call": 1}, options=MEMORY)

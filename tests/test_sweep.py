@@ -76,6 +76,7 @@ def test_a_grid_tries_everything_once_and_ends_with_means_over_seeds(sweep, tmp_
     assert "0.810 ± 0.010" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "bayes"])
 def test_a_search_draws_from_ranges_and_a_longer_one_goes_on(sweep, method):
     ranges = {

@@ -110,6 +110,7 @@ def test_killed_inside_the_second_experience_it_ends_as_if_it_had_not_been(pet, 
     assert (whole / "matrix.json").read_text() == (cut / "matrix.json").read_text()
 
 
+@pytest.mark.slow
 def test_only_the_last_blocks_are_one_line_of_the_same_config(pet, tmp_path):
     parts = {"parts": ["blocks.2", "blocks.3"], "network": "network", "after": 1}
     main(["fit", "--config", pet({"class_path": "TrainOnly", "init_args": parts})])
