@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lit_continual.callbacks import L2SP
 from lit_continual.modules import Segmenter
 
-ROUNDS, STEPS, BATCH, SIZE, LIMIT = 5, 4, 8, 96, 1.03
+ROUNDS, STEPS, BATCH, SIZE, LIMIT = 3, 3, 8, 96, 1.03
 NETWORK = {"_target_": "DenseNet121UNet", "decoder_channels": [128, 64, 48, 32, 24]}
 
 
