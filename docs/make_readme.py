@@ -19,9 +19,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lit_continual.checkpoints import load_segmenter
 from lit_continual.data import ShoulderDataModule
 from lit_continual.data.volumes import load_evaluation_volume
-from lit_continual.prediction import load_segmenter
 from lit_continual.reports import Run
 from lit_continual.storage import replaced, write_text
 

@@ -1,4 +1,4 @@
-"""Command line: ``lit-continual fit|validate|test|predict|report|compare|sweep``."""
+"""Command line: ``lit-continual fit|validate|test``, and the commands of :mod:`lit_continual.commands`."""
 
 import copy
 import errno
@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
 from typing_extensions import override
@@ -22,7 +22,7 @@ import lit_continual.data
 import lit_continual.modules  # noqa: F401  # lets a config name what is in these rooms by its bare class name
 from lit_continual.commands import TOOLS, announce, show_scores
 from lit_continual.evaluation import judge
-from lit_continual.parser import Parser, reason
+from lit_continual.parser import Parser, made, merged, reason
 from lit_continual.run_folder import RunFolder
 from lit_continual.storage import FREE_SPACE, AtomicCheckpointIO, load_checkpoint
 from lit_continual.stream import Experience, Stream, StreamLoop, check_stream, restore
@@ -61,8 +61,8 @@ class ContinualCLI(LightningCLI):
             subcommands.add_subcommand(name, part, help=text)
         for name, tool in TOOLS.items():
             self._subcommand_parsers[name] = part = Parser(description=tool.help)
-            tool.add_arguments(part)
             subcommands.add_subcommand(name, part, help=tool.help)
+            tool.add_arguments(part)  # may be commands of its own, which must come after it
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -114,14 +114,15 @@ class ContinualCLI(LightningCLI):
         """Learn the stream of the config."""
         config = self._section
         data = [self._data(experience) for experience in self.stream.experiences]
+        models = [self._model(experience) for experience in self.stream.experiences]
         check_stream(self.stream, data)
         if self.stream.start is not None:
-            restore(copy.deepcopy(self.model), load_checkpoint(self.stream.start), self.stream.start)
+            restore(copy.deepcopy(models[0]), load_checkpoint(self.stream.start), self.stream.start)
         folder = RunFolder(Path(config.trainer.default_root_dir or Path("runs") / (self.stream.name or "stream")))
         text = self._parser("fit").dump(_without(config, "resume", "overwrite", "config"), skip_none=False)
         folder.start(text, self._run(folder.path), config.resume, config.overwrite)
         self.loggers = self._loggers(folder)
-        loop = StreamLoop(self.stream, self.model, data, self._trainer, folder, config.seed_everything, self.loggers)
+        loop = StreamLoop(self.stream, models, data, self._trainer, folder, config.seed_everything, self.loggers)
         loop.run()
         end_tracking(self.loggers)
         announce(folder.path)
@@ -168,17 +169,30 @@ class ContinualCLI(LightningCLI):
         """
         if self._section.get("data") is None:
             raise ValueError("A stream needs a `data` section: the data module that all experiences share.")
-        parser = Parser(exit_on_error=False)
-        parser.add_subclass_arguments(LightningDataModule, "data")
-        shared = self._section.data.as_dict()
-        own = {**experience.data, **({"classes": experience.classes} if experience.classes else {})}
-        section = {**shared, "init_args": _merged(shared.get("init_args") or {}, own)}
-        try:
-            parsed = parser.parse_object({"data": section})
-        except Exception as error:
-            raise ValueError(f"The data of experience {experience.name} are wrong: {reason(str(error))}.") from error
-        module: LightningDataModule = parser.instantiate_classes(parsed).data
-        return module
+        section = self._with(experience.data, "data")
+        if experience.classes:
+            section = {**section, "init_args": {**(section.get("init_args") or {}), "classes": experience.classes}}
+        data: LightningDataModule = made(
+            "data", LightningDataModule, section, f"data of experience {experience.name} are"
+        )
+        return data
+
+    def _model(self, experience: Experience) -> LightningModule:
+        """The model of an experience: the ``model`` section with the experience's own arguments over it.
+
+        Raises:
+            ValueError: If an argument is unknown or of the wrong type.
+        """
+        model: LightningModule = self.model
+        if experience.model:
+            section = self._with(experience.model, "model")
+            model = made("model", LightningModule, section, f"model of experience {experience.name} is")
+        return model
+
+    def _with(self, own: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """Lay an experience's arguments over those of a section; a ``class_path`` takes its place."""
+        shared = self._section[key].as_dict()
+        return dict(own) if "class_path" in own else {**shared, "init_args": merged(shared.get("init_args") or {}, own)}
 
     def _trainer(
         self, before: list[Callback], behind: Sequence[Callback] = (), step: int = 0, **overrides: Any
@@ -210,14 +224,6 @@ def _listed(given: Any) -> list[Any]:
 
 def _without(config: Namespace, *keys: str) -> Namespace:
     return Namespace(**{k: v for k, v in vars(config).items() if k not in keys})
-
-
-def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay ``own`` over ``shared``; mappings are merged, except classes, which one experience names in full."""
-    nested = {
-        k: _merged(shared[k], v) for k, v in own.items() if isinstance(v, dict) and k != "classes" and shared.get(k)
-    }
-    return {**shared, **own, **nested}
 
 
 def main(args: ArgsType = None) -> ContinualCLI:

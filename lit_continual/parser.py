@@ -1,8 +1,8 @@
-"""A command-line parser that says what is wrong in one line."""
+"""A command-line parser that says what is wrong in one line, and objects from sections of its configs."""
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -69,6 +69,38 @@ def reason(message: str) -> str:
             kept.append(line.strip(" -").rstrip(".:"))
             depth = indent
     return ": ".join(kept)
+
+
+def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``own`` over ``shared``; mappings are merged, except classes and objects, which are named in full."""
+    nested = {
+        key: merged(shared[key], value)
+        for key, value in own.items()
+        if isinstance(value, dict) and isinstance(shared.get(key), dict)
+        if key != "classes" and not value.keys() & {"class_path", "_target_"}
+    }
+    return {**shared, **own, **nested}
+
+
+def made(key: str, base: type, section: Mapping[str, Any], what: str) -> Any:
+    """Make the object of a section.
+
+    Args:
+        key: Name of the section.
+        base: What the object must be.
+        section: ``class_path`` and ``init_args``.
+        what: Subject of the error, with its verb.
+
+    Raises:
+        ValueError: If an argument is unknown or of the wrong type.
+    """
+    parser = Parser(exit_on_error=False)
+    parser.add_subclass_arguments(base, key)
+    try:
+        parsed = parser.parse_object({key: dict(section)})
+    except Exception as error:
+        raise ValueError(f"The {what} wrong: {reason(str(error))}.") from error
+    return parser.instantiate_classes(parsed)[key]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -13,11 +12,13 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
+from lit_continual.checkpoints import load_segmenter
 from lit_continual.data import Case, Preprocessing, read_cases
 from lit_continual.data.cases import stem
+from lit_continual.data.nifti import write_nifti
 from lit_continual.data.volumes import load_case
 from lit_continual.modules import Segmenter
-from lit_continual.storage import in_one_line, load_checkpoint, replaced, write_text
+from lit_continual.storage import write_text
 
 
 def predict(
@@ -60,25 +61,6 @@ def predict(
     loader: DataLoader[Any] = DataLoader(_Images(cases, preprocessing), batch_size=1)
     trainer.predict(module, loader, return_predictions=False)
     return folder
-
-
-def load_segmenter(checkpoint: str | Path) -> tuple[Segmenter, Preprocessing]:
-    """Rebuild the network of a checkpoint, and what it does to an image first.
-
-    Raises:
-        ValueError: If the file is not a checkpoint of a ``Segmenter`` that was trained on one of our data modules.
-    """
-    content = load_checkpoint(checkpoint)
-    try:
-        module = Segmenter(**content["hyper_parameters"])
-        module.load_state_dict(content["state_dict"])
-        preprocessing = Preprocessing(**content["datamodule_hyper_parameters"]["preprocessing"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"{checkpoint} is no checkpoint of a Segmenter with its preprocessing ({in_one_line(error)})."
-            " Use an experiences/*/model.ckpt of a run."
-        ) from error
-    return module, preprocessing
 
 
 def _check_names(cases: Sequence[Case]) -> None:
@@ -133,29 +115,14 @@ class SegmentationWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         assert isinstance(pl_module, Segmenter)
-        masks = pl_module.masks(prediction.float())[0]
-        chances = pl_module.probabilities(prediction.float())[0]
-        best = torch.where(masks, chances, -1.0).max(0)
-        labels = torch.where(best.values >= 0, best.indices + 1, 0).to(torch.uint8)
+        labels = pl_module.heads.labels(prediction.float())[0].to(torch.uint8)
         source = Path(batch["path"][0])
         self._write(stem(source), labels.cpu().numpy(), source, batch)
         if self.probabilities:
+            chances = pl_module.probabilities(prediction.float())[0]
             moved = chances.movedim(0, -1).float().cpu().numpy()
             self._write(f"{stem(source)}_probabilities", moved, source, batch)
 
     def _write(self, name: str, array: np.ndarray[Any, Any], source: Path, batch: Any) -> None:
         affine = batch["source_affine"][0].cpu().numpy()
-        header = None
-        if source.name.endswith((".nii", ".nii.gz")):
-            header = nib.load(source).header.copy()
-            header.set_slope_inter(1, 0)
-            header.set_data_dtype(array.dtype)
-        with replaced(self.folder / f"{name}.nii.gz") as temporary:
-            image = nib.Nifti1Image(array, affine, header)
-            temporary.write_bytes(_gzip(image))
-
-
-def _gzip(image: Any) -> bytes:
-    import gzip
-
-    return gzip.compress(image.to_bytes(), mtime=0)
+        write_nifti(self.folder / f"{name}.nii.gz", array, affine, source)

@@ -14,7 +14,7 @@ from lit_continual.storage import is_first_rank, read_json, replaced, write_json
 
 
 class RunFolder:
-    """The folder of one run: ``config.yaml``, ``run.json``, ``matrix.json``, ``cases.csv``, checkpoints and overlays.
+    """The folder of one run: ``config.yaml``, ``run.json``, ``matrix.json``, ``cases.csv``, memory and checkpoints.
 
     Only the first rank writes. ``run.json`` is written last of a step, so what it says is there is there.
 
@@ -26,6 +26,11 @@ class RunFolder:
         self.path = path
         self.run: dict[str, Any] = {}
         self.matrices: dict[str, list[list[float | None]]] = {}
+
+    @property
+    def memory(self) -> Path:
+        """Where the exemplars lie."""
+        return self.path / "memory"
 
     def checkpoint(self, index: int) -> Path:
         """Where the network and the callbacks' memory lie after experience ``index``."""
@@ -79,7 +84,7 @@ class RunFolder:
         shutil.rmtree(removed, ignore_errors=True)
         if (self.path / "experiences").exists():
             (self.path / "experiences").rename(removed)
-        for name in (".removed", "overlays", "report", "logs"):
+        for name in (".removed", "memory", "overlays", "report", "logs"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in ("cases.csv", "matrix.json", "config.yaml", "run.json"):
             (self.path / name).unlink(missing_ok=True)
@@ -98,6 +103,10 @@ class RunFolder:
         """Whether the checkpoint of an experience is there and noted down."""
         return self.checkpoint(index).exists() and "steps" in self.run["experiences"][index]
 
+    def remembered(self, index: int) -> bool:
+        """Whether exemplars of an experience have been chosen."""
+        return "exemplars" in self.run["experiences"][index]
+
     def evaluated(self, after: int) -> bool:
         """Whether the row of experience ``after`` is complete."""
         return self.run["experiences"][after].get("evaluation_seconds") is not None
@@ -115,7 +124,8 @@ class RunFolder:
             with path.open(newline="", encoding="utf-8") as file:
                 kept = [r for r in csv.DictReader(file) if r["after"] != str(after)]
         text = io.StringIO()
-        table = csv.DictWriter(text, ["after", "on", "patient", "class", *self.run["scores"]], lineterminator="\n")
+        columns = ["after", "on", "patient", "class", *self.run["scores"]]
+        table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         table.writerows([*kept, *({"after": after, **case} for case in cases)])
         write_text(path, text.getvalue())

@@ -30,7 +30,7 @@ def build(spec: Mapping[str, Any] | str, packages: Sequence[str], **overrides: A
     name = arguments.pop("_target_")
     if not isinstance(name, str):
         raise ValueError(f"`_target_` must be a name, got {name!r}. Name a class.")
-    found, arguments = _find(name, packages), {**arguments, **overrides}
+    found, arguments = find(name, packages), {**arguments, **overrides}
     parameters = inspect.signature(found).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for argument in arguments.keys() - parameters.keys():
@@ -41,7 +41,12 @@ def build(spec: Mapping[str, Any] | str, packages: Sequence[str], **overrides: A
         raise ValueError(f"`{name}` cannot be built from {arguments} ({error}). Correct its arguments.") from error
 
 
-def _find(name: str, packages: Sequence[str]) -> Any:
+def find(name: str, packages: Sequence[str]) -> Any:
+    """Return the class or function of that name.
+
+    Raises:
+        ValueError: If it is not there.
+    """
     places = [name.rpartition(".")[0]] if "." in name else packages
     for place in places:
         try:

@@ -12,12 +12,15 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
-from lit_continual.data import JointDataModule, check_leakage
+from lit_continual.data import ExemplarMemoryDataModule, Exemplars, JointDataModule, check_leakage
 from lit_continual.evaluation import CaseRecorder, judge
 from lit_continual.resumption import EpochSeed, ResumePoint
 from lit_continual.run_folder import RunFolder
 from lit_continual.storage import is_first_rank, load_checkpoint, replaced
 from lit_continual.tracking import log_row, tell
+
+#: Arguments by name; not ``Any``, of which the command line makes objects where it finds a ``class_path``.
+Arguments = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
 
 
 @dataclass
@@ -27,14 +30,18 @@ class Experience:
     Args:
         name: Its name in tables and files.
         classes: The classes it reveals, name to label value; given to the data module as ``classes``.
-        data: What differs from the ``data`` section, as arguments of the data module.
-        max_epochs: Epochs of this fit, where they differ from those of the trainer.
+        data: What differs from the ``data`` section, as arguments of the data module; or another data module in full,
+            with ``class_path``, dotted, and ``init_args``.
+        max_epochs: Epochs of this fit, where they differ from those of the trainer. With 0 nothing is learnt: the row
+            says what the network that the stream starts from knows.
+        model: What differs from the ``model`` section in this fit, such as the optimizer, as arguments of the model.
     """
 
     name: str
     classes: dict[str, int | str] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
+    data: Arguments = field(default_factory=dict)
     max_epochs: int | None = None
+    model: Arguments = field(default_factory=dict)
 
 
 @dataclass
@@ -66,6 +73,8 @@ class Stream:
         start: Checkpoint of a trained model to extend, instead of a new one.
         scores: What fills the result matrices; by default Dice, and surface distances in mm.
         name: Name of the run in reports; by default that of its folder.
+        memory: Training samples to keep of each experience for the next ones, in ``memory/`` of the run's folder;
+            ``None`` for no memory. The bounds, ``joint`` and ``single``, have none.
     """
 
     experiences: list[Experience] = field(default_factory=list)
@@ -73,6 +82,7 @@ class Stream:
     start: Path | None = None
     scores: dict[str, Score] | None = None
     name: str | None = None
+    memory: Exemplars | None = None
 
     def __post_init__(self) -> None:
         self.scores = self.scores or SCORES
@@ -83,7 +93,7 @@ class StreamLoop:
 
     Args:
         stream: What is learnt.
-        model: The module before the first experience.
+        models: The module as each experience trains it; the first one's weights are those before the first.
         data: The data module of each experience.
         make_trainer: Makes a fresh trainer with fresh callbacks, from callbacks to put before these and behind these,
             the training steps of earlier fits as ``step``, and arguments of the trainer to override.
@@ -95,14 +105,14 @@ class StreamLoop:
     def __init__(
         self,
         stream: Stream,
-        model: LightningModule,
+        models: list[LightningModule],
         data: list[LightningDataModule],
         make_trainer: Callable[..., Trainer],
         folder: RunFolder,
         seed: int,
         loggers: Sequence[Logger] = (),
     ) -> None:
-        self.stream, self.model, self.data, self.make_trainer = stream, model, data, make_trainer
+        self.stream, self.models, self.data, self.make_trainer = stream, models, data, make_trainer
         self.folder, self.seed, self.loggers = folder, seed, loggers
 
     def run(self) -> None:
@@ -115,6 +125,8 @@ class StreamLoop:
                 self._note(i, load_checkpoint(self.folder.checkpoint(i))["experience"])
             if is_first_rank():
                 shutil.rmtree(self.folder.resume_folder(i), ignore_errors=True)
+            if self._remembers and not self.folder.remembered(i):
+                self._remember(i)
             if not self.folder.evaluated(i):
                 self._evaluate(i)
         self.folder.finish()
@@ -123,8 +135,8 @@ class StreamLoop:
         """Checkpoint that experience ``index`` begins with."""
         return self.folder.checkpoint(index - 1) if self.stream.mode == "continual" and index else self.stream.start
 
-    def _module(self, path: Path | None) -> tuple[LightningModule, dict[str, Any]]:
-        module = copy.deepcopy(self.model)
+    def _module(self, index: int, path: Path | None) -> tuple[LightningModule, dict[str, Any]]:
+        module = copy.deepcopy(self.models[0 if self.stream.mode == "joint" else index])
         if path is None:
             return module, {}
         checkpoint = load_checkpoint(path)
@@ -135,8 +147,9 @@ class StreamLoop:
         experience = self.stream.experiences[index]
         seeds, point = EpochSeed(self.seed, index), ResumePoint(self.folder.resume_folder(index))
         under_way = point.found()
-        module, memory = self._module(self._before(index))
+        module, memory = self._module(index, self._before(index))
         data = self.data[index] if self.stream.mode != "joint" else JointDataModule(self.data)
+        data = self._with_memory(index) if self._remembers else data
         options: dict[str, Any] = {"enable_model_summary": False} if index else {}
         if experience.max_epochs is not None:
             options["max_epochs"] = experience.max_epochs
@@ -172,12 +185,32 @@ class StreamLoop:
     def _note(self, index: int, facts: Mapping[str, Any]) -> None:
         self.folder.note(index, **facts, checkpoint_bytes=self.folder.checkpoint(index).stat().st_size)
 
+    @property
+    def _remembers(self) -> bool:
+        return self.stream.memory is not None and self.stream.mode == "continual"
+
+    def _with_memory(self, index: int) -> ExemplarMemoryDataModule:
+        name = self.stream.experiences[index].name
+        return ExemplarMemoryDataModule(self.data[index], self.folder.memory, self.stream.memory, name)
+
+    def _remember(self, index: int) -> None:
+        """Keep exemplars of a finished experience, chosen by the network of its checkpoint."""
+        begin = time.monotonic()
+        module, _ = self._module(index, self.folder.checkpoint(index))
+        module.to(self.make_trainer([], logger=False).strategy.root_device)
+        exemplars = self._with_memory(index).remember(module)
+        size = sum(exemplar.bytes for exemplar in exemplars)
+        tell(f"{self._title(index)} {len(exemplars)} exemplars of {size / 1e6:.1f} MB in {self.folder.memory}")
+        size += self.folder.run["experiences"][index].get("memory_bytes", 0)
+        seconds = round(time.monotonic() - begin, 2)
+        self.folder.note(index, exemplars=len(exemplars), memory_bytes=size, selection_seconds=seconds)
+
     def _title(self, index: int) -> str:
         names = [experience.name for experience in self.stream.experiences]
         return "all together:" if self.stream.mode == "joint" else f"{index + 1}/{len(names)} {names[index]}:"
 
     def _evaluate(self, after: int) -> None:
-        module, memory = self._module(self.folder.checkpoint(after))
+        module, memory = self._module(after, self.folder.checkpoint(after))
         row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores or ()}
         cases: list[dict[str, Any]] = []
         begin = time.monotonic()

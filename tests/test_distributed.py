@@ -16,6 +16,7 @@ from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
+L2SP = {"class_path": "L2SP", "init_args": {"strength": 0.5, "parameters": "body.*.weight", "anchor": "last_fit"}}
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
 
 KEEP = """
@@ -39,7 +40,7 @@ def weights(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("callbacks", [[LWF], []], ids=["distillation", "fine-tuning"])
+@pytest.mark.parametrize("callbacks", [[LWF], [L2SP], []], ids=["distillation", "l2sp", "fine-tuning"])
 def test_two_processes_learn_what_one_does_with_the_same_global_batch(stream, tmp_path, callbacks):
     (tmp_path / "keep_weights.py").write_text(KEEP)
     keep = {"class_path": "keep_weights.KeepWeights", "init_args": {"folder": str(tmp_path)}}
@@ -118,6 +119,7 @@ def test_clipping_holds_the_gradient_of_loss_and_term_together(shapes, trainer):
     assert norms == pytest.approx([1e-3] * 4, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_bf16_mixed_runs_a_stream_and_scores_close_to_full_precision(stream, tmp_path):
     for name, options in (("bf16", ["--trainer.precision=bf16-mixed"]), ("full", [])):
         main(["fit", "--config", stream(LWF), *options, f"--trainer.default_root_dir={tmp_path / name}"])

@@ -39,10 +39,12 @@ def assert_same_run(run, expected):
     for facts in (mine, theirs):
         facts.update(tracking_id="")
         for experience in facts["experiences"]:
-            experience.update(seconds=0, evaluation_seconds=0, checkpoint_bytes=0)
+            experience.update(seconds=0, evaluation_seconds=0, checkpoint_bytes=0, selection_seconds=0)
     assert mine == {**theirs, "name": mine["name"]}
     overlays = sorted(path.name for path in (expected / "overlays").iterdir())
     assert sorted(path.name for path in (run / "overlays").iterdir()) == overlays
+    mine, theirs = ({path.name: path.read_bytes() for path in r.glob("memory/**/*.*")} for r in (run, expected))
+    assert mine == theirs
     assert not list(run.rglob("*.part"))
     assert not list(run.rglob("resume"))
 
@@ -101,6 +103,34 @@ def test_killed_at_any_line_a_run_ends_as_if_it_had_not_been(resumed, first, tmp
     for n in range(5 + 13 * first, 950, 91):
         shutil.rmtree(tmp_path / "cut", ignore_errors=True)
         assert_same_run(*resumed({"files": ENDED, "n": n}))
+
+
+MEMORY = [f"--stream.memory.{setting}" for setting in ("policy=Random", "budget.samples=5", "share=0.5")]
+
+
+@pytest.mark.slow
+def test_killed_before_a_memory_is_noted_a_run_ends_as_if_it_had_not_been(resumed):
+    add = {"function": "lit_continual.data.ExemplarMemory.add", "call": 1, "after": True}
+    cut, whole = resumed(add, {"function": STEP, "call": 1}, options=MEMORY)
+    assert_same_run(cut, whole)
+    assert len(json.loads((cut / "memory/manifest.json").read_text())["exemplars"]) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("function", "calls"),
+    [
+        ("os.replace", range(1, 42, 2)),
+        ("pathlib.Path.write_bytes", range(1, 8)),
+        ("lit_continual.data.ExemplarMemory.add", (1, 2)),
+        (STEP, range(3, 13, 3)),
+    ],
+)
+def test_killed_with_a_memory_at_any_call(resumed, function, calls, after, tmp_path):
+    for call in calls:
+        shutil.rmtree(tmp_path / "cut", ignore_errors=True)
+        assert_same_run(*resumed({"function": function, "call": call, "after": after}, options=MEMORY))
 
 
 @pytest.mark.slow

@@ -65,6 +65,7 @@ def test_a_stream_leaves_a_matrix_checkpoints_cases_and_overlays(stream, run):
     assert (run / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_run_and_another_seed_another(stream, tmp_path):
     config = stream(LWF)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -89,6 +90,7 @@ def test_a_domain_increment_fills_the_upper_triangle(stream, run, shapes, dim_sh
     assert load(run / "experiences/2_site 2/model.ckpt")["hyper_parameters"]["heads"] == [["ball", "box"]]
 
 
+@pytest.mark.slow
 def test_three_experiences_each_with_its_epochs(stream, run, dim_shapes):
     experiences = [
         {"name": "ball", "classes": {"ball": 1}},

@@ -77,6 +77,7 @@ def test_a_grid_tries_everything_once_and_ends_with_means_over_seeds(sweep, tmp_
     assert "0.807 ± 0.014" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "bayes"])
 def test_a_search_draws_from_ranges_and_a_longer_one_goes_on(sweep, method):
     ranges = {

@@ -169,7 +169,7 @@ def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
     "file", sorted((Path(__file__).parents[1] / "configs/tables").glob("*.yaml")), ids=lambda f: f.stem
 )
 def test_shipped_tables_are_short_and_their_options_known(file, tmp_path):
-    assert len(file.read_text().splitlines()) <= 40
+    assert len(file.read_text().splitlines()) <= 70  # of several configs
     main(["compare", "--config", str(file), "--workers=0", f"--output={tmp_path}"])
     table = RunTable(file, read_layout(file), tmp_path)
     assert len(table.runs) == len(table.layout.cases) * len(table.layout.methods) * len(table.layout.seeds)

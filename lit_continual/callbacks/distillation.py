@@ -105,6 +105,13 @@ class Distillation(LossTerm):
         cache(self.name, lambda image: self._ask({"image": image}))
 
     @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Hide the classes of exemplars: with a teacher, they are trained on its answers alone (eq. 1)."""
+        if self._teacher is not None and isinstance(batch, dict) and "origin" in batch and "classes" in batch:
+            pairs = zip(batch["classes"], batch["origin"], strict=True)
+            batch["classes"] = ["" if origin == "exemplar" else classes for classes, origin in pairs]
+
+    @override
     def compute(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor | None:
         if self._teacher is None:
             return None

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -15,9 +14,7 @@ from typing_extensions import override
 
 from lit_continual.callbacks.anchor import fit_anchor, layer_distances, read_anchor, select_parameters, snapshot
 from lit_continual.callbacks.guards import require_persistent_replicas
-from lit_continual.functional import l2_sp_gradient, l2_sp_proximal_
-
-_Pull = tuple[dict[str, nn.Parameter], dict[str, Tensor], float]
+from lit_continual.callbacks.pull import Pull, require_unscaled, warn_of_optimizers
 
 
 class L2SP(Callback):
@@ -111,22 +108,19 @@ class L2SP(Callback):
                 f" nothing of {type(pl_module).__name__}: narrow `parameters`, or set `decoder_strength=0`."
             )
         if self.step == "explicit":
-            _require_unscaled(trainer)
+            require_unscaled(trainer)
         else:
             hook = partial(self._step_proximally, trainer)
             self._handles = [optimizer.register_step_post_hook(hook) for optimizer in trainer.optimizers]
-        _warn(self._held, trainer.optimizers, max(self.schedule.values()) if self.step == "explicit" else 0.0)
+        warn_of_optimizers(
+            self._held, trainer.optimizers, max(self.schedule.values()) if self.step == "explicit" else 0.0
+        )
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        penalty: Tensor | None = None
-        for parameters, anchor, strength in self._pulls(trainer):
-            value, gradient = l2_sp_gradient(parameters, anchor, strength)
-            penalty = value if penalty is None else penalty + value
-            if self.step == "explicit" and strength > 0 and _steps(optimizer):
-                _add_gradient(optimizer, parameters, gradient)
-        if penalty is not None:
-            pl_module.log(f"train/{self.name}", penalty)
+        stepped = optimizer if self.step == "explicit" else None
+        if penalties := [pull.penalty(explicit_step_of=stepped) for pull in self._pulls(trainer)]:
+            pl_module.log(f"train/{self.name}", torch.stack(penalties).sum())
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -159,64 +153,14 @@ class L2SP(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._anchor = dict(state_dict.get("anchor", {}))
 
-    def _pulls(self, trainer: Trainer) -> Iterator[_Pull]:
+    def _pulls(self, trainer: Trainer) -> Iterator[Pull]:
         if self._held:
-            yield self._held, self._anchor, self.schedule[max(e for e in self.schedule if e <= trainer.current_epoch)]
+            strength = self.schedule[max(epoch for epoch in self.schedule if epoch <= trainer.current_epoch)]
+            yield Pull(self._held, self._anchor, strength)
         if self.decoder_strength:
             zeros = {name: p.new_zeros(()).expand_as(p) for name, p in self._rest.items()}
-            yield self._rest, zeros, self.decoder_strength
+            yield Pull(self._rest, zeros, self.decoder_strength)
 
     def _step_proximally(self, trainer: Trainer, optimizer: Optimizer, *args: Any) -> None:
-        if not _steps(optimizer):
-            return
-        for parameters, anchor, strength in self._pulls(trainer):
-            for group in optimizer.param_groups:
-                mine = _among(parameters, group["params"])
-                if mine:
-                    l2_sp_proximal_(mine, {name: anchor[name] for name in mine}, strength, float(group["lr"]))
-
-
-def _require_unscaled(trainer: Trainer) -> None:
-    scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-    if scaled and any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in trainer.optimizers):
-        raise MisconfigurationException(
-            "`L2SP` with `step='explicit'` adds to gradients that a fused optimizer under `precision='16-mixed'` still"
-            " holds scaled. Set `step='proximal'`, `fused=False`, or `precision='bf16-mixed'`."
-        )
-
-
-def _warn(held: Mapping[str, nn.Parameter], optimizers: Sequence[Optimizer], explicit_strength: float) -> None:
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        name = next(iter(_among(held, group["params"])), None)
-        lr = max(float(group.get(key, 0)) for key in ("lr", "initial_lr", "max_lr"))  # schedules keep their peak there
-        if name and group.get("weight_decay"):
-            rank_zero_warn(
-                f"The optimizer's weight decay of {group['weight_decay']} pulls `{name}` to 0, where `L2SP` pulls it to"
-                " its anchor: give anchored parameters a group of their own with `weight_decay=0`."
-            )
-        if name and lr * explicit_strength > 1:
-            rank_zero_warn(
-                f"The explicit step of `L2SP` diverges under plain SGD where learning rate times `strength`, here {lr}"
-                f" times {explicit_strength}, exceeds 1: set `step='proximal'`, or lower one of the two."
-            )
-
-
-def _among(parameters: Mapping[str, nn.Parameter], stepped: Sequence[nn.Parameter]) -> dict[str, nn.Parameter]:
-    ids = {id(p) for p in stepped}
-    return {name: p for name, p in parameters.items() if id(p) in ids and p.requires_grad}
-
-
-def _steps(optimizer: Optimizer) -> bool:
-    """Whether there is a gradient at all: there is none where ``training_step`` returned ``None``."""
-    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-
-
-def _add_gradient(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], gradient: dict[str, Tensor]) -> None:
-    mine = _among(parameters, [p for group in optimizer.param_groups for p in group["params"]])
-    gradients = []
-    for p in mine.values():
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)  # a parameter outside the loss of the module is still in the penalty
-        gradients.append(p.grad)
-    if mine:
-        torch._foreach_add_(gradients, [gradient[name] for name in mine])
+        for pull in self._pulls(trainer):
+            pull.step_proximally(optimizer)

@@ -1,14 +1,16 @@
 """Training samples: slices or patches of volumes, augmented the same whoever draws them and whenever."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import get_track_meta, set_track_meta
+from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
+from tqdm.auto import tqdm
 from typing_extensions import override
 
 from lit_continual.spec import build
@@ -84,6 +86,20 @@ class PatchDataset(Dataset[dict[str, Any]]):
             **{name: target.contiguous() for name, target in zip(self.targets, targets, strict=True)},
         }
 
+    def ask(self, key: str, predict: Callable[[Tensor], Tensor]) -> None:
+        """Ask a teacher about every volume and put its answers into the samples, as ``sample[key]``.
+
+        Args:
+            key: Name of the answers; in a sample they have gone through the spatial augmentation of the image.
+            predict: Maps images ``(B, C, *patch_size)``, preprocessed but not augmented, to logits ``(B, K, …)``.
+        """
+        flat = len(self.patch_size) == 2
+        window = [*self.patch_size] + [1] * flat
+        ask = (lambda x: predict(x.squeeze(-1)).unsqueeze(-1)) if flat else predict
+        inferer = SlidingWindowInferer(window, sw_batch_size=16, overlap=0.25, mode="gaussian")
+        bar = tqdm(self.volumes, desc="Asking the teacher", leave=False, disable=None)
+        self.targets[key] = [inferer(volume["image"][None], ask)[0].half() for volume in bar]
+
     def _window(self, k: int, random: np.random.Generator) -> tuple[Any, ...]:
         """Choose what is cut out of ``(C, H, W, D)`` for sample ``k``."""
         i, z = self.index[k]
@@ -146,11 +162,14 @@ class EpochSampler(DistributedSampler[Any]):
 
     @override
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(self.epoch, k) for k in self.order()[self.rank :: self.num_replicas]])
+
+    def order(self) -> list[int]:
+        """The samples of this epoch, of all ranks together."""
         size = len(self.dataset)  # type: ignore[arg-type]
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(size).tolist()
+        order: list[int] = np.random.default_rng([self.seed, self.epoch]).permutation(size).tolist()
         total = self.num_samples * self.num_replicas
-        order = (order * -(-total // len(order)))[:total]
-        return iter([(self.epoch, k) for k in order[self.rank :: self.num_replicas]])
+        return (order * -(-total // len(order)))[:total]
 
 
 class WholeSampler(DistributedSampler[Any]):

@@ -11,7 +11,7 @@ Volume = NDArray[np.float32]
 #: Uptake in SUV of what does not vary; Boellaard et al., EANM guidelines, have the liver near 2.
 _UPTAKE = {"body": 0.7, "lung": 0.4, "heart": 2.5, "spine": 1.4, "liver": 2.1, "spleen": 1.8, "kidney": 3.0}
 #: Linear attenuation at 511 keV in 1/mm.
-_WATER, _LUNG, _BONE = 0.0096, 0.0030, 0.0120
+WATER, _LUNG, _BONE = 0.0096, 0.0030, 0.0120
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ def pet_phantom(
     }
     bladder = ellipsoid((50, -30, 0), (45, 35, 42), vary=0.2)
     activity = np.where(body, _UPTAKE["body"], 0.0)
-    attenuation = np.where(body, _WATER, 0.0)
+    attenuation = np.where(body, WATER, 0.0)
     for name, organ in organs.items():
         activity[organ & body] = _UPTAKE[name] * rng.uniform(0.9, 1.1)
-        attenuation[organ & body] = {"lung": _LUNG, "spine": _BONE}.get(name, _WATER)
+        attenuation[organ & body] = {"lung": _LUNG, "spine": _BONE}.get(name, WATER)
     activity[bladder] = rng.uniform(12, 25)
     lesion = np.zeros_like(body)
     for centre in ((340, -15, -75), (480, 0, 75), (200, -20, 40), (420, 25, -60)):  # the first lies in the liver

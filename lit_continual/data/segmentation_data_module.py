@@ -2,19 +2,20 @@
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
-from monai.inferers import SlidingWindowInferer
+from monai.transforms import SpatialPad
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from typing_extensions import Self, override
 
+from lit_continual.data.candidates import SliceCandidates
 from lit_continual.data.cases import Case, CaseList, read_cases
+from lit_continual.data.episodes import Episodes
 from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
@@ -56,6 +57,8 @@ class SegmentationDataModule(LightningDataModule):
         cache: Keep loaded volumes in ``"memory"``, or on ``"disk"`` for the next run too.
         num_workers: Processes that augment; 0 for none.
         seed: Seed of order and augmentation; ``None`` takes that of ``seed_everything``.
+        episodes: Make each patient a batch of tasks, for ``MetaTune``; 2D only. ``batch_size`` and
+            ``samples_per_epoch`` mean nothing then.
 
     Raises:
         ValueError: For a bad argument or bad data, with the file and the remedy; see ``read_cases`` and ``load_case``.
@@ -75,6 +78,7 @@ class SegmentationDataModule(LightningDataModule):
         cache: Literal["memory", "disk"] = "memory",
         num_workers: int = 0,
         seed: int | None = None,
+        episodes: Episodes | None = None,
     ) -> None:
         super().__init__()
         if len(patch_size) not in (2, 3) or min(patch_size) < 1:
@@ -85,6 +89,9 @@ class SegmentationDataModule(LightningDataModule):
         self.batch_size, self.split, self.preprocessing = batch_size, split, preprocessing
         self.augmentation, self.samples_per_epoch = augmentation, samples_per_epoch
         self.patches_per_volume, self.cache, self.num_workers = patches_per_volume, cache, num_workers
+        self.episodes = episodes
+        if episodes is not None and len(patch_size) != 2:
+            raise ValueError(f"`episodes` are of slices: give `patch_size` two numbers, got {patch_size}.")
         self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
         self._evaluation: dict[str, VolumeCache] = {}
         self.save_hyperparameters({"preprocessing": asdict(preprocessing), "classes": self.classes}, logger=False)
@@ -160,14 +167,7 @@ class SegmentationDataModule(LightningDataModule):
                     f"The class {name} occurs in none of the {len(volumes)} training cases of {self.listed.source}."
                     " Correct its label value or change `split`."
                 )
-        dataset = PatchDataset(
-            volumes,
-            self.patch_size,
-            self.augmentation.spatial,
-            self.augmentation.intensity,
-            self.patches_per_volume,
-            self.seed,
-        )
+        dataset = self._samples(volumes)
         try:
             _ = dataset[0]  # in a worker process, and in the middle of a fit, errors are long
         except Exception as error:
@@ -176,6 +176,20 @@ class SegmentationDataModule(LightningDataModule):
                 f"`augmentation` fails on the training cases of {self.listed.source} ({cause}). Correct its transforms."
             ) from error
         return dataset
+
+    def _samples(self, volumes: Sequence[Mapping[str, Any]]) -> PatchDataset:
+        spatial, intensity = self.augmentation.spatial, self.augmentation.intensity
+        return PatchDataset(volumes, self.patch_size, spatial, intensity, self.patches_per_volume, self.seed)
+
+    def replayed(self, volumes: Sequence[Mapping[str, Any]]) -> PatchDataset:
+        """Return volumes of other experiences as samples, padded and augmented like those of this one."""
+        pad = SpatialPad((*self.patch_size, *[1] * (3 - len(self.patch_size))))
+        return self._samples([{**v, **{k: pad(v[k]).as_tensor() for k in ("image", "label")}} for v in volumes])
+
+    def candidates(self) -> SliceCandidates:
+        """Return the training samples, not augmented, for a memory to choose from."""
+        dataset = getattr(self, "train_dataset", None) or self.patches()
+        return SliceCandidates(dataset.volumes, self.patch_size)
 
     def _evaluation_volumes(self, split: str) -> VolumeCache:
         if split not in self._evaluation:
@@ -189,7 +203,10 @@ class SegmentationDataModule(LightningDataModule):
         return self._evaluation[split]
 
     @override
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> Any:
+        if self.episodes is not None:
+            module = self.trainer.lightning_module if self.trainer else None
+            return self.episodes.loader(self.train_dataset, module, self.seed, self.num_workers)
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         return DataLoader(
             self.train_dataset,
@@ -219,9 +236,4 @@ class SegmentationDataModule(LightningDataModule):
             key: Name of the answers in the batch; there they have gone through the spatial augmentation of the image.
             predict: Maps images ``(B, C, *patch_size)``, preprocessed but not augmented, to logits ``(B, K, …)``.
         """
-        flat = len(self.patch_size) == 2
-        window = [*self.patch_size] + [1] * flat
-        ask = (lambda x: predict(x.squeeze(-1)).unsqueeze(-1)) if flat else predict
-        inferer = SlidingWindowInferer(window, sw_batch_size=16, overlap=0.25, mode="gaussian")
-        bar = tqdm(self.train_dataset.volumes, desc="Asking the teacher", leave=False, disable=None)
-        self.train_dataset.targets[key] = [inferer(volume["image"][None], ask)[0].half() for volume in bar]
+        self.train_dataset.ask(key, predict)

@@ -20,6 +20,7 @@ from lit_continual.functional.mc_uncertainty import mc_uncertainty
 from lit_continual.functional.meta_gradient import meta_gradient, task_gradient
 from lit_continual.functional.pet import coefficient_of_variation, ensemble_bias
 from lit_continual.functional.reptile_gradient import reptile_gradient
+from lit_continual.functional.slice_neighbours import slice_neighbours
 
 __all__ = [
     "adapt",
@@ -43,6 +44,7 @@ __all__ = [
     "meta_gradient",
     "pairwise_squared_distance",
     "reptile_gradient",
+    "slice_neighbours",
     "squared_norms",
     "task_gradient",
 ]

@@ -11,7 +11,12 @@ from torchmetrics import MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 from typing_extensions import override
 
+from lit_continual.functional import slice_neighbours
+from lit_continual.modules.study_scores import StudyScores
 from lit_continual.spec import build
+
+#: Slices that go through the network together where a whole volume is denoised.
+_AT_ONCE = 16
 
 
 class Denoiser(LightningModule):
@@ -24,6 +29,9 @@ class Denoiser(LightningModule):
     * ``twin`` ``(B, C, H, W)``, an independent realisation of the noise. Noise2Noise learns in both directions,
       :math:`\tfrac12 \left[ L(f(x_1), x_2) + L(f(x_2), x_1) \right]`.
 
+    A test batch may instead be a whole study: ``realisations`` ``(1, R, D, H, W)`` of one patient, ``target``
+    ``(1, D, H, W)``, boolean masks ``regions`` by name, ``patient`` and ``group``.
+
     Args:
         network: A network of this package or of MONAI, or a class path, as plain data; it maps C channels to one.
         loss: Loss between output and target; ``None`` is the mean squared error.
@@ -34,7 +42,9 @@ class Denoiser(LightningModule):
     Raises:
         ValueError: If the network cannot be built, or a batch has neither ``target`` nor ``twin``.
 
-    Logs ``train/loss``, and ``val/psnr`` (dB), ``val/ssim``, ``test/psnr`` and ``test/ssim`` against ``target``.
+    Logs ``train/loss``, and ``val/psnr`` (dB), ``val/ssim``, ``test/psnr`` and ``test/ssim`` against ``target``. Of
+    whole studies also ``test/<region>_bias`` and ``test/<region>_cov`` (%) for the data module's ``regions``, and each
+    score as ``…/<group>``.
 
     References:
         Chen, Asma and Chan. Targeted Gradient Descent. MICCAI 2021, section 3; Lehtinen et al. Noise2Noise. ICML 2018.
@@ -56,6 +66,7 @@ class Denoiser(LightningModule):
         super().__init__()
         self.save_hyperparameters({"network": network, "data_range": data_range}, logger=False)
         self.network = build(network, ["lit_continual.networks", "monai.networks.nets"])
+        self.channels = next((m.in_channels for m in self.network.modules() if isinstance(m, nn.Conv2d)), 1)
         self.loss = loss if loss is not None else nn.MSELoss()
         self.optimizer, self.scheduler = optimizer, scheduler
         scores = MetricCollection(
@@ -64,6 +75,7 @@ class Denoiser(LightningModule):
                 "ssim": StructuralSimilarityIndexMeasure(data_range=data_range),
             }
         )
+        self.studies: StudyScores | None = None  # of the evaluation that is running
         self.scores = nn.ModuleDict({f"{stage}_scores": scores.clone(prefix=f"{stage}/") for stage in ("val", "test")})
 
     @override
@@ -71,6 +83,11 @@ class Denoiser(LightningModule):
         """Map slices with their neighbours ``(B, C, H, W)`` to denoised slices ``(B, 1, H, W)``."""
         denoised: Tensor = self.network(image)
         return denoised
+
+    def infer(self, volumes: Tensor) -> Tensor:
+        """Denoise volumes ``(R, D, H, W)`` slice by slice."""
+        around = slice_neighbours(volumes.shape[1], self.channels).to(volumes.device)
+        return torch.stack([torch.cat([self(part) for part in v[around].split(_AT_ONCE)])[:, 0] for v in volumes])
 
     @override
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
@@ -90,8 +107,24 @@ class Denoiser(LightningModule):
         self._evaluate(batch, "val")
 
     @override
-    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+    def on_test_epoch_start(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        regions, groups = getattr(data, "regions", ()), getattr(data, "groups", ())
+        self.studies = StudyScores(regions, groups, self.hparams["data_range"], self.device) if regions else None
+
+    @override
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any] | None:
+        if self.studies is None:
+            self._evaluate(batch, "test")
+            return None
+        scores = self.studies.update(self.infer(batch["realisations"][0]), batch)
+        return {"scores": {batch["group"][0] or "all": scores}, "truth": {}}
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        if self.studies is not None:
+            self.log_dict({f"test/{name}": value for name, value in self.studies.compute().items()})
+            self.studies = None
 
     def _evaluate(self, batch: Mapping[str, Tensor], stage: str) -> None:
         scores = self.scores[f"{stage}_scores"]

@@ -72,3 +72,11 @@ class GrowingHeads(nn.Module):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to the probability of each class in its head, ``(B, K, *spatial)``."""
         return torch.cat([logits[:, channels].softmax(1)[:, 1:] for channels in self.channels], 1)
+
+    def labels(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)`` to one label map ``(B, *spatial)``: 0, or a class counted from 1.
+
+        Where heads disagree, a voxel goes to the class that is more probable in its own head.
+        """
+        best = torch.where(self.masks(logits), self.probabilities(logits), -1.0).max(1)
+        return torch.where(best.values >= 0, best.indices + 1, 0)

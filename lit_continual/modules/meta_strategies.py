@@ -1,4 +1,4 @@
-"""How one task of a meta-batch is turned into a gradient: MAML, FOMAML, ANIL and Reptile."""
+"""How one task of a meta-batch is turned into a gradient: MAML, FOMAML, ANIL, Reptile and, without one, Naive."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -158,3 +158,34 @@ class Reptile(MetaStrategy):
         leaves: Mapping[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         return reptile_gradient(loss, parameters, task, inner_lr, self.inner_steps, scale)
+
+
+class Naive(Reptile):
+    r"""Take no inner step: ordinary fine-tuning on the slices of both batches of a task.
+
+    .. math:: \nabla_\theta \tfrac{1}{2} \left( L(\theta; D) + L(\theta; D') \right)
+
+    What meta-tuning is compared with: the same slices, updates and gradient evaluations, without adaptation.
+
+    References:
+        Han et al. Learning to Learn Unlearned Feature for Brain Tumor Segmentation. 2018, "naive tune".
+
+    Example:
+        >>> Naive().inner_lr
+        0.0
+    """
+
+    def __init__(self) -> None:
+        super().__init__(inner_lr=0.0, inner_steps=1)
+
+    def task_gradient(
+        self,
+        loss: Loss,
+        parameters: Mapping[str, Tensor],
+        task: Task,
+        inner_lr: Rates,
+        scale: float,
+        leaves: Mapping[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        value, gradients = super().task_gradient(loss, parameters, task, inner_lr, scale, leaves)
+        return value, {name: None if g is None else g / 2 for name, g in gradients.items()}

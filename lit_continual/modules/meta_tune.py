@@ -38,7 +38,9 @@ class MetaTune(WrappedModule):
 
     Args:
         module: Any module with automatic optimization whose ``training_step`` returns a loss; it is not copied.
-        strategy: :class:`MAML`, :class:`FOMAML`, :class:`ANIL` or :class:`Reptile`, with the inner rate and steps.
+        strategy: :class:`MAML`, :class:`FOMAML`, :class:`ANIL` or :class:`Reptile`, with the inner rate and steps;
+            :class:`Naive` for fine-tuning on the same tasks. ``None`` trains on ordinary batches, as the module would
+            alone: how a stream learns what is fine-tuned next.
         reduction: ``"sum"`` over the tasks as in Algorithm 1, or ``"mean"`` as in MAML's code.
         learn_inner_lr: Learn one inner rate per layer, starting from the strategy's, in the module's optimizer (in
             a parameter group of its own, without weight decay).
@@ -66,16 +68,18 @@ class MetaTune(WrappedModule):
     def __init__(
         self,
         module: LightningModule,
-        strategy: MetaStrategy,
+        strategy: MetaStrategy | None = None,
         reduction: str = "sum",
         learn_inner_lr: bool = False,
         adapt_in_evaluation: bool = False,
     ) -> None:
         super().__init__(module)
-        check_options(strategy.inner_lr, strategy.order, reduction, strategy.inner_steps)
         self.strategy, self.reduction, self.adapt_in_evaluation = strategy, reduction, adapt_in_evaluation
         _require_automatic_optimization(module)
         self.inner_rates: InnerRates | None = None
+        if strategy is None:
+            return
+        check_options(strategy.inner_lr, strategy.order, reduction, strategy.inner_steps)
         if learn_inner_lr:
             if not strategy.learns_rates:
                 raise MisconfigurationException(
@@ -88,6 +92,8 @@ class MetaTune(WrappedModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._grow_rates()
+        if self.strategy is None:
+            return
         self.strategy.check(self._trainable())
         _require_automatic_optimization(self.module)
         if isinstance(self.trainer.strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)):
@@ -97,12 +103,20 @@ class MetaTune(WrappedModule):
             )
 
     @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.inner_rates is not None:
+            checkpoint[RATES] = self.inner_rates.value.detach().clone()
+
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._grow_rates()
+        if self.inner_rates is not None and RATES in checkpoint:
+            self.inner_rates.value.data.copy_(checkpoint[RATES])
 
     def _grow_rates(self) -> None:
-        if self.inner_rates is not None:  # the module may have grown a head
+        if self.strategy is not None and self.inner_rates is not None:  # the module may have grown a head
             self.inner_rates.grow(self.strategy.adapted(self._trainable()))
 
     @override
@@ -111,14 +125,19 @@ class MetaTune(WrappedModule):
         return configured if self.inner_rates is None else self.inner_rates.join(configured, type(self.module).__name__)
 
     @override
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.strategy is None:
+            return self.run_step("training_step", {}, batch, batch_idx)
+        return self._meta_step(self.strategy, batch, batch_idx)
+
+    def _meta_step(self, strategy: MetaStrategy, batch: Any, batch_idx: int) -> Tensor:
         tasks = _pairs(batch)
-        theta, leaves, rates = self._leaves()
+        theta, leaves, rates = self._leaves(strategy)
         value, total, scale = torch.zeros((), device=self.device), dict[str, Tensor](), self._loss_scale()
         for number, (inner, outer) in enumerate(tasks):
             task = ((False, inner, batch_idx), (True, outer, batch_idx))
             try:
-                loss, gradients = self.strategy.task_gradient(self._loss, theta, task, rates, scale, leaves)
+                loss, gradients = strategy.task_gradient(self._loss, theta, task, rates, scale, leaves)
             except ValueError as error:
                 raise ValueError(f"Task {number + 1} of {len(tasks)} in batch {batch_idx}: {error}") from error
             value = value + loss
@@ -144,13 +163,13 @@ class MetaTune(WrappedModule):
         return self.run_step("predict_step", {}, batch, batch_idx, dataloader_idx)
 
     def _evaluate(self, step: str, batch: Any, *indices: int) -> Any:
-        if not self.adapt_in_evaluation:
+        if self.strategy is None or not self.adapt_in_evaluation:
             return self.run_step(step, {}, batch, *indices)
         for inner, outer in _pairs(batch):
             with torch.inference_mode(False), torch.enable_grad():
                 # Tensors that were made in inference mode cannot be saved for a backward pass; copies can.
                 inner = tree_map_only(Tensor, lambda t: t.clone() if t.is_inference() else t, inner)
-                theta, _, rates = self._leaves()
+                theta, _, rates = self._leaves(self.strategy)
                 fast = self.strategy.adapt(self._loss, theta, (False, inner, indices[0]), rates)
             self.run_step(step, fast, outer, *indices)
         return None
@@ -158,16 +177,16 @@ class MetaTune(WrappedModule):
     def _trainable(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
-    def _leaves(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Rates]:
+    def _leaves(self, strategy: MetaStrategy) -> tuple[dict[str, Tensor], dict[str, Tensor], Rates]:
         """Return the parameters, what to differentiate by, and the inner rates, as leaves that share storage.
 
         They stand for the parameters because the hooks of a distributed strategy hang on those, and must see one
         gradient, the meta-gradient.
         """
         theta = {name: p.detach().requires_grad_() for name, p in self._trainable().items()}
-        names = self.strategy.adapted(theta)
+        names = strategy.adapted(theta)
         if self.inner_rates is None:
-            return theta, theta, dict.fromkeys(names, self.strategy.inner_lr)
+            return theta, theta, dict.fromkeys(names, strategy.inner_lr)
         learned = self.inner_rates.value.detach().requires_grad_()
         return theta, {**theta, RATES: learned}, self.inner_rates.by_name(learned, names)
 

@@ -1,7 +1,7 @@
 """Segmentation with a shared body and heads that grow."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,11 +26,7 @@ UNET = {
     "norm": "BATCH",
     "dropout": 0.1,
 }
-SCORES: dict[str, type[Dice | AverageSurfaceDistance | HausdorffDistance95]] = {
-    "dice": Dice,
-    "assd": AverageSurfaceDistance,
-    "hd95": HausdorffDistance95,
-}
+SCORES: dict[str, type[Any]] = {"dice": Dice, "assd": AverageSurfaceDistance, "hd95": HausdorffDistance95}
 
 
 class Segmenter(LightningModule):
@@ -182,8 +178,16 @@ class Segmenter(LightningModule):
 
     def _start_scores(self, scores: list[str]) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        classes = [name for name in getattr(data, "classes", self.classes) if name in self.classes]
+        classes = self._revealed(getattr(data, "classes", self.classes))
         self.scores = {name: {score: SCORES[score]().to(self.device) for score in scores} for name in classes}
+
+    def _revealed(self, classes: Iterable[str]) -> list[str]:
+        return [name for name in classes if name in self.classes]
+
+    def truths(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The mask ``(B, *spatial)`` of each known class in a batch that reveals the same classes throughout."""
+        names = batch["classes"][0].split(",")
+        return {name: batch["label"][:, 0] == names.index(name) + 1 for name in self._revealed(names)}
 
     @override
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -197,13 +201,12 @@ class Segmenter(LightningModule):
         """Score one volume in its source grid; return its masks and scores by class."""
         masks = self.masks(self.to_source_grid(self.infer(batch["image"]), batch))
         shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
-        for value, name in enumerate(batch["classes"][0].split(","), start=1):
-            if name in self.scores:
-                prediction, truth = masks[:, self.classes.index(name)], batch["label"][:, 0] == value
-                for metric in self.scores[name].values():
-                    metric.update(prediction, truth, batch["spacing"])
-                shown["prediction"][name], shown["truth"][name] = prediction[0], truth[0]
-                shown["scores"][name] = {key: float(m.cases[-1]) for key, m in self.scores[name].items()}
+        for name, truth in ((name, truth) for name, truth in self.truths(batch).items() if name in self.scores):
+            prediction = masks[:, self.classes.index(name)]
+            for metric in self.scores[name].values():
+                metric.update(prediction, truth, batch["spacing"])
+            shown["prediction"][name], shown["truth"][name] = prediction[0], truth[0]
+            shown["scores"][name] = {key: float(m.cases[-1]) for key, m in self.scores[name].items()}
         return shown
 
     @override
@@ -233,9 +236,7 @@ class Segmenter(LightningModule):
     @override
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
-        if self.scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -40,11 +40,11 @@ FORWARDED = (
 class WrappedModule(LightningModule):
     """Hold ``module`` and pass on to it what is not about a batch; base of modules that change how another trains.
 
-    Attributes that this class lacks are those of ``module``, so that whoever asks for its class names finds them.
-    Checkpoints carry the hyper-parameters of ``module``, and its hooks see them and its weights by their own names.
+    Attributes that this class lacks are those of ``module``, so that whoever asks for its class names finds them. A
+    checkpoint is one of ``module``, with its weights, names and hyper-parameters, and each loads the other's.
 
     Args:
-        module: The module, registered as the submodule ``module``: its names in checkpoints start with ``module.``.
+        module: The module, registered as the submodule ``module``.
     """
 
     def __init__(self, module: LightningModule) -> None:
@@ -68,17 +68,18 @@ class WrappedModule(LightningModule):
     def configure_optimizers(self) -> Any:
         return self.module.configure_optimizers()
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module.load_state_dict(*args, **kwargs)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["wrapped_hyper_parameters"] = dict(self.module.hparams)
+        checkpoint["hyper_parameters"] = dict(self.module.hparams)
         self.module.on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        weights = checkpoint["state_dict"]
-        own = {name.removeprefix("module."): weight for name, weight in weights.items() if name.startswith("module.")}
-        seen = {**checkpoint, "state_dict": own, "hyper_parameters": checkpoint["wrapped_hyper_parameters"]}
-        self.module.on_load_checkpoint(seen)
-        others = {name: weight for name, weight in weights.items() if not name.startswith("module.")}
-        checkpoint["state_dict"] = {**{f"module.{n}": w for n, w in seen["state_dict"].items()}, **others}
+        self.module.on_load_checkpoint(checkpoint)
 
     def run_step(self, name: str, tensors: Mapping[str, Tensor], batch: Any, *indices: int, logs: bool = True) -> Any:
         """Run a step of the wrapped module, some of its parameters and buffers replaced for the length of the call.

@@ -1,5 +1,6 @@
 """The convolutions of VGG16, whose activations describe the content of an image."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,8 +32,9 @@ class VGG16Features(nn.Module):
 
     Args:
         weights: File of a state dict with ``features.<i>.weight`` and ``.bias``, in any precision; what else it holds
-            is left out. ``None`` takes the weights published for ``convention`` from torchvision's cache, or
-            downloads them to it and verifies their checksum. ``"random"`` keeps random weights.
+            is left out, and environment variables in the path are expanded. ``None`` takes the weights published for
+            ``convention`` from torchvision's cache, or downloads them to it and verifies their checksum.
+            ``"random"`` keeps random weights.
         convention: The normalisation that the weights were trained with.
 
     Raises:
@@ -68,7 +70,7 @@ class VGG16Features(nn.Module):
             channels = width or channels
         self.features = nn.Sequential(*layers)
         if weights != "random":
-            self._load(published_weights(convention) if weights is None else Path(weights))
+            self._load(published_weights(convention) if weights is None else Path(os.path.expandvars(weights)))
         self.requires_grad_(False)
 
     def normalise(self, images: Tensor) -> Tensor:

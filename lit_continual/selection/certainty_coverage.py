@@ -3,7 +3,6 @@
 from itertools import islice
 
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
 from lit_continual.functional import coverage_order
 from lit_continual.selection.progress import shown
@@ -36,7 +35,6 @@ class CertaintyCoverage:
 
     Args:
         most_certain: :math:`k_c`, 50 in the paper.
-        group: Processes that share the work, see :func:`lit_continual.functional.maximum_coverage_of_features`.
 
     References:
         Ozdemir et al. Learn the New, Keep the Old. MICCAI 2018, section 2.2.
@@ -52,10 +50,10 @@ class CertaintyCoverage:
         [1, 0]
     """
 
-    def __init__(self, most_certain: int = 50, group: ProcessGroup | None = None) -> None:
+    def __init__(self, most_certain: int = 50) -> None:
         if most_certain < 1:
             raise ValueError(f"`most_certain`, the candidates of a class, must be at least 1, got {most_certain}.")
-        self.most_certain, self.group = most_certain, group
+        self.most_certain = most_certain
 
     def __call__(self, samples: Samples, budget: int) -> list[int]:
         """Return up to ``budget`` samples, the classes in turn."""
@@ -63,6 +61,6 @@ class CertaintyCoverage:
         orders = []
         for label in range(samples.contains.shape[1]):
             candidates = most_certain(samples, uncertainty, label, self.most_certain)
-            order = islice(coverage_order(features, candidates, self.group), budget)
+            order = islice(coverage_order(features, candidates, samples.group), budget)
             orders.append(list(shown(order, f"Coverage of class {label}", min(budget, len(candidates)))))
         return union(orders)[:budget]

@@ -11,7 +11,7 @@ class ClassBalancedReservoir:
     classes serves them all.
 
     Args:
-        seed: Of the keys.
+        seed: Of the keys; ``None`` takes that of ``seed_everything``.
 
     References:
         Chrysakis and Moens. Online Continual Learning from Imbalanced Data. ICML 2020. Vitter. Random Sampling with a
@@ -24,7 +24,7 @@ class ClassBalancedReservoir:
         True
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
 
     def __call__(self, samples: Samples, budget: int) -> list[int]:

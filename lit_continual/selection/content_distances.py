@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed import ProcessGroup
 
 from lit_continual.functional import layer_weight, pairwise_squared_distance, squared_norms
 from lit_continual.functional.content_distance import Reduction
@@ -16,7 +17,12 @@ Activations = Callable[[Tensor], Iterable[Tensor]]
 
 @torch.no_grad()
 def content_distances(
-    images: Tensor, candidates: Tensor, activations: Activations, reduction: Reduction = "mean", batch_size: int = 8
+    images: Tensor,
+    candidates: Tensor,
+    activations: Activations,
+    reduction: Reduction = "mean",
+    batch_size: int = 8,
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """Content distances of all images to some of them, from one pass of each image through the network.
 
@@ -31,6 +37,7 @@ def content_distances(
             a generator, so that no layer is computed that is not asked for.
         reduction: See :func:`lit_continual.functional.content_distance`.
         batch_size: Images that go through the network at once.
+        group: Processes that share the batches, each with the same images; all get the distances of one process.
 
     Returns:
         ``(n, m)``, float64; 0 where an image meets itself.
@@ -42,22 +49,32 @@ def content_distances(
     """
     total = torch.zeros(len(images), len(candidates), dtype=torch.float64, device=images.device)
     if len(candidates):
-        _add(total, images, candidates, lambda batch: islice(activations(batch), 1), batch_size, reduction)
-        _add(total, images, candidates, lambda batch: islice(activations(batch), 1, None), batch_size, reduction)
+        first, rest = (lambda batch: islice(activations(batch), 1)), (lambda batch: islice(activations(batch), 1, None))
+        _add(total, images, candidates, first, batch_size, reduction, group)
+        _add(total, images, candidates, rest, batch_size, reduction, group)
+    if group is not None:
+        distributed.all_reduce(total, group=group)  # of rows that are 0 everywhere but in one process
     return total
 
 
 def _add(
-    total: Tensor, images: Tensor, candidates: Tensor, layers: Activations, batch_size: int, reduction: Reduction
+    total: Tensor,
+    images: Tensor,
+    candidates: Tensor,
+    layers: Activations,
+    batch_size: int,
+    reduction: Reduction,
+    group: ProcessGroup | None,
 ) -> None:
-    """Add the distances in some layers; what is held for them is gone at the end."""
+    """Add the distances in some layers, of this process's rows; what is held for them is gone at the end."""
+    rank, world = (0, 1) if group is None else (distributed.get_rank(group), distributed.get_world_size(group))
     held = list(_held(images, candidates, layers, batch_size))
-    for _, centred, norms in held:
+    for _, centred, norms in held if rank == 0 else ():
         among = pairwise_squared_distance(centred, centred, norms)
         total[candidates] += among.fill_diagonal_(0) * layer_weight(centred, reduction)
     others = torch.ones(len(images), dtype=torch.bool, device=images.device).index_fill_(0, candidates, False)
     batches = others.nonzero().flatten().split(batch_size) if held else ()
-    for chosen in shown(batches, "Content distance"):
+    for chosen in shown(batches[rank::world], "Content distance"):
         for layer, (centre, centred, norms) in zip(layers(images[chosen]), held, strict=True):
             distance = pairwise_squared_distance(layer, centred, norms, centre)
             total[chosen] += distance * layer_weight(layer, reduction)

@@ -7,7 +7,7 @@ class Random:
     """Pick uniformly among the samples that contain any class.
 
     Args:
-        seed: Of the order.
+        seed: Of the order; ``None`` takes that of ``seed_everything``.
 
     Example:
         >>> import torch
@@ -15,7 +15,7 @@ class Random:
         [2, 0]
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
 
     def __call__(self, samples: Samples, budget: int) -> list[int]:

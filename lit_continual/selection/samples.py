@@ -1,12 +1,34 @@
 """What a selection policy may know about the samples it chooses from."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+
+class Measurement:
+    """A tensor that is measured when it is first asked for.
+
+    Example:
+        >>> ones = Measurement(lambda: torch.ones(2))
+        >>> ones.value is None, ones(), ones.value
+        (True, tensor([1., 1.]), tensor([1., 1.]))
+    """
+
+    def __init__(self, measure: Callable[[], Tensor]) -> None:
+        self.measure = measure
+        self.value: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        """Return the tensor."""
+        if self.value is None:
+            self.value = self.measure()
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -15,9 +37,11 @@ class Samples:
 
     Args:
         contains: ``(n, J)``, bool: which of the classes are in the label of a sample.
-        uncertainty: ``(n, J)``, low for certain.
+        uncertainty: ``(n, J)``, low for certain. This and the next two may be a :class:`Measurement`.
         features: ``(n, d)``.
         images: ``(n, C, H, W)``; a view of a memory-mapped file will do.
+        network: The network that has learnt from the samples, on the device of the others.
+        group: Processes that choose together, each with the same samples; they share the work.
 
     Example:
         >>> Samples(torch.tensor([[True, False], [True, True]])).members(1)
@@ -25,16 +49,18 @@ class Samples:
     """
 
     contains: Tensor
-    uncertainty: Tensor | None = None
-    features: Tensor | None = None
-    images: Tensor | None = None
+    uncertainty: Tensor | Measurement | None = None
+    features: Tensor | Measurement | None = None
+    images: Tensor | Measurement | None = None
+    network: nn.Module | None = None
+    group: ProcessGroup | None = None
 
     def __post_init__(self) -> None:
         if self.contains.ndim != 2:
             raise ValueError(f"`contains` must have shape (samples, classes), got {tuple(self.contains.shape)}.")
         for name in ("uncertainty", "features", "images"):
             value = getattr(self, name)
-            if value is not None and len(value) != len(self.contains):
+            if isinstance(value, Tensor) and len(value) != len(self.contains):
                 raise ValueError(f"`{name}` describes {len(value)} samples, and `contains` {len(self.contains)}.")
 
     def members(self, label: int) -> Tensor:
@@ -43,12 +69,12 @@ class Samples:
 
     def need(self, name: str, who: object) -> Tensor:
         """Return the field ``name``, or raise if it was not given."""
-        value: Tensor | None = getattr(self, name)
+        value: Tensor | Measurement | None = getattr(self, name)
         if value is None:
             raise ValueError(
                 f"`{type(who).__name__}` needs the `{name}` of the samples; compute it or choose `Random`."
             )
-        return value
+        return value() if isinstance(value, Measurement) else value
 
 
 class Policy(Protocol):
@@ -88,7 +114,9 @@ def of_class(samples: Samples, label: int) -> Samples:
         >>> of_class(Samples(torch.tensor([[True, False]])), 1).contains
         tensor([[False]])
     """
-    uncertainty = None if samples.uncertainty is None else samples.uncertainty[:, label : label + 1]
+    whole = samples.uncertainty
+    column = Measurement(lambda: samples.need("uncertainty", samples)[:, label : label + 1])
+    uncertainty = None if whole is None else column
     return replace(samples, contains=samples.contains[:, label : label + 1], uncertainty=uncertainty)
 
 
@@ -102,11 +130,16 @@ def volumes(order: Sequence[int], volume: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(volume[index] for index in order))
 
 
-def seeded_keys(n: int, seed: int) -> Tensor:
+def seeded_keys(n: int, seed: int | None) -> Tensor:
     """Draw one random key a sample; the lowest ``k`` keys are a uniform sample, and a prefix of those of ``k + 1``.
+
+    Args:
+        n: Number of samples.
+        seed: Of the keys; ``None`` takes that of ``seed_everything``.
 
     Example:
         >>> torch.equal(seeded_keys(3, 0), seeded_keys(3, 0))
         True
     """
+    seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
     return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

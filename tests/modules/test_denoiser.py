@@ -1,6 +1,8 @@
+from math import nan
+
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -77,6 +79,53 @@ def test_trains_under_targeted_gradient_descent(tmp_path):
     trainer(tmp_path, callbacks=callback, max_epochs=1).fit(module, DataLoader(Pairs("image", "twin"), batch_size=2))
     assert torch.equal(module.network.blocks[-1][0].weight, last)
     assert not torch.equal(module.network.blocks[0][0].weight, first)
+
+
+def test_a_volume_is_denoised_slice_by_slice_with_its_neighbours(module):
+    volumes = torch.rand(2, 20, 12, 10, generator=torch.Generator().manual_seed(1))  # more than go through at once
+    with torch.no_grad():
+        found = module.infer(volumes)
+        for r, z, around in ((0, 0, [0, 0, 1]), (1, 7, [6, 7, 8]), (1, 19, [18, 19, 19])):
+            torch.testing.assert_close(found[r, z], module(volumes[r, around][None])[0, 0])
+
+
+class Studies(LightningDataModule):
+    """Two patients of one group and one of another, one of them without a lesion."""
+
+    regions, groups = ("lesion", "liver"), ("low", "high")
+
+    def test_dataloader(self):
+        generator, studies = torch.Generator().manual_seed(0), []
+        for patient, group in (("a", "low"), ("b", "low"), ("c", "high")):
+            masks = {name: torch.rand(3, 16, 16, generator=generator) > 0.5 for name in self.regions}
+            masks["lesion"] &= patient != "b"
+            realisations, target = (torch.rand(*n, 3, 16, 16, generator=generator) for n in ((4,), ()))
+            study = {"realisations": realisations, "target": target, "regions": masks}
+            studies.append({**study, "patient": patient, "group": group})
+        return DataLoader(studies)
+
+
+def test_whole_studies_are_scored_by_region_and_by_group(tmp_path):
+    module, data = Denoiser(SMALL, data_range=2.0).eval(), Studies()
+    (scores,) = trainer(tmp_path).test(module, data, verbose=False)
+    expected = {"psnr": [], "ssim": [], "lesion_bias": [], "lesion_cov": [], "liver_cov": []}
+    for study in data.test_dataloader():
+        with torch.no_grad():
+            denoised = module.infer(study["realisations"][0])
+        slices = denoised.reshape(12, 1, 16, 16), study["target"][0].repeat(4, 1, 1)[:, None]
+        expected["psnr"].append(peak_signal_noise_ratio(*slices, data_range=2.0))
+        expected["ssim"].append(structural_similarity_index_measure(*slices, data_range=2.0))
+        for region, mask in study["regions"].items():
+            values, truth = denoised[:, mask[0]].double().numpy(), study["target"][mask].double().numpy()
+            bias = 100 * (values.mean() / truth.mean() - 1) if truth.size else nan
+            cov = (100 * values.std(1) / values.mean(1)).mean() if truth.size else nan
+            for name, value in ((f"{region}_bias", bias), (f"{region}_cov", cov)):
+                expected.setdefault(name, []).append(value)
+    for name, values in expected.items():
+        found = torch.stack([torch.as_tensor(v).double() for v in values])
+        assert scores[f"test/{name}"] == pytest.approx(found.nanmean().item(), rel=1e-4)
+        assert scores[f"test/{name}/low"] == pytest.approx(found[:2].nanmean().item(), rel=1e-4)
+        assert scores[f"test/{name}/high"] == pytest.approx(found[2].item(), rel=1e-4)
 
 
 def test_any_network_of_monai():

@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from monai.losses import DiceCELoss
 from torch import nn
@@ -54,20 +54,6 @@ class Tasks(LightningDataModule):
             "sts": DataLoader(samples(self.sizes[1], HEADS[1], 9, 1), batch_size=3),
         }
         return CombinedLoader(loaders, "max_size_cycle")
-
-
-@pytest.fixture
-def trainer(tmp_path):
-    return partial(
-        Trainer,
-        default_root_dir=tmp_path,
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
 
 
 @pytest.mark.parametrize("sizes", [((64, 64), (64, 64)), ((32, 64), (64, 48))], ids=["one size", "two sizes"])

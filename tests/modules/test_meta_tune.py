@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, IterableDataset
 
-from lit_continual.modules import ANIL, FOMAML, MAML, MetaTune, Reptile, Segmenter
+from lit_continual.modules import ANIL, FOMAML, MAML, MetaTune, Naive, Reptile, Segmenter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
 STRATEGIES = {
@@ -495,3 +495,45 @@ def test_meta_tunes_the_segmenter_of_the_project(trainer, tmp_path):
     )
     assert again.classes == ["lesion"]
     assert_close(parameters(again.module), parameters(segmenter), rtol=0, atol=0)
+
+
+def test_naive_is_a_step_on_the_slices_of_both_batches(trainer):
+    patients, module = make_patients(1), make_module(norm=False)
+    by_hand = copy.deepcopy(module)
+    net = nn.Sequential()
+    net.body, net.head = by_hand.body, by_hand.head
+    loss = sum(task_loss(net, {}, batch) / 2 for pair in patients[0] for batch in pair)
+    stepper = by_hand.configure_optimizers()
+    loss.backward()
+    stepper.step()
+    trainer(max_epochs=1).fit(MetaTune(module, Naive()), load(patients))
+    assert_close(parameters(module), parameters(by_hand), rtol=1e-5, atol=1e-7)
+    assert module.steps == 4  # gradient evaluations, as many as those of one inner step
+
+
+def test_without_a_strategy_it_trains_as_the_module_would_alone(trainer):
+    batches, module = [batch for pair in make_patients(1)[0] for batch in pair], make_module(optimizer=ADAM)
+    alone = copy.deepcopy(module)
+    fits = [trainer(), trainer()]
+    fits[0].fit(alone, load(batches))
+    fits[1].fit(MetaTune(module), load(batches))
+    assert_close(dict(module.state_dict()), dict(alone.state_dict()), rtol=0, atol=0)
+    assert fits[1].callback_metrics["train/loss"] == fits[0].callback_metrics["train/loss"]
+
+
+def test_checkpoints_of_wrapper_and_module_are_interchangeable(trainer, tmp_path):
+    tuned = MetaTune(make_module(), MAML(0.3), learn_inner_lr=True)
+    fitted = trainer()
+    fitted.fit(tuned, load(make_patients()))
+    fitted.save_checkpoint(tmp_path / "tuned.ckpt")
+    alone = TinySegmenter.load_from_checkpoint(tmp_path / "tuned.ckpt", weights_only=True)
+    assert_close(dict(alone.state_dict()), dict(tuned.module.state_dict()), rtol=0, atol=0)
+    options = {"strategy": MAML(0.3), "learn_inner_lr": True, "weights_only": True}
+    again = MetaTune.load_from_checkpoint(tmp_path / "tuned.ckpt", module=make_module(), **options)
+    assert torch.equal(again.inner_rates.value, tuned.inner_rates.value)
+    plain = trainer(max_epochs=0)
+    plain.fit(alone, load(make_patients()))
+    plain.save_checkpoint(tmp_path / "alone.ckpt")
+    fresh = MetaTune.load_from_checkpoint(tmp_path / "alone.ckpt", module=make_module(), **options)
+    assert_close(dict(fresh.state_dict()), dict(alone.state_dict()), rtol=0, atol=0)
+    assert fresh.inner_rates.value.tolist() == pytest.approx([0.3] * len(fresh.inner_rates.layers))

@@ -1,9 +1,11 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import distributed, multiprocessing
 from torch.testing import assert_close
 
 from lit_continual.functional import content_distance
@@ -15,8 +17,11 @@ from lit_continual.selection import (
     Random,
     Samples,
     content_distances,
+    layer_activations,
+    measured,
     most_certain,
     per_class,
+    policy_of,
     union,
     volumes,
 )
@@ -117,7 +122,7 @@ def test_content_distances_in_batches_are_those_of_all_at_once(samples, reductio
 
 def test_content_coverage_works_without_certainty(samples):
     plain = Samples(samples.contains, images=samples.images)
-    assert len(ContentCoverage(activations)(plain, 20)) == 20
+    assert len(ContentCoverage(activations, most_certain=None)(plain, 20)) == 20
 
 
 def test_rare_classes_get_their_share():
@@ -158,3 +163,80 @@ def test_names_what_is_missing(samples):
         Samples(torch.ones(4, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"`most_certain`.* must be at least 1, got 0"):
         CertaintyCoverage(0)
+
+
+def choose_in_a_group(rank, world, store, results):
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Dropout(0.3), torch.nn.Conv2d(4, 2, 1))
+    images = list(torch.randn(21, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    contains = torch.arange(42).view(21, 2) % 3 > 0
+    samples = measured(network, images, contains, lambda x: network(x).sigmoid(), "0", 3, 4, distributed.group.WORLD)
+    policies = [CertaintyCoverage(9), ContentCoverage(activations, most_certain=9), Herding()]
+    picks = [policy(samples, 12) for policy in policies]
+    torch.save({"picks": picks, "uncertainty": samples.uncertainty.value}, results / f"{world}-{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_work_choose_what_one_chooses(tmp_path):
+    found = []
+    for world in (1, 2, 3):
+        store = tmp_path / f"store{world}"
+        multiprocessing.spawn(choose_in_a_group, (world, store, tmp_path), nprocs=world)
+        found += [torch.load(tmp_path / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
+    assert [len(picks) for picks in found[0]["picks"]] == [12, 12, 12]
+    for other in found[1:]:
+        assert other["picks"] == found[0]["picks"]
+        assert torch.equal(other["uncertainty"], found[0]["uncertainty"])
+
+
+def test_a_network_of_any_name_can_see_the_content(samples):
+    random = {"_target_": "VGG16Features", "weights": "random"}
+    images = torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    large = Samples(samples.contains, samples.uncertainty, images=images)
+    before = torch.random.get_rng_state()
+    first, second = (ContentCoverage(random, most_certain=4)(large, 5) for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.random.get_rng_state(), before)
+    own = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU())
+    named = ContentCoverage(lambda batch: layer_activations(own, ["1"], batch), most_certain=4)
+    itself = ContentCoverage("own", ["1"], most_certain=4)
+    assert itself(replace(large, network=own), 5) == named(large, 5)
+    with pytest.raises(ValueError, match=r"`layers` must name the layers of own"):
+        ContentCoverage("own")
+    with pytest.raises(ValueError, match=r"`network: own` needs the network that has learnt"):
+        itself(large, 5)
+
+
+def test_measures_only_what_a_policy_asks_for_and_of_candidates_only():
+    network = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Conv2d(1, 2, 1))
+    contains = torch.tensor([[True, False], [False, False], [True, True]])
+    seen = []
+
+    def probabilities(batch):
+        seen.append(len(batch))
+        return network(batch).sigmoid()
+
+    samples = measured(network, list(torch.rand(3, 1, 4, 4)), contains, probabilities, "1", passes=2)
+    Random()(samples, 3), Herding()(samples, 3)
+    assert seen == []
+    assert samples.uncertainty.value is None
+    CertaintyCoverage()(samples, 3)
+    assert seen == [2, 2]
+    assert samples.uncertainty.value.isinf().tolist() == [[False] * 2, [True] * 2, [False] * 2]
+
+
+def newest(samples, budget, step=1):
+    return list(range(len(samples.contains)))[::-step][:budget]
+
+
+def test_a_policy_is_a_class_of_ours_or_any_function(samples):
+    assert policy_of("Herding")(samples, 3) == Herding()(samples, 3)
+    assert policy_of({"_target_": "Random", "seed": 4})(samples, 3) == Random(4)(samples, 3)
+    assert policy_of(f"{__name__}.newest")(samples, 3) == [39, 38, 37]
+    assert policy_of({"_target_": f"{__name__}.newest", "step": 2})(samples, 3) == [39, 37, 35]
+    with pytest.raises(ValueError, match=r"There is no `Newest` in lit_continual\.selection"):
+        policy_of("Newest")
+    with pytest.raises(ValueError, match="does not say what to build"):
+        policy_of({"seed": 4})

@@ -1,0 +1,96 @@
+"""A training sample that is kept, as a file and an entry in the manifest of a memory."""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """What a manifest says of one exemplar.
+
+    Args:
+        experience: Which experience it is of.
+        rank: Its place in the order in which the exemplars of the experience were picked.
+        picked_for: Classes it was picked for, each with its place in the order of that class.
+        source: The data set it comes from.
+        patient: Whose it is.
+        slice: Which slice along the last axis; ``None`` for a whole volume.
+        classes: Classes in its label.
+        score: What the policy had measured, such as the ``uncertainty`` of each class.
+        why: Why it was kept, in words.
+        values: What a batch says of it beside the arrays, such as ``classes`` and ``patient``.
+        file: Name of its file, from its checksum.
+        sha256: Checksum of the file.
+        bytes: Size of the file.
+    """
+
+    experience: str
+    rank: int
+    picked_for: dict[str, int]
+    source: str
+    patient: str
+    slice: int | None = None
+    classes: list[str] = field(default_factory=list)
+    score: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+    file: str = ""
+    sha256: str = ""
+    bytes: int = 0
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any], manifest: Path) -> Self:
+        """Make the exemplar of an entry.
+
+        Raises:
+            ValueError: If the entry lacks something.
+        """
+        try:
+            return cls(**{f.name: entry[f.name] for f in fields(cls)})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{manifest} has an entry that lacks {error}. Restore the file from a copy.") from error
+
+    def entry(self) -> dict[str, Any]:
+        """Return what stands in the manifest."""
+        return asdict(self)
+
+
+def packed(sample: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """Return the file of a sample's arrays, the same for the same arrays, and its strings and numbers.
+
+    Example:
+        >>> content, values = packed({"image": torch.ones(2), "patient": "p", "slice": 3})
+        >>> unpacked(content, values)
+        {'image': tensor([1., 1.]), 'patient': 'p', 'slice': 3}
+    """
+    arrays = {k: v.numpy(force=True) if isinstance(v, Tensor) else v for k, v in sample.items()}
+    arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items() if isinstance(v, np.ndarray)}
+    values = {k: v for k, v in sample.items() if isinstance(v, (str, int, float)) or v is None}
+    if lost := sample.keys() - arrays.keys() - values.keys():
+        name = min(lost)
+        raise ValueError(
+            f"A memory keeps tensors, strings and numbers, and `{name}` of a sample is a {type(sample[name]).__name__}."
+        )
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue(), values
+
+
+def unpacked(content: bytes, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sample that was packed."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {**{name: torch.from_numpy(arrays[name]) for name in arrays.files}, **values}
+
+
+def checksum(content: bytes) -> str:
+    """Return the SHA-256 of a file's content."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,170 @@
+"""How redundant a network's kernels are: tables, histograms, and outputs without the redundant ones."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from lit_continual.reports.html import picture, render
+from lit_continual.reports.report import png, renewed
+from lit_continual.reports.shades import GREY, INK, RULE, plain, shorten
+
+_COLUMNS, _BINS = 5, np.linspace(0, 1, 21)
+_BAR, _MARK = "#0072b2", "#d55e00"
+
+
+@dataclass(frozen=True, eq=False)
+class Dropped:
+    """One slice of an image, as the network answers with and without its redundant kernels.
+
+    Attributes:
+        name: What image it is.
+        image: ``(H, W)``.
+        intact: What the whole network makes of it, ``(H, W)``.
+        pictures: The same without the kernels below each threshold.
+        errors: Root mean square difference to the intact output, over the volume: in the unit of the image, or of
+            probabilities.
+        labels: Whether outputs are label maps, of the network's probabilities.
+    """
+
+    name: str
+    image: NDArray[Any]
+    intact: NDArray[Any]
+    pictures: Mapping[float, NDArray[Any]]
+    errors: Mapping[float, float]
+    labels: bool
+
+
+@dataclass(frozen=True, eq=False)
+class KernelStudy:
+    """What there is to say of the kernels of a network.
+
+    Attributes:
+        name: The checkpoint.
+        layers: For each convolution the scores of its kernels, infinite where they must stay as they are.
+        freed: For each threshold the share of all parameters below it.
+        notes: What could not be followed.
+        dropped: What becomes of an image.
+    """
+
+    name: str
+    layers: Mapping[str, NDArray[np.float64]]
+    freed: Mapping[float, float]
+    notes: Sequence[str]
+    dropped: Dropped | None = None
+
+
+def write_kernel_study(study: KernelStudy, folder: Path) -> Path:
+    """Write ``kse.html``, ``layers.csv``, ``kernels.csv`` and pictures into a folder, and return the page.
+
+    Raises:
+        OSError: If the files cannot be written; the folder is then as it was.
+    """
+    pictures = {"histograms.png": png(_histograms(study))}
+    if study.dropped:
+        pictures["outputs.png"] = png(_outputs(study.dropped))
+        pictures["errors.png"] = png(_errors(study.dropped))
+    with renewed(folder) as aside:
+        for name, content in pictures.items():
+            (aside / name).write_bytes(content)
+        rows = _rows(study)
+        _table(aside / "layers.csv", rows[0].keys(), (row.values() for row in rows))
+        kernels = ((name, n, score) for name, scores in study.layers.items() for n, score in enumerate(scores))
+        _table(aside / "kernels.csv", ("layer", "kernel", "score"), kernels)
+        if study.dropped:
+            errors = ((phi, study.freed[phi], error) for phi, error in study.dropped.errors.items())
+            _table(aside / "errors.csv", ("phi", "share", "rms_difference"), errors)
+        shown = {name.removesuffix(".png"): picture(content) for name, content in pictures.items()}
+        text = render("kernels.html.j2", study=study, rows=rows, pictures=shown)
+        (aside / "kse.html").write_text(text, "utf-8")
+    return folder / "kse.html"
+
+
+def _rows(study: KernelStudy) -> list[dict[str, Any]]:
+    """A row a layer: kernels, those held, range of the others' scores, and the share of kernels below each phi."""
+    rows = []
+    for name, scores in study.layers.items():
+        finite = scores[np.isfinite(scores)]
+        low, middle, high = np.percentile(finite, (0, 50, 100)) if finite.size else (np.nan,) * 3
+        row = {"layer": name, "kernels": len(scores), "held": len(scores) - finite.size}
+        row |= {"minimum": low, "median": middle, "maximum": high}
+        rows.append(row | {f"phi {phi:g}": float((scores < phi).mean()) for phi in study.freed})
+    return rows
+
+
+def _table(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(header)
+        for row in rows:
+            table.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row)
+
+
+def _histograms(study: KernelStudy) -> Figure:
+    lines = -(-len(study.layers) // _COLUMNS)
+    figure = Figure(figsize=(2.1 * _COLUMNS, 1.35 * lines + 0.3), layout="constrained")
+    grid = figure.subplots(lines, _COLUMNS, squeeze=False, sharex=True).ravel()
+    for axes in grid[len(study.layers) :]:
+        axes.set_axis_off()
+    for axes, (name, scores) in zip(grid, study.layers.items(), strict=False):
+        finite = scores[np.isfinite(scores)]
+        axes.hist(finite, _BINS, color=_BAR)
+        axes.set_title(plain(shorten(name, 28)), fontsize=7.5, color=INK, loc="left")
+        if not finite.size:
+            axes.text(0.5, 0.5, "held", transform=axes.transAxes, ha="center", fontsize=8, color=GREY)
+        for phi in study.freed:
+            axes.axvline(phi, color=_MARK, linewidth=0.8, linestyle="--")
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True) if finite.size else NullLocator())
+        _tidy(axes)
+        axes.tick_params(labelbottom=True)
+        axes.set_xlim(0, 1)
+    return figure
+
+
+def _outputs(dropped: Dropped) -> Figure:
+    shown = {"image": dropped.image, "all kernels": dropped.intact}
+    shown |= {f"without those below {phi:g}": output for phi, output in dropped.pictures.items()}
+    height, width = np.rot90(dropped.image).shape
+    columns = min(len(shown), 3)
+    lines, wide = -(-len(shown) // columns), 3.2
+    figure = Figure(figsize=(wide * columns, (wide * height / width + 0.25) * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    low, high = np.percentile(dropped.image, (1, 99.5)) if dropped.labels else (0.0, dropped.image.max())
+    colours = "gray" if dropped.labels else "gray_r"  # as PET is read
+    for axes, (title, output) in zip(grid, shown.items(), strict=False):
+        labels = dropped.labels and title != "image"
+        axes.imshow(np.rot90(dropped.image if labels else output), cmap=colours, vmin=low, vmax=max(high, low + 1e-6))
+        if labels:
+            film = np.ma.masked_equal(np.rot90(output), 0)
+            axes.imshow(film, cmap="tab10", vmin=1, vmax=10, alpha=0.55, interpolation="nearest")
+        axes.set_title(title, fontsize=9, color=INK, loc="left")
+    return figure
+
+
+def _errors(dropped: Dropped) -> Figure:
+    figure = Figure(figsize=(5.2, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, *dropped.errors], [0, *dropped.errors.values()], "o-", color=_BAR, linewidth=1.6)
+    unit = "probability" if dropped.labels else "unit of the image"
+    axes.set_ylabel(f"RMS difference, {unit}", fontsize=8, color=INK)
+    axes.set_xlabel("kernels below φ dropped", fontsize=8, color=INK)
+    axes.set_ylim(bottom=0)
+    _tidy(axes)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.tick_params(labelsize=7, color=RULE)
+    axes.grid(axis="y", color=RULE, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(RULE)

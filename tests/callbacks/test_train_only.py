@@ -1,0 +1,92 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lit_continual.callbacks import TrainOnly
+
+
+class Module(LightningModule):
+    def __init__(self):
+        super().__init__()
+        blocks = [nn.Sequential(nn.Conv2d(c, d, 3), nn.BatchNorm2d(d)) for c, d in ((1, 3), (3, 3), (3, 1))]
+        self.net = nn.Sequential(*blocks)
+
+    def training_step(self, batch):
+        return self.net(batch[0]).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01, weight_decay=0.1)
+
+
+@pytest.fixture
+def module():
+    seed_everything(0)
+    return Module()
+
+
+@pytest.fixture
+def loader():
+    return DataLoader(TensorDataset(torch.randn(6, 1, 9, 9, generator=torch.Generator().manual_seed(0))), batch_size=2)
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return partial(Trainer, default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", logger=False, **quiet)
+
+
+def moved(module, before):
+    after = module.net.state_dict()
+    return {name.partition(".")[0] for name, value in before.items() if not torch.equal(after[name], value)}
+
+
+def test_only_the_named_parts_move(module, loader, trainer):
+    before = copy.deepcopy(module.net.state_dict())
+    fitting = trainer(callbacks=TrainOnly(["1", "2.0.weight"], network="net"), max_epochs=3)
+    fitting.fit(module, loader)
+    assert moved(module, before) == {"1", "2"}
+    assert torch.equal(module.net[2][0].bias, before["2.0.bias"])
+    assert torch.equal(module.net[2][1].running_mean, before["2.1.running_mean"])
+    sizes = {n: p.numel() for n, p in module.net.named_parameters()}
+    free = sum(size for n, size in sizes.items() if n.startswith("1.") or n == "2.0.weight")
+    assert fitting.callback_metrics["train/free_share"] == pytest.approx(free / sum(sizes.values()))
+
+
+def test_the_first_fits_are_left_alone_and_new_layers_are_trained(module, loader, trainer):
+    callback, before = TrainOnly(["net.2"], after=1), copy.deepcopy(module.net.state_dict())
+    trainer(callbacks=callback).fit(module, loader)
+    assert moved(module, before) == {"0", "1", "2"}
+    module.net.append(nn.Conv2d(1, 1, 1))
+    before = copy.deepcopy(module.net.state_dict())
+    trainer(callbacks=callback).fit(module, loader)
+    assert moved(module, before) == {"2", "3"}
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
+def test_a_resumed_fit_holds_the_same(module, loader, trainer, tmp_path):
+    before, resumed = copy.deepcopy(module.net.state_dict()), copy.deepcopy(module)
+
+    def fit(module, epochs, **options):
+        callbacks = [TrainOnly(["net.1"]), ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)]
+        trainer(callbacks=callbacks, max_epochs=epochs, enable_checkpointing=True).fit(module, loader, **options)
+
+    fit(module, 3)
+    fit(resumed, 3, ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True)
+    assert moved(resumed, before) == {"1"}
+    assert all(map(torch.equal, resumed.state_dict().values(), module.state_dict().values()))
+
+
+def test_bad_input(module, loader, trainer):
+    for parts in ([], "net"):
+        with pytest.raises(ValueError, match="`parts` must be a list of names"):
+            TrainOnly(parts)
+    with pytest.raises(ValueError, match=r"`Module` has nothing to train called `nett`. It has net\."):
+        trainer(callbacks=TrainOnly(["nett"])).fit(module, loader)
+    with pytest.raises(ValueError, match="`after` must not be negative, got -1"):
+        TrainOnly(["net"], after=-1)

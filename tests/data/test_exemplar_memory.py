@@ -1,0 +1,258 @@
+import errno
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lit_continual.data import Budget, Exemplar, ExemplarMemory
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["lit_continual.data"])
+
+
+def picks(experience, count, label="bone", patients=3):
+    """Exemplars whose arrays tell them apart, and for each a file of the same size."""
+    result = []
+    for rank in range(count):
+        values = torch.full((1, 4, 4), 1000.0 * len(experience) + rank)
+        sample = {"image": values, "label": values.to(torch.uint8), "patient": f"{experience} {rank % patients}"}
+        sample |= {"classes": label, "slice": rank}
+        result.append((Exemplar(experience, rank, {label: rank}, "list", sample["patient"], rank), sample))
+    return result
+
+
+def ranks(memory):
+    return [(e.experience, e.rank) for e in memory.exemplars]
+
+
+def stored(folder):
+    """Everything in a memory, each sample checked and read."""
+    memory = ExemplarMemory(folder)
+    return {(e.experience, e.rank): memory.load(e)["image"].tolist() for e in memory.exemplars}
+
+
+def orphans(folder):
+    named = {e.file for e in ExemplarMemory(folder).exemplars}
+    return {path.name for path in (folder / "exemplars").iterdir()} - named
+
+
+@pytest.fixture
+def memory(tmp_path):
+    memory = ExemplarMemory(tmp_path / "memory")
+    memory.add("first", ["bone"], picks("first", 4), Budget(), policy="Random")
+    return memory
+
+
+def test_what_was_stored_comes_back(memory):
+    again = ExemplarMemory(memory.folder)
+    for exemplar, (_, sample) in zip(again.exemplars, picks("first", 4), strict=True):
+        found = again.load(exemplar)
+        assert found.keys() == sample.keys()
+        assert torch.equal(found["image"], sample["image"])
+        assert found["label"].dtype == torch.uint8
+        assert (found["patient"], found["slice"]) == (exemplar.patient, exemplar.slice)
+    assert again.experiences == {"first": {"classes": ["bone"], "policy": "Random"}}
+    assert again.manifest["exemplar_free"] is False
+
+
+def test_the_same_samples_make_the_same_folder(memory, tmp_path):
+    other = ExemplarMemory(tmp_path / "other")
+    other.add("first", ["bone"], picks("first", 4), Budget(), policy="Random")
+    files = {path.relative_to(memory.folder): path.read_bytes() for path in memory.folder.rglob("*.*")}
+    assert files == {path.relative_to(other.folder): path.read_bytes() for path in other.folder.rglob("*.*")}
+
+
+@pytest.mark.parametrize(
+    ("budget", "first", "second"),
+    [
+        (Budget(samples=3), 3, 3),
+        (Budget(samples=3, per_class=False), 2, 1),
+        (Budget(samples=9), 4, 4),
+        (Budget(), 4, 4),
+        (Budget(volumes=1), 1, 1),
+        (Budget(samples=0), 0, 0),
+        (Budget(megabytes=0), 0, 0),
+    ],
+)
+def test_budget_keeps_beginnings(memory, budget, first, second):
+    memory.add("second", ["fat"], picks("second", 4, "fat"), budget)
+    assert ranks(memory) == [("first", r) for r in range(first)] + [("second", r) for r in range(second)]
+    assert memory.manifest["exemplar_free"] is budget.empty
+    assert set(stored(memory.folder)) == set(ranks(memory))
+    assert not orphans(memory.folder)
+
+
+def test_megabytes_are_those_of_the_files(memory):
+    size = memory.exemplars[0].bytes
+    assert size == (memory.folder / "exemplars" / memory.exemplars[0].file).stat().st_size
+    memory.add("second", ["fat"], picks("second", 4, "fat"), Budget(megabytes=5.5 * size / 1e6, per_class=False))
+    assert ranks(memory) == [("first", 0), ("first", 1), ("first", 2), ("second", 0), ("second", 1)]
+    memory.add("third", ["skin"], picks("third", 4, "skin"), Budget(megabytes=2 * size / 1e6))
+    assert len(ranks(memory)) == 6
+
+
+def test_a_class_of_two_experiences_shares_its_budget(memory):
+    memory.add("second", ["bone"], picks("second", 9), Budget(samples=5))
+    assert ranks(memory) == [("first", 0), ("first", 1), ("first", 2), ("second", 0), ("second", 1)]
+
+
+def test_what_serves_two_classes_stays_while_one_needs_it():
+    both = [Exemplar("e", r, {"a": r, **({"b": 0} if r == 3 else {})}, "list", "p") for r in range(4)]
+    assert [e.rank for e in Budget(samples=2).kept(both, {"e": ["a", "b"]})] == [0, 1, 3]
+
+
+def test_adding_again_changes_nothing(memory):
+    budget = Budget(samples=5, per_class=False)
+    memory.add("second", ["fat"], picks("second", 6, "fat"), budget)
+    before = {path: path.read_bytes() for path in memory.folder.rglob("*.*")}
+    memory.add("second", ["fat"], picks("second", 6, "fat"), budget)
+    assert {path: path.read_bytes() for path in memory.folder.rglob("*.*")} == before
+
+
+def test_begins_with_another_memory_once(memory, tmp_path):
+    later = ExemplarMemory(tmp_path / "later")
+    later.begin(memory.folder)
+    assert stored(later.folder) == stored(memory.folder)
+    assert later.path.read_bytes() == memory.path.read_bytes()
+    later.add("second", ["fat"], picks("second", 2, "fat"), Budget())
+    later.begin(memory.folder)
+    assert len(stored(later.folder)) == 6
+    with pytest.raises(ValueError, match=r"There is no memory in .*nowhere: it has no manifest.json"):
+        later.begin(tmp_path / "nowhere")
+
+
+def test_nothing_from_nobody(tmp_path):
+    memory = ExemplarMemory(tmp_path / "none")
+    assert memory.exemplars == []
+    memory.add("first", ["bone"], [], Budget())
+    assert memory.experiences == {"first": {"classes": ["bone"]}}
+
+
+def test_a_patient_is_forgotten(memory):
+    gone = [e.file for e in memory.exemplars if e.patient == "first 0"]
+    assert memory.forget("first 0") == len(gone) == 2
+    assert {e.patient for e in memory.exemplars} == {"first 1", "first 2"}
+    assert not any((memory.folder / "exemplars" / file).exists() for file in gone)
+    assert "first 0" not in memory.path.read_text()
+    assert memory.manifest["experiences"]
+    with pytest.raises(ValueError, match=r"holds nothing of patient first 0\. It holds first 1, first 2"):
+        memory.forget("first 0")
+
+
+def test_a_flipped_byte_and_a_missing_file_are_named(memory):
+    exemplar = memory.exemplars[1]
+    path = memory.folder / "exemplars" / exemplar.file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{exemplar.file}, an exemplar, is damaged.*memory forget .*'first 1'"):
+        memory.load(exemplar)
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"{exemplar.file}, an exemplar, is missing.*memory forget .*'first 1'"):
+        memory.load(exemplar)
+    memory.forget("first 1")
+    assert len(stored(memory.folder)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"manifest\.json is not valid JSON"),
+        ("[]", r"manifest\.json is no manifest of a memory of format 1"),
+        ('{"format": 2}', r"manifest\.json is no manifest of a memory of format 1"),
+        (json.dumps({"format": 1, "exemplars": [{"rank": 0}]}), r"manifest\.json has an entry that lacks 'experience'"),
+    ],
+)
+def test_a_bad_manifest_is_named(memory, text, message):
+    memory.path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        _ = memory.exemplars
+
+
+@pytest.mark.parametrize("call", range(5))
+def test_a_full_disk_leaves_what_was_there(memory, monkeypatch, call):
+    before, written = stored(memory.folder), iter(range(call))
+    write = Path.write_bytes
+
+    def fails(path, content):
+        if next(written, None) is None:
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fails)
+    monkeypatch.setattr(Path, "write_text", lambda path, text, **_: fails(path, text.encode()))
+    with pytest.raises(OSError, match=r"Cannot write .*No space left on device.*unharmed"):
+        memory.add("second", ["fat"], picks("second", 4, "fat"), Budget())
+    monkeypatch.undo()
+    assert stored(memory.folder) == before
+    assert not list(memory.folder.rglob("*.part"))
+    memory.add("second", ["fat"], picks("second", 4, "fat"), Budget())
+    assert len(stored(memory.folder)) == 8
+
+
+def _killed(folder, n):
+    """Add to a memory, and die at the n-th step on the disk."""
+    left = iter(range(n))
+
+    def dying(function):
+        def step(*args, **kwargs):
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return step
+
+    os.replace, os.fsync = dying(os.replace), dying(os.fsync)
+    Path.write_bytes, Path.unlink = dying(Path.write_bytes), dying(Path.unlink)
+    ExemplarMemory(folder).add("second", ["bone"], picks("second", 26), Budget(samples=26))
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_holds_what_it_held_or_what_it_should(tmp_path):
+    whole, memory, exits = ExemplarMemory(tmp_path / "whole"), ExemplarMemory(tmp_path / "killed"), []
+    for each in (whole, memory):
+        each.add("first", ["bone"], picks("first", 26), Budget(samples=26))
+    before = stored(whole.folder)
+    whole.add("second", ["bone"], picks("second", 26), Budget(samples=26))  # 13 files come and 13 go
+    after = stored(whole.folder)
+    assert len(before) == len(after) == 26
+    for n in range(50):
+        process = context.Process(target=_killed, args=(memory.folder, n))
+        process.start()
+        process.join()
+        exits.append(process.exitcode)
+        assert stored(memory.folder) in (before, after), n
+        if stored(memory.folder) == after:  # begin again
+            memory.add("second", ["bone"], [], Budget())
+            memory.add("first", ["bone"], picks("first", 26), Budget())
+    assert exits == [-signal.SIGKILL] * 50
+    memory.add("second", ["bone"], picks("second", 26), Budget(samples=26))
+    assert stored(memory.folder) == after
+    assert not orphans(memory.folder)
+
+
+def test_refuses_what_it_cannot_keep(memory):
+    exemplar, sample = picks("second", 1)[0]
+    with pytest.raises(ValueError, match=r"tensors, strings and numbers, and `meta` of a sample is a dict"):
+        memory.add("second", ["bone"], [(exemplar, {**sample, "meta": {}})], Budget())
+    memory.add("second", ["bone"], [(exemplar, {**sample, "array": np.ones(2), "none": None})], Budget())
+    assert memory.load(memory.exemplars[-1])["none"] is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"samples": 3, "volumes": 1}, "counts `samples` or whole `volumes`, got both"),
+        ({"samples": -1}, "`samples` of a budget must not be negative, got -1"),
+        ({"megabytes": -0.5}, "`megabytes` of a budget must not be negative"),
+    ],
+)
+def test_a_wrong_budget_is_named(limits, message):
+    with pytest.raises(ValueError, match=message):
+        Budget(**limits)
