@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImage, Orientation, Spacing, SpatialPad
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from lit_continual.data.cases import Case, CaseList
@@ -66,7 +67,7 @@ def load_case(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
         image = transform(image)
     affine = torch.as_tensor(image.affine, dtype=torch.float64)
     return {
-        "image": torch.as_tensor(normalise(image.as_tensor())).float(),
+        "image": convert_to_tensor(normalise(image.as_tensor()), track_meta=False).float(),
         "affine": affine,
         "source_affine": torch.as_tensor(source.affine, dtype=torch.float64),
         "source_shape": torch.tensor(source.shape[1:]),
