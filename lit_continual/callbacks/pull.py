@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_continual.functional import l2_sp_gradient, l2_sp_proximal_
+from lit_continual.functional import l2_sp, l2_sp_gradient, l2_sp_proximal_
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,11 @@ class Pull:
 
     def penalty(self, explicit_step_of: Optimizer | None = None) -> Tensor:
         """Return the penalty, and let its gradient join those that an optimizer is about to step with."""
+        if explicit_step_of is None:
+            with torch.no_grad():
+                return l2_sp(self.parameters, self.anchor, self.strength)
         penalty, gradient = l2_sp_gradient(self.parameters, self.anchor, self.strength)
-        if explicit_step_of is not None and self.strength > 0 and _has_gradients(explicit_step_of):
+        if self.strength > 0 and _has_gradients(explicit_step_of):
             _add_gradient(explicit_step_of, self.parameters, gradient)
         return penalty
 

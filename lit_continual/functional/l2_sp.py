@@ -101,10 +101,8 @@ def l2_sp_proximal_(parameters: Mapping[str, Tensor], anchor: Mapping[str, Tenso
     values, anchors = _matched(parameters, anchor)
     _require_strength(strength, finite=False)
     if strength == 0 or lr == 0:
-        return  # `θ̄ + (θ - θ̄)` would round.
-    torch._foreach_sub_(values, anchors)
-    torch._foreach_mul_(values, 1.0 / (1.0 + 2.0 * lr * strength))
-    torch._foreach_add_(values, anchors)
+        return
+    torch._foreach_lerp_(values, anchors, 1.0 - 1.0 / (1.0 + 2.0 * lr * strength))  # one pass over the weights
 
 
 def _matched(parameters: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:

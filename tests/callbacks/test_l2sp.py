@@ -99,8 +99,8 @@ class ProximalByHand(Segments):
             for name, p in self.named_parameters():
                 if name in self.anchor:
                     lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-                    shrink = 1 / (1 + 2 * lr * self.strength)  # times it, as rounded: Adam blows up the last bit
-                    p.copy_((p - self.anchor[name]) * shrink + self.anchor[name])
+                    shrink = 1 / (1 + 2 * lr * self.strength)
+                    p.lerp_(self.anchor[name], 1 - shrink)  # rounded as ours is: Adam blows up the last bit
 
 
 @decays
