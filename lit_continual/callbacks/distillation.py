@@ -170,7 +170,8 @@ class Distillation(LossTerm):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._fitted, self._channels, self._resumed, self._teacher = True, self._seen, "", None
+        self._channels = self._count(pl_module, None) or self._seen or self._channels  # also after a fit of no epochs
+        self._fitted, self._resumed, self._teacher = True, "", None
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
