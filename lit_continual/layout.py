@@ -44,10 +44,12 @@ class Case:
 
     Args:
         options: What goes over the configs of the methods, dotted name -> value.
+        methods: What goes over the options of some methods in this case, name -> dotted name -> value.
         prepare: What goes over those of the runs of ``prepare``, name -> dotted name -> value.
     """
 
     options: Options = field(default_factory=dict)
+    methods: dict[str, Options] = field(default_factory=dict)
     prepare: dict[str, Options] = field(default_factory=dict)
 
 
@@ -62,7 +64,8 @@ class Layout:
         baseline: The method that the others are tested against; by default the first.
         prepare: Name -> :class:`Recipe`: runs that methods start from, or later ones of these. One that comes out the
             same for several methods, cases or seeds is run once.
-        options: What goes over every config; those of a case go over it, and those of a method over both.
+        options: What goes over every config; those of a case go over it, those of a method over both, and
+            those of a method in a case over all.
         seeds: Seeds of the runs.
         name: Title; by default the name of the file.
         source: Where the paper's numbers are from.
@@ -111,8 +114,9 @@ def _contradictions(layout: Layout) -> Iterator[str]:
     if layout.baseline not in layout.methods:
         yield f"`baseline` is {layout.baseline}, which is none of the methods {', '.join(layout.methods)}"
     for name, case in layout.cases.items():
-        if unknown := case.prepare.keys() - layout.prepare.keys():
-            yield f"case {name} has options for `prepare` {', '.join(unknown)}, which the table does not describe"
+        for part in ("methods", "prepare"):
+            if unknown := getattr(case, part).keys() - getattr(layout, part).keys():
+                yield f"case {name} has options for `{part}` {', '.join(unknown)}, which the table does not describe"
     given = {"`options`": layout.options}
     given |= {
         f"{kind} {n}": x.options

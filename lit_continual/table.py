@@ -52,9 +52,10 @@ class RunTable:
         }
 
     def _method(self, case: str, name: str, seed: int) -> Cell:
-        recipe = self.layout.methods[name]
-        options = [o.items() for o in (self.layout.options, self.layout.cases[case].options, recipe.options)]
-        return self._cell((case, name), recipe, [*chain(*options)], case, seed, list(self.layout.prepare))
+        recipe, own = self.layout.methods[name], self.layout.cases[case]
+        layers = (self.layout.options, own.options, recipe.options, own.methods.get(name, {}))
+        options = [*chain.from_iterable(layer.items() for layer in layers)]
+        return self._cell((case, name), recipe, options, case, seed, list(self.layout.prepare))
 
     def _prepared(self, case: str, name: str, seed: int) -> Cell:
         recipe, names = self.layout.prepare[name], list(self.layout.prepare)

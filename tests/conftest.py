@@ -137,3 +137,14 @@ def stream(tmp_path, shapes):
 @pytest.fixture(autouse=True)
 def _own_command_line(monkeypatch):
     monkeypatch.setattr("sys.argv", ["lit-continual"])  # Lightning warns of the arguments that pytest was given
+
+
+@pytest.fixture
+def reports():
+    """What a test asks for whose runs are to be followed by their reports."""
+
+
+@pytest.fixture(autouse=True)
+def _no_reports(request, monkeypatch):
+    if "reports" not in request.fixturenames:  # which take longer than the runs they tell of
+        monkeypatch.setattr("lit_continual.commands.write_report", lambda runs, output=None: output or runs[0])

@@ -37,7 +37,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_a_stream_leaves_a_matrix_checkpoints_cases_and_overlays(stream, run):
+def test_a_stream_leaves_a_matrix_checkpoints_cases_and_overlays(stream, run, reports):
     main(["fit", "--config", stream(LWF)])
     R = matrix(run)
     assert np.isfinite(R).tolist() == [[True, False], [True, True]]
