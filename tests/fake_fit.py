@@ -16,6 +16,7 @@ def main():
         assert json.loads((Path(start).parents[2] / "run.json").read_text())["status"] == "finished", start
     with open(os.environ["FAKE_FIT_LOG"], "a") as log:
         log.write(f"{name} {seed} {os.getpid()}\n")
+    (folder / "given.json").write_text(json.dumps(given))
     (folder / "threads").write_text(os.environ["OMP_NUM_THREADS"])
     (folder / "tracked").write_text(f"{os.environ.get('WANDB_MODE')} {os.environ.get('WANDB_RUN_GROUP')}")
 

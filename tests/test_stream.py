@@ -151,6 +151,19 @@ def test_extending_a_trained_model_begins_with_its_outputs_bit_for_bit(stream, r
     assert "train/distillation" in next((tmp_path / "extended/logs").rglob("metrics.csv")).read_text()
 
 
+def test_who_starts_from_the_first_experience_learns_the_second_as_the_whole_stream_does(stream, run, tmp_path):
+    main(["fit", "--config", stream(LWF)])
+    main(["fit", "--config", stream(), f"--trainer.default_root_dir={tmp_path / 'first'}"])
+    start = str(tmp_path / "first/experiences/0_ball/model.ckpt")
+    config = json.loads((tmp_path / "config.yaml").read_text())
+    known, new = config["stream"]["experiences"]
+    begun = stream(LWF, start=start, experiences=[{**known, "max_epochs": 0}, new])
+    main(["fit", "--config", begun, f"--trainer.default_root_dir={tmp_path / 'begun'}"])
+    mine, whole = (load(r / "experiences/1_box/model.ckpt")["state_dict"] for r in (tmp_path / "begun", run))
+    assert all(torch.equal(mine[name], whole[name]) for name in whole)
+    np.testing.assert_array_equal(matrix(tmp_path / "begun"), matrix(run))
+
+
 def test_what_cannot_be_extended_is_refused_before_a_folder_is_made(stream, run, tmp_path):
     with pytest.raises(ValueError, match=r"There is no checkpoint at .*nowhere\.ckpt"):
         main(["fit", "--config", stream(start=str(tmp_path / "nowhere.ckpt"))])

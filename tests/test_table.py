@@ -123,6 +123,16 @@ def test_one_source_for_all_seeds(compare, tmp_path):
     assert begun(tmp_path) == {("source", "7"): 1, ("a", "0"): 1, ("a", "1"): 1}
 
 
+def test_a_case_may_set_options_of_one_method(compare, tmp_path):
+    cases = {"A": {"options": {"data.batch_size": 2}, "methods": {"LwfSeg": {"data.batch_size": 3}}}, "B": {}}
+    compare(cases=cases)
+    given = {
+        path.parts[-4:-2]: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*/*/seed_0*/given.json")
+    }
+    sizes = {place: options.get("data.batch_size") for place, options in given.items()}
+    assert sizes == {("A", "fine-tuning"): "2", ("A", "LwfSeg"): "3", ("B", "fine-tuning"): None, ("B", "LwfSeg"): None}
+
+
 def test_failures_are_told_and_the_rest_is_shown(compare, tmp_path, capsys):
     methods = {"fine-tuning": {"config": "fine.yaml"}, "failing": {"config": "lwf.yaml"}}
     with pytest.raises(SystemExit, match="2 runs failed or were not begun; the same command tries them again"):
@@ -151,6 +161,7 @@ def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
     refused(compare, "`options` sets `seed_everything`, which", options={"seed_everything": 1})
     refused(compare, "`paper` of method a needs 1 lists, one a case, of 3", methods={"a": {**fine, "paper": [[1.0]]}})
     refused(compare, "case A has options for `prepare` x, which", cases={"A": {"prepare": {"x": {}}}})
+    refused(compare, "case A has options for `methods` x, which", cases={"A": {"methods": {"x": {}}}})
     refused(compare, "There is no file .*nowhere.yaml", methods={"a": {"config": "nowhere.yaml"}})
     start = {**fine, "options": {"stream.start": "{prepare.x}/model.ckpt"}}
     refused(compare, r"all a starts from \{prepare.x\}, but `prepare` has nothing before it", methods={"a": start})
