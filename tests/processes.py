@@ -33,8 +33,10 @@ def _run(args, kill, log):
     import torch
 
     torch.set_num_threads(1)
+    from lit_continual import commands
     from lit_continual.cli import main
 
+    commands.write_report = lambda runs, output=None: runs[0]  # which takes longer than the run
     if kill and "files" in kill:
         sys.settrace(Killer(**kill))
     elif kill:

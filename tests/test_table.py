@@ -176,8 +176,12 @@ def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+SHIPPED = sorted((Path(__file__).parents[1] / "configs/tables").glob("*.yaml"))
+MANY = {"covid", "lwfseg"}  # cells, each of which is parsed
+
+
 @pytest.mark.parametrize(
-    "file", sorted((Path(__file__).parents[1] / "configs/tables").glob("*.yaml")), ids=lambda f: f.stem
+    "file", [pytest.param(f, id=f.stem, marks=[pytest.mark.slow] * (f.stem in MANY)) for f in SHIPPED]
 )
 def test_shipped_tables_are_short_and_their_options_known(file, tmp_path):
     assert len(file.read_text().splitlines()) <= 70  # of several configs
