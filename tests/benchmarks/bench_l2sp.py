@@ -5,7 +5,9 @@ so that load on the machine hits both alike. What is judged is the time inside t
 step, which other processes disturb least. CPU time of the process, and wall time.
 """
 
+import logging
 import time
+import warnings
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -64,6 +66,8 @@ def run(module, callbacks):
 
 
 def main():
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     module = Segmenter(NETWORK, features=16, heads=[["a"]], optimizer=lambda p: torch.optim.AdamW(p, weight_decay=0))

@@ -3,10 +3,12 @@
 Run as ``python tests/benchmarks/bench_tgd.py``. Times are of the process, in seconds, on as many threads as torch has.
 """
 
+import logging
 import resource
 import statistics
 import sys
 import time
+import warnings
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -70,6 +72,8 @@ def step(steps=14):
 
 
 def main():
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     begin = time.process_time()
     kernel_sparsity_entropy(torch.randn(512, 512, 3, 3))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
