@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +40,12 @@ class ContinualCLI(LightningCLI):
     """LightningCLI whose ``fit`` learns a stream of experiences, with further commands beside it."""
 
     @override
+    def __init__(self, args: ArgsType = None, **options: Any) -> None:
+        given = sys.argv[1:] if args is None else args
+        self._asked = str(given[0]) if isinstance(given, list) and given else ""  # the command, where it stands first
+        super().__init__(args=args, **options)
+
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Stream, "stream")
 
@@ -53,8 +59,11 @@ class ContinualCLI(LightningCLI):
         self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
         subcommands = parser.add_subcommands()
         for name, text in HELP.items():
-            part = self._prepare_subcommand_parser(Trainer, name, description=text)
-            if name == "fit":
+            used = name in self._used()
+            part = (
+                self._prepare_subcommand_parser(Trainer, name, description=text) if used else Parser(description=text)
+            )
+            if used and name == "fit":
                 part.add_argument("--resume", action="store_true", help="Go on with the run in the folder.")
                 part.add_argument("--overwrite", action="store_true", help="Remove the run in the folder first.")
             self._subcommand_parsers[name] = part
@@ -63,6 +72,12 @@ class ContinualCLI(LightningCLI):
             self._subcommand_parsers[name] = part = Parser(description=tool.help)
             subcommands.add_subcommand(name, part, help=tool.help)
             tool.add_arguments(part)  # may be commands of its own, which must come after it
+
+    def _used(self) -> Collection[str]:
+        """The commands of Lightning that this call may come to; making the parser of one takes most of a second."""
+        if self._asked in TOOLS:
+            return ["fit"] if TOOLS[self._asked].parses else []
+        return [self._asked] if self._asked in HELP else HELP
 
     @override
     def before_instantiate_classes(self) -> None:

@@ -152,13 +152,13 @@ def test_extending_a_trained_model_begins_with_its_outputs_bit_for_bit(stream, r
 
 
 def test_who_starts_from_the_first_experience_learns_the_second_as_the_whole_stream_does(stream, run, tmp_path):
-    main(["fit", "--config", stream(LWF)])
-    main(["fit", "--config", stream(), f"--trainer.default_root_dir={tmp_path / 'first'}"])
+    main(["fit", "--config", stream(LWF), "--trainer.max_epochs=1"])
+    main(["fit", "--config", stream(), "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path / 'first'}"])
     start = str(tmp_path / "first/experiences/0_ball/model.ckpt")
     config = json.loads((tmp_path / "config.yaml").read_text())
     known, new = config["stream"]["experiences"]
     begun = stream(LWF, start=start, experiences=[{**known, "max_epochs": 0}, new])
-    main(["fit", "--config", begun, f"--trainer.default_root_dir={tmp_path / 'begun'}"])
+    main(["fit", "--config", begun, "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path / 'begun'}"])
     mine, whole = (load(r / "experiences/1_box/model.ckpt")["state_dict"] for r in (tmp_path / "begun", run))
     assert all(torch.equal(mine[name], whole[name]) for name in whole)
     np.testing.assert_array_equal(matrix(tmp_path / "begun"), matrix(run))

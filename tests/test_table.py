@@ -177,7 +177,7 @@ def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
 
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs/tables").glob("*.yaml"))
-MANY = {"covid", "lwfseg"}  # cells, each of which is parsed
+MANY = {"covid", "domain_shifts", "lwfseg"}  # cells, each of which is parsed
 
 
 @pytest.mark.parametrize(
