@@ -75,9 +75,11 @@ class JointDataModule(LightningDataModule):
     @override
     def val_dataloader(self) -> Any:
         parts = [part._evaluation_volumes("val") for part in self.parts if part.cases["val"]]
+        if not parts:
+            return []
         volumes: ConcatDataset[Any] = ConcatDataset(parts)  # type: ignore[arg-type]
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return DataLoader(volumes, batch_size=1, sampler=WholeSampler(volumes, world, rank)) if parts else []
+        return DataLoader(volumes, batch_size=1, sampler=WholeSampler(volumes, world, rank))
 
 
 def _annotations(part: SegmentationDataModule) -> Any:
