@@ -8,7 +8,8 @@ from typing import Any
 from lit_continual.parser import checked, read_yaml
 from lit_continual.reports import Column
 
-Options = dict[str, Any]
+#: Values by dotted name; not ``Any``, of which the parser makes objects where it finds a ``class_path``.
+Options = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
 
 
 @dataclass
@@ -92,11 +93,12 @@ def read_layout(path: Path, seeds: Sequence[int] = ()) -> Layout:
     Raises:
         ValueError: If something in it is missing, unknown or does not fit the rest, with the place.
     """
-    layout = checked(Layout, read_yaml(path), str(path))
     kinds: dict[str, type[Any]] = {"methods": Method, "columns": Column, "cases": Case, "prepare": Recipe}
-    for part, kind in kinds.items():
-        sections = getattr(layout, part)
-        made = {str(n): checked(kind, s or {}, f"{path}, `{part}`, {n}") for n, s in sections.items()}
+    given = read_yaml(path)
+    sections = {part: given[part] for part in kinds if isinstance(given.get(part), dict)}
+    layout = checked(Layout, {**given, **{part: dict.fromkeys(own) for part, own in sections.items()}}, str(path))
+    for part, own in sections.items():
+        made = {str(n): checked(kinds[part], s or {}, f"{path}, `{part}`, {n}") for n, s in own.items()}
         setattr(layout, part, made)
     layout.name, layout.seeds = layout.name or path.stem, list(seeds or layout.seeds)
     layout.baseline = layout.baseline or next(iter(layout.methods), "")

@@ -133,6 +133,14 @@ def test_a_case_may_set_options_of_one_method(compare, tmp_path):
     assert sizes == {("A", "fine-tuning"): "2", ("A", "LwfSeg"): "3", ("B", "fine-tuning"): None, ("B", "LwfSeg"): None}
 
 
+def test_options_that_name_classes_reach_the_runs_as_they_were_written(compare, tmp_path):
+    rate = {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}}
+    experiences = [{"name": "ball", "classes": {"ball": 1}, "model": rate}, {"name": "box", "classes": {"box": 2}}]
+    compare(methods={"a": {"config": "fine.yaml", "options": {"stream.experiences": experiences}}})
+    given = json.loads(next((tmp_path / "out/all/a").glob("seed_0*/given.json")).read_text())
+    assert json.loads(given["stream.experiences"]) == experiences
+
+
 def test_failures_are_told_and_the_rest_is_shown(compare, tmp_path, capsys):
     methods = {"fine-tuning": {"config": "fine.yaml"}, "failing": {"config": "lwf.yaml"}}
     with pytest.raises(SystemExit, match="2 runs failed or were not begun; the same command tries them again"):
