@@ -95,10 +95,11 @@ def read_layout(path: Path, seeds: Sequence[int] = ()) -> Layout:
     """
     kinds: dict[str, type[Any]] = {"methods": Method, "columns": Column, "cases": Case, "prepare": Recipe}
     given = read_yaml(path)
-    sections = {part: given[part] for part in kinds if isinstance(given.get(part), dict)}
-    layout = checked(Layout, {**given, **{part: dict.fromkeys(own) for part, own in sections.items()}}, str(path))
-    for part, own in sections.items():
-        made = {str(n): checked(kinds[part], s or {}, f"{path}, `{part}`, {n}") for n, s in own.items()}
+    named = {part: dict.fromkeys(given[part]) for part in kinds if isinstance(given.get(part), dict)}
+    layout = checked(Layout, {**given, **named}, str(path))
+    for part, kind in kinds.items():
+        sections = given[part] if part in named else getattr(layout, part)
+        made = {str(n): checked(kind, s or {}, f"{path}, `{part}`, {n}") for n, s in sections.items()}
         setattr(layout, part, made)
     layout.name, layout.seeds = layout.name or path.stem, list(seeds or layout.seeds)
     layout.baseline = layout.baseline or next(iter(layout.methods), "")
