@@ -43,7 +43,8 @@ class MetaTune(WrappedModule):
             alone: how a stream learns what is fine-tuned next.
         reduction: ``"sum"`` over the tasks as in Algorithm 1, or ``"mean"`` as in MAML's code.
         learn_inner_lr: Learn one inner rate per layer, starting from the strategy's, in the module's optimizer (in
-            a parameter group of its own, without weight decay).
+            a parameter group of its own, without weight decay). ``ddp_fork`` and ``ddp_spawn`` do not bring them back
+            to the process that called fit; ``ddp`` does.
         adapt_in_evaluation: Validation and test batches are sequences of pairs too: adapt on ``D`` with gradients
             on and in eval mode, then run the module's step on ``D'``. Otherwise they go to the module as they are.
 
