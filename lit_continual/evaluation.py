@@ -11,6 +11,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from typing_extensions import override
 
+PICTURED = 24  # cases of an experience of which a slice is kept
+
 
 def judge(
     trainer: Trainer, module: LightningModule, data: LightningDataModule, stage: Literal["test", "validate"]
@@ -33,7 +35,7 @@ def judge(
 
 
 class CaseRecorder(Callback):
-    """Collect what ``test_step`` returns about each case: its ``scores`` by class, and its masks for one picture.
+    """Collect what ``test_step`` returns about each case: its ``scores`` by class, and a slice of its masks.
 
     Args:
         on: Index of the experience that is evaluated.
@@ -42,7 +44,7 @@ class CaseRecorder(Callback):
     def __init__(self, on: int) -> None:
         self.on = on
         self.cases: list[dict[str, Any]] = []
-        self.overlay: dict[str, Any] | None = None
+        self.overlays: list[dict[str, Any]] = []  # of the first cases of this process
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -66,10 +68,10 @@ class CaseRecorder(Callback):
         for name, scores in outputs["scores"].items():
             values = {score: "" if math.isnan(value) else f"{value:.6g}" for score, value in scores.items()}
             self.cases.append({"on": self.on, "patient": patient, "class": name, **values})
-        if self.overlay is None and outputs["truth"]:
+        if len(self.overlays) < PICTURED and outputs["truth"]:
             to_source_grid: Any = getattr(pl_module, "to_source_grid", lambda image, batch: image)
             image = to_source_grid(batch["image"], batch)
-            self.overlay = _overlay(image[0, 0], outputs, str(patient), batch["spacing"][0])
+            self.overlays.append(_overlay(image[0, 0], outputs, str(patient), batch["spacing"][0]))
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

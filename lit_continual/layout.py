@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_continual.parser import checked, read_yaml
-from lit_continual.reports import Column
+from lit_continual.reports import Column, Spread
 
 #: Values by dotted name; not ``Any``, of which the parser makes objects where it finds a ``class_path``.
 Options = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
@@ -70,6 +70,8 @@ class Layout:
         seeds: Seeds of the runs.
         name: Title; by default the name of the file.
         source: Where the paper's numbers are from.
+        spread: What mean and standard deviation are over: ``seeds``, or ``patients``, each averaged over the seeds.
+        curve: Name of a logged value, such as ``val/dice``, to draw over the training steps of each method.
     """
 
     methods: dict[str, Any]
@@ -81,6 +83,8 @@ class Layout:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     name: str = ""
     source: str = ""
+    spread: Spread = "seeds"
+    curve: str = ""
 
 
 def read_layout(path: Path, seeds: Sequence[int] = ()) -> Layout:

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +131,13 @@ class RunFolder:
         write_text(path, text.getvalue())
         write_json(self.path / "matrix.json", self.matrices)
 
-    def write_overlay(self, after: int, on: int, overlay: Mapping[str, Any]) -> None:
-        """Write one picture: image, truth and prediction of a slice."""
+    def write_overlays(self, after: int, on: int, overlays: Sequence[Mapping[str, Any]]) -> None:
+        """Write image, truth and prediction of a slice of each case; the names of all but the first are numbered."""
         if is_first_rank():
+            numbered = [("" if n == 0 else f"_{n}", overlay) for n, overlay in enumerate(overlays)]
+            arrays = {key + number: value for number, overlay in numbered for key, value in overlay.items()}
             with replaced(self.path / "overlays" / f"{after}_{on}.npz") as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **overlay)
+                np.savez_compressed(file, allow_pickle=False, **arrays)
 
     def finish(self) -> None:
         """Mark the run as finished."""

@@ -220,8 +220,8 @@ class StreamLoop:
             _hand_on(memory, trainer)
             found = judge(trainer, module, self.data[on], "test")
             cases += recorder.cases
-            if recorder.overlay is not None:
-                self.folder.write_overlay(after, on, recorder.overlay)
+            if recorder.overlays:
+                self.folder.write_overlays(after, on, recorder.overlays)
             for score in row.keys() & found:
                 row[score][on] = found[score]
         self.folder.write_row(after, row, cases)

@@ -129,8 +129,9 @@ class RunTable:
         for number, case in enumerate(layout.cases):
             runs = {method: self._finished(case, method) for method in layout.methods}
             paper = {name: method.paper[number] for name, method in layout.methods.items() if method.paper}
-            cases[case] = lines_of(runs, list(layout.columns.values()), layout.baseline, paper)
-        return Comparison(layout.name, layout.columns, cases, layout.baseline, len(layout.seeds), layout.source)
+            cases[case] = lines_of(runs, list(layout.columns.values()), layout.baseline, paper, layout.spread)
+        facts = (layout.baseline, len(layout.seeds), layout.source, layout.spread, layout.curve)
+        return Comparison(layout.name, layout.columns, cases, *facts)
 
     def _finished(self, case: str, method: str) -> list[Run]:
         cells = [self.runs[case, method, seed] for seed in self.layout.seeds]

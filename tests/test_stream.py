@@ -13,6 +13,7 @@ from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
 from lit_continual.reports import Run
+from lit_continual.reports.overlay import Overlay
 from lit_continual.reports.summary import measures
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
@@ -59,6 +60,8 @@ def test_a_stream_leaves_a_matrix_checkpoints_cases_and_overlays(stream, run, re
         assert len(scores) == 2
         assert np.mean(scores) == pytest.approx(R[i, j], abs=1e-5)
     assert sorted(path.name for path in (run / "overlays").iterdir()) == ["0_0.npz", "1_0.npz", "1_1.npz"]
+    patients = {c[2] for c in cases if c[:2] == ["1", "0"]}
+    assert {overlay.patient for overlay in Overlay.load_all(run / "overlays/1_0.npz")} == patients
     assert sorted(path.name for path in (run / "experiences/0_ball").iterdir()) == ["model.ckpt"]
     assert not list(run.rglob("*.part"))
     assert (run / "report/report.html").exists()

@@ -6,6 +6,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from scipy import stats
@@ -77,6 +78,18 @@ def test_a_table_has_means_over_seeds_tests_over_patients_and_the_papers_numbers
     assert "http" not in page.replace("http-equiv", "")
     assert r"0.903 $\pm$ 0.007*" in tex
     assert len(rows(tmp_path / "out/table/runs.csv")) == 4
+
+
+def test_means_over_patients_and_a_curve_over_steps(compare, tmp_path, capsys):
+    found = compare(spread="patients", curve="val/dice")
+    line = entry(found, "fine-tuning", "old")
+    patients = [0.9 - 0.1 * 0.02 + 0.005 - 0.2 - 0.001 * i for i in range(6)]  # each the mean of seeds 0 and 1
+    assert float(line["mean"]) == pytest.approx(np.mean(patients))
+    assert float(line["std"]) == pytest.approx(np.std(patients, ddof=1))
+    assert line["seeds"] == "2"
+    assert float(entry(found, "fine-tuning", "BWT")["std"]) == pytest.approx(0.01 / 2**0.5)
+    assert "over patients, each averaged over 2 seeds" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "out/table/curve_1.png").exists()
 
 
 def test_what_is_finished_is_not_run_again_and_a_change_concerns_its_runs_only(compare, tmp_path):

@@ -1,7 +1,7 @@
 """Tables, plots and the HTML page of a run."""
 
 from lit_continual.reports.adaptation import write_adaptation
-from lit_continual.reports.comparison import Column, Comparison, lines_of
+from lit_continual.reports.comparison import Column, Comparison, Spread, lines_of
 from lit_continual.reports.comparison_files import comparison_table, write_comparison
 from lit_continual.reports.kernels import Dropped, KernelStudy, write_kernel_study
 from lit_continual.reports.logged import logged_values
@@ -17,6 +17,7 @@ __all__ = [
     "Dropped",
     "KernelStudy",
     "Run",
+    "Spread",
     "Sweep",
     "Trial",
     "comparison_table",

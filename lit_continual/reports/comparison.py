@@ -13,6 +13,7 @@ from lit_continual.reports.score import Score
 from lit_continual.reports.summary import measures
 
 LEVEL = 0.05
+Spread = Literal["seeds", "patients"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: mean and standard deviation (n - 1) over ``seeds`` runs, the paper's number, and a test.
+    """One cell: mean and standard deviation (n - 1) over ``seeds`` runs or their patients, the paper's number, a test.
 
     The test is a paired one over the patients, each averaged over the seeds, against the baseline of the case.
     """
@@ -116,6 +117,8 @@ class Comparison:
         baseline: The method that the others are tested against.
         seeds: How many there are when everything is finished.
         source: Where the paper's numbers are from; "" if there are none.
+        spread: What the standard deviations are over.
+        curve: What is drawn over the training steps; "" for nothing.
     """
 
     name: str
@@ -124,6 +127,8 @@ class Comparison:
     baseline: str
     seeds: int
     source: str = ""
+    spread: Spread = "seeds"
+    curve: str = ""
 
     def score(self, heading: str) -> Score:
         """What the numbers under a heading are."""
@@ -136,6 +141,7 @@ def lines_of(
     columns: Sequence[Column],
     baseline: str,
     paper: Mapping[str, Sequence[float | None]],
+    spread: Spread = "seeds",
 ) -> list[Line]:
     """The lines of one case.
 
@@ -144,6 +150,8 @@ def lines_of(
         columns: What to show of them.
         baseline: The method to test against.
         paper: The paper's number of each method and column, as far as it has them.
+        spread: Whether mean and standard deviation are over the runs, or over the patients, each averaged over the
+            runs. A measure has no patients, and is over the runs.
     """
     everyone = [run for found in runs.values() for run in found]
     lines = []
@@ -153,10 +161,13 @@ def lines_of(
         for column, number in zip(columns, printed, strict=True):
             values = np.array([column.value(run, everyone) for run in found])
             values = values[np.isfinite(values)]
+            seeds, patients = len(values), column.patients(found)
+            if spread == "patients" and patients:
+                values = np.array([value for value in patients.values() if isfinite(value)])
             mean = float(values.mean()) if len(values) else nan
             std = float(values.std(ddof=1)) if len(values) > 1 else nan
             test = None if method == baseline else _test(column, runs.get(baseline, ()), found)
-            entries.append(Entry(mean, std, len(values), nan if number is None else number, test))
+            entries.append(Entry(mean, std, seeds, nan if number is None else number, test))
         lines.append(Line(method, tuple(found), tuple(entries)))
     return lines
 

@@ -16,10 +16,11 @@ from lit_continual.reports.report import png, renewed
 from lit_continual.reports.score import Score
 from lit_continual.reports.side_by_side import side_by_side_figure
 from lit_continual.reports.tables import write_rows
+from lit_continual.reports.training import training_figure
 
 
 def write_comparison(found: Comparison, folder: Path) -> Path:
-    """Write ``table.html``, ``table.csv``, ``runs.csv``, ``table.tex`` and ``overlays_<case>.png``.
+    """Write ``table.html``, ``table.csv``, ``runs.csv``, ``table.tex``, ``overlays_<case>.png``, ``curve_<case>.png``.
 
     Returns:
         Path of the page.
@@ -28,11 +29,16 @@ def write_comparison(found: Comparison, folder: Path) -> Path:
         OSError: If they cannot be written; the folder is then as it was.
     """
     with renewed(folder) as aside:
-        pictures = {}
+        pictures: dict[tuple[str, str], bytes] = {}
         for number, (case, lines) in enumerate(found.cases.items(), start=1):
-            if figure := side_by_side_figure(lines):
-                pictures[case] = png(figure)
-                (aside / f"overlays_{number}.png").write_bytes(pictures[case])
+            figures = {
+                "overlays": side_by_side_figure(lines, found.baseline),
+                "curve": training_figure(lines, found.curve) if found.curve else None,
+            }
+            for kind, figure in figures.items():
+                if figure is not None:
+                    pictures[case, kind] = png(figure)
+                    (aside / f"{kind}_{number}.png").write_bytes(pictures[case, kind])
         columns = ["case", "method", "column", "mean", "std", "seeds", "paper", "difference", "p", "patients"]
         write_rows(aside / "table.csv", columns, _entries(found))
         write_rows(aside / "runs.csv", ["case", "method", "seed", *found.columns, "folder"], _runs(found))
@@ -73,7 +79,9 @@ def _label(line: Line, found: Comparison) -> str:
 
 
 def _legend(found: Comparison) -> str:
-    parts = [f"Mean ± standard deviation (n - 1) over {found.seeds} seed{'s' if found.seeds > 1 else ''}"]
+    seeds = f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
+    over = seeds if found.spread == "seeds" else f"patients, each averaged over {seeds}"
+    parts = [f"Mean ± standard deviation (n - 1) over {over}"]
     if any(entry.differs for lines in found.cases.values() for line in lines for entry in line.entries):
         parts.append(f"* differs from {found.baseline} (Wilcoxon over patients, p < 0.05, not corrected)")
     if found.source:
@@ -110,13 +118,13 @@ def _latex(found: Comparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _page(found: Comparison, pictures: dict[str, bytes]) -> str:
-    cases = [_case(case, found, pictures.get(case)) for case in found.cases]
+def _page(found: Comparison, pictures: dict[tuple[str, str], bytes]) -> str:
+    cases = [_case(case, found, pictures) for case in found.cases]
     runs = [[*line[:3], line[-1]] for line in _runs(found)]
     return render("comparison.html.j2", found=found, cases=cases, runs=runs, legend=_legend(found))
 
 
-def _case(case: str, found: Comparison, overlays: bytes | None) -> dict[str, Any]:
+def _case(case: str, found: Comparison, pictures: dict[tuple[str, str], bytes]) -> dict[str, Any]:
     lines = found.cases[case]
     streams = [" → ".join(e.name for e in run.experiences) for line in lines for run in line.runs]
     rows = [
@@ -127,8 +135,9 @@ def _case(case: str, found: Comparison, overlays: bytes | None) -> dict[str, Any
         }
         for line in lines
     ]
-    pictured = picture(overlays) if overlays else None
-    return {"name": case, "rows": rows, "streams": list(dict.fromkeys(streams)), "overlays": pictured}
+    shown = {kind: picture(png) for (of, kind), png in pictures.items() if of == case}
+    none = {"overlays": None, "curve": None}
+    return {"name": case, "rows": rows, "streams": list(dict.fromkeys(streams)), **none, **shown}
 
 
 def _html_cell(entry: Entry, score: Score) -> dict[str, Any]:

@@ -6,7 +6,12 @@ from pathlib import Path
 
 
 def logged_values(folder: Path) -> dict[str, list[float]]:
-    """Every value that a run logged under each name, in the order of the training steps; a run may be under way.
+    """Every value that a run logged under each name, in the order of the training steps."""
+    return {name: [steps[step] for step in sorted(steps)] for name, steps in logged_steps(folder).items()}
+
+
+def logged_steps(folder: Path) -> dict[str, dict[int, float]]:
+    """What a run logged under each name at each training step; it may be under way.
 
     A run that was resumed has a file more; where both have a step, the later file counts.
 
@@ -23,7 +28,7 @@ def logged_values(folder: Path) -> dict[str, list[float]]:
                     value = _number(text)
                     if name not in (None, "step", "epoch") and value is not None and step is not None:
                         found.setdefault(name, {})[int(step)] = value
-    return {name: [steps[step] for step in sorted(steps)] for name, steps in found.items()}
+    return found
 
 
 def _number(text: object) -> float | None:

@@ -21,14 +21,15 @@ class Overlay:
     slice: int
 
     @classmethod
-    def load(cls, path: Path) -> "Overlay":
-        """Read one ``.npz``.
+    def load(cls, path: Path, number: int = 0) -> "Overlay":
+        """Read the slice of a case from a ``.npz``, by default the first.
 
         Raises:
             ValueError: If the file is damaged or its shapes disagree.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with np.load(path, allow_pickle=False) as file:
+                stored = {key: file[key + (f"_{number}" if number else "")] for key in cls.__dataclass_fields__}
                 image = np.asarray(stored["image"], dtype=np.float32)
                 truth, prediction = (np.asarray(stored[key]) > 0 for key in ("truth", "prediction"))
                 classes, patient = tuple(map(str, stored["classes"])), str(stored["patient"])
@@ -42,6 +43,18 @@ class Overlay:
                 f" spacing {rows, columns} mm, which do not fit; delete it, and the report leaves it out."
             )
         return cls(image, truth, prediction, classes, patient, (rows, columns), number)
+
+    @classmethod
+    def load_all(cls, path: Path) -> "list[Overlay]":
+        """Read the slices of all cases of a ``.npz``.
+
+        Raises:
+            ValueError: If the file is damaged or its shapes disagree.
+        """
+        first = cls.load(path)
+        with np.load(path, allow_pickle=False) as file:
+            count = sum(key.startswith("image") for key in file.files)
+        return [first, *(cls.load(path, number) for number in range(1, count))]
 
     @property
     def size(self) -> tuple[float, float]:

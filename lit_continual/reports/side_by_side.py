@@ -1,7 +1,9 @@
 """What each method made of the same slices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite, nan
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from lit_continual.reports.comparison import Line
@@ -13,26 +15,28 @@ from lit_continual.reports.shades import shorten
 _LEFT, _TOP, _FOOT, _GAP, _PAGE = 0.42, 0.62, 0.2, 0.1, 10.8  # inches
 
 
-def side_by_side_figure(lines: Sequence[Line]) -> Figure | None:
-    """Draw one slice an experience (rows): the image, and truth and prediction of each method in the end (columns).
+def side_by_side_figure(lines: Sequence[Line], baseline: str) -> Figure | None:
+    """Draw slices (rows): the image, and truth and prediction of each method in the end (columns).
 
+    Of each experience, the volumes on which the baseline scores best and worst; one, where it scores the same on all.
     The runs of the first seed are shown. ``None`` if nothing is finished that stored a slice.
     """
     runs = {line.method: line.runs[0] for line in lines if line.runs}
-    rows = _rows(runs)
+    rows = [*_rows(runs, baseline)]
     if not rows:
         return None
     columns = ["", *runs]
     wide = min(max((_PAGE - _LEFT) / len(columns) - _GAP, 1.2), 2.4)
-    talls = [max(wide * o.size[0] / o.size[1] for o in row.values()) for row in rows.values()]
+    talls = [max(wide * o.size[0] / o.size[1] for o in row.values()) for *_, row in rows]
     width = max(_LEFT + len(columns) * (wide + _GAP), 4.2)
     height = _TOP + sum(talls) + len(talls) * (_FOOT + _GAP)
     figure, top = Figure(figsize=(width, height)), _TOP
     legend(figure)
     for column, method in enumerate(columns):
         text(figure, _LEFT + column * (wide + _GAP) + wide / 2, _TOP - 0.1, shorten(method, int(wide * 11)), 9)
-    for (name, row), tall in zip(rows.items(), talls, strict=True):
-        text(figure, 0.24, top + tall / 2, shorten(name, int(tall * 11)), 9, rotation=90)
+    for (name, which, row), tall in zip(rows, talls, strict=True):
+        title = f"{name}, {which}" if which else name
+        text(figure, 0.24, top + tall / 2, shorten(title, int(tall * 11)), 9, rotation=90)
         first = next(iter(row.values()))
         for column, method in enumerate(columns):
             overlay = row.get(method, first if not method else None)
@@ -48,14 +52,34 @@ def side_by_side_figure(lines: Sequence[Line]) -> Figure | None:
     return figure
 
 
-def _rows(runs: Mapping[str, Run]) -> dict[str, dict[str, Overlay]]:
-    """Per experience, the slice as each method segments it in the end."""
-    rows: dict[str, dict[str, Overlay]] = {}
-    for method, run in runs.items():
-        for on, experience in enumerate(run.experiences):
-            if path := run.overlay(run.last_at(on), on):
-                rows.setdefault(experience.name, {})[method] = Overlay.load(path)
-    return rows
+def _rows(runs: Mapping[str, Run], baseline: str) -> Iterator[tuple[str, str, dict[str, Overlay]]]:
+    """Experience, which of its volumes, and its slice as each method segments it in the end."""
+    for name in dict.fromkeys(e.name for run in runs.values() for e in run.experiences):
+        found = {method: slices for method, run in runs.items() if (slices := _slices(run, name))}
+        judge = baseline if baseline in found else next(iter(found), "")
+        for which, patient in _chosen(runs[judge], name, list(found[judge])) if judge else ():
+            yield name, which, {method: slices[patient] for method, slices in found.items() if patient in slices}
+
+
+def _slices(run: Run, name: str) -> dict[str, Overlay]:
+    """The slice of each volume of an experience, by patient."""
+    on = {e.name: i for i, e in enumerate(run.experiences)}.get(name)
+    path = None if on is None else run.overlay(run.last_at(on), on)
+    return {overlay.patient: overlay for overlay in Overlay.load_all(path)} if path else {}
+
+
+def _chosen(run: Run, name: str, patients: Sequence[str]) -> list[tuple[str, str]]:
+    """The patients on whom a run scores best and worst; the first one, where no two differ."""
+    on, score = [e.name for e in run.experiences].index(name), run.scores[0]
+    found: dict[str, list[float]] = {}
+    for case in run.cases:
+        if (case.after, case.on) == (run.last_at(on), on):
+            found.setdefault(case.patient, []).append(case.values.get(score.name, nan))
+    means = {p: float(np.mean(found[p])) for p in patients if p in found and isfinite(np.mean(found[p]))}
+    order = sorted(means, key=lambda patient: means[patient], reverse=score.higher_is_better)
+    if not order or means[order[0]] == means[order[-1]]:
+        return [("", patients[0])]
+    return [("best", order[0]), ("worst", order[-1])]
 
 
 def _slice(overlay: Overlay) -> str:
