@@ -5,7 +5,6 @@ import errno
 import os
 import sys
 import traceback
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +25,7 @@ from lit_continual.parser import Parser, made, merged, reason
 from lit_continual.run_folder import RunFolder
 from lit_continual.storage import FREE_SPACE, AtomicCheckpointIO, load_checkpoint
 from lit_continual.stream import Experience, Stream, StreamLoop, check_stream, restore
-from lit_continual.tracking import begin_tracking, calm, continue_steps, end_tracking, tell, versions
+from lit_continual.tracking import begin_tracking, calm, continue_steps, end_tracking, tell
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 HELP = {
@@ -135,7 +134,8 @@ class ContinualCLI(LightningCLI):
             restore(copy.deepcopy(models[0]), load_checkpoint(self.stream.start), self.stream.start)
         folder = RunFolder(Path(config.trainer.default_root_dir or Path("runs") / (self.stream.name or "stream")))
         text = self._parser("fit").dump(_without(config, "resume", "overwrite", "config"), skip_none=False)
-        folder.start(text, self._run(folder.path), config.resume, config.overwrite)
+        described = self.stream.described(folder.path.resolve().name, config.seed_everything, self.model)
+        folder.start(text, described, config.resume, config.overwrite)
         self.loggers = self._loggers(folder)
         loop = StreamLoop(self.stream, models, data, self._trainer, folder, config.seed_everything, self.loggers)
         loop.run()
@@ -156,25 +156,6 @@ class ContinualCLI(LightningCLI):
             tell(f"Not scored, since {path} has no head for their classes: {', '.join(left)}")
         found = {name: judge(self._trainer([]), self.model, data[name], stage) for name in learnt}
         show_scores(found, self.stream.scores or ())
-
-    def _run(self, path: Path) -> dict[str, Any]:
-        """What ``run.json`` says of a run that has just begun."""
-        stream = self.stream
-        return {
-            "format": 1,
-            "name": stream.name or path.resolve().name,
-            "mode": stream.mode,
-            "seed": self._section.seed_everything,
-            "status": "running",
-            "experiences": [
-                {"name": e.name, "classes": list(e.classes), "checkpoint": f"experiences/{i}_{e.name}/model.ckpt"}
-                for i, e in enumerate(stream.experiences)
-            ],
-            "scores": {name: vars(score) for name, score in (stream.scores or {}).items()},
-            "versions": versions(),
-            "tracking_id": uuid.uuid4().hex[:8],
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-        }
 
     def _data(self, experience: Experience) -> LightningDataModule:
         """The data module of an experience: the ``data`` section with the experience's own arguments over it.

@@ -69,9 +69,12 @@ class CaseRecorder(Callback):
             values = {score: "" if math.isnan(value) else f"{value:.6g}" for score, value in scores.items()}
             self.cases.append({"on": self.on, "patient": patient, "class": name, **values})
         if len(self.overlays) < PICTURED and outputs["truth"]:
-            to_source_grid: Any = getattr(pl_module, "to_source_grid", lambda image, batch: image)
-            image = to_source_grid(batch["image"], batch)
-            self.overlays.append(_overlay(image[0, 0], outputs, str(patient), batch["spacing"][0]))
+            if "image" in outputs:  # a picture that the module made
+                image, spacing = outputs["image"], outputs["spacing"]
+            else:
+                to_source_grid: Any = getattr(pl_module, "to_source_grid", lambda image, batch: image)
+                image, spacing = to_source_grid(batch["image"], batch)[0, 0], batch["spacing"][0]
+            self.overlays.append(_overlay(image, outputs, str(patient), spacing))
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

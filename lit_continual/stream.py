@@ -3,6 +3,7 @@
 import copy
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from lit_continual.evaluation import CaseRecorder, judge
 from lit_continual.resumption import EpochSeed, ResumePoint
 from lit_continual.run_folder import RunFolder
 from lit_continual.storage import is_first_rank, load_checkpoint, replaced
-from lit_continual.tracking import log_row, tell
+from lit_continual.tracking import log_row, tell, versions
 
 #: Arguments by name; not ``Any``, of which the command line makes objects where it finds a ``class_path``.
 Arguments = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
@@ -86,6 +87,24 @@ class Stream:
 
     def __post_init__(self) -> None:
         self.scores = self.scores or SCORES
+
+    def described(self, name: str, seed: int, module: LightningModule) -> dict[str, Any]:
+        """What ``run.json`` says of a run of this stream that has just begun, by default under ``name``."""
+        return {
+            "format": 1,
+            "name": self.name or name,
+            "mode": self.mode,
+            "seed": seed,
+            "status": "running",
+            "experiences": [
+                {"name": e.name, "classes": list(e.classes), "checkpoint": f"experiences/{i}_{e.name}/model.ckpt"}
+                for i, e in enumerate(self.experiences)
+            ],
+            "scores": {name: vars(score) for name, score in (self.scores or {}).items()},
+            "versions": versions(),
+            "tracking_id": uuid.uuid4().hex[:8],
+            "parameters": sum(p.numel() for p in module.parameters()),
+        }
 
 
 class StreamLoop:

@@ -13,7 +13,7 @@ from lit_continual.data.pet_study import Study
 from lit_continual.functional import slice_neighbours
 
 #: What of a study is no region.
-_IMAGES = {"truth", "full", "seconds", "realisations"}
+_NO_MASKS = {"truth", "full", "seconds", "realisations", "pixel"}
 
 
 class PetSlices(Dataset[dict[str, Tensor]]):
@@ -47,7 +47,7 @@ class PetSlices(Dataset[dict[str, Tensor]]):
 
 
 class WholeStudies(Dataset[dict[str, Any]]):
-    """Whole studies: ``realisations`` ``(R, D, H, W)``, ``target`` ``(D, H, W)`` and boolean masks in ``regions``.
+    """Whole studies: ``realisations`` ``(R, D, H, W)``, ``target`` ``(D, H, W)``, masks ``regions``, ``pixel`` in mm.
 
     Args:
         studies: For each, the patient, the group of patients that they belong to, and the study.
@@ -64,7 +64,8 @@ class WholeStudies(Dataset[dict[str, Any]]):
         return {
             "realisations": torch.from_numpy(study["realisations"]),
             "target": torch.from_numpy(study["full"]),
-            "regions": {name: torch.from_numpy(mask > 0) for name, mask in study.items() if name not in _IMAGES},
+            "regions": {name: torch.from_numpy(mask > 0) for name, mask in study.items() if name not in _NO_MASKS},
+            "pixel": float(study["pixel"]),
             "patient": patient,
             "group": group,
         }

@@ -85,7 +85,7 @@ def simulate_study(
 
     Returns:
         In SUV, slices first: ``truth`` and ``full`` ``(D, H, W)``, ``seconds`` ``(T, D, H, W)``, ``realisations``
-        ``(R, D, H, W)``; and the phantom's masks ``(D, H, W)``, 0 or 1.
+        ``(R, D, H, W)``; the phantom's masks ``(D, H, W)``, 0 or 1; and ``pixel``, the side of one in mm.
 
     Raises:
         ValueError: If there is no such version, a scan time is not in (0, 600], or the realisations are longer than the
@@ -109,7 +109,7 @@ def simulate_study(
         slices["realisations"].append(np.reshape(images[1 + len(thinned) :], (-1, size, size)))
     stacked = {name: np.stack(some, axis=-3).astype(np.float32) for name, some in slices.items()}
     masks = {name: mask.astype(np.float32) for name, mask in phantom.masks.items()}
-    return {"truth": phantom.activity, **stacked, **masks}
+    return {"truth": phantom.activity, **stacked, **masks, "pixel": np.asarray(phantom.pixel, np.float32)}
 
 
 def kept(

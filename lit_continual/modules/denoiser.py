@@ -1,6 +1,6 @@
 """Denoising of images, slice by slice with their neighbours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -117,8 +117,9 @@ class Denoiser(LightningModule):
         if self.studies is None:
             self._evaluate(batch, "test")
             return None
-        scores = self.studies.update(self.infer(batch["realisations"][0]), batch)
-        return {"scores": {batch["group"][0] or "all": scores}, "truth": {}}
+        denoised = self.infer(batch["realisations"][0])
+        scores = self.studies.update(denoised, batch)
+        return {"scores": {batch["group"][0] or "all": scores}, **_pictured(denoised[0], batch, self.studies.regions)}
 
     @override
     def on_test_epoch_end(self) -> None:
@@ -141,6 +142,21 @@ class Denoiser(LightningModule):
         if self.scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+
+def _pictured(denoised: Tensor, batch: Mapping[str, Any], regions: Sequence[str]) -> dict[str, Any]:
+    """What a report shows of a study: a denoised realisation, and where the last of the regions lies that it has."""
+    if "pixel" not in batch:
+        return {"truth": {}}
+    there = [name for name in regions if name in batch["regions"] and bool(batch["regions"][name].any())][-1:]
+    truth = {name: batch["regions"][name][0].permute(1, 2, 0) for name in there}
+    side = float(batch["pixel"][0])
+    return {
+        "image": denoised.permute(1, 2, 0),
+        "truth": truth,
+        "prediction": {name: torch.zeros_like(mask) for name, mask in truth.items()},
+        "spacing": torch.tensor([side, side, side]),
+    }
 
 
 def _middle(image: Tensor) -> Tensor:

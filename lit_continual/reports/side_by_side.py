@@ -37,16 +37,16 @@ def side_by_side_figure(lines: Sequence[Line], baseline: str) -> Figure | None:
     for (name, which, row), tall in zip(rows, talls, strict=True):
         title = f"{name}, {which}" if which else name
         text(figure, 0.24, top + tall / 2, shorten(title, int(tall * 11)), 9, rotation=90)
-        first = next(iter(row.values()))
+        first, own = next(iter(row.values())), _own_images(row)
         for column, method in enumerate(columns):
-            overlay = row.get(method, first if not method else None)
+            overlay = row.get(method, first if not method and not own else None)
             if overlay is None:
                 continue
             left = _LEFT + column * (wide + _GAP)
             axes = figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
             words = _caption(runs[method], name, overlay, first) if method else shorten(_slice(overlay), int(wide * 14))
             panel(axes, overlay, words, truth=bool(method), prediction=bool(method))
-            if not method:
+            if not method or (overlay is first and own):
                 bar(axes, overlay)
         top += tall + _FOOT + _GAP
     return figure
@@ -59,6 +59,12 @@ def _rows(runs: Mapping[str, Run], baseline: str) -> Iterator[tuple[str, str, di
         judge = baseline if baseline in found else next(iter(found), "")
         for which, patient in _chosen(runs[judge], name, list(found[judge])) if judge else ():
             yield name, which, {method: slices[patient] for method, slices in found.items() if patient in slices}
+
+
+def _own_images(row: Mapping[str, Overlay]) -> bool:
+    """Whether what the methods show are images of their own making, and not one that they segment."""
+    first, *others = row.values()
+    return any(other.patient == first.patient and not np.array_equal(other.image, first.image) for other in others)
 
 
 def _slices(run: Run, name: str) -> dict[str, Overlay]:
