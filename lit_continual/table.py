@@ -111,10 +111,15 @@ class RunTable:
     def _check_columns(self, cell: Cell, stream: Any) -> None:
         scores, count = list(stream.scores or SCORES), len(stream.experiences)
         for heading, column in self.layout.columns.items():
-            if column.score not in scores:
+            if column.against is None and column.score not in scores:
                 raise ValueError(
                     f"{self.path}, column {heading}: the score is {column.score}, and {cell.name} has"
                     f" {', '.join(scores)}."
+                )
+            if column.against not in (None, *self.layout.methods):
+                raise ValueError(
+                    f"{self.path}, column {heading}: `against` is {column.against}, which is none of the methods"
+                    f" {', '.join(self.layout.methods)}."
                 )
             if isinstance(column.experience, int) and not -count <= column.experience < count:
                 raise ValueError(

@@ -92,6 +92,15 @@ def test_means_over_patients_and_a_curve_over_steps(compare, tmp_path, capsys):
     assert (tmp_path / "out/table/curve_1.png").exists()
 
 
+def test_training_time_is_counted_against_a_method(compare, tmp_path):
+    columns = {"saved": {"measure": "time_saved", "against": "fine-tuning"}}
+    found = compare(columns=columns)
+    assert float(entry(found, "fine-tuning", "saved")["mean"]) == 0.0
+    assert float(entry(found, "LwfSeg", "saved")["mean"]) == pytest.approx(75)
+    refused(compare, "`time_saved` goes with `against`, a method", columns={"x": {"measure": "time_saved"}})
+    refused(compare, "`against` is y, which", columns={"x": {"measure": "time_saved", "against": "y"}})
+
+
 def test_what_is_finished_is_not_run_again_and_a_change_concerns_its_runs_only(compare, tmp_path):
     compare()
     assert set(begun(tmp_path).values()) == {1}

@@ -24,14 +24,17 @@ class Column:
         score: Name of the score, such as ``dice`` or ``assd``.
         experience: Which experience it is of: its name, or its number from 0, where negative ones count from the end.
         row: ``last``, after the last experience, or ``learnt``, just after that one.
-        measure: ``acc``, ``bwt``, ``forgetting``, ``fwt`` or ``intransigence``, in place of an experience.
+        measure: ``acc``, ``bwt``, ``forgetting``, ``fwt`` or ``intransigence``, in place of an experience; or
+            ``time_saved``, the share of the training time of a method that was not needed, in percent.
+        against: The method whose training time that is, with the same seed.
         label: One class of the experience, in place of the mean over all.
     """
 
     score: str = "dice"
     experience: int | str | None = None
     row: Literal["last", "learnt"] = "last"
-    measure: Literal["acc", "bwt", "forgetting", "fwt", "intransigence"] | None = None
+    measure: Literal["acc", "bwt", "forgetting", "fwt", "intransigence", "time_saved"] | None = None
+    against: str | None = None
     label: str | None = None
 
     def __post_init__(self) -> None:
@@ -39,6 +42,9 @@ class Column:
             raise ValueError(f"A column has either an `experience` or a `measure`, got {self}")
         if self.label is not None and self.measure is not None:
             raise ValueError(f"A `label` is of an `experience`, not of a `measure`, got {self}")
+
+        if (self.measure == "time_saved") != (self.against is not None):
+            raise ValueError(f"`time_saved` goes with `against`, a method, and nothing else does, got {self}")
 
     def at(self, run: Run) -> tuple[int, int] | None:
         """Row and column of the result matrix; ``None`` if the run has no such experience."""
@@ -52,6 +58,9 @@ class Column:
     def value(self, run: Run, runs: Sequence[Run]) -> float:
         """The number of one run; ``runs`` are searched for a reference."""
         score = self.of([run])
+        if self.measure == "time_saved":
+            whole = [_seconds(other) for other in runs if (other.name, other.seed) == (self.against, run.seed)]
+            return 100 * (1 - _seconds(run) / whole[0]) if whole and whole[0] > 0 else nan
         if self.measure is not None:
             return measures(run, score, runs)[self.measure]
         if self.label is None:
@@ -62,6 +71,8 @@ class Column:
 
     def of(self, runs: Sequence[Run]) -> Score:
         """The score of the runs that has the column's name."""
+        if self.measure == "time_saved":
+            return Score("time saved", unit="%")
         return next((s for run in runs for s in run.scores if s.name == self.score), Score(self.score))
 
     def patients(self, runs: Sequence[Run]) -> dict[str, float]:
@@ -76,6 +87,10 @@ class Column:
         """The score of each patient and class."""
         cases = [c for c in run.cases if (c.after, c.on) == self.at(run) and self.label in (None, c.label)]
         return {(case.patient, case.label): case.values.get(self.score, nan) for case in cases}
+
+
+def _seconds(run: Run) -> float:
+    return sum(experience.seconds or 0.0 for experience in run.experiences)
 
 
 @dataclass(frozen=True)
