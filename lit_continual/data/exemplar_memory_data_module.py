@@ -16,7 +16,7 @@ from lit_continual.data.candidates import Candidates, ItemCandidates
 from lit_continual.data.exemplar import Exemplar
 from lit_continual.data.exemplar_memory import ExemplarMemory
 from lit_continual.data.exemplars import Exemplars
-from lit_continual.data.patches import EpochSampler, PatchDataset
+from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit
 from lit_continual.data.replay import ReplayDataset, ReplaySampler
 from lit_continual.selection import measured
 from lit_continual.storage import is_first_rank
@@ -126,8 +126,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
         if isinstance(sampler, EpochSampler):
             return sampler
         seed = int(os.environ.get("PL_GLOBAL_SEED") or 0)
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return EpochSampler(dataset, seed, None, world, rank)
+        return EpochSampler(dataset, seed, None, *place_in_fit(self.trainer))
 
     def _cache_targets(self, key: str, predict: Callable[[Tensor], Tensor]) -> None:
         """Ask a teacher about the new volumes and about the exemplars."""

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
-from lit_continual.data.patches import EpochSampler, WholeSampler
+from lit_continual.data.patches import EpochSampler, WholeSampler, place_in_fit
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
 
 
@@ -61,13 +61,12 @@ class JointDataModule(LightningDataModule):
     @override
     def train_dataloader(self) -> DataLoader[Any]:
         first = self.parts[0]
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         sizes = [len(dataset) for dataset in self.train_dataset.datasets]  # type: ignore[arg-type]
         samples = [part.samples_per_epoch or size for part, size in zip(self.parts, sizes, strict=True)]
         return DataLoader(
             self.train_dataset,
             first.batch_size,
-            sampler=EpochSampler(self.train_dataset, first.seed, sum(samples), world, rank),
+            sampler=EpochSampler(self.train_dataset, first.seed, sum(samples), *place_in_fit(self.trainer)),
             num_workers=first.num_workers,
             persistent_workers=first.num_workers > 0,
         )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from monai.data import get_track_meta, set_track_meta
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose
@@ -142,6 +143,17 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.as_subclass(Tensor)
 
 
+def place_in_fit(trainer: Trainer | None) -> tuple[int, int, int]:
+    """Number of ranks, this one, and the epoch that a fit begins with, which is not the first when it is resumed.
+
+    When the loaders are made, ``trainer.current_epoch`` does not count the epoch that ended with the checkpoint yet.
+    """
+    if trainer is None:
+        return 1, 0, 0
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    return trainer.world_size, trainer.global_rank, progress.processed
+
+
 class EpochSampler(DistributedSampler[Any]):
     """Shuffle by seed and epoch, divide among the ranks, and tell the data set the epoch with every index.
 
@@ -153,10 +165,15 @@ class EpochSampler(DistributedSampler[Any]):
         samples: How many of the shuffled samples make an epoch; ``None`` for all.
         num_replicas: Number of ranks.
         rank: This one.
+        epoch: The epoch to begin with. When a fit is resumed, worker processes draw the first samples before Lightning
+            says which epoch it is.
     """
 
-    def __init__(self, dataset: Any, seed: int, samples: int | None, num_replicas: int, rank: int) -> None:
+    def __init__(
+        self, dataset: Any, seed: int, samples: int | None, num_replicas: int, rank: int, epoch: int = 0
+    ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
+        self.epoch = epoch
         total = min(samples or len(dataset), len(dataset))
         self.num_samples = -(-total // num_replicas)
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from lit_continual.data.cases import Case
-from lit_continual.data.patches import EpochSampler, WholeSampler
+from lit_continual.data.patches import EpochSampler, WholeSampler, place_in_fit
 from lit_continual.data.pet_slices import PetSlices, WholeStudies
 from lit_continual.data.pet_study import REALISATION_TIME, SCAN_TIMES, Study
 
@@ -112,7 +112,7 @@ class PetStudyDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
-        sampler = EpochSampler(self.train_dataset, self.seed, self.samples_per_epoch, *self._place)
+        sampler = EpochSampler(self.train_dataset, self.seed, self.samples_per_epoch, *place_in_fit(self.trainer))
         return DataLoader(self.train_dataset, self.batch_size, sampler=sampler)
 
     @override

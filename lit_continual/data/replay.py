@@ -59,6 +59,7 @@ class ReplaySampler(DistributedSampler[Any]):
     ) -> None:
         super().__init__(new.dataset, new.num_replicas, new.rank, shuffle=True, seed=new.seed)
         self.new, self.exemplars, self.size = new, exemplars, batch_size * new.num_replicas
+        self.epoch = new.epoch
         self.mixed, self.share = batches == "mixed", share
         if self.mixed and self.size < 2:
             raise ValueError("Batches of one sample cannot be mixed. Use `batches: pure` or a larger batch size.")

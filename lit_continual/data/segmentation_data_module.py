@@ -16,7 +16,7 @@ from typing_extensions import Self, override
 from lit_continual.data.candidates import SliceCandidates
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.episodes import Episodes
-from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
+from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler, place_in_fit
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
@@ -207,11 +207,11 @@ class SegmentationDataModule(LightningDataModule):
         if self.episodes is not None:
             module = self.trainer.lightning_module if self.trainer else None
             return self.episodes.loader(self.train_dataset, module, self.seed, self.num_workers)
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        place = place_in_fit(self.trainer)
         return DataLoader(
             self.train_dataset,
             self.batch_size,
-            sampler=EpochSampler(self.train_dataset, self.seed, self.samples_per_epoch, world, rank),
+            sampler=EpochSampler(self.train_dataset, self.seed, self.samples_per_epoch, *place),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
