@@ -26,7 +26,7 @@ demo: env  ## train the phantom stream with fine-tuning and with LwfSeg, and com
 	$(RUN) -m lit_continual report $(DEMO)/finetune $(DEMO)/lwfseg
 
 test: env  ## run the fast tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" -n auto --dist worksteal $(ARGS)
 
 test-all: env  ## run every test; real data is found through LIT_CONTINUAL_DATA
 	$(RUN) -m pytest $(ARGS)

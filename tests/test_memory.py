@@ -42,6 +42,7 @@ def test_a_stream_keeps_exemplars_of_each_experience_and_learns_from_them(stream
     assert facts[1]["memory_bytes"] >= sum(e.bytes for e in memory.exemplars)
 
 
+@pytest.mark.slow
 def test_without_distillation_exemplars_train_their_own_head(stream, run, tmp_path):
     main(["fit", "--config", stream(memory=KEEP)])
     main(["fit", "--config", stream(), f"--trainer.default_root_dir={tmp_path / 'plain'}"])

@@ -154,6 +154,7 @@ def test_extending_a_trained_model_begins_with_its_outputs_bit_for_bit(stream, r
     assert "train/distillation" in next((tmp_path / "extended/logs").rglob("metrics.csv")).read_text()
 
 
+@pytest.mark.slow
 def test_who_starts_from_the_first_experience_learns_the_second_as_the_whole_stream_does(stream, run, tmp_path):
     main(["fit", "--config", stream(LWF), "--trainer.max_epochs=1"])
     main(["fit", "--config", stream(), "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path / 'first'}"])

@@ -100,6 +100,7 @@ def test_a_search_draws_from_ranges_and_a_longer_one_goes_on(sweep, method):
         assert trial["stream.mode"] in ("joint", "single")
 
 
+@pytest.mark.slow
 def test_what_falls_behind_at_a_band_is_ended_early(sweep, monkeypatch, capsys):
     monkeypatch.setenv("FAKE_FIT_SECONDS", "2")
     stop = {"type": "hyperband", "min_iter": 2, "eta": 2}

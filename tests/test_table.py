@@ -126,6 +126,7 @@ def test_no_workers_show_what_is_there(compare, tmp_path):
 START = "{prepare.source}/experiences/0_ball/model.ckpt"
 
 
+@pytest.mark.slow
 def test_runs_that_others_start_from_are_made_first_and_shared(compare, tmp_path):
     started = {"config": "lwf.yaml", "options": {"stream.start": START}}
     prepare = {"source": {"config": "fine.yaml"}, "second": started}
@@ -207,12 +208,10 @@ def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
 
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs/tables").glob("*.yaml"))
-MANY = {"covid", "domain_shifts", "lwfseg"}  # cells, each of which is parsed
 
 
-@pytest.mark.parametrize(
-    "file", [pytest.param(f, id=f.stem, marks=[pytest.mark.slow] * (f.stem in MANY)) for f in SHIPPED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_tables_are_short_and_their_options_known(file, tmp_path):
     assert len(file.read_text().splitlines()) <= 90  # of several configs
     main(["compare", "--config", str(file), "--workers=0", f"--output={tmp_path}"])

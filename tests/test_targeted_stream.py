@@ -67,6 +67,7 @@ def masks_of(net):
     return {name: score < PHI for name, score in kernel_scores(net, find_producers(net)).items()}
 
 
+@pytest.mark.slow
 def test_each_experience_retrains_what_its_network_can_spare(pet, tmp_path):
     main(["fit", "--config", pet(TGD)])
     names = ("0_v1", "1_v2", "2_online")

@@ -115,6 +115,7 @@ def test_a_new_task_leaves_the_others_as_they_are():
     assert module.head_channels == [[0, 1, 2], [3, 4], [5, 6]]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_brings_its_tasks(trainer, tmp_path):
     module = HydraNet(NETWORK, features=4)
     fitted = trainer()
