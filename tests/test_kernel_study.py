@@ -79,6 +79,7 @@ def test_outputs_without_kernels_are_those_of_a_network_with_zeros_there(denoise
     assert page.count("data:image/png;base64") == 3
 
 
+@pytest.mark.slow
 def test_a_segmenter_answers_with_label_maps(tmp_path, image):
     torch.manual_seed(0)
     module = Segmenter(UNET, features=2, heads=[["a"], ["b"]], roi_size=[32, 32])

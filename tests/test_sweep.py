@@ -58,6 +58,7 @@ def begun(tmp_path):
     return Counter(tuple(line.split()[:2]) for line in (tmp_path / "log").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_a_grid_tries_everything_once_and_ends_with_means_over_seeds(sweep, tmp_path, capsys):
     few = {"model.optimizer.lr": {"values": [0.0, 0.1]}, "seed_everything": {"values": [0, 2]}}
     trials, points = sweep(parameters=few)
@@ -118,6 +119,7 @@ def test_what_falls_behind_at_a_band_is_ended_early(sweep, monkeypatch, capsys):
     assert again == trials
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_told_leaves_the_rest_and_is_tried_again(sweep, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit, match=r"2 trials failed; the same command tries them again\."):
         sweep(name="failing", run_cap=2)

@@ -101,6 +101,7 @@ def test_training_time_is_counted_against_a_method(compare, tmp_path):
     refused(compare, "`against` is y, which", columns={"x": {"measure": "time_saved", "against": "y"}})
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again_and_a_change_concerns_its_runs_only(compare, tmp_path):
     compare()
     assert set(begun(tmp_path).values()) == {1}
@@ -146,6 +147,7 @@ def test_one_source_for_all_seeds(compare, tmp_path):
     assert begun(tmp_path) == {("source", "7"): 1, ("a", "0"): 1, ("a", "1"): 1}
 
 
+@pytest.mark.slow
 def test_a_case_may_set_options_of_one_method(compare, tmp_path):
     cases = {"A": {"options": {"data.batch_size": 2}, "methods": {"LwfSeg": {"data.batch_size": 3}}}, "B": {}}
     compare(cases=cases)

@@ -88,6 +88,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_callback_in_an_existing_project(folder, capsys):
     reader = Reader()
     torch.manual_seed(0)

@@ -56,6 +56,7 @@ class Tasks(LightningDataModule):
         return CombinedLoader(loaders, "max_size_cycle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [((64, 64), (64, 64)), ((32, 64), (64, 48))], ids=["one size", "two sizes"])
 def test_tasks_of_any_sizes_are_learnt_in_one_fit(trainer, sizes):
     torch.manual_seed(0)

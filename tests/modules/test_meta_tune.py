@@ -327,6 +327,7 @@ def test_evaluation_adapts_and_leaves_the_module_alone(trainer, inference_mode, 
     assert all(p.grad is None for p in module.parameters())
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_200_evaluations(trainer):
     import gc
 
