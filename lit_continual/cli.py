@@ -24,7 +24,8 @@ from lit_continual.evaluation import judge
 from lit_continual.parser import Parser, made, merged, reason
 from lit_continual.run_folder import RunFolder
 from lit_continual.storage import FREE_SPACE, AtomicCheckpointIO, load_checkpoint
-from lit_continual.stream import Experience, Stream, StreamLoop, check_stream, restore
+from lit_continual.stream import Experience, Stream, check_stream
+from lit_continual.stream_loop import StreamLoop, restore
 from lit_continual.tracking import begin_tracking, calm, continue_steps, end_tracking, tell
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

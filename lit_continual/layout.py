@@ -5,11 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_continual.parser import checked, read_yaml
+from lit_continual.parser import Arguments, checked, read_yaml
 from lit_continual.reports import Column, Spread
-
-#: Values by dotted name; not ``Any``, of which the parser makes objects where it finds a ``class_path``.
-Options = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
 
 
 @dataclass
@@ -23,7 +20,7 @@ class Recipe:
     """
 
     config: str | list[str]
-    options: Options = field(default_factory=dict)
+    options: Arguments = field(default_factory=dict)
 
 
 @dataclass
@@ -49,9 +46,9 @@ class Case:
         prepare: What goes over those of the runs of ``prepare``, name -> dotted name -> value.
     """
 
-    options: Options = field(default_factory=dict)
-    methods: dict[str, Options] = field(default_factory=dict)
-    prepare: dict[str, Options] = field(default_factory=dict)
+    options: Arguments = field(default_factory=dict)
+    methods: dict[str, Arguments] = field(default_factory=dict)
+    prepare: dict[str, Arguments] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,7 +76,7 @@ class Layout:
     cases: dict[str, Any] = field(default_factory=lambda: {"all": {}})
     baseline: str = ""
     prepare: dict[str, Any] = field(default_factory=dict)
-    options: Options = field(default_factory=dict)
+    options: Arguments = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     name: str = ""
     source: str = ""

@@ -13,6 +13,9 @@ from typing_extensions import override
 
 T = TypeVar("T")
 
+#: Arguments by name; not ``Any``, of which a parser makes objects where it finds a ``class_path``.
+Arguments = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
+
 
 class Parser(LightningArgumentParser):
     """A parser that says what is wrong in one line, not under a page of options, and takes no option by its beginning.

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
-from lit_continual.data.patches import EpochSampler, WholeSampler, place_in_fit
+from lit_continual.data.patches import EpochSampler, place_in_fit, whole_loader
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
 
 
@@ -74,11 +74,7 @@ class JointDataModule(LightningDataModule):
     @override
     def val_dataloader(self) -> Any:
         parts = [part._evaluation_volumes("val") for part in self.parts if part.cases["val"]]
-        if not parts:
-            return []
-        volumes: ConcatDataset[Any] = ConcatDataset(parts)  # type: ignore[arg-type]
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return DataLoader(volumes, batch_size=1, sampler=WholeSampler(volumes, world, rank))
+        return whole_loader(ConcatDataset(parts) if parts else [], self.trainer)  # type: ignore[arg-type]
 
 
 def _annotations(part: SegmentationDataModule) -> Any:

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
-from lit_continual.data.patches import WholeSampler
+from lit_continual.data.patches import whole_loader
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
 
 
@@ -63,14 +63,13 @@ class MultiTaskDataModule(LightningDataModule):
         return CombinedLoader({task: part.train_dataloader() for task, part in self.tasks.items()}, self.mode)
 
     @override
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> Any:
         return self._whole({task: part.val_dataloader() for task, part in self.tasks.items()})
 
     @override
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> Any:
         return self._whole({task: part.test_dataloader() for task, part in self.tasks.items()})
 
-    def _whole(self, loaders: Mapping[str, DataLoader[Any]]) -> DataLoader[Any]:
-        volumes: ConcatDataset[Any] = ConcatDataset([loader.dataset for loader in loaders.values()])
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return DataLoader(volumes, batch_size=1, sampler=WholeSampler(volumes, world, rank))
+    def _whole(self, loaders: Mapping[str, Any]) -> Any:
+        volumes = [loader.dataset for loader in loaders.values() if isinstance(loader, DataLoader)]
+        return whole_loader(ConcatDataset(volumes) if volumes else [], self.trainer)

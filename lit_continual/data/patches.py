@@ -10,7 +10,7 @@ from monai.data import get_track_meta, set_track_meta
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tqdm.auto import tqdm
 from typing_extensions import override
 
@@ -148,10 +148,18 @@ def place_in_fit(trainer: Trainer | None) -> tuple[int, int, int]:
 
     When the loaders are made, ``trainer.current_epoch`` does not count the epoch that ended with the checkpoint yet.
     """
-    if trainer is None:
-        return 1, 0, 0
-    progress: Any = trainer.fit_loop.epoch_progress.current
-    return trainer.world_size, trainer.global_rank, progress.processed
+    progress: Any = trainer.fit_loop.epoch_progress.current if trainer is not None else None
+    return (*_ranks(trainer), 0 if progress is None else progress.processed)
+
+
+def whole_loader(volumes: Any, trainer: Trainer | None, batch_size: int = 1) -> Any:
+    """Make the loader of an evaluation, whose volumes are divided among the ranks; no loader for no volumes."""
+    return DataLoader(volumes, batch_size, sampler=WholeSampler(volumes, *_ranks(trainer))) if len(volumes) else []
+
+
+def _ranks(trainer: Trainer | None) -> tuple[int, int]:
+    """How many there are, and which this one is."""
+    return (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
 
 
 class EpochSampler(DistributedSampler[Any]):

@@ -14,6 +14,8 @@ from lit_continual.storage import replaced
 #: Seconds a bed of the paper's noise-adaptive training, of its targets, and of its noise realisations.
 SCAN_TIMES, FULL_TIME, REALISATION_TIME = (30, 45, 60, 90, 120, 180), 600, 60
 
+LAYOUT = 2  # of what a study holds, in the name of its file
+
 Study = dict[str, NDArray[np.float32]]
 
 
@@ -125,7 +127,7 @@ def kept(
     if cache is None:
         return make()
     times = "-".join(map(str, seconds))
-    path = Path(cache, f"{version}_{name}_{times}s_{realisations}x{each}s.npz")
+    path = Path(cache, f"{version}_{name}_{times}s_{realisations}x{each}s_{LAYOUT}.npz")
     if not path.exists():
         study = make()
         with replaced(path) as temporary, temporary.open("wb") as file:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from lit_continual.data.cases import Case
-from lit_continual.data.patches import EpochSampler, WholeSampler, place_in_fit
+from lit_continual.data.patches import EpochSampler, place_in_fit, whole_loader
 from lit_continual.data.pet_slices import PetSlices, WholeStudies
 from lit_continual.data.pet_study import REALISATION_TIME, SCAN_TIMES, Study
 
@@ -106,10 +106,6 @@ class PetStudyDataModule(LightningDataModule):
             return [tuple(study["realisations"]) for study in studies]
         return [(noisy, study["full"]) for study in studies for noisy in study["seconds"]]
 
-    @property
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-
     @override
     def train_dataloader(self) -> DataLoader[Any]:
         sampler = EpochSampler(self.train_dataset, self.seed, self.samples_per_epoch, *place_in_fit(self.trainer))
@@ -117,12 +113,10 @@ class PetStudyDataModule(LightningDataModule):
 
     @override
     def val_dataloader(self) -> Any:
-        slices = PetSlices(self._pairs("val"))
-        sampler = WholeSampler(slices, *self._place)
-        return DataLoader(slices, self.batch_size, sampler=sampler) if len(slices) else []
+        return whole_loader(PetSlices(self._pairs("val")), self.trainer, self.batch_size)
 
     @override
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> Any:
         bar = tqdm(self.patients["test"], desc="PET studies, test", leave=False, disable=None)
         studies = WholeStudies([(c.patient, self.group(c), self.study(c, [], self.realisations)) for c in bar])
-        return DataLoader(studies, batch_size=1, sampler=WholeSampler(studies, *self._place))
+        return whole_loader(studies, self.trainer)

@@ -16,7 +16,7 @@ from typing_extensions import Self, override
 from lit_continual.data.candidates import SliceCandidates
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.episodes import Episodes
-from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler, place_in_fit
+from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit, whole_loader
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
@@ -218,16 +218,11 @@ class SegmentationDataModule(LightningDataModule):
 
     @override
     def val_dataloader(self) -> Any:
-        return self._whole("val") if self.cases["val"] else []
+        return whole_loader(self._evaluation_volumes("val"), self.trainer)
 
     @override
     def test_dataloader(self) -> Any:
-        return self._whole("test")
-
-    def _whole(self, split: str) -> DataLoader[Any]:
-        volumes = self._evaluation_volumes(split)
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return DataLoader(volumes, batch_size=1, sampler=WholeSampler(volumes, world, rank))  # type: ignore[arg-type]
+        return whole_loader(self._evaluation_volumes("test"), self.trainer)
 
     def cache_targets(self, key: str, predict: Callable[[Tensor], Tensor]) -> None:
         """Ask a teacher about every training volume and put its answers into the batches, as ``batch[key]``.

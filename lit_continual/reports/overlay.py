@@ -1,7 +1,9 @@
 """One slice with its truth and a prediction, as the stream leaves it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,40 +23,52 @@ class Overlay:
     slice: int
 
     @classmethod
-    def load(cls, path: Path, number: int = 0) -> "Overlay":
-        """Read the slice of a case from a ``.npz``, by default the first.
+    def load(cls, path: Path) -> "Overlay":
+        """Read the slice of the first case of a ``.npz``.
+
+        Raises:
+            ValueError: If the file is damaged or its shapes disagree.
+        """
+        return cls.load_all(path)[0]
+
+    @classmethod
+    def load_all(cls, path: Path) -> "list[Overlay]":
+        """Read the slices of all cases of a ``.npz``; the names of all but the first are numbered.
 
         Raises:
             ValueError: If the file is damaged or its shapes disagree.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                stored = {key: file[key + (f"_{number}" if number else "")] for key in cls.__dataclass_fields__}
-                image = np.asarray(stored["image"], dtype=np.float32)
-                truth, prediction = (np.asarray(stored[key]) > 0 for key in ("truth", "prediction"))
-                classes, patient = tuple(map(str, stored["classes"])), str(stored["patient"])
-                rows, columns = (float(mm) for mm in stored["spacing"])
-                number = int(stored["slice"])
+                ends = ["", *(f"_{case}" for case in range(1, sum(key.startswith("image") for key in file.files)))]
+                found = [cls._read({key: file[key + end] for key in cls.__dataclass_fields__}) for end in ends]
         except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
             raise ValueError(f"`{path}` cannot be read ({error}); delete it, and the report leaves it out.") from error
-        if not truth.shape == prediction.shape == (len(classes), *image.shape) or min(rows, columns) <= 0:
-            raise ValueError(
-                f"`{path}` has an image of shape {image.shape}, truth {truth.shape}, prediction {prediction.shape} and"
-                f" spacing {rows, columns} mm, which do not fit; delete it, and the report leaves it out."
-            )
-        return cls(image, truth, prediction, classes, patient, (rows, columns), number)
+        for one in found:
+            one._require_that_shapes_fit(path)
+        return found
 
     @classmethod
-    def load_all(cls, path: Path) -> "list[Overlay]":
-        """Read the slices of all cases of a ``.npz``.
+    def _read(cls, stored: Mapping[str, NDArray[Any]]) -> "Overlay":
+        rows, columns = (float(mm) for mm in stored["spacing"])
+        return cls(
+            image=np.asarray(stored["image"], dtype=np.float32),
+            truth=np.asarray(stored["truth"]) > 0,
+            prediction=np.asarray(stored["prediction"]) > 0,
+            classes=tuple(map(str, stored["classes"])),
+            patient=str(stored["patient"]),
+            spacing=(rows, columns),
+            slice=int(stored["slice"]),
+        )
 
-        Raises:
-            ValueError: If the file is damaged or its shapes disagree.
-        """
-        first = cls.load(path)
-        with np.load(path, allow_pickle=False) as file:
-            count = sum(key.startswith("image") for key in file.files)
-        return [first, *(cls.load(path, number) for number in range(1, count))]
+    def _require_that_shapes_fit(self, path: Path) -> None:
+        wanted = (len(self.classes), *self.image.shape)
+        if not self.truth.shape == self.prediction.shape == wanted or min(self.spacing) <= 0:
+            raise ValueError(
+                f"`{path}` has an image of shape {self.image.shape}, truth {self.truth.shape}, prediction"
+                f" {self.prediction.shape} and spacing {self.spacing} mm, which do not fit; delete it, and the report"
+                " leaves it out."
+            )
 
     @property
     def size(self) -> tuple[float, float]:

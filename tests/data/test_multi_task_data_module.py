@@ -61,6 +61,18 @@ def test_every_step_has_a_batch_of_every_task(tasks):
     assert len(list(MultiTaskDataModule(tasks, "min_size").train_dataloader())) == min(lengths)
 
 
+def test_a_task_without_validation_patients_is_left_out_of_validation(tasks):
+    tasks["second"].split = Split((0.67, 0.0, 0.33))
+    data = MultiTaskDataModule(tasks)
+    data.setup("fit")
+    assert len(data.val_dataloader()) == 1
+    tasks["first"].split = tasks["second"].split
+    for part in tasks.values():
+        part.__dict__.pop("cases", None)
+        part._evaluation.clear()
+    assert MultiTaskDataModule(tasks).val_dataloader() == []
+
+
 @pytest.mark.slow
 def test_a_hydra_learns_and_judges_the_tasks(tasks, tmp_path):
     torch.manual_seed(0)

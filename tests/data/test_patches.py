@@ -7,6 +7,7 @@ from monai.data import get_track_meta
 from torch.utils.data import DataLoader, SequentialSampler
 
 from lit_continual.data import EpochSampler, PatchDataset, WholeSampler
+from lit_continual.data.replay import ReplaySampler
 
 KEYS = {"keys": ["image", "label"]}
 AFFINE = {"_target_": "RandAffined", **KEYS, "prob": 1.0, "rotate_range": 0.4, "scale_range": 0.2, "translate_range": 3}
@@ -244,6 +245,14 @@ def test_epochs_are_shuffled_anew_and_again_the_same():
     assert len({tuple(order(s, e)) for s in range(3) for e in range(2)}) >= 5
     assert len(EpochSampler(range(30), 0, 8, 1, 0)) == 8
     assert len(EpochSampler(range(30), 0, 99, 1, 0)) == 30
+
+
+def test_a_resumed_fit_begins_with_the_order_of_its_epoch():
+    told, begun = EpochSampler(range(30), 0, None, 1, 0), EpochSampler(range(30), 0, None, 1, 0, epoch=3)
+    told.set_epoch(3)
+    assert list(begun) == list(told)
+    assert list(ReplaySampler(begun, 5, 2)) == list(ReplaySampler(EpochSampler(range(30), 0, None, 1, 0, 3), 5, 2))
+    assert {epoch for batch in ReplaySampler(begun, 5, 2) for epoch, _ in batch} == {3}
 
 
 def test_part_of_an_epoch_is_another_part_in_the_next():

@@ -128,6 +128,22 @@ def test_whole_studies_are_scored_by_region_and_by_group(tmp_path):
         assert scores[f"test/{name}/high"] == pytest.approx(found[2].item(), rel=1e-4)
 
 
+def test_a_report_is_shown_the_denoised_slice_and_the_last_region():
+    module, data = Denoiser(SMALL, data_range=2.0).eval(), Studies()
+    module.trainer = Trainer(accelerator="cpu", logger=False)
+    module.trainer.datamodule = data
+    module.on_test_epoch_start()
+    for study in data.test_dataloader():
+        with torch.no_grad():
+            assert module.test_step(study, 0)["truth"] == {}  # nobody says how large a pixel is
+            shown = module.test_step({**study, "pixel": torch.tensor([4.0])}, 0)
+            denoised = module.infer(study["realisations"][0])[0]
+        assert torch.equal(shown["image"], denoised.permute(1, 2, 0))
+        assert torch.equal(shown["truth"]["liver"].permute(2, 0, 1), study["regions"]["liver"][0])
+        assert not shown["prediction"]["liver"].any()
+        assert shown["spacing"].tolist() == [4.0] * 3
+
+
 def test_any_network_of_monai():
     spec = {"spatial_dims": 2, "in_channels": 3, "out_channels": 1, "features": [4] * 6}
     module = Denoiser({"_target_": "BasicUNet", **spec})

@@ -11,8 +11,10 @@ from PIL import Image
 from rich.console import Console
 
 from lit_continual.reports import Run, matrix_table, report, write_report
+from lit_continual.reports.comparison import Line
 from lit_continual.reports.overlay import Overlay
 from lit_continual.reports.overlays import overlays_figure
+from lit_continual.reports.side_by_side import side_by_side_figure
 
 DICE = [[0.9512, None], [0.4134, 0.8464]]
 MM = [[1.25, None], [7.5, 2.75]]
@@ -198,3 +200,18 @@ def test_structures_that_are_absent_or_fill_the_slice_are_drawn(make_run):
     image = np.full_like(content["image"], np.nan)
     np.savez(path, **{**content, "image": image, "truth": content["truth"] * 0, "prediction": content["truth"] * 0 + 1})
     overlays_figure(Run.load(run)).savefig(io.BytesIO())
+
+
+def test_tables_show_the_volumes_on_which_the_baseline_is_best_and_worst(make_run):
+    run = Run.load(make_run(matrix={"dice": [[0.9, None], [0.5, 0.8]]}))
+    path = run.folder / "overlays" / "1_0.npz"
+    with np.load(path) as stored:
+        first = dict(stored)
+    patients = sorted({case.patient for case in run.cases if (case.after, case.on) == (1, 0)})
+    slices = [{**first, "patient": np.array(patient)} for patient in patients]
+    np.savez(path, **{k + (f"_{n}" if n else ""): v for n, s in enumerate(slices) for k, v in s.items()})
+    dice = {case.patient: case.values["dice"] for case in run.cases if (case.after, case.on) == (1, 0)}
+    figure = side_by_side_figure([Line("fine-tuning", (run,), ()), Line("other", (run,), ())], "fine-tuning")
+    assert {"humerus, best", "humerus, worst", "scapula"} <= {text.get_text() for text in figure.texts}
+    shown = [axes.get_xlabel() for axes in figure.axes[::3]]  # the image that stands at the left of each row
+    assert [words.partition(",")[0] for words in shown[:2]] == [max(dice, key=dice.get), min(dice, key=dice.get)]
