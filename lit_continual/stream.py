@@ -24,6 +24,7 @@ class Experience:
         max_epochs: Epochs of this fit, where they differ from those of the trainer. With 0 nothing is learnt: the row
             says what the network that the stream starts from knows.
         model: What differs from the ``model`` section in this fit, such as the optimizer, as arguments of the model.
+        remember: Whether the memory of the stream keeps samples of it; not where nobody may, or nothing comes after.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Experience:
     data: Arguments = field(default_factory=dict)
     max_epochs: int | None = None
     model: Arguments = field(default_factory=dict)
+    remember: bool = True
 
 
 @dataclass

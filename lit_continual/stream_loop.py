@@ -57,7 +57,7 @@ class StreamLoop:
                 self._note(i, load_checkpoint(self.folder.checkpoint(i))["experience"])
             if is_first_rank():
                 shutil.rmtree(self.folder.resume_folder(i), ignore_errors=True)
-            if self._remembers and not self.folder.remembered(i):
+            if self._remembers and self.stream.experiences[i].remember and not self.folder.remembered(i):
                 self._remember(i)
             if not self.folder.evaluated(i):
                 self._evaluate(i)

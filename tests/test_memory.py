@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +53,16 @@ def test_without_distillation_exemplars_train_their_own_head(stream, run, tmp_pa
     assert (last["heads.layers.0.weight"] - without["heads.layers.0.weight"]).abs().max() > 1e-4
     mine, theirs = (load(r / "experiences/1_box/model.ckpt") for r in (run, tmp_path / "plain"))
     assert mine["datamodule_hyper_parameters"] == theirs["datamodule_hyper_parameters"]
+
+
+def test_an_experience_may_be_left_out_of_the_memory(stream, run):
+    path = Path(stream(memory=KEEP))
+    config = json.loads(path.read_text())
+    config["stream"]["experiences"][1]["remember"] = False
+    path.write_text(json.dumps(config))
+    main(["fit", "--config", str(path)])
+    assert {e.experience for e in ExemplarMemory(run / "memory").exemplars} == {"ball"}
+    assert "box" not in (run / "memory/manifest.json").read_text()
 
 
 def test_a_bound_has_no_memory(stream, run):

@@ -95,7 +95,8 @@ def pairwise_squared_distance(
     r"""Squared Euclidean distances between the samples of ``a`` and ``b``, by :math:`|a|^2 + |b|^2 - 2 a \cdot b`.
 
     Where that difference loses its digits, for samples that are close to each other, it is computed from
-    :math:`a - b` instead, one pair at a time: no temporary is larger than one sample.
+    :math:`a - b` instead, one pair at a time: no temporary is larger than one sample. Of one tensor given as both, each
+    sample is at distance 0 from itself.
 
     Args:
         a: ``(n_a, ...)``.
@@ -110,6 +111,7 @@ def pairwise_squared_distance(
         >>> pairwise_squared_distance(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
         tensor([[ 0., 25.]], dtype=torch.float64)
     """
+    same = a is b
     a, b = a.flatten(1), b.flatten(1)
     shift = a.new_zeros(a.shape[1]) if centre is None else centre.flatten()
     product = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
@@ -120,10 +122,12 @@ def pairwise_squared_distance(
         a_squared += x.square().sum(1)
     norms = a_squared[:, None] + (squared_norms(b) if b_squared is None else b_squared)
     distance = norms - 2 * product
+    if same:
+        distance.fill_diagonal_(torch.inf)  # known: no digits to save there
     for i, j in (distance <= CLOSE * norms).nonzero().tolist():
         difference = a[i].to(_working(a)) - shift - b[j].to(_working(b))
         distance[i, j] = squared_norms(difference[None])[0]
-    return distance
+    return distance.fill_diagonal_(0) if same else distance
 
 
 def _working(tensor: Tensor) -> torch.dtype:

@@ -71,7 +71,7 @@ def _add(
     held = list(_held(images, candidates, layers, batch_size))
     for _, centred, norms in held if rank == 0 else ():
         among = pairwise_squared_distance(centred, centred, norms)
-        total[candidates] += among.fill_diagonal_(0) * layer_weight(centred, reduction)
+        total[candidates] += among * layer_weight(centred, reduction)
     others = torch.ones(len(images), dtype=torch.bool, device=images.device).index_fill_(0, candidates, False)
     batches = others.nonzero().flatten().split(batch_size) if held else ()
     for chosen in shown(batches[rank::world], "Content distance"):
