@@ -16,8 +16,8 @@ from lit_continual.kernel_study import study_kernels
 from lit_continual.parser import Parser
 from lit_continual.prediction import predict
 from lit_continual.reports import matrix_table, write_report
-from lit_continual.sweep import sweep
-from lit_continual.table import compare
+from lit_continual.studies.sweep import sweep
+from lit_continual.studies.table import compare
 
 
 @dataclass(frozen=True)

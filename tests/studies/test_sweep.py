@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_continual.cells import Workers
 from lit_continual.cli import main
-from lit_continual.sweep_file import read_sweep
+from lit_continual.studies.cells import Workers
+from lit_continual.studies.sweep_file import read_sweep
 
 FIT = [sys.executable, str(Path(__file__).parent / "fake_fit.py")]
 COMMAND = ["${env}", "lit-continual", "fit", "--config", "CONFIG", "${args}"]
@@ -21,10 +21,10 @@ RATES = {"model.optimizer.lr": {"values": [0.0, 0.01, 0.03, 0.1]}}
 PARENT = """
 import sys
 from functools import partial
-import lit_continual.sweep
-from lit_continual.cells import Workers
+import lit_continual.studies.sweep
+from lit_continual.studies.cells import Workers
 from lit_continual.cli import main
-lit_continual.sweep.Workers = partial(Workers, command=[sys.executable, sys.argv[1]])
+lit_continual.studies.sweep.Workers = partial(Workers, command=[sys.executable, sys.argv[1]])
 main(sys.argv[2:])
 """
 
@@ -34,8 +34,8 @@ def sweep(stream, tmp_path, monkeypatch):
     """Write a sweep file over the tiny stream, and run it with a fit that is none."""
     pytest.importorskip("optuna")
     monkeypatch.setenv("FAKE_FIT_LOG", str(tmp_path / "log"))
-    monkeypatch.setattr("lit_continual.sweep.Workers", partial(Workers, command=FIT))
-    monkeypatch.setattr("lit_continual.sweep.PAUSE", 0.02)
+    monkeypatch.setattr("lit_continual.studies.sweep.Workers", partial(Workers, command=FIT))
+    monkeypatch.setattr("lit_continual.studies.sweep.PAUSE", 0.02)
 
     def run(*options, **changed):
         command = [stream() if word == "CONFIG" else word for word in COMMAND]
@@ -125,7 +125,7 @@ def test_a_trial_that_fails_is_told_leaves_the_rest_and_is_tried_again(sweep, tm
         sweep(name="failing", run_cap=2)
     assert capsys.readouterr().out.count("There is no such thing") == 2
     monkeypatch.setattr(
-        "lit_continual.sweep.Workers", partial(Workers, command=[sys.executable, "-c", "pass", *FIT[1:]])
+        "lit_continual.studies.sweep.Workers", partial(Workers, command=[sys.executable, "-c", "pass", *FIT[1:]])
     )
     with pytest.raises(SystemExit):
         sweep(name="failing", run_cap=2)
@@ -209,7 +209,7 @@ def test_twelve_trials_killed_twice_end_with_twelve_finished_none_twice(sweep, t
 
 
 @pytest.mark.parametrize(
-    "file", sorted((Path(__file__).parents[1] / "configs/sweeps").glob("*.yaml")), ids=lambda f: f.stem
+    "file", sorted((Path(__file__).parents[2] / "configs/sweeps").glob("*.yaml")), ids=lambda f: f.stem
 )
 @pytest.mark.filterwarnings("ignore")  # wandb's own: it leaves the file open
 def test_shipped_sweeps_are_what_the_wandb_client_takes(file, tmp_path, monkeypatch, capsys):
@@ -229,7 +229,7 @@ def test_shipped_sweeps_are_what_the_wandb_client_takes(file, tmp_path, monkeypa
         for word in utils.create_sweep_command(list(described["command"]))
         for part in (flags if word == "${args}" else [word])
     ]
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[2])
     with pytest.raises(SystemExit) as ended:
         main([*command[command.index("fit") :], "--print_config"])
     assert ended.value.code in (0, None)
@@ -237,7 +237,7 @@ def test_shipped_sweeps_are_what_the_wandb_client_takes(file, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "file", sorted((Path(__file__).parents[1] / "configs/sweeps").glob("*.yaml")), ids=lambda f: f.stem
+    "file", sorted((Path(__file__).parents[2] / "configs/sweeps").glob("*.yaml")), ids=lambda f: f.stem
 )
 def test_shipped_sweeps_fit_the_schema_of_wandbs_engine(file):
     engine = pytest.importorskip("sweeps.config.cfg")  # not a dependency; for who has it

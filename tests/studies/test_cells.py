@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lit_continual.cells import Cell, Workers, run_cells
+from lit_continual.studies.cells import Cell, Workers, run_cells
 
 PARENT = """
 import sys
 from pathlib import Path
-from lit_continual.cells import Cell, Workers, run_cells
+from lit_continual.studies.cells import Cell, Workers, run_cells
 fit, root, seconds = sys.argv[1:]
 cells = [Cell(f"cell {i}", Path(root) / str(i), (f"--seconds={seconds}",)) for i in range(4)]
 with Workers(2, [sys.executable, fit]) as workers:

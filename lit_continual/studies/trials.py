@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lit_continual.cells import Cell
 from lit_continual.reports import Trial, logged_values
-from lit_continual.sweep_file import Parameter, SweepFile
+from lit_continual.studies.cells import Cell
+from lit_continual.studies.sweep_file import Parameter, SweepFile
 
 if TYPE_CHECKING:
     import optuna

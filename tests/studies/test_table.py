@@ -11,10 +11,10 @@ import pytest
 import yaml
 from scipy import stats
 
-from lit_continual.cells import Workers
 from lit_continual.cli import main
-from lit_continual.layout import read_layout
-from lit_continual.table import RunTable
+from lit_continual.studies.cells import Workers
+from lit_continual.studies.layout import read_layout
+from lit_continual.studies.table import RunTable
 
 FIT = [sys.executable, str(Path(__file__).parent / "fake_fit.py")]
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
@@ -24,7 +24,7 @@ LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 def compare(stream, tmp_path, monkeypatch):
     """Write a table over the tiny stream, and run it with a fit that is none."""
     monkeypatch.setenv("FAKE_FIT_LOG", str(tmp_path / "log"))
-    monkeypatch.setattr("lit_continual.table.Workers", partial(Workers, command=FIT))
+    monkeypatch.setattr("lit_continual.studies.table.Workers", partial(Workers, command=FIT))
     stream(name="fine")
     stream(LWF, name="lwf")
 
@@ -209,7 +209,7 @@ def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-SHIPPED = sorted((Path(__file__).parents[1] / "configs/tables").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[2] / "configs/tables").glob("*.yaml"))
 
 
 @pytest.mark.slow
