@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -13,6 +13,8 @@ from typing_extensions import override
 
 T = TypeVar("T")
 
+EXPERIENCES = "--stream.experiences"
+
 #: Arguments by name; not ``Any``, of which a parser makes objects where it finds a ``class_path``.
 Arguments = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
 
@@ -20,11 +22,21 @@ Arguments = dict[str, bool | int | float | str | list | dict | None]  # type: ig
 class Parser(LightningArgumentParser):
     """A parser that says what is wrong in one line, not under a page of options, and takes no option by its beginning.
 
-    A misspelt ``--trainer.max_epoch`` would else be ``--trainer.max_epochs``.
+    A misspelt ``--trainer.max_epoch`` would else be ``--trainer.max_epochs``. Experiences that are given again take the
+    place of those before; jsonargparse would lay one list over another, so that the epochs of the first experience
+    stayed where another stands now.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"prog": "lit-continual", "allow_abbrev": False, **kwargs})
+
+    @override
+    def parse_args(  # type: ignore[override]  # as in jsonargparse
+        self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
+    ) -> Namespace:
+        given = sys.argv[1:] if args is None else args
+        parsed: Namespace = super().parse_args([*_with_experiences_anew(given)], *rest, **kwargs)
+        return parsed
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -59,6 +71,23 @@ class Parser(LightningArgumentParser):
             difflib.get_close_matches(wrong.split("=")[0].split()[0], sorted(known), n=2, cutoff=0.8) if unknown else []
         )
         return f"Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _with_experiences_anew(arguments: Sequence[str]) -> Iterator[str]:
+    """Empty the list of experiences before each option and each config file that gives one."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, value = argument.partition("=")
+        if name == EXPERIENCES or (name in ("--config", "-c") and _gives_experiences(Path(value or following))):
+            yield f"{EXPERIENCES}=[]"
+        yield argument
+
+
+def _gives_experiences(path: Path) -> bool:
+    try:
+        stream = read_yaml(path).get("stream")
+    except ValueError:
+        return False  # the parser says what is wrong with the file
+    return isinstance(stream, dict) and "experiences" in stream
 
 
 def reason(message: str) -> str:

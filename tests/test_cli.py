@@ -74,6 +74,23 @@ def test_later_configs_and_options_go_over_earlier_ones(stream, tmp_path, capsys
     assert [c["class_path"] for c in config["trainer"]["callbacks"]] == ["lit_continual.callbacks.Distillation"]
 
 
+@pytest.mark.parametrize("how", ["option", "two words", "config"])
+def test_experiences_that_are_given_again_inherit_nothing(stream, tmp_path, capsys, how):
+    ball, box = {"name": "ball", "max_epochs": 0, "remember": False, "model": {"features": 8}}, {"name": "box"}
+    again = json.dumps([{"name": "box"}, {"name": "rod", "max_epochs": 3}])
+    (tmp_path / "again.yaml").write_text(f"stream: {{experiences: {again}}}")
+    arguments = {
+        "option": [f"--stream.experiences={again}"],
+        "two words": ["--stream.experiences", again],
+        "config": ["--config", str(tmp_path / "again.yaml")],
+    }
+    config = ["--config", stream(experiences=[ball, box])]
+    _, written = outcome(capsys, "fit", *config, *arguments[how], "--print_config")
+    first, second = yaml.safe_load(written.out)["stream"]["experiences"]
+    assert first == {"name": "box", "classes": {}, "data": {}, "max_epochs": None, "model": {}, "remember": True}
+    assert (second["name"], second["max_epochs"]) == ("rod", 3)
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
