@@ -69,6 +69,7 @@ class HydraNet(Segmenter):
             )
         self.body = nn.ModuleDict({"encoder": self.body.encoder})  # the names of `Segmenter(network)`, for transfer
         self.decoders = nn.ModuleList()
+        self._asked: set[int] | None = None  # of the decoders; None for all
         self._add_decoders()
 
     def _add_decoders(self) -> None:
@@ -85,7 +86,23 @@ class HydraNet(Segmenter):
     @override
     def forward(self, image: Tensor) -> Tensor:
         features = self.body["encoder"](image)
-        return torch.cat([self._decode(head, features) for head in range(len(self.decoders))], 1)
+        logits = [
+            self._decode(head, features)
+            if self._asked is None or head in self._asked
+            else image.new_zeros(len(image), len(channels), *image.shape[2:])
+            for head, channels in enumerate(self.heads.channels)
+        ]
+        return torch.cat(logits, 1)
+
+    @override
+    def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Score one volume; only the decoders of the classes that it reveals run."""
+        revealed = set(self.truths(batch))
+        self._asked = {i for i, head in enumerate(self.heads.classes) if revealed & set(head)}
+        try:
+            return super()._evaluate(batch)
+        finally:
+            self._asked = None
 
     def _decode(self, head: int, features: Any) -> Tensor:
         logits: Tensor = self.heads.layers[head](self.decoders[head](features))

@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from monai.losses import DiceCELoss
 from torch import nn
@@ -117,6 +117,24 @@ def test_a_new_task_leaves_the_others_as_they_are():
 
 
 @pytest.mark.slow
+def test_a_volume_is_scored_by_its_own_decoder_alone():
+    module, volume = hydra(roi_size=[32, 32]).eval(), batch_of(samples((32, 32, 2), HEADS[1], 1, 0))
+    volume |= {"spacing": torch.ones(1, 3), "affine": torch.eye(4)[None]}
+    module.to_source_grid = lambda logits, batch: logits
+    ran = []
+    for i, decoder in enumerate(module.decoders):
+        decoder.register_forward_hook(lambda *_, i=i: ran.append(i))
+    with torch.no_grad():
+        module.trainer = Trainer(accelerator="cpu", logger=False)
+        module.on_test_epoch_start()
+        found = module.test_step(volume, 0)
+        assert set(ran) == {1}
+        assert set(found["prediction"]) == {"tumour"}
+        whole = module.masks(module.infer(volume["image"]))
+    assert set(ran) == {0, 1}
+    assert torch.equal(found["prediction"]["tumour"], whole[0, module.classes.index("tumour")])
+
+
 def test_a_checkpoint_brings_its_tasks(trainer, tmp_path):
     module = HydraNet(NETWORK, features=4)
     fitted = trainer()
