@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_overwriting_a_run_begins_without_a_memory(stream, run):
     assert not (run / "memory").exists()
 
 
-def test_memory_is_shown_and_a_patient_is_forgotten(stream, run, capsys):
+def test_memory_is_shown_and_a_patient_is_forgotten(stream, run, capsys, monkeypatch):
     main(["fit", "--config", stream(memory=HERDING)])
     memory = ExemplarMemory(run / "memory")
     capsys.readouterr()
@@ -123,6 +124,11 @@ def test_memory_is_shown_and_a_patient_is_forgotten(stream, run, capsys):
     assert "Herding" in shown
     patient = memory.exemplars[0].patient
     assert all(e.patient in shown for e in memory.exemplars)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "argv", ["lit-continual", "memory", "show", str(memory.folder), "--exemplars"])
+        (installed,) = entry_points(group="console_scripts", name="lit-continual")
+        assert installed.load()() is None  # else the command would end as if it had failed
+    assert capsys.readouterr().out == shown
     main(["memory", "forget", str(memory.folder), "--patient", patient])
     assert f"of {patient} are gone" in capsys.readouterr().out
     assert patient not in {e.patient for e in memory.exemplars}

@@ -1,5 +1,6 @@
 """Pretrained weights: read them safely, match them by name, load the part that fits and say what happened."""
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -57,7 +58,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a state dict, or of a Lightning checkpoint, without running any code from the file.
 
     Args:
-        path: A file that ``torch.save`` wrote: a mapping name -> tensor, or one that holds it as ``"state_dict"``.
+        path: A file that ``torch.save`` wrote: a mapping name -> tensor, or one that holds it as ``"state_dict"``. It
+            may name environment variables.
 
     Raises:
         ValueError: If the file does not exist, holds more than tensors and plain containers, or holds no tensors.
@@ -67,7 +69,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         Traceback (most recent call last):
         ValueError: There is no checkpoint at nowhere.ckpt. Check the path.
     """
-    content = load_checkpoint(path)
+    content = load_checkpoint(os.path.expandvars(path))
     content = content.get("state_dict", content)
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
