@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
-from lit_continual.data.patches import EpochSampler, place_in_fit, whole_loader
+from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit, whole_loader
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
 
 
@@ -30,7 +30,7 @@ class JointDataModule(LightningDataModule):
     the classes of all of them, under one head. An experience of another data set reveals its own, under its own head.
 
     Args:
-        parts: The experiences' data modules; batch size, workers and seed are those of the first.
+        parts: The experiences' data modules; batch size, workers, seed and share of foreground are those of the first.
 
     Raises:
         ValueError: If a part is no ``SegmentationDataModule``, or two parts give one label value two names.
@@ -61,12 +61,20 @@ class JointDataModule(LightningDataModule):
     @override
     def train_dataloader(self) -> DataLoader[Any]:
         first = self.parts[0]
-        sizes = [len(dataset) for dataset in self.train_dataset.datasets]  # type: ignore[arg-type]
+        data: list[PatchDataset] = self.train_dataset.datasets  # type: ignore[assignment]
+        sizes = [len(dataset) for dataset in data]
         samples = [part.samples_per_epoch or size for part, size in zip(self.parts, sizes, strict=True)]
         return DataLoader(
             self.train_dataset,
             first.batch_size,
-            sampler=EpochSampler(self.train_dataset, first.seed, sum(samples), *place_in_fit(self.trainer)),
+            sampler=EpochSampler(
+                self.train_dataset,
+                first.seed,
+                sum(samples),
+                *place_in_fit(self.trainer),
+                first.foreground,
+                lambda: [found for dataset in data for found in dataset.foreground],
+            ),
             num_workers=first.num_workers,
             persistent_workers=first.num_workers > 0,
         )

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from lit_continual.spec import build
 
-FOREGROUND = 2 / 3  # share of 3D patches that are centred on a revealed class
+FOREGROUND = 2 / 3  # share of patches that are centred on a revealed class
 CENTRES = 10_000  # voxels remembered of each volume for that
 
 
@@ -24,8 +24,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
     """Slices (2D) or random patches (3D) of volumes.
 
     The random state of a sample is made from the seed, the epoch and its index, so it does not depend on workers,
-    ranks, or where a run was resumed. Two of three 3D patches are centred on a voxel of a revealed class, as far as
-    the volume's borders allow, where there is one.
+    ranks, or where a run was resumed. Two of three patches are centred on a voxel of a revealed class, as far as the
+    borders allow, where the slice or the volume has one.
 
     Args:
         volumes: Mappings with ``image`` ``(C, H, W, D)``, ``label`` ``(1, H, W, D)``, ``classes`` and ``patient``, at
@@ -65,6 +65,14 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def foreground(self) -> list[bool]:
+        """Which slices have a revealed class, or which patches are of a volume that has one."""
+        if len(self.patch_size) == 3:
+            return [len(self.centres[i]) > 0 for i, _ in self.index]
+        has = [volume["label"][0].flatten(0, 1).any(0).tolist() for volume in self.volumes]
+        return [has[i][z] for i, z in self.index]
 
     @override
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
@@ -108,8 +116,9 @@ class PatchDataset(Dataset[dict[str, Any]]):
         last = np.array(shape[: len(size)]) - size
         start = random.integers(0, last + 1)
         flat = len(size) == 2
-        if not flat and len(self.centres[i]) and random.random() < FOREGROUND:
-            centre = np.unravel_index(int(self.centres[i][random.integers(len(self.centres[i]))]), shape)
+        centres = self.volumes[i]["label"][0, ..., z].flatten().nonzero().flatten() if flat else self.centres[i]
+        if last.any() and len(centres) and random.random() < FOREGROUND:
+            centre = np.unravel_index(int(centres[random.integers(len(centres))]), shape[: len(size)])
             start = np.clip(np.array(centre) - size // 2, 0, last)
         box = [slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True)]
         return (slice(None), *box, z) if flat else (slice(None), *box)
@@ -175,13 +184,24 @@ class EpochSampler(DistributedSampler[Any]):
         rank: This one.
         epoch: The epoch to begin with. When a fit is resumed, worker processes draw the first samples before Lightning
             says which epoch it is.
+        share: Least share of an epoch that is drawn from the ``preferred``, again where they are too few.
+        preferred: Which samples those are; asked for if there is a share.
     """
 
     def __init__(
-        self, dataset: Any, seed: int, samples: int | None, num_replicas: int, rank: int, epoch: int = 0
+        self,
+        dataset: Any,
+        seed: int,
+        samples: int | None,
+        num_replicas: int,
+        rank: int,
+        epoch: int = 0,
+        share: float | None = None,
+        preferred: Callable[[], Sequence[bool]] = list,
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
-        self.epoch = epoch
+        self.epoch, self.share = epoch, share
+        self.preferred = np.array(preferred() if share else [], dtype=bool)
         total = min(samples or len(dataset), len(dataset))
         self.num_samples = -(-total // num_replicas)
 
@@ -192,9 +212,12 @@ class EpochSampler(DistributedSampler[Any]):
     def order(self) -> list[int]:
         """The samples of this epoch, of all ranks together."""
         size = len(self.dataset)  # type: ignore[arg-type]
-        order: list[int] = np.random.default_rng([self.seed, self.epoch]).permutation(size).tolist()
-        total = self.num_samples * self.num_replicas
-        return (order * -(-total // len(order)))[:total]
+        random = np.random.default_rng([self.seed, self.epoch])
+        order, total = random.permutation(size), self.num_samples * self.num_replicas
+        if self.share and self.preferred.any():
+            first = np.resize(order[self.preferred[order]], round(self.share * total))
+            order = random.permutation([*first, *order[~np.isin(order, first)]][:total])
+        return [int(k) for k in np.resize(order, total)]
 
 
 class WholeSampler(DistributedSampler[Any]):

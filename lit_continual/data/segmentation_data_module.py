@@ -53,6 +53,8 @@ class SegmentationDataModule(LightningDataModule):
         preprocessing: Grid and intensity scale of every image.
         augmentation: Random changes of training samples.
         samples_per_epoch: How many of the shuffled samples make an epoch; ``None`` for all.
+        foreground: Least share of an epoch's samples that are slices with a revealed class, for small lesions in many
+            slices; ``None`` takes slices as they come.
         patches_per_volume: How often a volume is drawn from in an epoch; 3D only.
         cache: Keep loaded volumes in ``"memory"``, or on ``"disk"`` for the next run too.
         num_workers: Processes that augment; 0 for none.
@@ -74,6 +76,7 @@ class SegmentationDataModule(LightningDataModule):
         preprocessing: Preprocessing = Preprocessing(),
         augmentation: Augmentation = Augmentation(),
         samples_per_epoch: int | None = None,
+        foreground: float | None = None,
         patches_per_volume: int = 4,
         cache: Literal["memory", "disk"] = "memory",
         num_workers: int = 0,
@@ -85,11 +88,13 @@ class SegmentationDataModule(LightningDataModule):
             raise ValueError(f"`patch_size` must be two or three positive numbers of voxels, got {patch_size}.")
         if any(not name or set(name) & set(",/") for name in classes or {}):
             raise ValueError(f"`classes` must be names without ',' and '/', got {list(classes or {})}.")
+        if foreground is not None and not 0 <= foreground <= 1:
+            raise ValueError(f"`foreground` is a share between 0 and 1, got {foreground}.")
         self.dataset, self.classes, self.patch_size = dataset, dict(classes or {}), tuple(patch_size)
         self.batch_size, self.split, self.preprocessing = batch_size, split, preprocessing
         self.augmentation, self.samples_per_epoch = augmentation, samples_per_epoch
         self.patches_per_volume, self.cache, self.num_workers = patches_per_volume, cache, num_workers
-        self.episodes = episodes
+        self.episodes, self.foreground = episodes, foreground
         if episodes is not None and len(patch_size) != 2:
             raise ValueError(f"`episodes` are of slices: give `patch_size` two numbers, got {patch_size}.")
         self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
@@ -207,11 +212,13 @@ class SegmentationDataModule(LightningDataModule):
         if self.episodes is not None:
             module = self.trainer.lightning_module if self.trainer else None
             return self.episodes.loader(self.train_dataset, module, self.seed, self.num_workers)
-        place = place_in_fit(self.trainer)
+        data, place = self.train_dataset, place_in_fit(self.trainer)
         return DataLoader(
-            self.train_dataset,
+            data,
             self.batch_size,
-            sampler=EpochSampler(self.train_dataset, self.seed, self.samples_per_epoch, *place),
+            sampler=EpochSampler(
+                data, self.seed, self.samples_per_epoch, *place, self.foreground, lambda: data.foreground
+            ),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )

@@ -72,6 +72,37 @@ def test_two_of_three_patches_are_centred_on_a_class():
     assert 340 < centred < 460  # 400, give or take five deviations
 
 
+def test_two_of_three_windows_are_centred_on_a_class_of_their_slice_where_there_is_room():
+    label = torch.zeros(1, 40, 30, 2, dtype=torch.uint8)
+    label[0, 29, 11, 1] = 2
+    lone = {"image": torch.zeros(1, 40, 30, 2), "label": label, "classes": "a,b", "patient": "p"}
+    dataset = PatchDataset([lone], [5, 5])
+    assert 340 < sum(int(dataset[epoch, 1]["label"][0, 2, 2]) == 2 for epoch in range(600)) < 460
+    assert dataset.foreground == [False, True]
+    whole = PatchDataset([lone], [40, 30])
+    assert torch.equal(whole[1]["label"], label[..., 1])
+
+
+def test_a_share_of_an_epoch_is_of_slices_with_a_class():
+    marked = [k % 10 == 0 for k in range(50)]
+    make = lambda share, samples=20, ranks=1, rank=0: EpochSampler(  # noqa: E731
+        range(50), 0, samples, ranks, rank, 0, share, lambda: marked
+    )
+    for epoch in range(20):
+        sampler = make(0.5)
+        sampler.set_epoch(epoch)
+        order = sampler.order()
+        assert len(order) == 20
+        assert sum(marked[k] for k in order) >= 10  # five of them, each twice
+        assert all(order.count(k) == 2 for k in range(0, 50, 10))
+        assert len({k for k in order if not marked[k]}) == 10
+        assert order != sorted(order, key=lambda k: not marked[k])  # mixed
+    assert sum(marked[k] for k in make(0.1).order()) >= 2
+    assert make(None).order() == make(0.0).order() == EpochSampler(range(50), 0, 20, 1, 0).order()
+    one, two = make(0.5), [make(0.5, ranks=2, rank=r) for r in range(2)]
+    assert list(one) == [k for pair in zip(*two, strict=True) for k in pair]
+
+
 def test_few_centres_are_remembered_of_a_large_class():
     full = {"image": torch.zeros(1, 40, 40, 40), "label": torch.ones(1, 40, 40, 40), "classes": "a", "patient": "p"}
     (centres,) = PatchDataset([full], [5, 5, 5]).centres
