@@ -244,8 +244,3 @@ def main(args: ArgsType = None) -> ContinualCLI:
         text = reason(str(error)) + "." if config else f"{error}. {FREE_SPACE}" if full else str(error)
         sys.stderr.write(f"lit-continual: error: {text}\n")
         sys.exit(1)
-
-
-def command() -> None:
-    """Run the command line on ``sys.argv``, as the installed ``lit-continual``: what it returns is its exit status."""
-    main()
