@@ -74,7 +74,7 @@ def test_later_configs_and_options_go_over_earlier_ones(stream, tmp_path, capsys
     assert [c["class_path"] for c in config["trainer"]["callbacks"]] == ["lit_continual.callbacks.Distillation"]
 
 
-@pytest.mark.parametrize("how", ["option", "two words", "config"])
+@pytest.mark.parametrize("how", ["option", "two words", "config", "short"])
 def test_experiences_that_are_given_again_inherit_nothing(stream, tmp_path, capsys, how):
     ball, box = {"name": "ball", "max_epochs": 0, "remember": False, "model": {"features": 8}}, {"name": "box"}
     again = json.dumps([{"name": "box"}, {"name": "rod", "max_epochs": 3}])
@@ -83,6 +83,7 @@ def test_experiences_that_are_given_again_inherit_nothing(stream, tmp_path, caps
         "option": [f"--stream.experiences={again}"],
         "two words": ["--stream.experiences", again],
         "config": ["--config", str(tmp_path / "again.yaml")],
+        "short": ["-c", str(tmp_path / "again.yaml")],
     }
     config = ["--config", stream(experiences=[ball, box])]
     _, written = outcome(capsys, "fit", *config, *arguments[how], "--print_config")

@@ -116,10 +116,11 @@ class PatchDataset(Dataset[dict[str, Any]]):
         last = np.array(shape[: len(size)]) - size
         start = random.integers(0, last + 1)
         flat = len(size) == 2
-        centres = self.volumes[i]["label"][0, ..., z].flatten().nonzero().flatten() if flat else self.centres[i]
-        if last.any() and len(centres) and random.random() < FOREGROUND:
-            centre = np.unravel_index(int(centres[random.integers(len(centres))]), shape[: len(size)])
-            start = np.clip(np.array(centre) - size // 2, 0, last)
+        if last.any():
+            centres = self.volumes[i]["label"][0, ..., z].flatten().nonzero().flatten() if flat else self.centres[i]
+            if len(centres) and random.random() < FOREGROUND:
+                centre = np.unravel_index(int(centres[random.integers(len(centres))]), shape[: len(size)])
+                start = np.clip(np.array(centre) - size // 2, 0, last)
         box = [slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True)]
         return (slice(None), *box, z) if flat else (slice(None), *box)
 

@@ -59,8 +59,8 @@ class SegmentationDataModule(LightningDataModule):
         cache: Keep loaded volumes in ``"memory"``, or on ``"disk"`` for the next run too.
         num_workers: Processes that augment; 0 for none.
         seed: Seed of order and augmentation; ``None`` takes that of ``seed_everything``.
-        episodes: Make each patient a batch of tasks, for ``MetaTune``; 2D only. ``batch_size`` and
-            ``samples_per_epoch`` mean nothing then.
+        episodes: Make each patient a batch of tasks, for ``MetaTune``; 2D only. ``batch_size``,
+            ``samples_per_epoch`` and ``foreground`` mean nothing then.
 
     Raises:
         ValueError: For a bad argument or bad data, with the file and the remedy; see ``read_cases`` and ``load_case``.

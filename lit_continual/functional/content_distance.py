@@ -111,7 +111,7 @@ def pairwise_squared_distance(
         >>> pairwise_squared_distance(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
         tensor([[ 0., 25.]], dtype=torch.float64)
     """
-    same = a is b
+    same = a is b and centre is None
     a, b = a.flatten(1), b.flatten(1)
     shift = a.new_zeros(a.shape[1]) if centre is None else centre.flatten()
     product = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)

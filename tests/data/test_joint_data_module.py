@@ -96,6 +96,16 @@ def test_an_epoch_is_as_long_as_those_of_the_parts(parts):
     assert sum(len(b["image"]) for b in joint.train_dataloader()) == 10
 
 
+def test_the_share_of_foreground_is_that_of_all_parts_together(parts):
+    joint = JointDataModule(parts(samples_per_epoch=5, foreground=0.6))
+    joint.setup("fit")
+    for part in joint.train_dataset.datasets:
+        for volume in part.volumes:
+            volume["label"][..., 1:] = 0
+    shown = [found for part in joint.train_dataset.datasets for found in part.foreground]
+    assert sum(shown[k] for _, k in joint.train_dataloader().sampler) >= 6
+
+
 def test_parts_that_are_none():
     with pytest.raises(ValueError, match=r"Joint training needs SegmentationDataModules, got dict"):
         JointDataModule([{}])

@@ -247,6 +247,19 @@ def test_an_epoch_is_as_long_as_asked(module):
     assert [len(b["image"]) for b in loader] == [4, 4, 2]
 
 
+def test_a_share_of_an_epoch_shows_a_class(module):
+    def shown(**options):
+        data = module(samples_per_epoch=10, **options)
+        data.setup("fit")
+        for volume in data.train_dataset.volumes:
+            volume["label"][..., 1:] = 0  # 4 of 32 slices are left
+        return sum(data.train_dataset.foreground[k] for _, k in data.train_dataloader().sampler)
+
+    assert shown() < 5 <= shown(foreground=0.5)
+    with pytest.raises(ValueError, match=r"`foreground` is a share between 0 and 1, got 1.5"):
+        module(foreground=1.5)
+
+
 def test_seed_of_the_run(module, monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "17")
     assert (module().seed, module(seed=3).seed) == (17, 3)

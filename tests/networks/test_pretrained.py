@@ -89,13 +89,15 @@ def test_the_table_of_a_large_network_fits_a_screen():
     assert any(re.match(r"renamed +72 +features\.denseblock1$", line) for line in lines)
 
 
-def test_files_are_read_without_running_code(tmp_path):
+def test_files_are_read_without_running_code(tmp_path, monkeypatch):
     weights = {"a.weight": torch.ones(2)}
     torch.save(weights, tmp_path / "plain.pth")
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "lightning.ckpt")
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     (tmp_path / "text.pth").write_text("not a checkpoint")
+    monkeypatch.setenv("PRETRAINED_FOLDER", str(tmp_path))
+    assert_close(read_weights("${PRETRAINED_FOLDER}/plain.pth"), weights)
     assert_close(read_weights(tmp_path / "plain.pth"), weights)
     assert_close(read_weights(tmp_path / "lightning.ckpt"), weights)
     for name, message in {
