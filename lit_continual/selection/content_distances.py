@@ -68,28 +68,31 @@ def _add(
 ) -> None:
     """Add the distances in some layers, of this process's rows; what is held for them is gone at the end."""
     rank, world = (0, 1) if group is None else (distributed.get_rank(group), distributed.get_world_size(group))
-    held = list(_held(images, candidates, layers, batch_size))
-    for _, centred, norms in held if rank == 0 else ():
-        among = pairwise_squared_distance(centred, centred, norms)
-        total[candidates] += among * layer_weight(centred, reduction)
+    held = list(_held(images, candidates, layers, batch_size, reduction))
+    for _, centred, norms, weight in held if rank == 0 else ():
+        total[candidates] += pairwise_squared_distance(centred, centred, norms) * weight
     others = torch.ones(len(images), dtype=torch.bool, device=images.device).index_fill_(0, candidates, False)
     batches = others.nonzero().flatten().split(batch_size) if held else ()
     for chosen in shown(batches[rank::world], "Content distance"):
-        for layer, (centre, centred, norms) in zip(layers(images[chosen]), held, strict=True):
-            distance = pairwise_squared_distance(layer, centred, norms, centre)
-            total[chosen] += distance * layer_weight(layer, reduction)
+        for layer, (centre, centred, norms, weight) in zip(layers(images[chosen]), held, strict=True):
+            total[chosen] += pairwise_squared_distance(layer, centred, norms, centre) * weight
 
 
 def _held(
-    images: Tensor, candidates: Tensor, layers: Activations, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield for each layer the mean candidate, the candidates' activations less that mean, and their squared norms."""
-    kept: list[Tensor] = []
+    images: Tensor, candidates: Tensor, layers: Activations, batch_size: int, reduction: Reduction
+) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
+    """Yield for each layer the mean candidate, all less that mean, their squared norms, and the layer's weight.
+
+    In memory they lie pixel by pixel, as the product with a few images reads them.
+    """
+    kept: list[tuple[Tensor, float]] = []
     for begin in range(0, len(candidates), batch_size):
         for index, layer in enumerate(layers(images[candidates[begin : begin + batch_size]])):
             if begin == 0:
-                kept.append(layer.new_empty(len(candidates), *layer.shape[1:]))
-            kept[index][begin : begin + batch_size] = layer
-    for layer in kept:
-        centre = layer.mean(0)
-        yield centre, layer.sub_(centre), squared_norms(layer)
+                empty = layer.new_empty(layer[0].numel(), len(candidates))
+                kept.append((empty, layer_weight(layer, reduction)))
+            kept[index][0][:, begin : begin + batch_size] = layer.flatten(1).T
+    for columns, weight in kept:
+        centre = columns.mean(1)
+        centred = columns.sub_(centre[:, None]).T
+        yield centre, centred, squared_norms(centred), weight
