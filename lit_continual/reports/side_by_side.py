@@ -33,10 +33,10 @@ def side_by_side_figure(lines: Sequence[Line], baseline: str) -> Figure | None:
     figure, top = Figure(figsize=(width, height)), _TOP
     legend(figure)
     for column, method in enumerate(columns):
-        text(figure, _LEFT + column * (wide + _GAP) + wide / 2, _TOP - 0.1, shorten(method, int(wide * 11)), 9)
+        text(figure, _LEFT + column * (wide + _GAP) + wide / 2, _TOP - 0.1, shorten(method, int(wide * 13.5)), 9)
     for (name, which, row), tall in zip(rows, talls, strict=True):
         title = f"{name}, {which}" if which else name
-        text(figure, 0.24, top + tall / 2, shorten(title, int(tall * 11)), 9, rotation=90)
+        text(figure, 0.24, top + tall / 2, shorten(title, int(tall * 13.5)), 9, rotation=90)
         first, own = next(iter(row.values())), _own_images(row)
         for column, method in enumerate(columns):
             overlay = row.get(method, first if not method and not own else None)
@@ -44,7 +44,7 @@ def side_by_side_figure(lines: Sequence[Line], baseline: str) -> Figure | None:
                 continue
             left = _LEFT + column * (wide + _GAP)
             axes = figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
-            words = _caption(runs[method], name, overlay, first) if method else shorten(_slice(overlay), int(wide * 14))
+            words = _caption(runs[method], name, overlay, first) if method else _slice(overlay, int(wide * 19))
             panel(axes, overlay, words, truth=bool(method), prediction=bool(method))
             if not method or (overlay is first and own):
                 bar(axes, overlay)
@@ -88,8 +88,9 @@ def _chosen(run: Run, name: str, patients: Sequence[str]) -> list[tuple[str, str
     return [("best", order[0]), ("worst", order[-1])]
 
 
-def _slice(overlay: Overlay) -> str:
-    return f"{overlay.patient}, slice {overlay.slice}"
+def _slice(overlay: Overlay, room: int = 100) -> str:
+    number = f", slice {overlay.slice}"
+    return shorten(overlay.patient, max(room - len(number), 3)) + number
 
 
 def _caption(run: Run, name: str, overlay: Overlay, first: Overlay) -> str:
