@@ -1,6 +1,7 @@
 """Training samples: slices or patches of volumes, augmented the same whoever draws them and whenever."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -216,7 +217,7 @@ class EpochSampler(DistributedSampler[Any]):
         random = np.random.default_rng([self.seed, self.epoch])
         order, total = random.permutation(size), self.num_samples * self.num_replicas
         if self.share and self.preferred.any():
-            first = np.resize(order[self.preferred[order]], round(self.share * total))
+            first = np.resize(order[self.preferred[order]], ceil(self.share * total))
             order = random.permutation([*first, *order[~np.isin(order, first)]][:total])
         return [int(k) for k in np.resize(order, total)]
 

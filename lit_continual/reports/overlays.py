@@ -114,7 +114,19 @@ def _names(figure: Figure, overlay: Overlay, left: float, top: float) -> None:
 
 def caption(run: Run, after: int, on: int, overlay: Overlay) -> str:
     """Whose slice it is, and what its volume scored."""
-    name, score = f"{shorten(overlay.patient, 18)}, slice {overlay.slice}", run.scores[0]
+    words = [slice_name(overlay, 28), scored(run, after, on, overlay)]
+    return ", ".join(filter(None, words))
+
+
+def slice_name(overlay: Overlay, length: int) -> str:
+    """Whose slice it is, and which, in about ``length`` characters: it is the patient's name that is shortened."""
+    number = f", slice {overlay.slice}"
+    return shorten(overlay.patient, max(length - len(number), 3)) + number
+
+
+def scored(run: Run, after: int, on: int, overlay: Overlay) -> str:
+    """What a volume scored in its classes; empty where they are none, or too many for a line."""
+    score = run.scores[0]
     cases = {c.label: c for c in run.cases if (c.after, c.on, c.patient) == (after, on, overlay.patient)}
     values = [score.text(cases[name].values[score.name]) for name in overlay.classes if name in cases]
-    return f"{name}, {score.title} {' / '.join(values)}" if 0 < len(values) <= 2 else name
+    return f"{score.title} {' / '.join(values)}" if 0 < len(values) <= 2 else ""

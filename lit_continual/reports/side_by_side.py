@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from lit_continual.reports.comparison import Line
 from lit_continual.reports.overlay import Overlay
-from lit_continual.reports.overlays import bar, caption, legend, panel, text
+from lit_continual.reports.overlays import bar, caption, legend, panel, scored, slice_name, text
 from lit_continual.reports.run import Run
 from lit_continual.reports.shades import shorten
 
@@ -44,7 +44,7 @@ def side_by_side_figure(lines: Sequence[Line], baseline: str) -> Figure | None:
                 continue
             left = _LEFT + column * (wide + _GAP)
             axes = figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
-            words = _caption(runs[method], name, overlay, first) if method else _slice(overlay, int(wide * 19))
+            words = _caption(runs[method], name, overlay, first) if method else slice_name(overlay, int(wide * 19))
             panel(axes, overlay, words, truth=bool(method), prediction=bool(method))
             if not method or (overlay is first and own):
                 bar(axes, overlay)
@@ -88,13 +88,8 @@ def _chosen(run: Run, name: str, patients: Sequence[str]) -> list[tuple[str, str
     return [("best", order[0]), ("worst", order[-1])]
 
 
-def _slice(overlay: Overlay, room: int = 100) -> str:
-    number = f", slice {overlay.slice}"
-    return shorten(overlay.patient, max(room - len(number), 3)) + number
-
-
 def _caption(run: Run, name: str, overlay: Overlay, first: Overlay) -> str:
     """What the volume scored; and which it is, where it is not the one whose image stands at the left."""
     on = [e.name for e in run.experiences].index(name)
-    words = caption(run, run.last_at(on), on, overlay)
-    return words.partition(", ")[2].partition(", ")[2] if _slice(overlay) == _slice(first) else words
+    same = (overlay.patient, overlay.slice) == (first.patient, first.slice)
+    return (scored if same else caption)(run, run.last_at(on), on, overlay)

@@ -98,6 +98,7 @@ def test_a_share_of_an_epoch_is_of_slices_with_a_class():
         assert len({k for k in order if not marked[k]}) == 10
         assert order != sorted(order, key=lambda k: not marked[k])  # mixed
     assert sum(marked[k] for k in make(0.1).order()) >= 2
+    assert sum(marked[k] for k in make(0.5, samples=5).order()) >= 3
     assert make(None).order() == make(0.0).order() == EpochSampler(range(50), 0, 20, 1, 0).order()
     one, two = make(0.5), [make(0.5, ranks=2, rank=r) for r in range(2)]
     assert list(one) == [k for pair in zip(*two, strict=True) for k in pair]

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from rich.console import Console
 from lit_continual.reports import Run, matrix_table, report, write_report
 from lit_continual.reports.comparison import Line
 from lit_continual.reports.overlay import Overlay
-from lit_continual.reports.overlays import overlays_figure
+from lit_continual.reports.overlays import caption, overlays_figure, slice_name
 from lit_continual.reports.side_by_side import side_by_side_figure
 
 DICE = [[0.9512, None], [0.4134, 0.8464]]
@@ -215,3 +216,11 @@ def test_tables_show_the_volumes_on_which_the_baseline_is_best_and_worst(make_ru
     assert {"humerus, best", "humerus, worst", "scapula"} <= {text.get_text() for text in figure.texts}
     shown = [axes.get_xlabel() for axes in figure.axes[::3]]  # the image that stands at the left of each row
     assert [words.partition(",")[0] for words in shown[:2]] == [max(dice, key=dice.get), min(dice, key=dice.get)]
+
+
+def test_a_long_name_gives_way_to_the_number_of_the_slice(make_run):
+    run = Run.load(make_run())
+    overlay = replace(Overlay.load_all(run.overlay(0, 0))[0], patient="shoulder-00000008", slice=14)
+    assert slice_name(overlay, 28) == "shoulder-00000008, slice 14"
+    assert slice_name(overlay, 20) == "shoul…0008, slice 14"
+    assert caption(run, 0, 0, replace(overlay, patient="x" * 40)) == "xxxxxxxxx…xxxxxxxx, slice 14"
