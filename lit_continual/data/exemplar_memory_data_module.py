@@ -144,7 +144,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
             All exemplars that are now in the memory.
         """
         group = distributed.group.WORLD if distributed.is_available() and distributed.is_initialized() else None
-        keep, picks, facts = self.exemplars, [], dict[str, Any](policy=self.exemplars.policy)
+        keep, picks, facts = self.exemplars, [], dict[str, Any](policy=self.exemplars.policy, certainty=self.exemplars.certainty)
         classes = list(getattr(self.data, "classes", []))
         if not keep.budget.empty:
             candidates = self._candidates()
@@ -157,6 +157,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
                 keep.layer,
                 keep.passes,
                 group=group,
+                relative=keep.certainty == "relative",
             )
             source = str(getattr(getattr(self.data, "listed", None), "source", type(self.data).__name__))
             picks = keep.chosen(candidates, samples, self.experience, source)

@@ -1,6 +1,7 @@
 """Which exemplars a stream keeps, and how they come back."""
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 from lit_continual.data.budget import Budget
@@ -22,6 +23,8 @@ class Exemplars:
         budget: How many; limits of the whole memory, or of each class.
         layer: Abstraction layer for policies that need features, by its name in the module, such as ``body.down_4``.
         passes: Monte Carlo dropout passes for policies that need certainty.
+        certainty: ``absolute`` is the variance over the passes, the mean over pixels, of which slices have little that
+            show little of a class; ``relative`` divides it by what was seen of the class.
         batches: ``pure`` gives a batch one origin, as in the paper, and ``mixed`` puts exemplars in every batch.
         share: Of exemplars among the samples of an epoch; ``None`` draws each about once an epoch.
         start: Memory of an earlier run to begin with, to extend what that run has learnt.
@@ -38,6 +41,7 @@ class Exemplars:
     budget: Budget = field(default_factory=Budget)
     layer: str | None = None
     passes: int = 29
+    certainty: Literal["absolute", "relative"] = "absolute"
     batches: Literal["pure", "mixed"] = "pure"
     share: float | None = None
     start: str | None = None
@@ -116,4 +120,5 @@ def _uncertainty(samples: Samples, k: int, classes: list[str]) -> dict[str, floa
     known = samples.uncertainty.value if isinstance(samples.uncertainty, Measurement) else samples.uncertainty
     if known is None:
         return {}
-    return {name: float(known[k, j]) for j, name in enumerate(classes) if samples.contains[k, j]}
+    found = {name: float(known[k, j]) for j, name in enumerate(classes) if samples.contains[k, j]}
+    return {name: value for name, value in found.items() if isfinite(value)}

@@ -54,6 +54,7 @@ def dropout_uncertainty(
     probabilities: Callable[[Tensor], Tensor] | None = None,
     passes: int = 29,
     seed: int = 0,
+    relative: bool = False,
 ) -> Tensor:
     """Measure how much a network's predictions for a batch vary under dropout.
 
@@ -64,6 +65,7 @@ def dropout_uncertainty(
             where ``None``.
         passes: :math:`t_{MC}`, at least 2.
         seed: Of the dropout masks; the state of the global generators is left as it was.
+        relative: To what was seen of a class; see :func:`lit_continual.functional.mc_uncertainty`.
 
     Returns:
         ``(n, k)``, see :func:`lit_continual.functional.mc_uncertainty`.
@@ -85,4 +87,4 @@ def dropout_uncertainty(
     with mc_dropout(network), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         predict = probabilities or (lambda batch: network(batch).sigmoid())
-        return mc_uncertainty(torch.stack([predict(images) for _ in range(passes)]))
+        return mc_uncertainty(torch.stack([predict(images) for _ in range(passes)]), relative)

@@ -21,6 +21,7 @@ def measured(
     passes: int = 29,
     batch_size: int = 8,
     group: ProcessGroup | None = None,
+    relative: bool = False,
 ) -> Samples:
     """Describe samples by what a trained network makes of them, measured when a policy asks for it.
 
@@ -35,6 +36,7 @@ def measured(
         passes: :math:`t_{MC}`, for ``uncertainty``; of samples without any of the classes it is infinite.
         batch_size: Images that go through the network at once.
         group: Processes that choose together, each with the same samples.
+        relative: Whether ``uncertainty`` is relative to what was seen of a class.
 
     Example:
         >>> network = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(1, 1, 1))
@@ -70,7 +72,7 @@ def measured(
         found = torch.full(contains.shape, torch.inf, device=device)
         if members:  # of the others, nobody is a candidate
             found[members] = by_batch(
-                lambda batch: dropout_uncertainty(network, batch, probabilities, passes),
+                lambda batch: dropout_uncertainty(network, batch, probabilities, passes, relative=relative),
                 members,
                 f"Certainty, {passes} passes",
             )
