@@ -17,6 +17,7 @@ from lit_continual.data import (
     Split,
 )
 from lit_continual.modules import Segmenter
+from lit_continual.selection.measured import measured
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2], "dropout": 0.2}
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5, "spatial_axis": 0}
@@ -80,6 +81,23 @@ def test_every_policy_keeps_slices_of_training_patients_with_the_class(policy, m
         assert e.why == f"{module.exemplars.name}: pick {e.rank + 1} for ball"
     assert bool(stored[0].score) == (policy in (POLICIES["aeiseg"], POLICIES["coriseg"]))
     assert len({(e.patient, e.slice) for e in stored}) == 5
+
+
+@pytest.mark.parametrize("certainty", ["absolute", "relative"])
+def test_what_certainty_means_is_chosen_and_noted(certainty, memory, data, segmenter):
+    module = memory(Exemplars("CertaintyCoverage", Budget(samples=5), "body.model.0", passes=3, certainty=certainty))
+    dataset = data().patches()
+    slices = SliceCandidates(dataset.volumes, (16, 16))
+    foreground = partial(_ball, segmenter)
+    by_hand = measured(segmenter, slices.images(), slices.contains(), foreground, None, 3, relative=certainty == "relative")
+    places = {(dataset.volumes[i]["patient"], z): k for k, (i, z) in enumerate(slices.index)}
+    for e in module.memory.exemplars:
+        assert e.score == {"ball": pytest.approx(float(by_hand.need("uncertainty", "test")[places[e.patient, e.slice], 0]))}
+    assert module.memory.manifest["experiences"]["ball"]["certainty"] == certainty
+
+
+def _ball(segmenter, images):
+    return segmenter(images).softmax(1)[:, 1:]
 
 
 @pytest.mark.parametrize("per_class", [True, False])
