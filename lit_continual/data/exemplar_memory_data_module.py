@@ -144,7 +144,8 @@ class ExemplarMemoryDataModule(LightningDataModule):
             All exemplars that are now in the memory.
         """
         group = distributed.group.WORLD if distributed.is_available() and distributed.is_initialized() else None
-        keep, picks, facts = self.exemplars, [], dict[str, Any](policy=self.exemplars.policy, certainty=self.exemplars.certainty)
+        keep, picks = self.exemplars, []
+        facts: dict[str, Any] = {"policy": keep.policy, "certainty": keep.certainty}
         classes = list(getattr(self.data, "classes", []))
         if not keep.budget.empty:
             candidates = self._candidates()

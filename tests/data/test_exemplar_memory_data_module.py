@@ -88,11 +88,12 @@ def test_what_certainty_means_is_chosen_and_noted(certainty, memory, data, segme
     module = memory(Exemplars("CertaintyCoverage", Budget(samples=5), "body.model.0", passes=3, certainty=certainty))
     dataset = data().patches()
     slices = SliceCandidates(dataset.volumes, (16, 16))
-    foreground = partial(_ball, segmenter)
-    by_hand = measured(segmenter, slices.images(), slices.contains(), foreground, None, 3, relative=certainty == "relative")
+    ball, relative = partial(_ball, segmenter), certainty == "relative"
+    by_hand = measured(segmenter, slices.images(), slices.contains(), ball, None, 3, relative=relative)
+    expected = by_hand.need("uncertainty", "test")[:, 0].tolist()
     places = {(dataset.volumes[i]["patient"], z): k for k, (i, z) in enumerate(slices.index)}
     for e in module.memory.exemplars:
-        assert e.score == {"ball": pytest.approx(float(by_hand.need("uncertainty", "test")[places[e.patient, e.slice], 0]))}
+        assert e.score == {"ball": pytest.approx(expected[places[e.patient, e.slice]])}
     assert module.memory.manifest["experiences"]["ball"]["certainty"] == certainty
 
 
