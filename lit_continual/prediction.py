@@ -115,7 +115,7 @@ class SegmentationWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         assert isinstance(pl_module, Segmenter)
-        labels = pl_module.heads.labels(prediction.float())[0].to(torch.uint8)
+        labels = pl_module.labels(prediction.float())[0].to(torch.uint8)
         source = Path(batch["path"][0])
         self._write(stem(source), labels.cpu().numpy(), source, batch)
         if self.probabilities:

@@ -14,9 +14,9 @@ from lit_continual.modules import Segmenter
 OBLIQUE = np.array([[-1.2, 0.4, 0.0, 5.0], [0.5, 1.0, 0.0, -3.0], [0.0, 0.0, 3.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
 
 
-def thresholding(channels):
+def thresholding(channels, post=()):
     """Two heads over the image itself: bright where channel 0 is above 0.5, dark where it is below 0.2."""
-    module = Segmenter({"_target_": "torch.nn.Identity"}, features=channels, heads=[["bright"], ["dark"]])
+    module = Segmenter({"_target_": "torch.nn.Identity"}, features=channels, heads=[["bright"], ["dark"]], post=post)
     with torch.no_grad():
         for layer, (slope, at) in zip(module.heads.layers, ((10.0, 0.5), (-10.0, 0.2)), strict=True):
             layer.weight.zero_()
@@ -46,7 +46,7 @@ def write(folder, channels=1, affine=OBLIQUE, dtype=np.float32, name="case"):
 
 @pytest.fixture
 def checkpoint(tmp_path, folder):
-    def save(channels=1, **preprocessing):
+    def save(channels=1, post=(), **preprocessing):
         write(folder, channels)
         data = SegmentationDataModule(
             str(folder),
@@ -55,7 +55,7 @@ def checkpoint(tmp_path, folder):
             split=Split(fractions=(1.0, 0.0, 0.0)),
             preprocessing=Preprocessing(**{"orientation": None, "normalise": (), **preprocessing}),
         )
-        module = thresholding(channels)
+        module = thresholding(channels, post)
         content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
         torch.save({**content, "datamodule_hyper_parameters": dict(data.hparams)}, tmp_path / "model.ckpt")
         return str(tmp_path / "model.ckpt")
@@ -86,6 +86,14 @@ def test_label_maps_lie_on_the_image_they_are_of(checkpoint, folder, tmp_path, o
     np.testing.assert_array_equal(np.asarray(found.dataobj), expected(source.get_fdata()))
     assert json.loads((output / "labels.json").read_text()) == {"background": 0, "bright": 1, "dark": 2}
     assert sorted(path.name for path in output.iterdir()) == ["case.nii.gz", "labels.json"]
+
+
+def test_a_checkpoint_brings_its_post_processing(checkpoint, folder, tmp_path):
+    post = [{"_target_": "RemoveOutside", "label": 2, "organ": [1], "margin": 0}]  # dark never lies in bright
+    output = predict(checkpoint(post=post), folder, tmp_path)
+    whole = expected(nib.load(folder / "case.nii.gz").get_fdata())
+    assert (whole == 2).any()
+    np.testing.assert_array_equal(np.asarray(nib.load(output / "case.nii.gz").dataobj), np.where(whole == 2, 0, whole))
 
 
 def test_probabilities_are_those_of_the_heads(checkpoint, folder, tmp_path):

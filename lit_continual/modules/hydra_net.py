@@ -34,6 +34,7 @@ class HydraNet(Segmenter):
         loss: Loss of a head, called with its logits and the label map; ``None`` is Dice plus cross-entropy.
         optimizer: How to make the optimizer from the parameters.
         scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
+        post: See :class:`Segmenter`.
 
     Raises:
         ValueError: If the network has no ``encoder`` and ``decoder``.
@@ -60,8 +61,9 @@ class HydraNet(Segmenter):
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
+        post: Sequence[dict[str, Any]] = (),
     ) -> None:
-        super().__init__(network, features, heads, roi_size, loss, optimizer, scheduler)
+        super().__init__(network, features, heads, roi_size, loss, optimizer, scheduler, post)
         if not isinstance(getattr(self.body, "encoder", None), nn.Module) or not hasattr(self.body, "decoder"):
             raise ValueError(
                 f"`network` must have an `encoder` and a `decoder`, and {type(self.body).__name__} has not. Use"

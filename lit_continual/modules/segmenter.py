@@ -1,6 +1,5 @@
 """Segmentation with a shared body and heads that grow."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,23 +8,18 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from monai.inferers import SlidingWindowInferer
 from monai.losses import DiceCELoss
+from monai.transforms import Compose
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.metrics import AverageSurfaceDistance, Dice, HausdorffDistance95
 from lit_continual.modules.growing_heads import GrowingHeads
 from lit_continual.modules.source_grid import to_source_grid
-from lit_continual.selection import abstraction
+from lit_continual.modules.volume_scores import SCORES, VolumeScores
 from lit_continual.spec import build
 
-UNET = {  # the paper's, but for its activation: MONAI's LeakyReLU cannot switch a class off
-    "_target_": "BasicUNet",
-    "spatial_dims": 2,
-    "features": [64, 128, 256, 512, 1024, 64],
-    "norm": "BATCH",
-    "dropout": 0.1,
-}
-SCORES: dict[str, type[Any]] = {"dice": Dice, "assd": AverageSurfaceDistance, "hd95": HausdorffDistance95}
+# the paper's, but for its activation: MONAI's LeakyReLU cannot switch a class off
+WIDTHS = [64, 128, 256, 512, 1024, 64]
+UNET = {"_target_": "BasicUNet", "spatial_dims": 2, "features": WIDTHS, "norm": "BATCH", "dropout": 0.1}
 
 
 class Segmenter(LightningModule):
@@ -49,12 +43,14 @@ class Segmenter(LightningModule):
             cross-entropy.
         optimizer: How to make the optimizer from the parameters.
         scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
+        post: Post-processing of the label map of a volume, in evaluation and prediction: MONAI-style transforms, each
+            as ``_target_`` and its arguments. A label value is the place of a class in ``classes``, from 1.
 
     Raises:
         ValueError: If the network cannot be built, or the data reveal only some of the classes of a head.
 
-    Logs ``train/loss`` and, per volume in the source grid, ``val/dice`` and ``test/{dice,assd,hd95}``: the mean over
-    classes, each class as ``…/<class>``, and ``test/…/left_out``, the cases where it is undefined.
+    Logs ``train/loss`` and, per volume in the source grid, ``val/dice`` and ``test/{dice,precision,assd,hd95}``: the
+    mean over classes, each class as ``…/<class>``, and ``test/…/left_out``, the cases where it is undefined.
 
     References:
         Ozdemir, Fuernstahl and Goksel. Learn the new, keep the old. MICCAI 2018, fig. 1.
@@ -76,17 +72,19 @@ class Segmenter(LightningModule):
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
+        post: Sequence[dict[str, Any]] = (),
     ) -> None:
         super().__init__()
         heads = [list(head) for head in heads]
         plain = {"network": network, "features": features, "heads": heads, "roi_size": roi_size and list(roi_size)}
-        self.save_hyperparameters(plain, logger=False)
+        self.save_hyperparameters({**plain, "post": [dict(step) for step in post]}, logger=False)
         self.body = build(network, ["monai.networks.nets", "lit_continual.networks"], out_channels=features)
         self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
         self.heads = GrowingHeads(features, self.spatial_dims, heads)
         self.loss = loss if loss is not None else DiceCELoss(softmax=True, to_onehot_y=True)
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.scores: dict[str, dict[str, Any]] = {}  # of the evaluation that is running: class -> score -> metric
+        self.post = [build(step, ["lit_continual.data", "monai.transforms"]) for step in post]
+        self.scores = VolumeScores([], [], self.device)  # of the evaluation that is running
 
     @property
     def head_channels(self) -> list[list[int]]:
@@ -155,13 +153,19 @@ class Segmenter(LightningModule):
         logits: Tensor = inferer(image, network)
         return logits.float()  # of bf16, neighbouring voxels and heads would tie
 
-    def abstraction(self, image: Tensor, layer: str) -> Tensor:
-        """Map images ``(B, C, *spatial)`` to the spatial mean ``(B, F)`` of a layer of the body, such as ``down_4``."""
-        return abstraction(self.body, layer, image)
-
     def masks(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to a boolean mask of each class, ``(B, K, *spatial)``."""
         return self.heads.masks(logits)
+
+    def labels(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)`` of volumes to label maps ``(B, *spatial)`` after post-processing."""
+        maps = self.heads.labels(logits)
+        return torch.cat([Compose(self.post)(one[None]) for one in maps]) if self.post else maps
+
+    def processed(self, logits: Tensor) -> Tensor:
+        """Map logits of volumes to the masks of :meth:`masks` after post-processing, where there is any."""
+        values = range(1, len(self.classes) + 1)
+        return torch.stack([self.labels(logits) == k for k in values], 1) if self.post else self.masks(logits)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to the probability of each class in its head, ``(B, K, *spatial)``."""
@@ -178,7 +182,7 @@ class Segmenter(LightningModule):
     def _start_scores(self, scores: list[str]) -> None:
         data = getattr(self.trainer, "datamodule", None)
         classes = self._revealed(getattr(data, "classes", self.classes))
-        self.scores = {name: {score: SCORES[score]().to(self.device) for score in scores} for name in classes}
+        self.scores = VolumeScores(classes, scores, self.device)
 
     def _revealed(self, classes: Iterable[str]) -> list[str]:
         return [name for name in classes if name in self.classes]
@@ -198,14 +202,12 @@ class Segmenter(LightningModule):
 
     def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Score one volume in its source grid; return its masks and scores by class."""
-        masks = self.masks(self.to_source_grid(self.infer(batch["image"]), batch))
+        masks = self.processed(self.to_source_grid(self.infer(batch["image"]), batch))
         shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
-        for name, truth in ((name, truth) for name, truth in self.truths(batch).items() if name in self.scores):
+        for name, truth in ((name, truth) for name, truth in self.truths(batch).items() if name in self.scores.metrics):
             prediction = masks[:, self.classes.index(name)]
-            for metric in self.scores[name].values():
-                metric.update(prediction, truth, batch["spacing"])
             shown["prediction"][name], shown["truth"][name] = prediction[0], truth[0]
-            shown["scores"][name] = {key: float(m.cases[-1]) for key, m in self.scores[name].items()}
+            shown["scores"][name] = self.scores.update(name, prediction, truth, batch["spacing"])
         return shown
 
     @override
@@ -217,16 +219,14 @@ class Segmenter(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        for score in next(iter(self.scores.values()), {}):
-            with warnings.catch_warnings():  # A class without a case, as in the sanity check, is nan by rule.
-                warnings.filterwarnings("ignore", ".*before the ``update`` method")
-                means = {name: metrics[score].compute() for name, metrics in self.scores.items()}
+        for score in self.scores.names:
+            means = self.scores.compute(score)
             self.log_dict({f"{stage}/{score}/{name}": mean for name, mean in means.items()}, sync_dist=True)
             mean = torch.stack(list(means.values())).mean()
             self.log(f"{stage}/{score}", mean, prog_bar=score == "dice", sync_dist=True)
             if stage == "test":
-                self.log(f"{stage}/{score}/left_out", float(sum(m[score].left_out() for m in self.scores.values())))
-        self.scores = {}
+                self.log(f"{stage}/{score}/left_out", self.scores.left_out(score))
+        self.scores = VolumeScores([], [], self.device)
 
     @override
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from monai.losses import DiceCELoss
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, binary_opening
 from torch.utils.data import DataLoader
 
 from lit_continual.data import SegmentationDataModule
@@ -127,14 +127,6 @@ def batch3d():
     return {"image": torch.randn(1, 2, 8, 8, 8), "label": torch.randint(0, 2, (1, 1, 8, 8, 8))}
 
 
-def test_activations_of_an_inner_layer_can_be_reached():
-    module, image = segmenter().eval(), batch(["a", "a"])["image"]
-    inner = module.body.model[0](image)
-    torch.testing.assert_close(module.abstraction(image, "model.0"), inner.mean((2, 3)))
-    with pytest.raises(ValueError, match="no layer `down_9`"):
-        module.abstraction(image, "down_9")
-
-
 @pytest.mark.filterwarnings("ignore:Total length of `list`")  # nothing to validate on
 def test_a_checkpoint_brings_its_heads_and_its_window(tmp_path, trainer):
     class Data(LightningDataModule):
@@ -165,8 +157,8 @@ def test_a_checkpoint_brings_its_heads_and_its_window(tmp_path, trainer):
 OBLIQUE = np.array([[1.2, -0.4, 0.0, 5.0], [0.5, 1.0, 0.0, -3.0], [0.0, 0.0, 3.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
 
 
-def thresholding(classes):
-    module = Segmenter({"_target_": "torch.nn.Identity"}, features=1, heads=[[c] for c in classes])
+def thresholding(classes, **options):
+    module = Segmenter({"_target_": "torch.nn.Identity"}, features=1, heads=[[c] for c in classes], **options)
     with torch.no_grad():
         for layer in module.heads.layers:
             layer.weight.copy_(torch.tensor([0.0, 1.0])[:, None, None, None])
@@ -196,12 +188,14 @@ def test_scores_are_of_volumes_in_the_grid_of_the_file_in_mm(oblique, trainer, s
     split = Split(fractions=(0.5, 0.0, 0.5))
     data = SegmentationDataModule(str(oblique), [14, 12], {"ball": 1}, split=split, preprocessing=preprocessing)
     (found,) = trainer().test(thresholding(["ball"]), datamodule=data, verbose=False)
-    expected, zooms = {"dice": [], "assd": [], "hd95": []}, np.linalg.norm(OBLIQUE[:3, :3], axis=0)
+    expected = {"dice": [], "precision": [], "assd": [], "hd95": []}
+    zooms = np.linalg.norm(OBLIQUE[:3, :3], axis=0)
     for case in data.cases["test"]:
         truth = torch.tensor(np.asarray(nib.load(case.label).dataobj) == 1)
         prediction = torch.tensor(nib.load(case.images[0]).get_fdata() > 0.5)
         pair = prediction[None, None], truth[None, None]
         expected["dice"].append(2 * (prediction & truth).sum() / (prediction.sum() + truth.sum()))
+        expected["precision"].append((prediction & truth).sum() / prediction.sum())
         options = {"include_background": True, "spacing": zooms.tolist()}
         expected["hd95"].append(compute_hausdorff_distance(*pair, percentile=95, **options).item())
         there, back = (compute_average_surface_distance(*p, **options).item() for p in (pair, pair[::-1]))
@@ -210,6 +204,26 @@ def test_scores_are_of_volumes_in_the_grid_of_the_file_in_mm(oblique, trainer, s
     for score, values in expected.items():
         assert found[f"test/{score}"] == pytest.approx(np.mean(values), rel=1e-4 if exact else 0.15)
         assert found[f"test/{score}/ball"] == found[f"test/{score}"]
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # monai 1.6 of itself
+def test_what_is_scored_is_the_map_after_post_processing(oblique, trainer):
+    options = {"split": Split(fractions=(0.5, 0.0, 0.5)), "preprocessing": Preprocessing(None, None, ())}
+    data = SegmentationDataModule(str(oblique), [14, 12], {"ball": 1}, **options)
+    post = [{"_target_": "BinaryMorphology", "label": 1, "operation": "opening", "radius": 1}]
+    (found,) = trainer().test(thresholding(["ball"], post=post), datamodule=data, verbose=False)
+    dice = []
+    for case in data.cases["test"]:
+        truth = np.asarray(nib.load(case.label).dataobj) == 1
+        kept = binary_opening(nib.load(case.images[0]).get_fdata() > 0.5)
+        assert 0 < kept.sum() < (nib.load(case.images[0]).get_fdata() > 0.5).sum()
+        dice.append(2 * (kept & truth).sum() / (kept.sum() + truth.sum()))
+    assert found["test/dice"] == pytest.approx(np.mean(dice), rel=1e-6)
+
+
+def test_names_an_unknown_step_of_post_processing():
+    with pytest.raises(ValueError, match="RemoveOutsides"):
+        segmenter(post=[{"_target_": "RemoveOutsides", "label": 1}])
 
 
 def test_logits_are_resampled_to_the_points_of_the_source_grid():

@@ -1,0 +1,53 @@
+"""How well a segmenter does on whole volumes."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lit_continual.metrics import AverageSurfaceDistance, Dice, HausdorffDistance95, Precision
+
+SCORES: dict[str, type[Any]] = {
+    "dice": Dice,
+    "precision": Precision,
+    "assd": AverageSurfaceDistance,
+    "hd95": HausdorffDistance95,
+}
+
+
+class VolumeScores:
+    """Scores of every class over the volumes of one evaluation.
+
+    Args:
+        classes: Names of the classes; each has metrics of its own.
+        scores: Which scores, by their names in ``SCORES``.
+        device: Where they are kept.
+
+    Example:
+        >>> import torch
+        >>> scores = VolumeScores(["tumour"], ["dice", "precision"], "cpu")
+        >>> whole, half = torch.tensor([[True, True]]), torch.tensor([[True, False]])
+        >>> scores.update("tumour", whole, half, torch.ones(1, 1))
+        {'dice': 0.666..., 'precision': 0.5}
+    """
+
+    def __init__(self, classes: Sequence[str], scores: Sequence[str], device: Any) -> None:
+        self.names = list(scores) if classes else []
+        self.metrics = {name: {score: SCORES[score]().to(device) for score in scores} for name in classes}
+
+    def update(self, name: str, prediction: Tensor, truth: Tensor, spacing: Tensor) -> dict[str, float]:
+        """Score masks ``(1, *spatial)`` of a class in one volume, and return its own values."""
+        for metric in self.metrics[name].values():
+            metric.update(prediction, truth, spacing)
+        return {score: float(metric.cases[-1]) for score, metric in self.metrics[name].items()}
+
+    def compute(self, score: str) -> dict[str, Tensor]:
+        """The mean over volumes of one score, by class; nan for a class without a case."""
+        with warnings.catch_warnings():  # as in the sanity check
+            warnings.filterwarnings("ignore", ".*before the ``update`` method")
+            return {name: metrics[score].compute() for name, metrics in self.metrics.items()}
+
+    def left_out(self, score: str) -> float:
+        """How many cases were left out of the means of a score, since it is undefined there."""
+        return float(sum(metrics[score].left_out() for metrics in self.metrics.values()))
