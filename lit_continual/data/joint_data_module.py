@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
@@ -57,6 +58,11 @@ class JointDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         self.train_dataset = _JointDataset([part.patches() for part in self.parts])
+
+    def annotations(self) -> list[tuple[Tensor, list[str]]]:
+        """Return the label maps of all parts; see :class:`SegmentationDataModule`."""
+        volumes = (volume for part in self.train_dataset.datasets for volume in part.volumes)  # type: ignore[attr-defined]
+        return [(volume["label"][0], volume["classes"].split(",")) for volume in volumes]
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
@@ -57,6 +58,10 @@ class MultiTaskDataModule(LightningDataModule):
         for part in self.tasks.values():
             part.trainer = self.trainer
             part.setup(stage)
+
+    def annotations(self) -> list[tuple[Tensor, list[str]]]:
+        """Return the label maps of all tasks; see :class:`SegmentationDataModule`."""
+        return [found for part in self.tasks.values() for found in part.annotations()]
 
     @override
     def train_dataloader(self) -> CombinedLoader:

@@ -191,6 +191,10 @@ class SegmentationDataModule(LightningDataModule):
         pad = SpatialPad((*self.patch_size, *[1] * (3 - len(self.patch_size))))
         return self._samples([{**v, **{k: pad(v[k]).as_tensor() for k in ("image", "label")}} for v in volumes])
 
+    def annotations(self) -> list[tuple[Tensor, list[str]]]:
+        """Return the label map of each training volume, ``(H, W, D)``, and the names of its values from 1."""
+        return [(volume["label"][0], volume["classes"].split(",")) for volume in self.train_dataset.volumes]
+
     def candidates(self) -> SliceCandidates:
         """Return the training samples, not augmented, for a memory to choose from."""
         dataset = getattr(self, "train_dataset", None) or self.patches()

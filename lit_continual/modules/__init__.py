@@ -1,5 +1,6 @@
 """LightningModules, and the heads that grow on them."""
 
+from lit_continual.modules.class_ratio_cross_entropy import ClassRatioCrossEntropy
 from lit_continual.modules.denoiser import Denoiser
 from lit_continual.modules.growing_heads import GrowingHeads
 from lit_continual.modules.hydra_net import HydraNet
@@ -12,6 +13,7 @@ __all__ = [
     "ANIL",
     "FOMAML",
     "MAML",
+    "ClassRatioCrossEntropy",
     "Denoiser",
     "GrowingHeads",
     "HydraNet",

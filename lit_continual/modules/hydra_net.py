@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.modules.class_ratio_cross_entropy import head_loss
 from lit_continual.modules.segmenter import Segmenter
 from lit_continual.spec import build
 from lit_continual.storage import replaced
@@ -119,7 +120,9 @@ class HydraNet(Segmenter):
             for task in tasks:
                 rows = slice(start, start := start + len(batch[task]["image"]))
                 mine = [f[rows] for f in features] if isinstance(features, Sequence) else features[rows]
-                losses[task] = self.loss(self._decode(self._head(task, batch[task]), mine), batch[task]["label"])
+                head = self._head(task, batch[task])
+                logits, label = self._decode(head, mine), batch[task]["label"]
+                losses[task] = head_loss(self.loss, self.heads.classes[head], logits, label)
         size = sum(len(part["image"]) for part in batch.values())
         self.log_dict({f"train/loss/{task}": loss for task, loss in losses.items()}, batch_size=size)
         total = torch.stack(list(losses.values())).mean()

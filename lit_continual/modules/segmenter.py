@@ -12,13 +12,13 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.modules.class_ratio_cross_entropy import head_loss, measure
 from lit_continual.modules.growing_heads import GrowingHeads
 from lit_continual.modules.source_grid import to_source_grid
 from lit_continual.modules.volume_scores import SCORES, VolumeScores
 from lit_continual.spec import build
 
-# the paper's, but for its activation: MONAI's LeakyReLU cannot switch a class off
-WIDTHS = [64, 128, 256, 512, 1024, 64]
+WIDTHS = [64, 128, 256, 512, 1024, 64]  # the paper's; MONAI's LeakyReLU, unlike its ReLU, cannot switch a class off
 UNET = {"_target_": "BasicUNet", "spatial_dims": 2, "features": WIDTHS, "norm": "BATCH", "dropout": 0.1}
 
 
@@ -40,7 +40,7 @@ class Segmenter(LightningModule):
         heads: The class names of each head to begin with.
         roi_size: Size in voxels of the window slid over a volume; ``None`` takes the patch size of the data.
         loss: Loss of a head, called with its logits and the label map of its classes. ``None`` is Dice plus
-            cross-entropy.
+            cross-entropy; ``ClassRatioCrossEntropy`` weighs the classes by their share of the training data.
         optimizer: How to make the optimizer from the parameters.
         scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
         post: Post-processing of the label map of a volume, in evaluation and prediction: MONAI-style transforms, each
@@ -123,6 +123,7 @@ class Segmenter(LightningModule):
         if stage == "fit" and data is not None and hasattr(data, "classes"):
             for classes in getattr(data, "head_classes", [list(data.classes)]):
                 self.grow(classes)
+            measure(self.loss, data, self.heads.classes)
             self.hparams["roi_size"] = self.hparams["roi_size"] or list(data.patch_size)
 
     @override
@@ -141,7 +142,7 @@ class Segmenter(LightningModule):
             for head, channels in zip(self.heads.classes, self.heads.channels, strict=True):
                 if set(head) <= set(names):
                     target = sum((label == names.index(name) + 1) * (c + 1) for c, name in enumerate(head))
-                    total = total + len(rows) / len(logits) * self.loss(outputs[:, channels], target)
+                    total = total + len(rows) / len(logits) * head_loss(self.loss, head, outputs[:, channels], target)
         return total
 
     def infer(self, image: Tensor) -> Tensor:
