@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -36,10 +37,11 @@ class ClassRatioCrossEntropy(nn.Module):
     def measure(self, annotations: Sequence[tuple[Tensor, Sequence[str]]], heads: Sequence[Sequence[str]]) -> None:
         """Take the weights from label maps, each with the names that its values 1, 2, … stand for."""
         for head in heads:
-            values = [(label, names) for label, names in annotations if set(head) <= set(names)]
-            maps = (sum((label == names.index(n) + 1) * (c + 1) for c, n in enumerate(head)) for label, names in values)
-            if values:
-                self.weights[tuple(head)] = class_ratio_weights(maps, len(head) + 1)
+            revealed = [(label, names) for label, names in annotations if set(head) <= set(names)]
+            if revealed:
+                self.weights[tuple(head)] = class_ratio_weights(
+                    (_of_head(head, *pair) for pair in revealed), len(head) + 1
+                )
 
     def of(self, head: Sequence[str]) -> Tensor:
         """Weights of a head: its background, then its classes.
@@ -58,6 +60,13 @@ class ClassRatioCrossEntropy(nn.Module):
     def forward(self, logits: Tensor, label: Tensor, head: Sequence[str]) -> Tensor:
         """Map logits ``(B, K + 1, *spatial)`` and label maps ``(B, 1, *spatial)`` of a head to the weighted mean."""
         return cross_entropy(logits, label[:, 0].long(), self.of(head).to(logits))
+
+
+def _of_head(head: Sequence[str], label: Tensor, names: Sequence[str]) -> Tensor:
+    values = torch.zeros(len(names) + 1, dtype=torch.long)
+    for c, name in enumerate(head, start=1):
+        values[names.index(name) + 1] = c
+    return values[label.long()]
 
 
 def head_loss(loss: nn.Module, head: Sequence[str], logits: Tensor, label: Tensor) -> Tensor:
