@@ -19,6 +19,7 @@ from lit_continual.data.exemplars import Exemplars
 from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit
 from lit_continual.data.replay import ReplayDataset, ReplaySampler
 from lit_continual.selection import measured
+from lit_continual.selection.samples import Measurement
 from lit_continual.storage import is_first_rank
 
 #: Hooks of the wrapped data module.
@@ -145,7 +146,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
         """
         group = distributed.group.WORLD if distributed.is_available() and distributed.is_initialized() else None
         keep, picks = self.exemplars, []
-        facts: dict[str, Any] = {"policy": keep.policy, "certainty": keep.certainty}
+        facts: dict[str, Any] = {"policy": keep.policy}
         classes = list(getattr(self.data, "classes", []))
         if not keep.budget.empty:
             candidates = self._candidates()
@@ -163,6 +164,8 @@ class ExemplarMemoryDataModule(LightningDataModule):
             source = str(getattr(getattr(self.data, "listed", None), "source", type(self.data).__name__))
             picks = keep.chosen(candidates, samples, self.experience, source)
             facts["candidates"] = len(contains)
+            if isinstance(samples.uncertainty, Measurement) and samples.uncertainty.value is not None:
+                facts["certainty"] = keep.certainty
         if is_first_rank():
             self.memory.add(self.experience, classes, picks, keep.budget, **facts)
         if group is not None:

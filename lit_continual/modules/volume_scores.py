@@ -27,8 +27,8 @@ class VolumeScores:
     Example:
         >>> import torch
         >>> scores = VolumeScores(["tumour"], ["dice", "precision"], "cpu")
-        >>> whole, half = torch.tensor([[True, True]]), torch.tensor([[True, False]])
-        >>> scores.update("tumour", whole, half, torch.ones(1, 1))
+        >>> whole, half = torch.tensor([[[True, True]]]), torch.tensor([[[True, False]]])
+        >>> scores.update("tumour", whole, half, torch.ones(1, 2))
         {'dice': 0.666..., 'precision': 0.5}
     """
 
