@@ -88,9 +88,16 @@ def test_label_maps_lie_on_the_image_they_are_of(checkpoint, folder, tmp_path, o
     assert sorted(path.name for path in output.iterdir()) == ["case.nii.gz", "labels.json"]
 
 
-def test_a_checkpoint_brings_its_post_processing(checkpoint, folder, tmp_path):
-    post = [{"_target_": "RemoveOutside", "label": 2, "organ": [1], "margin": 0}]  # dark never lies in bright
-    output = predict(checkpoint(post=post), folder, tmp_path)
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"_target_": "RemoveOutside", "label": 2, "organ": [1], "margin": 0},  # dark never lies in bright
+        {"_target_": "LabelFilter", "applied_labels": [1]},  # of MONAI, whose tensors are of a class of its own
+    ],
+    ids=lambda step: step["_target_"],
+)
+def test_a_checkpoint_brings_its_post_processing(checkpoint, folder, tmp_path, step):
+    output = predict(checkpoint(post=[step]), folder, tmp_path)
     whole = expected(nib.load(folder / "case.nii.gz").get_fdata())
     assert (whole == 2).any()
     np.testing.assert_array_equal(np.asarray(nib.load(output / "case.nii.gz").dataobj), np.where(whole == 2, 0, whole))

@@ -19,7 +19,6 @@ from lit_continual.data.exemplars import Exemplars
 from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit
 from lit_continual.data.replay import ReplayDataset, ReplaySampler
 from lit_continual.selection import measured
-from lit_continual.selection.samples import Measurement
 from lit_continual.storage import is_first_rank
 
 #: Hooks of the wrapped data module.
@@ -73,6 +72,8 @@ class ExemplarMemoryDataModule(LightningDataModule):
                 setattr(self, name, getattr(data, name))
         if hasattr(data, "cache_targets"):
             self.cache_targets = self._cache_targets
+        if hasattr(data, "annotations"):
+            self.annotations = self._annotations
         self.save_hyperparameters(dict(data.hparams), logger=False)
 
     def __getattr__(self, name: str) -> Any:
@@ -135,6 +136,11 @@ class ExemplarMemoryDataModule(LightningDataModule):
             if isinstance(part, PatchDataset):
                 part.ask(key, predict)
 
+    def _annotations(self) -> list[tuple[Tensor, list[str]]]:
+        """Label maps of the new volumes, and of the exemplars, by which a replayed head weighs its classes."""
+        new: Any = self.data
+        return [*new.annotations(), *(self.stored.annotations if isinstance(self.stored, PatchDataset) else [])]
+
     def remember(self, module: LightningModule) -> list[Exemplar]:
         """Choose exemplars of this experience and store them; of a distributed run, every process must call this.
 
@@ -164,7 +170,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
             source = str(getattr(getattr(self.data, "listed", None), "source", type(self.data).__name__))
             picks = keep.chosen(candidates, samples, self.experience, source)
             facts["candidates"] = len(contains)
-            if isinstance(samples.uncertainty, Measurement) and samples.uncertainty.value is not None:
+            if any(exemplar.score for exemplar, _ in picks):
                 facts["certainty"] = keep.certainty
         if is_first_rank():
             self.memory.add(self.experience, classes, picks, keep.budget, **facts)

@@ -61,8 +61,8 @@ class JointDataModule(LightningDataModule):
 
     def annotations(self) -> list[tuple[Tensor, list[str]]]:
         """Return the label maps of all parts; see :class:`SegmentationDataModule`."""
-        volumes = (volume for part in self.train_dataset.datasets for volume in part.volumes)  # type: ignore[attr-defined]
-        return [(volume["label"][0], volume["classes"].split(",")) for volume in volumes]
+        parts: list[PatchDataset] = self.train_dataset.datasets  # type: ignore[assignment]
+        return [found for part in parts for found in part.annotations]
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:

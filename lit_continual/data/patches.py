@@ -68,6 +68,11 @@ class PatchDataset(Dataset[dict[str, Any]]):
         return len(self.index)
 
     @property
+    def annotations(self) -> list[tuple[Tensor, list[str]]]:
+        """The label map of each volume, ``(H, W, D)``, and the names of its values from 1."""
+        return [(volume["label"][0], volume["classes"].split(",")) for volume in self.volumes]
+
+    @property
     def foreground(self) -> list[bool]:
         """Which slices have a revealed class, or which patches are of a volume that has one."""
         if len(self.patch_size) == 3:

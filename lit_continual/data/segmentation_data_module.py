@@ -193,7 +193,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def annotations(self) -> list[tuple[Tensor, list[str]]]:
         """Return the label map of each training volume, ``(H, W, D)``, and the names of its values from 1."""
-        return [(volume["label"][0], volume["classes"].split(",")) for volume in self.train_dataset.volumes]
+        return self.train_dataset.annotations
 
     def candidates(self) -> SliceCandidates:
         """Return the training samples, not augmented, for a memory to choose from."""

@@ -99,9 +99,10 @@ class HydraNet(Segmenter):
 
     @override
     def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Score one volume; only the decoders of the classes that it reveals run."""
+        """Score one volume; without post-processing, only the decoders of the classes that it reveals run."""
         revealed = set(self.truths(batch))
-        self._asked = {i for i, head in enumerate(self.heads.classes) if revealed & set(head)}
+        if not self.post.transforms:
+            self._asked = {i for i, head in enumerate(self.heads.classes) if revealed & set(head)}
         try:
             return super()._evaluate(batch)
         finally:

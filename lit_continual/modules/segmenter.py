@@ -44,7 +44,7 @@ class Segmenter(LightningModule):
         optimizer: How to make the optimizer from the parameters.
         scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
         post: Post-processing of the label map of a volume, in evaluation and prediction: MONAI-style transforms, each
-            as ``_target_`` and its arguments. A label value is the place of a class in ``classes``, from 1.
+            as ``_target_`` and arguments. A value is the place of a class in ``classes``, from 1; none overlap then.
 
     Raises:
         ValueError: If the network cannot be built, or the data reveal only some of the classes of a head.
@@ -83,7 +83,7 @@ class Segmenter(LightningModule):
         self.heads = GrowingHeads(features, self.spatial_dims, heads)
         self.loss = loss if loss is not None else DiceCELoss(softmax=True, to_onehot_y=True)
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.post = [build(step, ["lit_continual.data", "monai.transforms"]) for step in post]
+        self.post = Compose([build(step, ["lit_continual.data", "monai.transforms"]) for step in post])
         self.scores = VolumeScores([], [], self.device)  # of the evaluation that is running
 
     @property
@@ -161,12 +161,12 @@ class Segmenter(LightningModule):
     def labels(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` of volumes to label maps ``(B, *spatial)`` after post-processing."""
         maps = self.heads.labels(logits)
-        return torch.cat([Compose(self.post)(one[None]) for one in maps]) if self.post else maps
+        return torch.cat([self.post(one[None]).as_subclass(Tensor) for one in maps]) if self.post.transforms else maps
 
     def processed(self, logits: Tensor) -> Tensor:
         """Map logits of volumes to the masks of :meth:`masks` after post-processing, where there is any."""
-        values = range(1, len(self.classes) + 1)
-        return torch.stack([self.labels(logits) == k for k in values], 1) if self.post else self.masks(logits)
+        values = torch.arange(1, len(self.classes) + 1, device=logits.device).view(-1, *[1] * (logits.ndim - 2))
+        return self.labels(logits)[:, None] == values if self.post.transforms else self.masks(logits)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to the probability of each class in its head, ``(B, K, *spatial)``."""

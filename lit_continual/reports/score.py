@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import isfinite, nan
 
-_TITLES = {"dice": "Dice", "assd": "ASSD", "hd95": "HD95"}
+_TITLES = {"dice": "Dice", "precision": "Precision", "assd": "ASSD", "hd95": "HD95"}
 
 
 @dataclass(frozen=True)

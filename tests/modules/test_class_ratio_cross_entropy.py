@@ -3,7 +3,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.testing import assert_close
 
-from lit_continual.data import MultiTaskDataModule, SegmentationDataModule, Split
+from lit_continual.data import ExemplarMemoryDataModule, Exemplars, MultiTaskDataModule, SegmentationDataModule, Split
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.functional import class_ratio_weights
 from lit_continual.modules import ClassRatioCrossEntropy, HydraNet, Segmenter
@@ -60,6 +60,16 @@ def test_classes_annotated_together_and_tasks_side_by_side_are_weighed_too(data,
     trainer(max_steps=1).fit(hydra, datamodule=tasks)
     for part, head in zip(tasks.tasks.values(), (["ball"], ["box"]), strict=True):
         assert_close(hydra.loss.of(head), ratio(part, 1))
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `list`")  # nothing to validate on
+def test_a_head_that_is_replayed_is_weighed_by_its_exemplars(data, trainer, tmp_path):
+    module, keep = Segmenter(UNET, features=4, heads=[["ball"]], loss=ClassRatioCrossEntropy()), Exemplars()
+    ExemplarMemoryDataModule(data({"ball": 1}), tmp_path, keep, "ball").remember(module)
+    both = ExemplarMemoryDataModule(data({"box": 2}, 1), tmp_path, keep, "box")
+    trainer(max_steps=1).fit(module, datamodule=both)  # as after a resume, in a process that has not seen the ball
+    assert_close(module.loss.of(["ball"]), class_ratio_weights([v["label"] for v in both.stored.volumes], 2))
+    assert_close(module.loss.of(["box"]), ratio(both, 1))
 
 
 def test_says_that_nothing_was_measured():

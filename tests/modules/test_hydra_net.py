@@ -135,6 +135,20 @@ def test_a_volume_is_scored_by_its_own_decoder_alone():
     assert torch.equal(found["prediction"]["tumour"], whole[0, module.classes.index("tumour")])
 
 
+def test_post_processing_sees_the_classes_of_every_decoder():
+    module = hydra(roi_size=[32, 32], post=[{"_target_": "RemoveOutside", "label": 3, "organ": [1]}]).eval()
+    volume = batch_of(samples((32, 32, 2), HEADS[1], 1, 0)) | {"spacing": torch.ones(1, 3)}
+    module.to_source_grid = lambda logits, batch: logits
+    ran = []
+    for i, decoder in enumerate(module.decoders):
+        decoder.register_forward_hook(lambda *_, i=i: ran.append(i))
+    with torch.no_grad():
+        module.trainer = Trainer(accelerator="cpu", logger=False)
+        module.on_test_epoch_start()
+        module.test_step(volume, 0)
+    assert set(ran) == {0, 1}  # the organ is of the other task
+
+
 def test_a_checkpoint_brings_its_tasks(trainer, tmp_path):
     module = HydraNet(NETWORK, features=4)
     fitted = trainer()
