@@ -18,6 +18,12 @@ class ClassRatioCrossEntropy(nn.Module):
     The weights are those of :func:`lit_continual.functional.class_ratio_weights` over the training volumes that reveal
     the classes of the head. They are measured anew when a fit starts, for each head on its own.
 
+    Args:
+        power: Of the inverse class ratio; 0.5 for organs of a few voxels, which 1 draws much too large.
+
+    Raises:
+        ValueError: If ``power`` is not in [0, 1].
+
     References:
         Sagie, Greenspan and Goldberger. Transfer Learning via Parameter Regularization for Medical Image
         Segmentation. Section II.A.
@@ -30,8 +36,11 @@ class ClassRatioCrossEntropy(nn.Module):
         tensor([0.6667, 2.0000])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, power: float = 1.0) -> None:
         super().__init__()
+        if not 0 <= power <= 1:
+            raise ValueError(f"`power` must be from 0 to 1, got {power}.")
+        self.power = power
         self.weights: dict[tuple[str, ...], Tensor] = {}
 
     def measure(self, annotations: Sequence[tuple[Tensor, Sequence[str]]], heads: Sequence[Sequence[str]]) -> None:
@@ -40,7 +49,7 @@ class ClassRatioCrossEntropy(nn.Module):
             revealed = [(label, names) for label, names in annotations if set(head) <= set(names)]
             if revealed:
                 self.weights[tuple(head)] = class_ratio_weights(
-                    (_of_head(head, *pair) for pair in revealed), len(head) + 1
+                    (_of_head(head, *pair) for pair in revealed), len(head) + 1, self.power
                 )
 
     def of(self, head: Sequence[str]) -> Tensor:

@@ -1,9 +1,10 @@
 """The numbers of a table: methods by cases, means over seeds, tests against a baseline, and what a paper found."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from math import isfinite, nan
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -134,6 +135,8 @@ class Comparison:
         source: Where the paper's numbers are from; "" if there are none.
         spread: What the standard deviations are over.
         curve: What is drawn over the training steps; "" for nothing.
+        over: The option that the columns are drawn over; "" for none.
+        values: Its value in each method.
     """
 
     name: str
@@ -144,6 +147,21 @@ class Comparison:
     source: str = ""
     spread: Spread = "seeds"
     curve: str = ""
+    over: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def drawn(self) -> dict[str, dict[str, dict[Any, list[float]]]]:
+        """For each heading and case, the numbers of the seeds by the value of the option."""
+        panels: dict[str, dict[str, dict[Any, list[float]]]] = {heading: {} for heading in self.columns}
+        for case, lines in self.cases.items():
+            everyone = [run for line in lines for run in line.runs]
+            for (heading, column), line in product(self.columns.items(), lines):
+                if line.method in self.values:
+                    numbers = [column.value(run, everyone) for run in line.runs]
+                    found = panels[heading].setdefault(case, {}).setdefault(self.values[line.method], [])
+                    found += filter(isfinite, numbers)
+        return panels
 
     def score(self, heading: str) -> Score:
         """What the numbers under a heading are."""

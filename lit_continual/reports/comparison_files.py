@@ -12,6 +12,7 @@ from rich.text import Text
 from lit_continual.reports.comparison import Comparison, Entry, Line
 from lit_continual.reports.html import picture, render
 from lit_continual.reports.latex import table
+from lit_continual.reports.over_option import over_option_figure
 from lit_continual.reports.report import png, renewed
 from lit_continual.reports.score import Score
 from lit_continual.reports.side_by_side import side_by_side_figure
@@ -20,7 +21,9 @@ from lit_continual.reports.training import training_figure
 
 
 def write_comparison(found: Comparison, folder: Path) -> Path:
-    """Write ``table.html``, ``table.csv``, ``runs.csv``, ``table.tex``, ``overlays_<case>.png``, ``curve_<case>.png``.
+    """Write ``table.html``, ``table.csv``, ``runs.csv``, ``table.tex``, and the pictures as PNG.
+
+    These are ``overlays_<case>.png``, ``curve_<case>.png`` and ``over.png``, as far as there is something to draw.
 
     Returns:
         Path of the page.
@@ -39,6 +42,10 @@ def write_comparison(found: Comparison, folder: Path) -> Path:
                 if figure is not None:
                     pictures[case, kind] = png(figure)
                     (aside / f"{kind}_{number}.png").write_bytes(pictures[case, kind])
+        over = over_option_figure(found.over.rpartition(".")[2], found.drawn)
+        if over is not None:
+            pictures["", "over"] = png(over)
+            (aside / "over.png").write_bytes(pictures["", "over"])
         columns = ["case", "method", "column", "mean", "std", "seeds", "paper", "difference", "p", "patients"]
         write_rows(aside / "table.csv", columns, _entries(found))
         write_rows(aside / "runs.csv", ["case", "method", "seed", *found.columns, "folder"], _runs(found))
@@ -121,7 +128,8 @@ def _latex(found: Comparison) -> str:
 def _page(found: Comparison, pictures: dict[tuple[str, str], bytes]) -> str:
     cases = [_case(case, found, pictures) for case in found.cases]
     runs = [[*line[:3], line[-1]] for line in _runs(found)]
-    return render("comparison.html.j2", found=found, cases=cases, runs=runs, legend=_legend(found))
+    over = picture(pictures["", "over"]) if ("", "over") in pictures else None
+    return render("comparison.html.j2", found=found, cases=cases, runs=runs, legend=_legend(found), over=over)
 
 
 def _case(case: str, found: Comparison, pictures: dict[tuple[str, str], bytes]) -> dict[str, Any]:

@@ -104,6 +104,19 @@ class Sweep:
         rest = sorted(name for name in names if name.startswith(f"matrix/{first}/") and name != self.metric)
         return [self.metric, *rest]
 
+    @property
+    def drawn(self) -> tuple[str, dict[str, dict[str, dict[Any, list[float]]]]]:
+        """The name of the axis; and for each metric and combination of the other options, its numbers by value."""
+        if self.axis is None:
+            return "", {}
+        at, names = self.swept.index(self.axis), short_names(self.swept)
+        panels: dict[str, dict[str, dict[Any, list[float]]]] = {metric: {} for metric in self.metrics}
+        for point in self.points:
+            label = ", ".join(f"{n} {v}" for i, (n, v) in enumerate(zip(names, point.values, strict=True)) if i != at)
+            for metric, lines in panels.items():
+                lines.setdefault(label, {})[point.values[at]] = point.of(metric)
+        return names[at], panels
+
 
 def short_names(options: Sequence[str]) -> list[str]:
     """Each option by its last word, or in full where that would be ambiguous.

@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lit_continual.reports.html import picture, render
+from lit_continual.reports.over_option import over_option_figure
 from lit_continual.reports.report import png, renewed
 from lit_continual.reports.score import Score
 from lit_continual.reports.sweep import Point, Sweep, short_names
-from lit_continual.reports.sweep_figure import sweep_figure
 from lit_continual.reports.tables import write_rows
 
 
@@ -25,7 +25,7 @@ def write_sweep(sweep: Sweep, folder: Path) -> Path:
         OSError: If they cannot be written; the folder is then as it was.
     """
     with renewed(folder) as aside:
-        figure = sweep_figure(sweep)
+        figure = over_option_figure(*sweep.drawn)
         drawn = png(figure) if figure else None
         if drawn:
             (aside / "sweep.png").write_bytes(drawn)

@@ -28,11 +28,13 @@ class Method(Recipe):
     """A row of the table.
 
     Args:
-        config: One config file or several, seen from the table's folder.
+        config: One config file or several, seen from the table's folder; without one, the row is the run of ``prepare``
+            that has the method's name.
         options: What goes over them, dotted name -> value; ``{prepare.NAME}`` as in :class:`Recipe`.
         paper: The paper's numbers: a list a case, with a number or null a column.
     """
 
+    config: str | list[str] = ""
     paper: list[list[float | None]] | None = None
 
 
@@ -69,6 +71,8 @@ class Layout:
         source: Where the paper's numbers are from.
         spread: What mean and standard deviation are over: ``seeds``, or ``patients``, each averaged over the seeds.
         curve: Name of a logged value, such as ``val/dice``, to draw over the training steps of each method.
+        over: An option that most methods set, such as ``trainer.callbacks.strength``, to draw the columns over, with
+            a line a case.
     """
 
     methods: dict[str, Any]
@@ -82,6 +86,7 @@ class Layout:
     source: str = ""
     spread: Spread = "seeds"
     curve: str = ""
+    over: str = ""
 
 
 def read_layout(path: Path, seeds: Sequence[int] = ()) -> Layout:
@@ -117,6 +122,16 @@ def _contradictions(layout: Layout) -> Iterator[str]:
         yield f"`seeds` has one twice: {layout.seeds}"
     if layout.baseline not in layout.methods:
         yield f"`baseline` is {layout.baseline}, which is none of the methods {', '.join(layout.methods)}"
+    over = {name: m.options[layout.over] for name, m in layout.methods.items() if layout.over in m.options}
+    if layout.over and not over:
+        yield f"`over` is {layout.over}, which none of the methods sets in its `options`"
+    for name, value in over.items():
+        if not isinstance(value, (int, float, str)):
+            yield f"`over` is {layout.over}, which is {value} in method {name}; it needs a number or a word"
+    for name, method in layout.methods.items():
+        changed = method.options or any(name in case.methods for case in layout.cases.values())
+        if not method.config and (name not in layout.prepare or changed):
+            yield f"method {name} has no `config`: only a run of `prepare` of its name goes without, and has no options"
     for name, case in layout.cases.items():
         for part in ("methods", "prepare"):
             if unknown := getattr(case, part).keys() - getattr(layout, part).keys():

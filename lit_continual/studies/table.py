@@ -53,6 +53,8 @@ class RunTable:
 
     def _method(self, case: str, name: str, seed: int) -> Cell:
         recipe, own = self.layout.methods[name], self.layout.cases[case]
+        if not recipe.config:
+            return self._prepared(case, name, seed)
         layers = (self.layout.options, own.options, recipe.options, own.methods.get(name, {}))
         options = [*chain.from_iterable(layer.items() for layer in layers)]
         return self._cell((case, name), recipe, options, case, seed, list(self.layout.prepare))
@@ -135,8 +137,9 @@ class RunTable:
             runs = {method: self._finished(case, method) for method in layout.methods}
             paper = {name: method.paper[number] for name, method in layout.methods.items() if method.paper}
             cases[case] = lines_of(runs, list(layout.columns.values()), layout.baseline, paper, layout.spread)
-        facts = (layout.baseline, len(layout.seeds), layout.source, layout.spread, layout.curve)
-        return Comparison(layout.name, layout.columns, cases, *facts)
+        facts = (layout.baseline, len(layout.seeds), layout.source, layout.spread, layout.curve, layout.over)
+        values = {name: m.options[layout.over] for name, m in layout.methods.items() if layout.over in m.options}
+        return Comparison(layout.name, layout.columns, cases, *facts, values)
 
     def _finished(self, case: str, method: str) -> list[Run]:
         cells = [self.runs[case, method, seed] for seed in self.layout.seeds]

@@ -25,6 +25,14 @@ def test_cross_entropy_of_a_constant_guess_does_not_follow_the_larger_class():
         assert_close(cross_entropy(logits, label, weight=weights), cross_entropy(-logits, label, weight=weights))
 
 
+def test_the_power_tempers_the_ratio_of_two_weights():
+    labels = [torch.tensor([0] * 96 + [1] * 4)]
+    for power, ratio in ((0.5, 24**0.5), (0.0, 1.0), (1.0, 24.0)):
+        background, organ = class_ratio_weights(labels, 2, power)
+        assert_close(organ / background, torch.tensor(ratio))
+        assert_close(0.96 * background + 0.04 * organ, torch.tensor(1.0))
+
+
 def test_an_absent_class_weighs_nothing():
     assert_close(class_ratio_weights([torch.tensor([0, 2, 2, 2])], 4), torch.tensor([2.0, 0.0, 2 / 3, 0.0]))
 
@@ -36,3 +44,5 @@ def test_bad_labels_are_named():
         class_ratio_weights([torch.tensor([0, -1])], 2)
     with pytest.raises(ValueError, match="no voxels"):
         class_ratio_weights([], 2)
+    with pytest.raises(ValueError, match="`power` must be from 0 to 1, got 2"):
+        class_ratio_weights([torch.tensor([0, 1])], 2, 2.0)

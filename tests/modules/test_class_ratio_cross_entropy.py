@@ -46,6 +46,16 @@ def test_each_head_is_weighed_by_the_data_that_reveal_it(data, trainer):
     assert_close(module._loss(logits, batch), expected)
 
 
+def test_the_weights_may_be_tempered(data):
+    loss, ball = ClassRatioCrossEntropy(power=0.5), data({"ball": 1})
+    ball.setup("fit")
+    loss.measure(ball.annotations(), [["ball"]])
+    background, organ = ratio(ball, 1)
+    assert_close(loss.of(["ball"])[1] / loss.of(["ball"])[0], (organ / background).sqrt())
+    with pytest.raises(ValueError, match="`power` must be from 0 to 1, got -1"):
+        ClassRatioCrossEntropy(-1)
+
+
 @pytest.mark.filterwarnings("ignore:Total length of `list`")  # nothing to validate on
 def test_classes_annotated_together_and_tasks_side_by_side_are_weighed_too(data, trainer):
     joint = JointDataModule([data({"ball": 1}), data({"box": 2}, 1)])

@@ -92,6 +92,32 @@ def test_means_over_patients_and_a_curve_over_steps(compare, tmp_path, capsys):
     assert (tmp_path / "out/table/curve_1.png").exists()
 
 
+def test_columns_are_drawn_over_an_option_that_the_methods_set(compare, tmp_path):
+    lr = "model.optimizer.lr"
+    methods = {"alone": {"config": "lwf.yaml"}}
+    methods |= {f"lr {value}": {"config": "fine.yaml", "options": {lr: value}} for value in (0.04, 0.01)}
+    compare(methods=methods, over=lr)
+    found = RunTable(tmp_path / "table.yaml", read_layout(tmp_path / "table.yaml"), tmp_path / "out").found()
+    new = {value: [0.9 - 0.1 * abs(value - 0.03) + 0.01 * seed for seed in (0, 1)] for value in (0.04, 0.01)}
+    assert found.drawn["new"]["all"] == {value: pytest.approx(numbers) for value, numbers in new.items()}
+    assert list(found.drawn) == ["old", "new", "BWT"]
+    assert (tmp_path / "out/table/over.png").exists()
+    assert f"over {lr}" in (tmp_path / "out/table/table.html").read_text().lower()
+    refused(compare, "none of the methods sets", methods=methods, over="model.optimizer.momentum")
+    listed = {"a": {"config": "fine.yaml", "options": {"model.x": [1]}}}
+    refused(compare, "`over` is model.x, which is .* in method a", methods=listed, over="model.x")
+
+
+def test_a_method_without_a_config_is_the_run_that_was_prepared(compare, tmp_path):
+    methods = {"fine-tuning": {"paper": [[0.1, None, None]]}, "LwfSeg": {"config": "lwf.yaml"}}
+    found = compare(methods=methods, prepare={"fine-tuning": {"config": "fine.yaml"}})
+    assert begun(tmp_path) == {(method, seed): 1 for method in methods for seed in "01"}
+    assert float(entry(found, "fine-tuning", "new")["mean"]) == pytest.approx(0.903)
+    refused(compare, "method else has no `config`: only a run of `prepare`", methods={"else": {}})
+    changed = {"fine-tuning": {"options": {"seed": 1}}}
+    refused(compare, "has no options", methods=changed, prepare={"fine-tuning": {"config": "fine.yaml"}})
+
+
 def test_training_time_is_counted_against_a_method(compare, tmp_path):
     columns = {"saved": {"measure": "time_saved", "against": "fine-tuning"}}
     found = compare(columns=columns)
@@ -185,7 +211,8 @@ def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
     fine = {"config": "fine.yaml"}
     refused(compare, "table.yaml: Option 'methud' is not accepted", methud=1)
     refused(compare, "table.yaml, `methods`, a: Option 'confg' is not accepted", methods={"a": {"confg": "x"}})
-    refused(compare, "`methods`, a: .*arguments are required: config", methods={"a": {}})
+    refused(compare, "method a has no `config`: only a run of `prepare`", methods={"a": {}})
+    refused(compare, "`prepare`, a: .*arguments are required: config", prepare={"a": {}})
     refused(compare, "`columns`, x: A column has either an `experience` or a `measure`", columns={"x": {}})
     refused(compare, "`methods` is empty", methods={})
     refused(compare, "`seeds` has one twice", seeds=[0, 0])
