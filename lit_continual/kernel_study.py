@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule
+from rich.console import Console
 from torch import Tensor, nn
 
 from lit_continual.checkpoints import load_module, load_segmenter
@@ -13,7 +14,7 @@ from lit_continual.data.cases import stem
 from lit_continual.data.volumes import load_case
 from lit_continual.modules import Denoiser, Segmenter
 from lit_continual.networks import drop_kernels, find_producers, free_share, kernel_scores
-from lit_continual.reports import Dropped, KernelStudy, write_kernel_study
+from lit_continual.reports import Dropped, KernelStudy, kernel_table, write_kernel_study
 
 
 def study_kernels(
@@ -25,6 +26,8 @@ def study_kernels(
     alpha: float = 1.0,
 ) -> Path:
     """Score every kernel of a checkpoint, and say what each threshold would free for training.
+
+    The table of layers is printed.
 
     Args:
         checkpoint: A checkpoint of a ``Segmenter`` or a ``Denoiser``.
@@ -54,6 +57,7 @@ def study_kernels(
         producers.notes,
         _dropped(module, checkpoint, [image] if isinstance(image, str) else image, scores, phis) if image else None,
     )
+    Console().print(kernel_table(study))
     return write_kernel_study(study, Path(output))
 
 

@@ -13,7 +13,8 @@ from typing_extensions import override
 
 T = TypeVar("T")
 
-EXPERIENCES = "--stream.experiences"
+#: Lists that take the place of those before.
+LISTS = ("stream.experiences", "trainer.callbacks")
 
 #: Arguments by name; not ``Any``, of which a parser makes objects where it finds a ``class_path``.
 Arguments = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
@@ -22,9 +23,9 @@ Arguments = dict[str, bool | int | float | str | list | dict | None]  # type: ig
 class Parser(LightningArgumentParser):
     """A parser that says what is wrong in one line, not under a page of options, and takes no option by its beginning.
 
-    A misspelt ``--trainer.max_epoch`` would else be ``--trainer.max_epochs``. Experiences that are given again take the
-    place of those before; jsonargparse would lay one list over another, so that the epochs of the first experience
-    stayed where another stands now.
+    A misspelt ``--trainer.max_epoch`` would else be ``--trainer.max_epochs``. Experiences and callbacks that are given
+    again take the place of those before; jsonargparse would lay one list over another, so that the epochs of the first
+    experience, or an argument of the first callback, stayed where another stands now.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -35,7 +36,7 @@ class Parser(LightningArgumentParser):
         self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any
     ) -> Namespace:
         given = sys.argv[1:] if args is None else args
-        parsed: Namespace = super().parse_args([*_with_experiences_anew(given)], *rest, **kwargs)
+        parsed: Namespace = super().parse_args([*_with_lists_anew(given)], *rest, **kwargs)
         return parsed
 
     @override
@@ -73,21 +74,28 @@ class Parser(LightningArgumentParser):
         return f"Did you mean {' or '.join(near)}?" if near else ""
 
 
-def _with_experiences_anew(arguments: Sequence[str]) -> Iterator[str]:
-    """Empty the list of experiences before each option and each config file that gives one."""
+def _with_lists_anew(arguments: Sequence[str]) -> Iterator[str]:
+    """Empty a list before each option and each config file that gives it."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, _, value = argument.partition("=")
-        if name == EXPERIENCES or (name in ("--config", "-c") and _gives_experiences(Path(value or following))):
-            yield f"{EXPERIENCES}=[]"
+        given = _lists_of(Path(value or following)) if name in ("--config", "-c") else [name.removeprefix("--")]
+        yield from (f"--{name}=[]" for name in LISTS if name in given)
         yield argument
 
 
-def _gives_experiences(path: Path) -> bool:
+def _lists_of(path: Path) -> list[str]:
+    """The lists that a config gives, other than as null."""
     try:
-        stream = read_yaml(path).get("stream")
+        sections = read_yaml(path)
     except ValueError:
-        return False  # the parser says what is wrong with the file
-    return isinstance(stream, dict) and "experiences" in stream
+        return []  # the parser says what is wrong with the file
+    places = {name: name.split(".") for name in LISTS}
+    return [name for name, (section, key) in places.items() if isinstance(_of(sections, section).get(key), list)]
+
+
+def _of(sections: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = sections.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def reason(message: str) -> str:

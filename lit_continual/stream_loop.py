@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
+from lit_continual.callbacks.partial_training import PartialTraining
 from lit_continual.data import ExemplarMemoryDataModule, JointDataModule
 from lit_continual.evaluation import CaseRecorder, judge
 from lit_continual.resumption import EpochSeed, ResumePoint
@@ -86,7 +87,7 @@ class StreamLoop:
         if experience.max_epochs is not None:
             options["max_epochs"] = experience.max_epochs
         trainer = self.make_trainer([seeds], [point], step=self.folder.steps(index), **options)
-        _hand_on(memory, trainer)
+        _hand_on(memory, trainer, trained=self._before(index) is not None)
         device = str(trainer.strategy.root_device)
         self.folder.note(index, evaluation_seconds=None)
         self.folder.note(device=device)
@@ -149,7 +150,7 @@ class StreamLoop:
         for on in self._evaluated_on(after, module):
             recorder = CaseRecorder(on)
             trainer = self.make_trainer([recorder], logger=False)
-            _hand_on(memory, trainer)
+            _hand_on(memory, trainer, trained=True)
             found = judge(trainer, module, self.data[on], "test")
             cases += recorder.cases
             if recorder.overlays:
@@ -192,11 +193,13 @@ def restore(module: LightningModule, checkpoint: Mapping[str, Any], path: Path) 
         ) from error
 
 
-def _hand_on(memory: Mapping[str, Any], trainer: Trainer) -> None:
-    """Give the callbacks what those of the last fit remembered."""
+def _hand_on(memory: Mapping[str, Any], trainer: Trainer, trained: bool) -> None:
+    """Give the callbacks what those of the last fit remembered, or tell them that there was one."""
     for callback in _methods(trainer):
         if callback.state_key in memory:
             callback.load_state_dict(copy.deepcopy(memory[callback.state_key]))
+        elif trained and isinstance(callback, PartialTraining):
+            callback.fits = 1
 
 
 def _methods(trainer: Trainer) -> list[Callback]:

@@ -92,6 +92,20 @@ def test_experiences_that_are_given_again_inherit_nothing(stream, tmp_path, caps
     assert (second["name"], second["max_epochs"]) == ("rod", 3)
 
 
+@pytest.mark.parametrize("how", ["option", "config"])
+def test_callbacks_that_are_given_again_inherit_nothing(stream, tmp_path, capsys, how):
+    tgd = {"class_path": "TargetedGradientDescent", "init_args": {"phi": 0.4, "network": "body", "after": 1}}
+    again = json.dumps([{"class_path": "TrainOnly", "init_args": {"parts": ["heads"]}}])
+    (tmp_path / "again.yaml").write_text(f"trainer: {{callbacks: {again}}}")
+    given = {"option": [f"--trainer.callbacks={again}"], "config": ["--config", str(tmp_path / "again.yaml")]}[how]
+    _, written = outcome(capsys, "fit", "--config", stream(tgd), *given, "--print_config")
+    (callback,) = yaml.safe_load(written.out)["trainer"]["callbacks"]
+    assert callback["init_args"] == {"parts": ["heads"], "network": None, "after": 0}
+    _, written = outcome(capsys, "fit", "--config", stream(tgd), "--trainer.callbacks.phi=0.2", "--print_config")
+    (callback,) = yaml.safe_load(written.out)["trainer"]["callbacks"]
+    assert (callback["init_args"]["phi"], callback["init_args"]["after"]) == (0.2, 1)
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [

@@ -40,7 +40,13 @@ def table(path):
 def test_tables_hold_the_scores_of_the_layers_and_what_each_threshold_frees(denoiser, tmp_path, capsys):
     module, checkpoint = denoiser
     main(["kse", checkpoint, "--phis=[0.3, 0.7]", f"--output={tmp_path / 'kse'}"])
-    assert "kse.html" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "kse.html" in shown
+    freed = [
+        free_share(module, {n: s < phi for n, s in kernel_scores(module, find_producers(module)).items()})
+        for phi in (0.3, 0.7)
+    ]
+    assert all(f"{share:.1%}" in shown for share in freed)
     layers = table(tmp_path / "kse/layers.csv")
     assert [row["layer"] for row in layers] == [f"network.blocks.{i}.0" for i in range(4)]
     assert [(row["kernels"], row["held"]) for row in layers] == [("6", "0")] * 3 + [("1", "1")]

@@ -94,6 +94,18 @@ def test_each_experience_retrains_what_its_network_can_spare(pet, tmp_path):
     assert [case.split(",")[3] for case in cases] == ["high", "low"] * 9
 
 
+def test_a_stream_that_starts_from_a_trained_network_has_a_fit_behind_it(pet, tmp_path):
+    one, two = ([{"name": name, "data": {"version": name}}] for name in ("v1", "v2"))
+    main(["fit", "--config", pet(experiences=one), f"--trainer.default_root_dir={tmp_path / 'first'}"])
+    start = tmp_path / "first/experiences/0_v1/model.ckpt"
+    main(["fit", "--config", pet(TGD, experiences=two, start=str(start))])
+    before, after = load(start), load(tmp_path / "run/experiences/0_v2/model.ckpt")
+    for name, mask in masks_of(network(before)).items():
+        old, new = before["state_dict"][f"network.{name}"], after["state_dict"][f"network.{name}"]
+        assert torch.equal(old[~mask.expand_as(old)], new[~mask.expand_as(new)])
+        assert torch.equal(after["callbacks"][KEY]["masks"][name], mask)
+
+
 @pytest.mark.slow
 def test_killed_inside_the_second_experience_it_ends_as_if_it_had_not_been(pet, tmp_path):
     log, arguments = tmp_path / "log.txt", ["fit", "--config", pet(TGD)]

@@ -24,7 +24,8 @@ class PartialTraining(Callback):
 
     Args:
         network: The submodule to protect; by default all of the module.
-        after: Fits to leave alone at first: 1 in a stream whose first experience trains from random weights.
+        after: Fits to leave alone at first: 1 in a stream whose first experience trains from random weights. A stream
+            that starts from a checkpoint has one behind it.
 
     Raises:
         ValueError: If ``after`` is negative, and, when a fit starts, if a resumed fit's masks are another network's.
@@ -40,8 +41,10 @@ class PartialTraining(Callback):
         self.masks: dict[str, Tensor] = {}
         #: Weights whose layers' outputs pass gradients back through free channels only.
         self.guarded: list[str] = []
+        #: How many fits the network has behind it.
+        self.fits = 0
         self._known: list[str] = []  # names that the last fit left
-        self._fits, self._under_way, self._to_resume = 0, False, False
+        self._under_way, self._to_resume = False, False
         self._held, self._hooks, self._share = HeldEntries(nn.Module(), {}), list[Any](), 1.0
 
     @abstractmethod
@@ -69,7 +72,7 @@ class PartialTraining(Callback):
         network = self._find(pl_module)
         names = learnt_values(network).keys()
         if not (self._to_resume and trainer.ckpt_path is not None):
-            waits = self._fits < self.after
+            waits = self.fits < self.after
             fresh, self.guarded = names - set(self._known) if self._known else set[str](), []
             free = dict.fromkeys(names, torch.tensor(True)) if waits else self.choose_masks(network, pl_module, fresh)
             self.masks = dict(free)
@@ -110,7 +113,8 @@ class PartialTraining(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._held.restore_parameters()  # an average of equal weights, copied back when training ends, is off by a bit
         self._held.restore_buffers()
-        self._known, self._fits, self._under_way = list(learnt_values(self._find(pl_module))), self._fits + 1, False
+        self._known, self._under_way = list(learnt_values(self._find(pl_module))), False
+        self.fits += 1
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -127,13 +131,13 @@ class PartialTraining(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        progress = {"fits": self._fits, "under_way": self._under_way, "known": self._known}
+        progress = {"fits": self.fits, "under_way": self._under_way, "known": self._known}
         return {"masks": self.masks, "guarded": self.guarded, **progress}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.masks, self.guarded, self._known = state_dict["masks"], state_dict["guarded"], state_dict["known"]
-        self._fits, self._to_resume = state_dict["fits"], state_dict["under_way"]
+        self.fits, self._to_resume = state_dict["fits"], state_dict["under_way"]
 
 
 def _mask_backward(free: Tensor, module: nn.Module, args: Any, output: Tensor) -> None:

@@ -32,7 +32,8 @@ class TargetedGradientDescent(PartialTraining):
         k: Nearest neighbours in the kernels' entropy.
         alpha: :math:`\alpha`, the weight of the entropy.
         network: The submodule to protect; by default all of the module, which ``example_input_array`` helps to trace.
-        after: Fits to leave alone at first: 1 in a stream whose first experience trains from random weights.
+        after: Fits to leave alone at first: 1 in a stream whose first experience trains from random weights. A stream
+            that starts from a checkpoint has one behind it.
 
     Raises:
         ValueError: If an argument is out of range, if both ``phi`` and ``share`` are given, and, when a fit starts, if

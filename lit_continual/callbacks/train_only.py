@@ -20,7 +20,8 @@ class TrainOnly(PartialTraining):
     Args:
         parts: Submodules or parameters by name, such as ``blocks.7``.
         network: The submodule that the names lie in; by default the whole module.
-        after: Fits to leave alone at first: 1 in a stream whose first experience trains from random weights.
+        after: Fits to leave alone at first: 1 in a stream whose first experience trains from random weights. A stream
+            that starts from a checkpoint has one behind it.
 
     Raises:
         ValueError: If ``parts`` is empty or, when a fit starts, names something that is not there.

@@ -3,7 +3,7 @@
 from lit_continual.reports.adaptation import write_adaptation
 from lit_continual.reports.comparison import Column, Comparison, Spread, lines_of
 from lit_continual.reports.comparison_files import comparison_table, write_comparison
-from lit_continual.reports.kernels import Dropped, KernelStudy, write_kernel_study
+from lit_continual.reports.kernels import Dropped, KernelStudy, kernel_table, write_kernel_study
 from lit_continual.reports.logged import logged_values
 from lit_continual.reports.report import write_report
 from lit_continual.reports.run import Run
@@ -21,6 +21,7 @@ __all__ = [
     "Sweep",
     "Trial",
     "comparison_table",
+    "kernel_table",
     "lines_of",
     "logged_values",
     "matrix_table",

@@ -11,6 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from lit_continual.reports.html import picture, render
 from lit_continual.reports.report import png, renewed
@@ -85,6 +88,19 @@ def write_kernel_study(study: KernelStudy, folder: Path) -> Path:
         text = render("kernels.html.j2", study=study, rows=rows, pictures=shown)
         (aside / "kse.html").write_text(text, "utf-8")
     return folder / "kse.html"
+
+
+def kernel_table(study: KernelStudy) -> RenderableType:
+    """What ``rich`` prints: the kernels of each layer below each threshold, and the parameters that it frees."""
+    shown = Table("layer", "kernels", "held", *(f"φ {phi:g}" for phi in study.freed), header_style="dim")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row in _rows(study):
+        shares = (f"{row[f'phi {phi:g}']:.0%}" for phi in study.freed)
+        shown.add_row(Text(row["layer"]), str(row["kernels"]), str(row["held"]), *shares)
+    shown.add_section()
+    shown.add_row("all parameters", "", "", *(f"{share:.1%}" for share in study.freed.values()))
+    return Group(shown, Text("\n".join(["Share of kernels with a score below φ, which TGD retrains.", *study.notes])))
 
 
 def _rows(study: KernelStudy) -> list[dict[str, Any]]:
