@@ -42,11 +42,13 @@ def test_tables_hold_the_scores_of_the_layers_and_what_each_threshold_frees(deno
     main(["kse", checkpoint, "--phis=[0.3, 0.7]", f"--output={tmp_path / 'kse'}"])
     shown = capsys.readouterr().out
     assert "kse.html" in shown
-    freed = [
-        free_share(module, {n: s < phi for n, s in kernel_scores(module, find_producers(module)).items()})
-        for phi in (0.3, 0.7)
-    ]
-    assert all(f"{share:.1%}" in shown for share in freed)
+    total = sum(parameter.numel() for parameter in module.parameters())
+    for phi in (0.3, 0.7):
+        below = [(kernel_sparsity_entropy(module.network.blocks[i + 1][0].weight) < phi).sum() for i in range(3)]
+        freed = sum(
+            n * size for n, size in zip(below, (3 * 9 + 1, 6 * 9 + 2, 6 * 9 + 2), strict=True)
+        )  # kernel, affine
+        assert f"{freed / total:.1%}" in shown
     layers = table(tmp_path / "kse/layers.csv")
     assert [row["layer"] for row in layers] == [f"network.blocks.{i}.0" for i in range(4)]
     assert [(row["kernels"], row["held"]) for row in layers] == [("6", "0")] * 3 + [("1", "1")]
