@@ -1,7 +1,7 @@
 """Anchors: which parameters are held, and where."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -33,6 +33,13 @@ def select_parameters(module: nn.Module, patterns: Sequence[str]) -> dict[str, n
         )
     selected = set().union(*matches.values())
     return {name: p for name, p in named.items() if name in selected}
+
+
+def normalisations(module: nn.Module, parameters: Iterable[str]) -> list[nn.Module]:
+    """The batch normalisations with running statistics that own one of the named parameters."""
+    owners = {name.rpartition(".")[0] for name in parameters}
+    found = [layer for name, layer in module.named_modules() if name in owners]
+    return [layer for layer in found if getattr(layer, "running_mean", None) is not None]
 
 
 def snapshot(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -12,7 +12,14 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from lit_continual.callbacks.anchor import fit_anchor, layer_distances, read_anchor, select_parameters, snapshot
+from lit_continual.callbacks.anchor import (
+    fit_anchor,
+    layer_distances,
+    normalisations,
+    read_anchor,
+    select_parameters,
+    snapshot,
+)
 from lit_continual.callbacks.guards import require_persistent_replicas
 from lit_continual.callbacks.pull import Pull, require_unscaled, warn_of_optimizers
 
@@ -23,8 +30,9 @@ class L2SP(Callback):
     Once per optimizer step, after accumulation and unscaling and before clipping, the gradient
     :math:`2\lambda(\theta - \bar\theta)` joins the others; or, decoupled from them, the proximal step follows that of
     the optimizer. Explicit steps diverge under SGD once :math:`\eta\lambda > 1` and under Adam hardly depend on
-    :math:`\lambda`; the proximal one knows neither trouble. Buffers, such as running statistics, are never pulled.
-    Weight decay pulls to 0 instead of the anchor: give anchored parameters a group without it.
+    :math:`\lambda`; the proximal one knows neither trouble. Running statistics are never pulled, and follow the new
+    images unless ``hold_statistics`` says otherwise. Weight decay pulls to 0 instead of the anchor: give anchored
+    parameters a group without it.
 
     Args:
         strength: :math:`\lambda`, without a ½, not negative; or a mapping epoch -> :math:`\lambda`, each in force
@@ -34,6 +42,8 @@ class L2SP(Callback):
         anchor: ``start``, the weights when a fit starts; ``last_fit``, those the last fit left, with no pull before
             there are any nor on parameters new since; or the path of a checkpoint, whose names may have another prefix.
         step: ``explicit`` or ``proximal``.
+        hold_statistics: Keep the running statistics of the batch normalisations that have an anchored parameter, which
+            then normalise by them in training too. Without it even weights that are held answer old images otherwise.
         decoder_strength: :math:`\lambda` of the pull of all other parameters to zero, Li et al.'s :math:`\beta/2`.
         name: Tells this instance from others of its class, in the logs and in checkpoints.
 
@@ -63,6 +73,7 @@ class L2SP(Callback):
         step: Literal["explicit", "proximal"] = "explicit",
         decoder_strength: float = 0.0,
         name: str = "l2sp",
+        hold_statistics: bool = False,
     ) -> None:
         schedule = dict(strength) if isinstance(strength, Mapping) else {0: strength}
         if not all(0 <= value < float("inf") for value in [*schedule.values(), decoder_strength]):
@@ -76,11 +87,12 @@ class L2SP(Callback):
             raise ValueError(f"`step` must be 'explicit' or 'proximal', got '{step}'.")
         self.schedule, self.anchor, self.step = schedule, anchor, step
         self.patterns = [parameters] if isinstance(parameters, str) else list(parameters)
-        self.decoder_strength, self.name = decoder_strength, name
+        self.decoder_strength, self.name, self.hold_statistics = decoder_strength, name, hold_statistics
         self._anchor: dict[str, Tensor] = {}
         self._held: dict[str, nn.Parameter] = {}
         self._rest: dict[str, nn.Parameter] = {}
         self._handles: list[RemovableHandle] = []
+        self._norms: list[nn.Module] = []  # whose statistics are held
 
     @property
     @override
@@ -107,6 +119,8 @@ class L2SP(Callback):
                 f"`decoder_strength={self.decoder_strength}` pulls what `parameters={self.patterns}` leaves, which is"
                 f" nothing of {type(pl_module).__name__}: narrow `parameters`, or set `decoder_strength=0`."
             )
+        if self.hold_statistics:
+            self._norms = normalisations(pl_module, self._held)
         if self.step == "explicit":
             require_unscaled(trainer)
         else:
@@ -115,6 +129,11 @@ class L2SP(Callback):
         warn_of_optimizers(
             self._held, trainer.optimizers, max(self.schedule.values()) if self.step == "explicit" else 0.0
         )
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for norm in self._norms:
+            norm.eval()
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -139,7 +158,9 @@ class L2SP(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._held, self._rest = [], {}, {}
+        for norm in self._norms:
+            norm.train(pl_module.training)
+        self._handles, self._held, self._rest, self._norms = [], {}, {}, []
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -221,6 +221,39 @@ def test_only_parameters_are_anchored(module, loader, trainer):
     assert (held.net["encoder"][1].running_mean - before).abs().max() > 1e-3
 
 
+class FrozenByHand(Segments):
+    """Trains on the features of an encoder that is evaluated."""
+
+    def forward(self, x):
+        self.net["encoder"].eval()
+        with torch.no_grad():
+            features = self.net["encoder"](x)
+        return self.net["decoder"](features)
+
+    def validation_step(self, batch):
+        self.log("val", mse_loss(self(batch[0]), batch[1]))
+
+
+def test_with_held_statistics_an_encoder_answers_as_before_and_trains_as_it_answers(module, loader, trainer):
+    trainer().fit(module, loader)  # gives it statistics
+    images = next(iter(loader))[0]
+    before, statistics = module.eval().net["encoder"](images), module.net["encoder"][1].running_mean.clone()
+    held, frozen = FrozenByHand(), FrozenByHand()
+    held.forward = partial(Segments.forward, held)
+    for copied in (held, frozen):
+        copied.load_state_dict(module.state_dict())
+    options = {"max_epochs": 2, "val_check_interval": 1, "limit_val_batches": 1}
+    trainer(**options).fit(frozen, loader, loader)
+    trainer(**options, callbacks=L2SP(1e6, step="proximal", hold_statistics=True)).fit(held, loader, loader)
+    assert torch.equal(held.net["encoder"][1].running_mean, statistics)
+    assert_close(held.eval().net["encoder"](images), before, rtol=1e-5, atol=1e-6)
+    assert_close(parameters(held), parameters(frozen), rtol=1e-5, atol=1e-6)
+    assert held.train().net["encoder"][1].training
+    fitting = trainer(callbacks=L2SP(1.0, parameters="decoder", hold_statistics=True), limit_val_batches=1)
+    fitting.fit(held, loader, loader)
+    assert not torch.equal(held.net["encoder"][1].running_mean, statistics)  # nothing of it is anchored
+
+
 class Spy(Callback):
     """Keeps the parameters as they are before each optimizer step."""
 
