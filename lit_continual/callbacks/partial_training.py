@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 from typing_extensions import override
 
 from lit_continual.callbacks.guards import require_persistent_replicas
@@ -26,6 +27,8 @@ class PartialTraining(Callback):
         network: The submodule to protect; by default all of the module.
         after: Fits to leave alone at first: 1 in a stream whose first experience trains from random weights. A stream
             that starts from a checkpoint has one behind it.
+        hold_statistics: Let held channels of a batch normalisation normalise by their running statistics, which are
+            held, in training too. Without it they normalise by the batch while the rest learns, and otherwise after.
 
     Raises:
         ValueError: If ``after`` is negative, and, when a fit starts, if a resumed fit's masks are another network's.
@@ -33,10 +36,10 @@ class PartialTraining(Callback):
     Logs ``train/free_share``, the share of the parameters that is free, each epoch.
     """
 
-    def __init__(self, network: str | None = None, after: int = 0) -> None:
+    def __init__(self, network: str | None = None, after: int = 0, hold_statistics: bool = False) -> None:
         if after < 0:
             raise ValueError(f"`after` must not be negative, got {after}: it counts fits.")
-        self.network, self.after = network, after
+        self.network, self.after, self.hold_statistics = network, after, hold_statistics
         #: For each parameter and running statistic of the network, where it is free in this fit, or was in the last.
         self.masks: dict[str, Tensor] = {}
         #: Weights whose layers' outputs pass gradients back through free channels only.
@@ -46,6 +49,7 @@ class PartialTraining(Callback):
         self._known: list[str] = []  # names that the last fit left
         self._under_way, self._to_resume = False, False
         self._held, self._hooks, self._share = HeldEntries(nn.Module(), {}), list[Any](), 1.0
+        self._evaluated: list[nn.Module] = []  # normalisations that are held whole
 
     @abstractmethod
     def choose_masks(self, network: nn.Module, pl_module: LightningModule, fresh: set[str]) -> Mapping[str, Tensor]:
@@ -83,9 +87,22 @@ class PartialTraining(Callback):
         self._hooks = [
             o.register_step_post_hook(lambda *_: self._held.restore_parameters()) for o in trainer.optimizers
         ]
+        if self.hold_statistics:
+            self._hold_statistics(network)
         for name in self.guarded:
             layer = network.get_submodule(name.rpartition(".")[0])
             self._hooks.append(layer.register_forward_hook(partial(_mask_backward, self.masks[name])))
+
+    def _hold_statistics(self, network: nn.Module) -> None:
+        for name, layer in network.named_modules():
+            mean = getattr(layer, "running_mean", None)
+            if mean is not None and f"{name}.running_mean" in self.masks:
+                free = self.masks[f"{name}.running_mean"].to(mean.device).expand_as(mean)
+                if not free.any():
+                    self._evaluated.append(layer)
+                elif not free.all():
+                    statistics = mean.clone(), layer.running_var.clone()
+                    self._hooks.append(layer.register_forward_hook(partial(_normalise_held, statistics, free)))
 
     def _find(self, pl_module: LightningModule) -> nn.Module:
         network = pl_module.get_submodule(self.network) if self.network else pl_module
@@ -93,6 +110,8 @@ class PartialTraining(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for layer in self._evaluated:
+            layer.eval()
         pl_module.log("train/free_share", self._share)
 
     @override
@@ -118,16 +137,18 @@ class PartialTraining(Callback):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._release()
+        self._release(pl_module)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._release()  # Lightning calls no `teardown` after an exception.
+        self._release(pl_module)  # Lightning calls no `teardown` after an exception.
 
-    def _release(self) -> None:
+    def _release(self, pl_module: LightningModule) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._held = [], HeldEntries(nn.Module(), {})
+        for layer in self._evaluated:
+            layer.train(pl_module.training)
+        self._hooks, self._evaluated, self._held = [], [], HeldEntries(nn.Module(), {})
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -138,6 +159,15 @@ class PartialTraining(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.masks, self.guarded, self._known = state_dict["masks"], state_dict["guarded"], state_dict["known"]
         self.fits, self._to_resume = state_dict["fits"], state_dict["under_way"]
+
+
+def _normalise_held(
+    statistics: tuple[Tensor, Tensor], free: Tensor, layer: Any, args: tuple[Tensor], output: Tensor
+) -> Tensor:
+    if not layer.training:
+        return output
+    held = batch_norm(args[0], *statistics, layer.weight, layer.bias, training=False, eps=layer.eps)
+    return torch.where(free.view(-1, *(1,) * (output.ndim - 2)), output, held.to(output.dtype))
 
 
 def _mask_backward(free: Tensor, module: nn.Module, args: Any, output: Tensor) -> None:

@@ -34,6 +34,8 @@ class TargetedGradientDescent(PartialTraining):
         network: The submodule to protect; by default all of the module, which ``example_input_array`` helps to trace.
         after: Fits to leave alone at first: 1 in a stream whose first experience trains from random weights. A stream
             that starts from a checkpoint has one behind it.
+        hold_statistics: Let held channels of a batch normalisation normalise by their running statistics, which are
+            held, in training too. Without it they normalise by the batch while the rest learns, and otherwise after.
 
     Raises:
         ValueError: If an argument is out of range, if both ``phi`` and ``share`` are given, and, when a fit starts, if
@@ -58,8 +60,9 @@ class TargetedGradientDescent(PartialTraining):
         alpha: float = 1.0,
         network: str | None = None,
         after: int = 0,
+        hold_statistics: bool = False,
     ) -> None:
-        super().__init__(network, after)
+        super().__init__(network, after, hold_statistics)
         if phi is not None and share is not None:
             raise ValueError(f"Give `phi` or `share`, not both: got {phi} and {share}.")
         for name, value in (("phi", phi), ("share", share)):

@@ -22,6 +22,8 @@ class TrainOnly(PartialTraining):
         network: The submodule that the names lie in; by default the whole module.
         after: Fits to leave alone at first: 1 in a stream whose first experience trains from random weights. A stream
             that starts from a checkpoint has one behind it.
+        hold_statistics: Let held channels of a batch normalisation normalise by their running statistics, which are
+            held, in training too. Without it they normalise by the batch while the rest learns, and otherwise after.
 
     Raises:
         ValueError: If ``parts`` is empty or, when a fit starts, names something that is not there.
@@ -35,8 +37,10 @@ class TrainOnly(PartialTraining):
         >>> callback = TrainOnly(["blocks.5", "blocks.6", "blocks.7"], network="network", after=1)
     """
 
-    def __init__(self, parts: Sequence[str], network: str | None = None, after: int = 0) -> None:
-        super().__init__(network, after)
+    def __init__(
+        self, parts: Sequence[str], network: str | None = None, after: int = 0, hold_statistics: bool = False
+    ) -> None:
+        super().__init__(network, after, hold_statistics)
         if isinstance(parts, str) or not parts:
             raise ValueError(f"`parts` must be a list of names, got {parts!r}.")
         self.parts = list(parts)

@@ -220,6 +220,24 @@ def test_the_forward_pass_is_unchanged(module, loader, trainer):
     assert torch.equal(seen[0], before)
 
 
+@pytest.mark.parametrize("gradient", ["parameter", "activation"])
+def test_held_channels_may_normalise_in_training_as_in_evaluation(module, loader, trainer, gradient):
+    trainer(max_steps=5).fit(module, loader)  # gives it statistics
+    norm, held, seen = copy.deepcopy(module.net.norm), ~expected_masks(module.net, PHI)["norm.bias"], []
+
+    def listen(*_):
+        module.net.norm.register_forward_hook(lambda layer, args, output: seen.append((args[0], output)))
+
+    tgd = TargetedGradientDescent(PHI, gradient=gradient, hold_statistics=True)
+    trainer(callbacks=[tgd, LambdaCallback(on_train_start=listen)], max_steps=4).fit(module, loader)
+    assert len(seen) == 4
+    for x, output in seen:
+        exact(output[:, held], norm.eval()(x)[:, held])
+    for part in ("running_mean", "running_var"):
+        exact(getattr(module.net.norm, part)[held], getattr(norm, part)[held])
+    exact(seen[0][1][:, ~held], norm.train()(seen[0][0])[:, ~held])
+
+
 def test_activation_masks_are_the_layer_of_the_paper(module, loader, trainer):
     """The gradient of a network in which `y * m + (y * (1 - m)).detach()` follows each scored layer."""
     masks, plain, gradients = expected_masks(module.net, PHI), copy.deepcopy(module), {}
@@ -271,7 +289,7 @@ def test_leaves_the_module_as_it_was(module, loader, trainer, fails, gradient):
     before = traces(plain)
     if fails:
         module.edit = lambda module: 1 / 0 if module.global_step else None
-    fitting = trainer(callbacks=TargetedGradientDescent(PHI, gradient=gradient))
+    fitting = trainer(callbacks=TargetedGradientDescent(PHI, gradient=gradient, hold_statistics=True))
     if fails:
         with pytest.raises(ZeroDivisionError):
             fitting.fit(module, loader)

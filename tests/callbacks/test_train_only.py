@@ -58,6 +58,33 @@ def test_only_the_named_parts_move(module, loader, trainer):
     assert fitting.callback_metrics["train/free_share"] == pytest.approx(free / sum(sizes.values()))
 
 
+class FirstFrozen(Module):
+    """The first block frozen in the ordinary way, in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[0].requires_grad_(False)
+
+    def training_step(self, batch):
+        self.net[0].eval()
+        return super().training_step(batch)
+
+
+def test_with_held_statistics_a_held_block_trains_as_it_is_evaluated(module, loader, trainer):
+    trainer().fit(module, loader)  # gives it statistics
+    frozen = FirstFrozen()
+    frozen.load_state_dict(module.state_dict())
+    trainer(max_epochs=2).fit(frozen, loader)
+    callback = TrainOnly(["1", "2"], network="net", hold_statistics=True)
+    trainer(callbacks=callback, max_epochs=2).fit(module, loader)
+    torch.testing.assert_close(dict(module.state_dict()), dict(frozen.state_dict()))
+    assert all(layer.training for layer in module.train().modules())
+    followed = copy.deepcopy(module)
+    trainer(callbacks=TrainOnly(["1", "2"], network="net")).fit(followed, loader)
+    trainer(callbacks=callback).fit(module, loader)
+    assert not torch.equal(followed.net[1][0].weight, module.net[1][0].weight)
+
+
 def test_the_first_fits_are_left_alone_and_new_layers_are_trained(module, loader, trainer):
     callback, before = TrainOnly(["net.2"], after=1), copy.deepcopy(module.net.state_dict())
     trainer(callbacks=callback).fit(module, loader)
