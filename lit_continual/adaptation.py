@@ -54,7 +54,7 @@ def adapt(
         raise ValueError(f"{checkpoint} would be overwritten. Choose another --output.")
     seed_everything(seed, verbose=False)
     module, pair = load_denoiser(checkpoint), read_noisy_pair(study, seed)
-    methods = [] if phi is None else [TargetedGradientDescent(phi, network="network")]
+    methods = [] if phi is None else [TargetedGradientDescent(phi, network="network", hold_statistics=True)]
     before = _denoised(module, pair)
     module.optimizer = partial(torch.optim.Adam, lr=lr)
     halves = PetSlices([(pair.first.numpy(), pair.second.numpy())], "twin")

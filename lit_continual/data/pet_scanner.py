@@ -29,9 +29,9 @@ class Reconstruction:
     subsets: int = 9
 
 
-#: The old protocol, whose resolution is not modelled, so noise has to be smoothed and lesions are with it; and the
-#: new one, which models the scanner's own resolution.
-RECONSTRUCTIONS = {"v1": Reconstruction(psf=0.0, smoothing=7.0), "v2": Reconstruction(psf=6.0, smoothing=3.0)}
+#: The old protocol models a resolution that is worse than the scanner's, so that edges overshoot and noise is of a
+#: coarse grain; the new one models the scanner's own.
+RECONSTRUCTIONS = {"v1": Reconstruction(psf=9.0, smoothing=3.0), "v2": Reconstruction(psf=6.0, smoothing=3.0)}
 
 
 class PetScanner:

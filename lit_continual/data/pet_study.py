@@ -14,7 +14,7 @@ from lit_continual.storage import replaced
 #: Seconds a bed of the paper's noise-adaptive training, of its targets, and of its noise realisations.
 SCAN_TIMES, FULL_TIME, REALISATION_TIME = (30, 45, 60, 90, 120, 180), 600, 60
 
-LAYOUT = 2  # of what a study holds, in the name of its file
+LAYOUT = 3  # of what a study holds and how it is made, in the name of its file
 
 Study = dict[str, NDArray[np.float32]]
 
