@@ -157,10 +157,9 @@ class Comparison:
         for case, lines in self.cases.items():
             everyone = [run for line in lines for run in line.runs]
             for (heading, column), line in product(self.columns.items(), lines):
-                if line.method in self.values:
-                    numbers = [column.value(run, everyone) for run in line.runs]
-                    found = panels[heading].setdefault(case, {}).setdefault(self.values[line.method], [])
-                    found += filter(isfinite, numbers)
+                numbers = [x for run in line.runs if isfinite(x := column.value(run, everyone))]
+                if numbers and line.method in self.values:
+                    panels[heading].setdefault(case, {}).setdefault(self.values[line.method], []).extend(numbers)
         return panels
 
     def score(self, heading: str) -> Score:
