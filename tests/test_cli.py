@@ -100,7 +100,7 @@ def test_callbacks_that_are_given_again_inherit_nothing(stream, tmp_path, capsys
     given = {"option": [f"--trainer.callbacks={again}"], "config": ["--config", str(tmp_path / "again.yaml")]}[how]
     _, written = outcome(capsys, "fit", "--config", stream(tgd), *given, "--print_config")
     (callback,) = yaml.safe_load(written.out)["trainer"]["callbacks"]
-    assert callback["init_args"] == {"parts": ["heads"], "network": None, "after": 0}
+    assert callback["init_args"] == {"parts": ["heads"], "network": None, "after": 0, "hold_statistics": False}
     _, written = outcome(capsys, "fit", "--config", stream(tgd), "--trainer.callbacks.phi=0.2", "--print_config")
     (callback,) = yaml.safe_load(written.out)["trainer"]["callbacks"]
     assert (callback["init_args"]["phi"], callback["init_args"]["after"]) == (0.2, 1)
