@@ -87,7 +87,7 @@ class StreamLoop:
         if experience.max_epochs is not None:
             options["max_epochs"] = experience.max_epochs
         trainer = self.make_trainer([seeds], [point], step=self.folder.steps(index), **options)
-        _hand_on(memory, trainer, trained=self._before(index) is not None)
+        _hand_on(memory, trainer, module if self._before(index) is not None else None)
         device = str(trainer.strategy.root_device)
         self.folder.note(index, evaluation_seconds=None)
         self.folder.note(device=device)
@@ -150,7 +150,7 @@ class StreamLoop:
         for on in self._evaluated_on(after, module):
             recorder = CaseRecorder(on)
             trainer = self.make_trainer([recorder], logger=False)
-            _hand_on(memory, trainer, trained=True)
+            _hand_on(memory, trainer)
             found = judge(trainer, module, self.data[on], "test")
             cases += recorder.cases
             if recorder.overlays:
@@ -193,13 +193,13 @@ def restore(module: LightningModule, checkpoint: Mapping[str, Any], path: Path) 
         ) from error
 
 
-def _hand_on(memory: Mapping[str, Any], trainer: Trainer, trained: bool) -> None:
-    """Give the callbacks what those of the last fit remembered, or tell them that there was one."""
+def _hand_on(memory: Mapping[str, Any], trainer: Trainer, trained: LightningModule | None = None) -> None:
+    """Give the callbacks what those of the last fit remembered, or show them what a fit without them has left."""
     for callback in _methods(trainer):
         if callback.state_key in memory:
             callback.load_state_dict(copy.deepcopy(memory[callback.state_key]))
-        elif trained and isinstance(callback, PartialTraining):
-            callback.fits = 1
+        elif trained is not None and isinstance(callback, PartialTraining):
+            callback.follow(trained)
 
 
 def _methods(trainer: Trainer) -> list[Callback]:

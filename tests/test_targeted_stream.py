@@ -152,3 +152,18 @@ def test_holds_the_body_of_a_segmenter_while_a_new_head_learns(stream, tmp_path,
     fresh = [name for name in two["state_dict"] if name not in one["state_dict"]]
     assert fresh
     assert all(masks[name].all() for name in fresh)
+
+
+def test_a_head_that_grows_on_a_trained_network_is_free(stream, tmp_path):
+    first = [{"name": "ball", "classes": {"ball": 1}, "data": {"split": {"part": [0, 2]}}}]
+    second = [{"name": "box", "classes": {"box": 2}, "data": {"split": {"part": [1, 2]}}}]
+    main(["fit", "--config", stream(experiences=first), f"--trainer.default_root_dir={tmp_path / 'first'}"])
+    start = tmp_path / "first/experiences/0_ball/model.ckpt"
+    tgd = {"class_path": "TargetedGradientDescent", "init_args": {"phi": PHI, "after": 1}}
+    main(["fit", "--config", stream(tgd, experiences=second, start=str(start))])
+    old, new = load(start)["state_dict"], load(tmp_path / "run/experiences/0_box/model.ckpt")
+    masks = new["callbacks"]["TargetedGradientDescent[]"]["masks"]
+    fresh = [name for name in new["state_dict"] if name not in old]
+    assert fresh
+    assert all(masks[name].all() for name in fresh)
+    assert not all(masks[name].all() for name in old)

@@ -20,6 +20,7 @@ from lit_continual.callbacks.anchor import (
     select_parameters,
     snapshot,
 )
+from lit_continual.callbacks.evaluated_layers import EvaluatedLayers
 from lit_continual.callbacks.guards import require_persistent_replicas
 from lit_continual.callbacks.pull import Pull, require_unscaled, warn_of_optimizers
 
@@ -42,10 +43,10 @@ class L2SP(Callback):
         anchor: ``start``, the weights when a fit starts; ``last_fit``, those the last fit left, with no pull before
             there are any nor on parameters new since; or the path of a checkpoint, whose names may have another prefix.
         step: ``explicit`` or ``proximal``.
-        hold_statistics: Keep the running statistics of the batch normalisations that have an anchored parameter, which
-            then normalise by them in training too. Without it even weights that are held answer old images otherwise.
         decoder_strength: :math:`\lambda` of the pull of all other parameters to zero, Li et al.'s :math:`\beta/2`.
         name: Tells this instance from others of its class, in the logs and in checkpoints.
+        hold_statistics: Keep the running statistics of the batch normalisations that have an anchored parameter, which
+            then normalise by them in training too. Without it even weights that are held answer old images otherwise.
 
     Raises:
         ValueError: If an argument is out of range, or the anchor file is missing, of other names or of other shapes.
@@ -92,7 +93,7 @@ class L2SP(Callback):
         self._held: dict[str, nn.Parameter] = {}
         self._rest: dict[str, nn.Parameter] = {}
         self._handles: list[RemovableHandle] = []
-        self._norms: list[nn.Module] = []  # whose statistics are held
+        self._norms = EvaluatedLayers()  # whose statistics are held
 
     @property
     @override
@@ -120,7 +121,7 @@ class L2SP(Callback):
                 f" nothing of {type(pl_module).__name__}: narrow `parameters`, or set `decoder_strength=0`."
             )
         if self.hold_statistics:
-            self._norms = normalisations(pl_module, self._held)
+            self._norms = EvaluatedLayers(normalisations(pl_module, self._held))
         if self.step == "explicit":
             require_unscaled(trainer)
         else:
@@ -132,8 +133,7 @@ class L2SP(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for norm in self._norms:
-            norm.eval()
+        self._norms.evaluate()
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -158,9 +158,8 @@ class L2SP(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for handle in self._handles:
             handle.remove()
-        for norm in self._norms:
-            norm.train(pl_module.training)
-        self._handles, self._held, self._rest, self._norms = [], {}, {}, []
+        self._norms.release(pl_module.training)
+        self._handles, self._held, self._rest, self._norms = [], {}, {}, EvaluatedLayers()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

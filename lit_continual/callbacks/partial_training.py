@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 from typing_extensions import override
 
+from lit_continual.callbacks.evaluated_layers import EvaluatedLayers
 from lit_continual.callbacks.guards import require_persistent_replicas
 from lit_continual.callbacks.held_entries import HeldEntries
 from lit_continual.networks import free_share, learnt_values
@@ -44,12 +45,11 @@ class PartialTraining(Callback):
         self.masks: dict[str, Tensor] = {}
         #: Weights whose layers' outputs pass gradients back through free channels only.
         self.guarded: list[str] = []
-        #: How many fits the network has behind it.
-        self.fits = 0
+        self._fits = 0  # that the network has behind it
         self._known: list[str] = []  # names that the last fit left
         self._under_way, self._to_resume = False, False
         self._held, self._hooks, self._share = HeldEntries(nn.Module(), {}), list[Any](), 1.0
-        self._evaluated: list[nn.Module] = []  # normalisations that are held whole
+        self._evaluated = EvaluatedLayers()  # normalisations that are held whole
 
     @abstractmethod
     def choose_masks(self, network: nn.Module, pl_module: LightningModule, fresh: set[str]) -> Mapping[str, Tensor]:
@@ -60,6 +60,10 @@ class PartialTraining(Callback):
             pl_module: The module that it is a part of.
             fresh: Names of parameters that the last fit did not have, such as those of a new head.
         """
+
+    def follow(self, pl_module: LightningModule) -> None:
+        """Take the module as what a fit has left, be it one that this callback did not see."""
+        self._fits, self._known = self._fits + 1, list(learnt_values(self._find(pl_module)))
 
     @property
     @override
@@ -76,7 +80,7 @@ class PartialTraining(Callback):
         network = self._find(pl_module)
         names = learnt_values(network).keys()
         if not (self._to_resume and trainer.ckpt_path is not None):
-            waits = self.fits < self.after
+            waits = self._fits < self.after
             fresh, self.guarded = names - set(self._known) if self._known else set[str](), []
             free = dict.fromkeys(names, torch.tensor(True)) if waits else self.choose_masks(network, pl_module, fresh)
             self.masks = dict(free)
@@ -94,15 +98,17 @@ class PartialTraining(Callback):
             self._hooks.append(layer.register_forward_hook(partial(_mask_backward, self.masks[name])))
 
     def _hold_statistics(self, network: nn.Module) -> None:
+        whole = []
         for name, layer in network.named_modules():
             mean = getattr(layer, "running_mean", None)
             if mean is not None and f"{name}.running_mean" in self.masks:
                 free = self.masks[f"{name}.running_mean"].to(mean.device).expand_as(mean)
                 if not free.any():
-                    self._evaluated.append(layer)
+                    whole.append(layer)
                 elif not free.all():
                     statistics = mean.clone(), layer.running_var.clone()
                     self._hooks.append(layer.register_forward_hook(partial(_normalise_held, statistics, free)))
+        self._evaluated = EvaluatedLayers(whole)
 
     def _find(self, pl_module: LightningModule) -> nn.Module:
         network = pl_module.get_submodule(self.network) if self.network else pl_module
@@ -110,8 +116,7 @@ class PartialTraining(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for layer in self._evaluated:
-            layer.eval()
+        self._evaluated.evaluate()
         pl_module.log("train/free_share", self._share)
 
     @override
@@ -132,8 +137,8 @@ class PartialTraining(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._held.restore_parameters()  # an average of equal weights, copied back when training ends, is off by a bit
         self._held.restore_buffers()
-        self._known, self._under_way = list(learnt_values(self._find(pl_module))), False
-        self.fits += 1
+        self._under_way = False
+        self.follow(pl_module)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -146,19 +151,18 @@ class PartialTraining(Callback):
     def _release(self, pl_module: LightningModule) -> None:
         for hook in self._hooks:
             hook.remove()
-        for layer in self._evaluated:
-            layer.train(pl_module.training)
-        self._hooks, self._evaluated, self._held = [], [], HeldEntries(nn.Module(), {})
+        self._evaluated.release(pl_module.training)
+        self._hooks, self._evaluated, self._held = [], EvaluatedLayers(), HeldEntries(nn.Module(), {})
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        progress = {"fits": self.fits, "under_way": self._under_way, "known": self._known}
+        progress = {"fits": self._fits, "under_way": self._under_way, "known": self._known}
         return {"masks": self.masks, "guarded": self.guarded, **progress}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.masks, self.guarded, self._known = state_dict["masks"], state_dict["guarded"], state_dict["known"]
-        self.fits, self._to_resume = state_dict["fits"], state_dict["under_way"]
+        self._fits, self._to_resume = state_dict["fits"], state_dict["under_way"]
 
 
 def _normalise_held(

@@ -246,9 +246,14 @@ def test_with_held_statistics_an_encoder_answers_as_before_and_trains_as_it_answ
     trainer(**options).fit(frozen, loader, loader)
     trainer(**options, callbacks=L2SP(1e6, step="proximal", hold_statistics=True)).fit(held, loader, loader)
     assert torch.equal(held.net["encoder"][1].running_mean, statistics)
+    assert held.net["encoder"][1].training
     assert_close(held.eval().net["encoder"](images), before, rtol=1e-5, atol=1e-6)
     assert_close(parameters(held), parameters(frozen), rtol=1e-5, atol=1e-6)
-    assert held.train().net["encoder"][1].training
+    held.train().net["encoder"][1].eval()  # frozen by its user, and so it stays
+    options["callbacks"] = L2SP(1.0, hold_statistics=True)
+    trainer(**options).fit(held, loader, loader)
+    assert not held.net["encoder"][1].training
+    held.train()
     fitting = trainer(callbacks=L2SP(1.0, parameters="decoder", hold_statistics=True), limit_val_batches=1)
     fitting.fit(held, loader, loader)
     assert not torch.equal(held.net["encoder"][1].running_mean, statistics)  # nothing of it is anchored

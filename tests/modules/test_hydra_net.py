@@ -116,14 +116,20 @@ def test_a_new_task_leaves_the_others_as_they_are():
     assert module.head_channels == [[0, 1, 2], [3, 4], [5, 6]]
 
 
+def decoders_run(module):
+    """A list that every decoder adds its number to when it runs."""
+    ran = []
+    for i, decoder in enumerate(module.decoders):
+        decoder.register_forward_hook(lambda *_, i=i: ran.append(i))
+    return ran
+
+
 @pytest.mark.slow
 def test_a_volume_is_scored_by_its_own_decoder_alone():
     module, volume = hydra(roi_size=[32, 32]).eval(), batch_of(samples((32, 32, 2), HEADS[1], 1, 0))
     volume |= {"spacing": torch.ones(1, 3), "affine": torch.eye(4)[None]}
     module.to_source_grid = lambda logits, batch: logits
-    ran = []
-    for i, decoder in enumerate(module.decoders):
-        decoder.register_forward_hook(lambda *_, i=i: ran.append(i))
+    ran = decoders_run(module)
     with torch.no_grad():
         module.trainer = Trainer(accelerator="cpu", logger=False)
         module.on_test_epoch_start()
@@ -139,9 +145,7 @@ def test_post_processing_sees_the_classes_of_every_decoder():
     module = hydra(roi_size=[32, 32], post=[{"_target_": "RemoveOutside", "label": 3, "organ": [1]}]).eval()
     volume = batch_of(samples((32, 32, 2), HEADS[1], 1, 0)) | {"spacing": torch.ones(1, 3)}
     module.to_source_grid = lambda logits, batch: logits
-    ran = []
-    for i, decoder in enumerate(module.decoders):
-        decoder.register_forward_hook(lambda *_, i=i: ran.append(i))
+    ran = decoders_run(module)
     with torch.no_grad():
         module.trainer = Trainer(accelerator="cpu", logger=False)
         module.on_test_epoch_start()
