@@ -234,6 +234,7 @@ class FrozenByHand(Segments):
         self.log("val", mse_loss(self(batch[0]), batch[1]))
 
 
+@pytest.mark.filterwarnings("ignore:Found 1 module")  # that its user froze
 def test_with_held_statistics_an_encoder_answers_as_before_and_trains_as_it_answers(module, loader, trainer):
     trainer().fit(module, loader)  # gives it statistics
     images = next(iter(loader))[0]
