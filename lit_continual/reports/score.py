@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from math import isfinite, nan
 
-_TITLES = {"dice": "Dice", "precision": "Precision", "assd": "ASSD", "hd95": "HD95"}
+_TITLES = {"dice": "Dice", "precision": "Precision", "assd": "ASSD", "hd95": "HD95", "psnr": "PSNR", "ssim": "SSIM"}
+_WORDS = {"cov": "CoV"}
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,9 @@ class Score:
 
     @property
     def title(self) -> str:
-        """Name and unit, as in ``HD95 (mm)``."""
-        title = _TITLES.get(self.name, self.name)
+        """Name and unit, as in ``HD95 (mm)`` and ``liver CoV (%)``."""
+        words = " ".join(_WORDS.get(word, word) for word in self.name.split("_"))
+        title = _TITLES.get(self.name, words)
         return f"{title} ({self.unit})" if self.unit else title
 
     def text(self, value: float, spread: float = nan, signed: bool = False) -> str:
