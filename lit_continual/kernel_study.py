@@ -79,7 +79,9 @@ def _dropped(
         pictures[phi] = picture[..., at].numpy()
         errors[phi] = float((output - intact).square().mean().sqrt())
     images = volume[0, ..., at].numpy(), shown[..., at].numpy()
-    return Dropped(case.patient, *images, pictures, errors, labels=isinstance(module, Segmenter))
+    labels = isinstance(module, Segmenter)
+    unchanged = None if labels else float((volume[0] - intact).square().mean().sqrt())
+    return Dropped(case.patient, *images, pictures, errors, unchanged, labels)
 
 
 def _output(module: nn.Module, volume: Tensor) -> tuple[Tensor, Tensor]:

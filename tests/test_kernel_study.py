@@ -63,7 +63,7 @@ def test_tables_hold_the_scores_of_the_layers_and_what_each_threshold_frees(deno
     assert not (tmp_path / "kse/outputs.png").exists()
 
 
-def test_outputs_without_kernels_are_those_of_a_network_with_zeros_there(denoiser, image, tmp_path):
+def test_outputs_without_kernels_are_those_of_a_network_with_zeros_there(denoiser, image, tmp_path, capsys):
     module, checkpoint = denoiser
     array, path = image
     before = (tmp_path / "denoiser.ckpt").read_bytes()
@@ -72,6 +72,7 @@ def test_outputs_without_kernels_are_those_of_a_network_with_zeros_there(denoise
     volume = torch.from_numpy(array).movedim(-1, 0)[None]
     with torch.no_grad():
         intact = module.infer(volume)
+        unchanged = (volume - intact).square().mean().sqrt().item()
         readers = [kernel_sparsity_entropy(module.network.blocks[i + 1][0].weight) < 0.7 for i in range(3)]
         for block, below in zip(module.network.blocks, readers, strict=False):
             for layer in block:
@@ -85,6 +86,9 @@ def test_outputs_without_kernels_are_those_of_a_network_with_zeros_there(denoise
     assert float(errors[1]["rms_difference"]) == pytest.approx(expected, rel=1e-4)
     page = (tmp_path / "kse/kse.html").read_text()
     assert page.count("data:image/png;base64") == 3
+    assert f"that of the image itself is {unchanged:.3g}" in page
+    (shown,) = (line for line in capsys.readouterr().out.splitlines() if "RMS difference" in line)
+    assert shown.split("│")[-2].strip() == f"{expected:.3g}"
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ class Dropped:
         pictures: The same without the kernels below each threshold.
         errors: Root mean square difference to the intact output, over the volume: in the unit of the image, or of
             probabilities.
+        unchanged: That of the image itself, which a denoiser without a kernel leaves as it is; ``None`` for labels.
         labels: Whether outputs are label maps, of the network's probabilities.
     """
 
@@ -42,6 +43,7 @@ class Dropped:
     intact: NDArray[Any]
     pictures: Mapping[float, NDArray[Any]]
     errors: Mapping[float, float]
+    unchanged: float | None
     labels: bool
 
 
@@ -100,6 +102,8 @@ def kernel_table(study: KernelStudy) -> RenderableType:
         shown.add_row(Text(row["layer"]), str(row["kernels"]), str(row["held"]), *shares)
     shown.add_section()
     shown.add_row("all parameters", "", "", *(f"{share:.1%}" for share in study.freed.values()))
+    if study.dropped:
+        shown.add_row("RMS difference without", "", "", *(f"{error:.3g}" for error in study.dropped.errors.values()))
     return Group(shown, Text("\n".join(["Share of kernels with a score below φ, which TGD retrains.", *study.notes])))
 
 
@@ -171,6 +175,9 @@ def _errors(dropped: Dropped) -> Figure:
     axes = figure.subplots()
     axes.plot([0, *dropped.errors], [0, *dropped.errors.values()], "o-", color=_BAR, linewidth=1.6)
     unit = "probability" if dropped.labels else "unit of the image"
+    if dropped.unchanged is not None:
+        axes.axhline(dropped.unchanged, color=_MARK, linewidth=0.8, linestyle="--")
+        axes.text(0, dropped.unchanged, "the image itself", va="bottom", fontsize=8, color=_MARK)
     axes.set_ylabel(f"RMS difference, {unit}", fontsize=8, color=INK)
     axes.set_xlabel("kernels below φ dropped", fontsize=8, color=INK)
     axes.set_ylim(bottom=0)
