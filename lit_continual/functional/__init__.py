@@ -18,7 +18,7 @@ from lit_continual.functional.l2_sp import l2_sp, l2_sp_gradient, l2_sp_proximal
 from lit_continual.functional.maximum_coverage import maximum_coverage
 from lit_continual.functional.mc_uncertainty import mc_uncertainty
 from lit_continual.functional.meta_gradient import meta_gradient, task_gradient
-from lit_continual.functional.pet import coefficient_of_variation, ensemble_bias
+from lit_continual.functional.pet import coefficient_of_variation, ensemble_bias, ensemble_rmse
 from lit_continual.functional.reptile_gradient import reptile_gradient
 from lit_continual.functional.slice_neighbours import slice_neighbours
 
@@ -31,6 +31,7 @@ __all__ = [
     "coverage_order",
     "distillation_loss",
     "ensemble_bias",
+    "ensemble_rmse",
     "herding",
     "kernel_sparsity_entropy",
     "known_gradient",

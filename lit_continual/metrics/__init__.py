@@ -13,7 +13,7 @@ from lit_continual.metrics.evaluations import Evaluations
 from lit_continual.metrics.paired_test import PairedTest, paired_test
 from lit_continual.metrics.per_case_score import PerCaseScore
 from lit_continual.metrics.precision import Precision
-from lit_continual.metrics.region_score import CoefficientOfVariation, EnsembleBias
+from lit_continual.metrics.region_score import CoefficientOfVariation, EnsembleBias, EnsembleRMSE
 from lit_continual.metrics.result_matrix import ResultMatrix
 from lit_continual.metrics.surface_distance import AverageSurfaceDistance, HausdorffDistance95, SurfaceDistance
 
@@ -25,6 +25,7 @@ __all__ = [
     "ContinualScore",
     "Dice",
     "EnsembleBias",
+    "EnsembleRMSE",
     "Evaluations",
     "Forgetting",
     "ForwardTransfer",

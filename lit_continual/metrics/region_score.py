@@ -1,4 +1,4 @@
-"""Bias and noise of regions over noise realisations, as metrics."""
+"""Bias, noise and error of regions over noise realisations, as metrics."""
 
 from abc import abstractmethod
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_continual.functional import coefficient_of_variation, ensemble_bias
+from lit_continual.functional import coefficient_of_variation, ensemble_bias, ensemble_rmse
 
 
 class RegionScore(Metric):
@@ -60,6 +60,25 @@ class EnsembleBias(RegionScore):
     def region_score(self, *images: Tensor) -> Tensor:
         realisations, truth, mask = images
         return ensemble_bias(realisations, truth, mask)
+
+
+class EnsembleRMSE(RegionScore):
+    """Mean over regions of :func:`~lit_continual.functional.ensemble_rmse`, in percent.
+
+    Update with ``realisations (R, *spatial)``, ``truth (*spatial)`` and ``mask (*spatial)``.
+
+    Example:
+        >>> metric = EnsembleRMSE()
+        >>> metric.update(torch.tensor([[1.0, 3.0], [1.0, 3.0]]), torch.tensor([2.0, 2.0]), torch.tensor([True, True]))
+        >>> metric.compute()
+        tensor(50., dtype=torch.float64)
+    """
+
+    higher_is_better = False
+
+    def region_score(self, *images: Tensor) -> Tensor:
+        realisations, truth, mask = images
+        return ensemble_rmse(realisations, truth, mask)
 
 
 class CoefficientOfVariation(RegionScore):

@@ -43,8 +43,8 @@ class Denoiser(LightningModule):
         ValueError: If the network cannot be built, or a batch has neither ``target`` nor ``twin``.
 
     Logs ``train/loss``, and ``val/psnr`` (dB), ``val/ssim``, ``test/psnr`` and ``test/ssim`` against ``target``. Of
-    whole studies also ``test/<region>_bias`` and ``test/<region>_cov`` (%) for the data module's ``regions``, and each
-    score as ``…/<group>``.
+    whole studies also ``test/<region>_bias``, ``_rmse`` and ``_cov`` (%) for the data module's ``regions``, and
+    each score as ``…/<group>``.
 
     References:
         Chen, Asma and Chan. Targeted Gradient Descent. MICCAI 2021, section 3; Lehtinen et al. Noise2Noise. ICML 2018.

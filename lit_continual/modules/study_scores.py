@@ -8,14 +8,14 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from lit_continual.metrics import CoefficientOfVariation, EnsembleBias
+from lit_continual.metrics import CoefficientOfVariation, EnsembleBias, EnsembleRMSE
 
 
 class StudyScores:
-    """PSNR, SSIM, and bias and noise of every region, over all studies and over those of each group.
+    """PSNR, SSIM, and bias, noise and error of every region, over all studies and over those of each group.
 
     Args:
-        regions: Names of the regions; each has the scores ``<region>_bias`` and ``<region>_cov``, in percent.
+        regions: Names of the regions; each has the scores ``<region>_bias``, ``_cov`` and ``_rmse``, in percent.
         groups: Groups of patients that have their own means, ``<score>/<group>``.
         data_range: Span of the intensities, in their unit.
         device: Where the scores are kept.
@@ -31,6 +31,7 @@ class StudyScores:
                 "ssim": StructuralSimilarityIndexMeasure(data_range=data_range),
             }
             found |= {f"{region}_bias": EnsembleBias() for region in regions}
+            found |= {f"{region}_rmse": EnsembleRMSE() for region in regions}
             found |= {f"{region}_cov": CoefficientOfVariation() for region in regions}
             return {name: metric.to(device) for name, metric in found.items()}
 
@@ -44,7 +45,8 @@ class StudyScores:
         for region in self.regions:
             if region in regions and bool(regions[region].any()):
                 mask = regions[region][0]
-                given |= {f"{region}_bias": (denoised, target, mask), f"{region}_cov": (denoised, mask)}
+                given |= {f"{region}_{score}": (denoised, target, mask) for score in ("bias", "rmse")}
+                given[f"{region}_cov"] = denoised, mask
         if group in self.metrics and group:
             for name, images in given.items():
                 self.metrics[group][name].update(*images)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import isfinite, nan
 
 _TITLES = {"dice": "Dice", "precision": "Precision", "assd": "ASSD", "hd95": "HD95", "psnr": "PSNR", "ssim": "SSIM"}
-_WORDS = {"cov": "CoV"}
+_WORDS = {"cov": "CoV", "rmse": "RMSE"}
 
 
 @dataclass(frozen=True)

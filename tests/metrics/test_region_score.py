@@ -1,7 +1,7 @@
 import torch
 
-from lit_continual.functional import coefficient_of_variation, ensemble_bias
-from lit_continual.metrics import CoefficientOfVariation, EnsembleBias
+from lit_continual.functional import coefficient_of_variation, ensemble_bias, ensemble_rmse
+from lit_continual.metrics import CoefficientOfVariation, EnsembleBias, EnsembleRMSE
 
 GENERATOR = torch.Generator().manual_seed(0)
 REGIONS = [
@@ -11,11 +11,13 @@ REGIONS = [
 
 
 def test_mean_over_regions():
-    bias, variation = EnsembleBias(), CoefficientOfVariation()
+    bias, error, variation = EnsembleBias(), EnsembleRMSE(), CoefficientOfVariation()
     for x, truth, mask in REGIONS:
         bias.update(x, truth, mask)
+        error.update(x, truth, mask)
         variation.update(x, mask)
     assert bias.compute() == sum(ensemble_bias(*region) for region in REGIONS) / 2
+    assert error.compute() == sum(ensemble_rmse(*region) for region in REGIONS) / 2
     assert variation.compute() == sum(coefficient_of_variation(x, mask) for x, _, mask in REGIONS) / 2
 
 

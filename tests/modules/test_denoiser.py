@@ -1,5 +1,6 @@
 from math import nan
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -108,7 +109,7 @@ class Studies(LightningDataModule):
 def test_whole_studies_are_scored_by_region_and_by_group(tmp_path):
     module, data = Denoiser(SMALL, data_range=2.0).eval(), Studies()
     (scores,) = trainer(tmp_path).test(module, data, verbose=False)
-    expected = {"psnr": [], "ssim": [], "lesion_bias": [], "lesion_cov": [], "liver_cov": []}
+    expected = {"psnr": [], "ssim": [], "lesion_bias": [], "lesion_cov": [], "liver_cov": [], "liver_rmse": []}
     for study in data.test_dataloader():
         with torch.no_grad():
             denoised = module.infer(study["realisations"][0])
@@ -119,7 +120,8 @@ def test_whole_studies_are_scored_by_region_and_by_group(tmp_path):
             values, truth = denoised[:, mask[0]].double().numpy(), study["target"][mask].double().numpy()
             bias = 100 * (values.mean() / truth.mean() - 1) if truth.size else nan
             cov = (100 * values.std(1) / values.mean(1)).mean() if truth.size else nan
-            for name, value in ((f"{region}_bias", bias), (f"{region}_cov", cov)):
+            rmse = 100 * np.sqrt(((values.mean(0) - truth) ** 2).mean()) / truth.mean() if truth.size else nan
+            for name, value in ((f"{region}_bias", bias), (f"{region}_cov", cov), (f"{region}_rmse", rmse)):
                 expected.setdefault(name, []).append(value)
     for name, values in expected.items():
         found = torch.stack([torch.as_tensor(v).double() for v in values])
