@@ -1,7 +1,7 @@
 """One slice with its truth and a prediction, as the stream leaves it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -69,6 +69,18 @@ class Overlay:
                 f" {self.prediction.shape} and spacing {self.spacing} mm, which do not fit; delete it, and the report"
                 " leaves it out."
             )
+
+    def close_up(self) -> "Overlay":
+        """The surroundings of its truth, by half its size on each side; all of it, where there is no truth."""
+        spans = [np.flatnonzero(self.truth.any((0, 2))), np.flatnonzero(self.truth.any((0, 1)))]
+        if not self.truth.any():
+            return self
+        margins = [-(-len(span) // 2) for span in spans]
+        rows, columns = (
+            slice(max(span[0] - margin, 0), span[-1] + margin + 1) for span, margin in zip(spans, margins, strict=True)
+        )
+        cut = np.s_[..., rows, columns]
+        return replace(self, image=self.image[cut], truth=self.truth[cut], prediction=self.prediction[cut])
 
     @property
     def size(self) -> tuple[float, float]:

@@ -62,19 +62,27 @@ def text(figure: Figure, x: float, y: float, words: str, size: float, **style: A
     figure.text(x / width, 1 - y / height, plain(words), fontsize=size, **style)
 
 
-def legend(figure: Figure) -> None:
-    """Say what the lines of panels are, in the upper left corner."""
-    lines = (("truth", TRUTH, "-"), ("prediction", PREDICTION, "--"))
+def legend(figure: Figure, region: bool = False) -> None:
+    """Say what the lines of panels are, in the upper left corner: truth and prediction, or the border of a region."""
+    lines = [("region", TRUTH, "-")] if region else [("truth", TRUTH, "-"), ("prediction", PREDICTION, "--")]
     handles = [Line2D([], [], color=colour, linestyle=style, linewidth=2, label=name) for name, colour, style in lines]
     figure.legend(handles=handles, loc="upper left", ncols=2, fontsize=8, facecolor=INK, labelcolor="white")
 
 
-def panel(axes: Axes, overlay: Overlay, caption: str, truth: bool = True, prediction: bool = True) -> None:
-    """Draw a slice with the contours of its truth and of a prediction, in mm."""
+def panel(
+    axes: Axes,
+    overlay: Overlay,
+    caption: str,
+    truth: bool = True,
+    prediction: bool = True,
+    uptake: tuple[float, float] | None = None,
+) -> None:
+    """Draw a slice with the contours of its truth and of a prediction, in mm; as PET is read, between two uptakes."""
     tall, wide = overlay.size
     finite = overlay.image[np.isfinite(overlay.image)]
-    low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
-    axes.imshow(overlay.image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), extent=(0, wide, tall, 0))
+    low, high = uptake or (np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0))
+    colours = "gray_r" if uptake else "gray"
+    axes.imshow(overlay.image, cmap=colours, vmin=low, vmax=max(high, low + 1e-6), extent=(0, wide, tall, 0))
     lines = ((truth, overlay.truth, TRUTH, "-"), (prediction, overlay.prediction, PREDICTION, "--"))
     for drawn, masks, colour, style in lines:
         for mask in masks[masks.any((1, 2))] if drawn else ():
@@ -95,12 +103,12 @@ def _contour(axes: Axes, mask: NDArray[np.bool_], spacing: tuple[float, float], 
     axes.contour(x, y, padded, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.4)
 
 
-def bar(axes: Axes, overlay: Overlay) -> None:
-    """Draw a bar of some round length in mm."""
+def bar(axes: Axes, overlay: Overlay, bright: bool = True) -> None:
+    """Draw a bar of some round length in mm, ``bright`` on a dark image."""
     tall, wide = overlay.size
     length = max((mm for mm in _BARS if mm <= wide / 3), default=_BARS[0])
     ends = (0.05 * wide, 0.05 * wide + length)
-    style: dict[str, Any] = {"color": "white", "path_effects": _LEGIBLE}
+    style: dict[str, Any] = {"color": "white", "path_effects": _LEGIBLE} if bright else {"color": INK}
     axes.plot(ends, [0.95 * tall] * 2, linewidth=2, solid_capstyle="butt", **style)
     axes.text(sum(ends) / 2, 0.93 * tall, f"{length} mm", fontsize=6, ha="center", **style)
 

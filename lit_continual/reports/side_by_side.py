@@ -19,35 +19,41 @@ def side_by_side_figure(lines: Sequence[Line], baseline: str) -> Figure | None:
     """Draw slices (rows): the image, and truth and prediction of each method in the end (columns).
 
     Of each experience, the volumes on which the baseline scores best and worst; one, where it scores the same on all.
+    Images that the methods made themselves, such as denoised ones, are shown close to the region that is marked, in
+    shades from 0.6 to 1.3 of its median in the first: what a network makes up there would not be seen otherwise.
     The runs of the first seed are shown. ``None`` if nothing is finished that stored a slice.
     """
     runs = {line.method: line.runs[0] for line in lines if line.runs}
     rows = [*_rows(runs, baseline)]
     if not rows:
         return None
-    columns = ["", *runs]
+    own = [_own_images(row) for *_, row in rows]
+    rows = [(a, b, _near(row) if made else row) for (a, b, row), made in zip(rows, own, strict=True)]
+    columns = [*runs] if all(own) else ["", *runs]
     wide = min(max((_PAGE - _LEFT) / len(columns) - _GAP, 1.2), 2.4)
     talls = [max(wide * o.size[0] / o.size[1] for o in row.values()) for *_, row in rows]
     width = max(_LEFT + len(columns) * (wide + _GAP), 4.2)
     height = _TOP + sum(talls) + len(talls) * (_FOOT + _GAP)
     figure, top = Figure(figsize=(width, height)), _TOP
-    legend(figure)
+    legend(figure, region=all(own))
     for column, method in enumerate(columns):
         text(figure, _LEFT + column * (wide + _GAP) + wide / 2, _TOP - 0.1, shorten(method, int(wide * 13.5)), 9)
-    for (name, which, row), tall in zip(rows, talls, strict=True):
+    for (name, which, row), tall, made in zip(rows, talls, own, strict=True):
         title = f"{name}, {which}" if which else name
         text(figure, 0.24, top + tall / 2, shorten(title, int(tall * 13.5)), 9, rotation=90)
-        first, own = next(iter(row.values())), _own_images(row)
+        first = next(iter(row.values()))
+        uptake = _uptake(first) if made else None
         for column, method in enumerate(columns):
-            overlay = row.get(method, first if not method and not own else None)
+            overlay = row.get(method, first if not method and not made else None)
             if overlay is None:
                 continue
             left = _LEFT + column * (wide + _GAP)
             axes = figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
-            words = _caption(runs[method], name, overlay, first) if method else slice_name(overlay, int(wide * 19))
-            panel(axes, overlay, words, truth=bool(method), prediction=bool(method))
-            if not method or (overlay is first and own):
-                bar(axes, overlay)
+            named = not method or (overlay is first and made)
+            words = slice_name(overlay, int(wide * 19)) if named else _caption(runs[method], name, overlay, first)
+            panel(axes, overlay, words, truth=bool(method), prediction=bool(method), uptake=uptake)
+            if named:
+                bar(axes, overlay, bright=not made)
         top += tall + _FOOT + _GAP
     return figure
 
@@ -65,6 +71,16 @@ def _own_images(row: Mapping[str, Overlay]) -> bool:
     """Whether what the methods show are images of their own making, and not one that they segment."""
     first, *others = row.values()
     return any(other.patient == first.patient and not np.array_equal(other.image, first.image) for other in others)
+
+
+def _near(row: Mapping[str, Overlay]) -> dict[str, Overlay]:
+    return {method: overlay.close_up() for method, overlay in row.items()}
+
+
+def _uptake(overlay: Overlay) -> tuple[float, float]:
+    """Shades for the region that is marked in a slice, or for all of it where none is."""
+    median = float(np.median(overlay.image[overlay.truth.any(0)])) if overlay.truth.any() else 0.0
+    return (0.6 * median, 1.3 * median) if median > 0 else (0.0, float(np.nanmax(overlay.image)))
 
 
 def _slices(run: Run, name: str) -> dict[str, Overlay]:

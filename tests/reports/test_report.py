@@ -218,6 +218,27 @@ def test_tables_show_the_volumes_on_which_the_baseline_is_best_and_worst(make_ru
     assert [words.partition(",")[0] for words in shown[:2]] == [max(dice, key=dice.get), min(dice, key=dice.get)]
 
 
+def test_images_that_methods_made_are_shown_close_to_the_region_in_shades_around_it(make_runs):
+    runs = [Run.load(make_runs(name=name)) for name in ("a", "b")]
+    truth = np.zeros((1, 60, 40), bool)
+    truth[:, 20:30, 2:10] = True
+    for run, value in zip(runs, (10.0, 11.0), strict=True):
+        for path in (run.folder / "overlays").glob("*.npz"):
+            with np.load(path) as stored:
+                content = dict(stored)
+            image = np.where(truth[0], value, 1.0)
+            shapes = {"image": image, "truth": truth, "prediction": truth * False, "classes": np.array(["bladder"])}
+            np.savez(path, **{**content, **shapes})
+    figure = side_by_side_figure([Line("v1-net", (runs[0],), ()), Line("v2-net", (runs[1],), ())], "v1-net")
+    assert [text.get_text() for text in figure.legends[0].texts] == ["region"]
+    for first, second in zip(figure.axes[::2], figure.axes[1::2], strict=True):
+        for axes, value in ((first, 10.0), (second, 11.0)):
+            (shown,) = axes.images
+            assert shown.get_clim() == pytest.approx((6.0, 13.0))  # of the first, for all
+            assert shown.get_array().shape == (20, 14)  # by half of it on each side, as far as there is an image
+            assert shown.get_array().max() == value
+
+
 def test_a_long_name_gives_way_to_the_number_of_the_slice(make_run):
     run = Run.load(make_run())
     overlay = replace(Overlay.load_all(run.overlay(0, 0))[0], patient="shoulder-00000008", slice=14)
