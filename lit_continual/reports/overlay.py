@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -71,11 +72,11 @@ class Overlay:
             )
 
     def close_up(self) -> "Overlay":
-        """The surroundings of its truth, by half its size on each side; all of it, where there is no truth."""
+        """The surroundings of its truth: half its size on each side, at least 30 mm; all of it without a truth."""
         spans = [np.flatnonzero(self.truth.any((0, 2))), np.flatnonzero(self.truth.any((0, 1)))]
         if not self.truth.any():
             return self
-        margins = [-(-len(span) // 2) for span in spans]
+        margins = [ceil(max(len(span) / 2, 30 / mm)) for span, mm in zip(spans, self.spacing, strict=True)]
         rows, columns = (
             slice(max(span[0] - margin, 0), span[-1] + margin + 1) for span, margin in zip(spans, margins, strict=True)
         )

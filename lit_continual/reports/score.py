@@ -18,7 +18,12 @@ class Score:
 
     @property
     def title(self) -> str:
-        """Name and unit, as in ``HD95 (mm)`` and ``liver CoV (%)``."""
+        """Name and unit, as they are written.
+
+        Example:
+            >>> Score("hd95", False, "mm").title, Score("liver_cov", False, "%").title
+            ('HD95 (mm)', 'liver CoV (%)')
+        """
         words = " ".join(_WORDS.get(word, word) for word in self.name.split("_"))
         title = _TITLES.get(self.name, words)
         return f"{title} ({self.unit})" if self.unit else title

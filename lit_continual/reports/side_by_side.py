@@ -28,7 +28,7 @@ def side_by_side_figure(lines: Sequence[Line], baseline: str) -> Figure | None:
     if not rows:
         return None
     own = [_own_images(row) for *_, row in rows]
-    rows = [(a, b, _near(row) if made else row) for (a, b, row), made in zip(rows, own, strict=True)]
+    rows = [(name, which, _near(row) if made else row) for (name, which, row), made in zip(rows, own, strict=True)]
     columns = [*runs] if all(own) else ["", *runs]
     wide = min(max((_PAGE - _LEFT) / len(columns) - _GAP, 1.2), 2.4)
     talls = [max(wide * o.size[0] / o.size[1] for o in row.values()) for *_, row in rows]

@@ -228,14 +228,14 @@ def test_images_that_methods_made_are_shown_close_to_the_region_in_shades_around
                 content = dict(stored)
             image = np.where(truth[0], value, 1.0)
             shapes = {"image": image, "truth": truth, "prediction": truth * False, "classes": np.array(["bladder"])}
-            np.savez(path, **{**content, **shapes})
+            np.savez(path, **{**content, **shapes, "spacing": np.array([5.0, 10.0])})
     figure = side_by_side_figure([Line("v1-net", (runs[0],), ()), Line("v2-net", (runs[1],), ())], "v1-net")
     assert [text.get_text() for text in figure.legends[0].texts] == ["region"]
     for first, second in zip(figure.axes[::2], figure.axes[1::2], strict=True):
         for axes, value in ((first, 10.0), (second, 11.0)):
             (shown,) = axes.images
             assert shown.get_clim() == pytest.approx((6.0, 13.0))  # of the first, for all
-            assert shown.get_array().shape == (20, 14)  # by half of it on each side, as far as there is an image
+            assert shown.get_array().shape == (22, 14)  # 30 mm; half of it, as far as there is an image
             assert shown.get_array().max() == value
 
 
