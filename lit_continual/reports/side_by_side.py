@@ -20,7 +20,7 @@ def side_by_side_figure(lines: Sequence[Line], baseline: str) -> Figure | None:
 
     Of each experience, the volumes on which the baseline scores best and worst; one, where it scores the same on all.
     Images that the methods made themselves, such as denoised ones, are shown close to the region that is marked, in
-    shades from 0.6 to 1.3 of its median in the first: what a network makes up there would not be seen otherwise.
+    shades around what the first has in it: what a network makes up there would not be seen otherwise.
     The runs of the first seed are shown. ``None`` if nothing is finished that stored a slice.
     """
     runs = {line.method: line.runs[0] for line in lines if line.runs}
@@ -78,9 +78,11 @@ def _near(row: Mapping[str, Overlay]) -> dict[str, Overlay]:
 
 
 def _uptake(overlay: Overlay) -> tuple[float, float]:
-    """Shades for the region that is marked in a slice, or for all of it where none is."""
-    median = float(np.median(overlay.image[overlay.truth.any(0)])) if overlay.truth.any() else 0.0
-    return (0.6 * median, 1.3 * median) if median > 0 else (0.0, float(np.nanmax(overlay.image)))
+    """Shades for the region that is marked in a slice, without its brightest and darkest tenths; or for all of it."""
+    if not overlay.truth.any():
+        return 0.0, float(np.nanmax(overlay.image))
+    low, median, high = map(float, np.percentile(overlay.image[overlay.truth.any(0)], (10, 50, 90)))
+    return max(low - median / 4, 0.0), high + median / 4
 
 
 def _slices(run: Run, name: str) -> dict[str, Overlay]:

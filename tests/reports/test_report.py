@@ -234,7 +234,7 @@ def test_images_that_methods_made_are_shown_close_to_the_region_in_shades_around
     for first, second in zip(figure.axes[::2], figure.axes[1::2], strict=True):
         for axes, value in ((first, 10.0), (second, 11.0)):
             (shown,) = axes.images
-            assert shown.get_clim() == pytest.approx((6.0, 13.0))  # of the first, for all
+            assert shown.get_clim() == pytest.approx((7.5, 12.5))  # of the first, for all
             assert shown.get_array().shape == (22, 14)  # 30 mm; half of it, as far as there is an image
             assert shown.get_array().max() == value
 
