@@ -17,6 +17,8 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
+pytest_plugins = ["tests.fixtures.data", "tests.fixtures.runs"]
+
 
 class TinyModule(LightningModule):
     """One linear layer under MSE; ``extra`` is the term that a callback should reproduce."""
@@ -147,4 +149,4 @@ def reports():
 @pytest.fixture(autouse=True)
 def _no_reports(request, monkeypatch):
     if "reports" not in request.fixturenames:  # which take longer than the runs they tell of
-        monkeypatch.setattr("lit_continual.commands.write_report", lambda runs, output=None: output or runs[0])
+        monkeypatch.setattr("lit_continual.cli.commands.write_report", lambda runs, output=None: output or runs[0])

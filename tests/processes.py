@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["processes", "lit_continual.cli"])
+context.set_forkserver_preload(["processes", "lit_continual.cli.continual_cli"])
 
 
 class Killer:
@@ -18,7 +18,7 @@ class Killer:
 
     def __call__(self, frame, event, arg):
         file = Path(frame.f_code.co_filename)
-        return self.line if file.name in self.files and file.parent.name == "lit_continual" else None
+        return self.line if file.name in self.files and "lit_continual" in file.parts else None
 
     def line(self, frame, event, arg):
         self.left -= event == "line"
@@ -33,8 +33,8 @@ def _run(args, kill, log, reports):
     import torch
 
     torch.set_num_threads(1)
-    from lit_continual import commands
-    from lit_continual.cli import main
+    from lit_continual.cli import commands
+    from lit_continual.cli.continual_cli import main
 
     if not reports:  # which take longer than the run
         commands.write_report = lambda runs, output=None: runs[0]

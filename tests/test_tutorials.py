@@ -14,9 +14,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader
 
-from lit_continual.cli import main
+from lit_continual.cli.continual_cli import main
 from lit_continual.data import shoulder_subject
-from lit_continual.storage import load_checkpoint, read_json
+from lit_continual.runs.storage import load_checkpoint, read_json
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT / "docs" / "tutorials"

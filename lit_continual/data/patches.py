@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tqdm.auto import tqdm
 from typing_extensions import override
 
-from lit_continual.spec import build
+from lit_continual.runs.spec import build
 
 FOREGROUND = 2 / 3  # share of patches that are centred on a revealed class
 CENTRES = 10_000  # voxels remembered of each volume for that

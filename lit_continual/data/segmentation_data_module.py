@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import Self, override
 
-from lit_continual.data.candidates import SliceCandidates
 from lit_continual.data.cases import Case, CaseList, read_cases
-from lit_continual.data.episodes import Episodes
 from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit, whole_loader
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
-from lit_continual.storage import in_one_line
+from lit_continual.methods.meta.episodes import Episodes
+from lit_continual.methods.rehearsal.candidates import SliceCandidates
+from lit_continual.runs.storage import in_one_line
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_continual.functional import continual_scores
+from lit_continual.metrics.continual_scores import continual_scores
 from lit_continual.metrics.evaluations import Evaluations
 
 
@@ -14,7 +14,7 @@ class ContinualScore(Evaluations):
     """Base of the scores that follow from a result matrix, whatever score the matrix holds.
 
     Filled like ``ResultMatrix``, one evaluation an update; ``compute`` returns one entry of
-    ``lit_continual.functional.continual_scores`` (formulas and nan rules there) as a float64 scalar.
+    ``lit_continual.metrics.continual_scores`` (formulas and nan rules there) as a float64 scalar.
 
     Args:
         num_experiences: Number of experiences T in the stream.

@@ -1,12 +1,9 @@
 """Tables, plots and the HTML page of a run."""
 
-from lit_continual.reports.adaptation import write_adaptation
 from lit_continual.reports.comparison import Column, Comparison, Spread, lines_of
 from lit_continual.reports.comparison_files import comparison_table, write_comparison
-from lit_continual.reports.kernels import Dropped, KernelStudy, kernel_table, write_kernel_study
 from lit_continual.reports.logged import logged_values
 from lit_continual.reports.report import write_report
-from lit_continual.reports.run import Run
 from lit_continual.reports.sweep import Sweep, Trial
 from lit_continual.reports.sweep_files import sweep_table, write_sweep
 from lit_continual.reports.terminal import matrix_table
@@ -14,21 +11,15 @@ from lit_continual.reports.terminal import matrix_table
 __all__ = [
     "Column",
     "Comparison",
-    "Dropped",
-    "KernelStudy",
-    "Run",
     "Spread",
     "Sweep",
     "Trial",
     "comparison_table",
-    "kernel_table",
     "lines_of",
     "logged_values",
     "matrix_table",
     "sweep_table",
-    "write_adaptation",
     "write_comparison",
-    "write_kernel_study",
     "write_report",
     "write_sweep",
 ]

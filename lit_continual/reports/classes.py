@@ -5,8 +5,8 @@ from math import nan
 
 import numpy as np
 
-from lit_continual.reports.run import Run
-from lit_continual.reports.score import Score
+from lit_continual.runs.run import Run
+from lit_continual.runs.score import Score
 
 
 @dataclass(frozen=True)

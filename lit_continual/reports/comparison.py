@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lit_continual.metrics import PairedTest, paired_test
-from lit_continual.reports.run import Run
-from lit_continual.reports.score import Score
 from lit_continual.reports.summary import measures
+from lit_continual.runs.run import Run
+from lit_continual.runs.score import Score
 
 LEVEL = 0.05
 Spread = Literal["seeds", "patients"]

@@ -14,10 +14,10 @@ from lit_continual.reports.html import picture, render
 from lit_continual.reports.latex import table
 from lit_continual.reports.over_option import over_option_figure
 from lit_continual.reports.report import png, renewed
-from lit_continual.reports.score import Score
 from lit_continual.reports.side_by_side import side_by_side_figure
 from lit_continual.reports.tables import write_rows
 from lit_continual.reports.training import training_figure
+from lit_continual.runs.score import Score
 
 
 def write_comparison(found: Comparison, folder: Path) -> Path:

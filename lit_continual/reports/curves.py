@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_continual.reports.run import Run
-from lit_continual.reports.score import Score
 from lit_continual.reports.shades import GREY, INK, RULE, line_styles, plain, scale_of, shorten
 from lit_continual.reports.summary import experiences_of, last
+from lit_continual.runs.run import Run
+from lit_continual.runs.score import Score
 
 _COLUMNS = 3
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_continual.reports.run import Run
-from lit_continual.reports.score import Score
 from lit_continual.reports.summary import MEASURES, Row, experiences_of, labels, scores_of, summary
+from lit_continual.runs.run import Run
+from lit_continual.runs.score import Score
 
 _HEADS = {"acc": "ACC", "forgetting": "Forgetting", "bwt": "BWT", "fwt": "FWT", "intransigence": "Intransigence"}
 _SPECIAL = {

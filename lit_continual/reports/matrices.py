@@ -10,10 +10,10 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lit_continual.reports.run import Run
-from lit_continual.reports.score import Score
 from lit_continual.reports.shades import GREY, INK, RULE, Scale, plain, scale_of, shorten
 from lit_continual.reports.summary import labels
+from lit_continual.runs.run import Run
+from lit_continual.runs.score import Score
 
 _COLUMNS = 3
 

@@ -15,10 +15,10 @@ from lit_continual.reports.latex import write_latex
 from lit_continual.reports.matrices import matrix_figure
 from lit_continual.reports.overlays import overlays_figure
 from lit_continual.reports.page import overlay_files, page
-from lit_continual.reports.run import Run
 from lit_continual.reports.shades import DPI
 from lit_continual.reports.summary import scores_of
 from lit_continual.reports.tables import write_csv, write_json
+from lit_continual.runs.run import Run
 
 
 def write_report(runs: Sequence[Path | str], folder: Path | str | None = None) -> Path:

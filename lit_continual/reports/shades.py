@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from lit_continual.reports.run import Run
-from lit_continual.reports.score import Score
+from lit_continual.runs.run import Run
+from lit_continual.runs.score import Score
 
 DPI = 180
 INK, GREY, RULE = "#1b2733", "#5d6b78", "#c9d1d8"

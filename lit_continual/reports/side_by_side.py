@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from lit_continual.reports.comparison import Line
 from lit_continual.reports.overlay import Overlay
 from lit_continual.reports.overlays import bar, caption, legend, panel, scored, slice_name, text
-from lit_continual.reports.run import Run
 from lit_continual.reports.shades import shorten
+from lit_continual.runs.run import Run
 
 _LEFT, _TOP, _FOOT, _GAP, _PAGE = 0.42, 0.62, 0.2, 0.1, 10.8  # inches
 

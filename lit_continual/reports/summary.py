@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lit_continual.functional import continual_scores
-from lit_continual.reports.run import Run
-from lit_continual.reports.score import Score
+from lit_continual.metrics.continual_scores import continual_scores
+from lit_continual.runs.run import Run
+from lit_continual.runs.score import Score
 
 MEASURES = ("acc", "forgetting", "bwt", "fwt", "intransigence")
 

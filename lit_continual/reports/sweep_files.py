@@ -10,9 +10,9 @@ from rich.text import Text
 from lit_continual.reports.html import picture, render
 from lit_continual.reports.over_option import over_option_figure
 from lit_continual.reports.report import png, renewed
-from lit_continual.reports.score import Score
 from lit_continual.reports.sweep import Point, Sweep, short_names
 from lit_continual.reports.tables import write_rows
+from lit_continual.runs.score import Score
 
 
 def write_sweep(sweep: Sweep, folder: Path) -> Path:

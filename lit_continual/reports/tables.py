@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_continual.reports.classes import class_means
-from lit_continual.reports.run import FORMAT, Run
-from lit_continual.reports.score import Score
 from lit_continual.reports.summary import Row, experiences_of, labels, references, scores_of, summary
+from lit_continual.runs.run import FORMAT, Run
+from lit_continual.runs.score import Score
 
 
 def write_csv(runs: Sequence[Run], folder: Path) -> None:

@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lit_continual.reports.run import Run
-from lit_continual.reports.score import Score
 from lit_continual.reports.summary import labels, measures
+from lit_continual.runs.run import Run
+from lit_continual.runs.score import Score
 
 _SHOWN = {"acc": "ACC", "bwt": "BWT", "forgetting": "forgetting"}
 

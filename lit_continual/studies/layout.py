@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_continual.parser import Arguments, checked, read_yaml
+from lit_continual.cli.parser import Arguments, checked, read_yaml
 from lit_continual.reports import Column, Spread
 
 

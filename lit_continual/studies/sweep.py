@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from lit_continual.reports import Sweep, sweep_table, write_sweep
+from lit_continual.stream.tracking import tell
 from lit_continual.studies.cells import PAUSE, Cell, Workers
 from lit_continual.studies.sweep_file import SweepFile, read_sweep
 from lit_continual.studies.trials import Trials
-from lit_continual.tracking import tell
 
 
 def sweep(

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_continual.parser import checked, read_yaml
+from lit_continual.cli.parser import checked, read_yaml
 
 CHOICES = ("categorical", "constant")
 RANGES = ("int_uniform", "uniform", "q_uniform", "log_uniform", "log_uniform_values")

@@ -12,13 +12,14 @@ from typing import Any
 
 from rich.console import Console
 
-from lit_continual.parser import read_yaml
-from lit_continual.reports import Comparison, Run, comparison_table, lines_of, write_comparison
+from lit_continual.cli.parser import read_yaml
+from lit_continual.reports import Comparison, comparison_table, lines_of, write_comparison
 from lit_continual.reports.page import seconds_text
-from lit_continual.stream import SCORES
+from lit_continual.runs.run import Run
+from lit_continual.stream.stream import SCORES
+from lit_continual.stream.tracking import tell
 from lit_continual.studies.cells import Cell, Workers, run_cells
 from lit_continual.studies.layout import Layout, Recipe, read_layout
-from lit_continual.tracking import tell
 
 Check = Callable[[Sequence[str]], Any]
 Option = tuple[str, Any]

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from lit_continual.functional import maximum_coverage_of_features
+from lit_continual.methods.rehearsal.selection.content_distances import content_distances
 from lit_continual.networks import VGG16Features
-from lit_continual.selection import content_distances
 
 N, D, K = 20_000, 256, 300
 

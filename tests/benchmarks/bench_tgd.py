@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from lit_continual.callbacks import TargetedGradientDescent
 from lit_continual.functional import kernel_sparsity_entropy
+from lit_continual.methods.tgd.producers import find_producers
+from lit_continual.methods.tgd.redundancy import kernel_scores
 from lit_continual.modules import Denoiser
-from lit_continual.networks import find_producers, kernel_scores
 
 HOOKS = ("on_after_backward", "on_before_optimizer_step", "on_train_batch_end")
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from lit_continual.cli import main
+from lit_continual.cli.continual_cli import main
 from lit_continual.modules import Segmenter
 
 NET = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [4, 4, 4, 4, 4, 4], "norm": "BATCH"}

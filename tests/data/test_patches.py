@@ -7,7 +7,7 @@ from monai.data import get_track_meta
 from torch.utils.data import DataLoader, SequentialSampler
 
 from lit_continual.data import EpochSampler, PatchDataset, WholeSampler
-from lit_continual.data.replay import ReplaySampler
+from lit_continual.methods.rehearsal.replay import ReplaySampler
 
 KEYS = {"keys": ["image", "label"]}
 AFFINE = {"_target_": "RandAffined", **KEYS, "prob": 1.0, "rotate_range": 0.4, "scale_range": 0.2, "translate_range": 3}

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from lit_continual.networks import DnCNN, find_producers
+from lit_continual.methods.tgd.producers import find_producers
+from lit_continual.networks import DnCNN
 
 
 def test_is_the_network_of_the_paper():

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from lit_continual.reports import Run, matrix_table, report, write_report
+from lit_continual.reports import matrix_table, report, write_report
 from lit_continual.reports.comparison import Line
 from lit_continual.reports.overlay import Overlay
 from lit_continual.reports.overlays import caption, overlays_figure, slice_name
 from lit_continual.reports.side_by_side import side_by_side_figure
+from lit_continual.runs.run import Run
 
 DICE = [[0.9512, None], [0.4134, 0.8464]]
 MM = [[1.25, None], [7.5, 2.75]]

@@ -2,10 +2,10 @@ from math import isnan
 
 import pytest
 
-from lit_continual.reports import Run
 from lit_continual.reports.classes import class_means
-from lit_continual.reports.score import Score
 from lit_continual.reports.summary import labels, measures, references, summary
+from lit_continual.runs.run import Run
+from lit_continual.runs.score import Score
 
 THREE = (("a", ("a",)), ("b", ("b",)), ("c", ("c",)))
 DICE, HD95 = Score("dice"), Score("hd95", False, "mm")

@@ -1,0 +1,1 @@
+"""Denoising: the module, its studies and scores."""

@@ -1,0 +1,122 @@
+"""What the data modules of simulated PET studies share."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from typing_extensions import override
+
+from lit_continual.data.cases import Case
+from lit_continual.data.patches import EpochSampler, place_in_fit, whole_loader
+from lit_continual.denoising.pet_slices import PetSlices, WholeStudies
+from lit_continual.denoising.pet_study import REALISATION_TIME, SCAN_TIMES, Study
+
+
+class PetStudyDataModule(LightningDataModule):
+    """One experience of a denoiser: studies reconstructed with one resolution model.
+
+    Training and validation batches hold slices with their neighbours, ``image`` ``(B, 3, H, W)``, and ``target`` or
+    ``twin``. Test batches hold one patient each: ``realisations`` ``(1, R, D, H, W)``, ``target`` ``(1, D, H, W)``, the
+    masks ``regions`` by name, ``patient``, and the ``group`` whose scores are also shown alone.
+
+    Args:
+        version: The reconstruction, ``"v1"`` or ``"v2"``.
+        pairs: What is learnt from. ``"target"``: scans of ``seconds`` and the full one of 600 s. ``"twin"``: two noise
+            realisations of each study and nothing else, as online learning on a study to be denoised has it.
+        seconds: Scan times of the noisy images; several make noise-adaptive training.
+        realisations: Noise realisations of a test patient.
+        each: Seconds of a realisation.
+        size: Pixels a side.
+        depth: Slices a patient.
+        train_slices: First and last slice to train on, as in a Python slice; ``None`` for all.
+        batch_size: Slices a batch.
+        samples_per_epoch: How many of the shuffled slices make an epoch; ``None`` for all.
+        cache: Folder where simulated studies are kept.
+        seed: Seed of the order of slices; by default that of the run.
+    """
+
+    #: Groups of patients whose scores are also shown alone.
+    groups: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        version: str = "v2",
+        pairs: Literal["target", "twin"] = "target",
+        seconds: Sequence[int] = SCAN_TIMES,
+        realisations: int = 10,
+        each: int = REALISATION_TIME,
+        size: int = 96,
+        depth: int = 24,
+        train_slices: tuple[int, int] | None = None,
+        batch_size: int = 8,
+        samples_per_epoch: int | None = None,
+        cache: str | Path = "runs/pet_studies",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.version, self.pairs, self.seconds, self.realisations = version, pairs, list(seconds), realisations
+        self.each, self.size, self.depth, self.train_slices = each, size, depth, train_slices
+        self.batch_size, self.samples_per_epoch, self.cache = batch_size, samples_per_epoch, cache
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
+
+    @property
+    @abstractmethod
+    def regions(self) -> tuple[str, ...]:
+        """What is measured: the masks of a study."""
+
+    @property
+    @abstractmethod
+    def patients(self) -> dict[str, list[Case]]:
+        """Who is in each split."""
+
+    @abstractmethod
+    def study(self, case: Case, seconds: Sequence[int], realisations: int) -> Study:
+        """The study of a patient, from the cache if it is there."""
+
+    def group(self, case: Case) -> str:
+        """The group of a patient."""
+        return ""
+
+    @property
+    def cases(self) -> dict[str, list[Case]]:
+        """Whose truth is seen in each split; learning from twins sees nobody's."""
+        return self.patients if self.pairs == "target" else {**self.patients, "train": []}
+
+    @override
+    def prepare_data(self) -> None:
+        for split in ("train", "val"):
+            self._pairs(split)
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.train_dataset = PetSlices(self._pairs("train"), self.pairs, self.train_slices)
+
+    def _pairs(self, split: str) -> list[Any]:
+        twins = self.pairs == "twin" and split == "train"
+        options: tuple[list[int], int] = ([], 2) if twins else (self.seconds, 0)
+        bar = tqdm(self.patients[split], desc=f"PET studies, {split}", leave=False, disable=None)
+        studies = [self.study(case, *options) for case in bar]
+        if twins:
+            return [tuple(study["realisations"]) for study in studies]
+        return [(noisy, study["full"]) for study in studies for noisy in study["seconds"]]
+
+    @override
+    def train_dataloader(self) -> DataLoader[Any]:
+        sampler = EpochSampler(self.train_dataset, self.seed, self.samples_per_epoch, *place_in_fit(self.trainer))
+        return DataLoader(self.train_dataset, self.batch_size, sampler=sampler)
+
+    @override
+    def val_dataloader(self) -> Any:
+        return whole_loader(PetSlices(self._pairs("val")), self.trainer, self.batch_size)
+
+    @override
+    def test_dataloader(self) -> Any:
+        bar = tqdm(self.patients["test"], desc="PET studies, test", leave=False, disable=None)
+        studies = WholeStudies([(c.patient, self.group(c), self.study(c, [], self.realisations)) for c in bar])
+        return whole_loader(studies, self.trainer)

@@ -1,0 +1,62 @@
+"""How well a denoiser does on whole studies of several noise realisations."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from lit_continual.denoising.region_score import CoefficientOfVariation, EnsembleBias, EnsembleRMSE
+
+
+class StudyScores:
+    """PSNR, SSIM, and bias, noise and error of every region, over all studies and over those of each group.
+
+    Args:
+        regions: Names of the regions; each has the scores ``<region>_bias``, ``_cov`` and ``_rmse``, in percent.
+        groups: Groups of patients that have their own means, ``<score>/<group>``.
+        data_range: Span of the intensities, in their unit.
+        device: Where the scores are kept.
+    """
+
+    def __init__(self, regions: Sequence[str], groups: Sequence[str], data_range: float, device: Any) -> None:
+        self.regions = regions
+
+        def metrics() -> dict[str, Metric]:
+            whole = (0, 1, 2, 3)  # so that each update is one value of PSNR, and the result their mean
+            found: dict[str, Metric] = {
+                "psnr": PeakSignalNoiseRatio(data_range, dim=whole),
+                "ssim": StructuralSimilarityIndexMeasure(data_range=data_range),
+            }
+            found |= {f"{region}_bias": EnsembleBias() for region in regions}
+            found |= {f"{region}_rmse": EnsembleRMSE() for region in regions}
+            found |= {f"{region}_cov": CoefficientOfVariation() for region in regions}
+            return {name: metric.to(device) for name, metric in found.items()}
+
+        self.metrics = {group: metrics() for group in ("", *groups)}
+
+    def update(self, denoised: Tensor, batch: Mapping[str, Any]) -> dict[str, float]:
+        """Score a study, ``denoised`` ``(R, D, H, W)``, and return its own values."""
+        target, group, regions = batch["target"][0], batch["group"][0], batch["regions"]
+        slices = denoised.flatten(0, 1).unsqueeze(1), target.repeat(len(denoised), 1, 1).unsqueeze(1)
+        given: dict[str, Sequence[Tensor]] = {"psnr": slices, "ssim": slices}
+        for region in self.regions:
+            if region in regions and bool(regions[region].any()):
+                mask = regions[region][0]
+                given |= {f"{region}_{score}": (denoised, target, mask) for score in ("bias", "rmse")}
+                given[f"{region}_cov"] = denoised, mask
+        if group in self.metrics and group:
+            for name, images in given.items():
+                self.metrics[group][name].update(*images)
+        return {name: float(self.metrics[""][name](*images)) for name, images in given.items()}
+
+    def compute(self) -> dict[str, Tensor]:
+        """The mean over studies of each score, nan where there is none."""
+        found = {}
+        for group, metrics in self.metrics.items():
+            for name, metric in metrics.items():
+                value = metric.compute() if metric.update_called else torch.tensor(torch.nan)
+                found[f"{name}/{group}".rstrip("/")] = value.float()
+        return found

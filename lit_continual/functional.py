@@ -1,0 +1,51 @@
+"""The formulas of the papers: tensors in, tensors out."""
+
+from lit_continual.denoising.region_statistics import coefficient_of_variation, ensemble_bias, ensemble_rmse
+from lit_continual.denoising.slice_neighbours import slice_neighbours
+from lit_continual.methods.distillation.loss import distillation_loss
+from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_proximal_
+from lit_continual.methods.meta.inner_loop import adapt
+from lit_continual.methods.meta.known_gradient import known_gradient
+from lit_continual.methods.meta.meta_gradient import meta_gradient, task_gradient
+from lit_continual.methods.meta.reptile_gradient import reptile_gradient
+from lit_continual.methods.rehearsal.content_distance import (
+    content_distance,
+    layer_weight,
+    pairwise_squared_distance,
+    squared_norms,
+)
+from lit_continual.methods.rehearsal.coverage_of_features import coverage_order, maximum_coverage_of_features
+from lit_continual.methods.rehearsal.herding import herding
+from lit_continual.methods.rehearsal.maximum_coverage import maximum_coverage
+from lit_continual.methods.rehearsal.mc_uncertainty import mc_uncertainty
+from lit_continual.methods.tgd.kernel_sparsity_entropy import kernel_sparsity_entropy
+from lit_continual.metrics.continual_scores import continual_scores
+from lit_continual.segmentation.class_ratio_weights import class_ratio_weights
+
+__all__ = [
+    "adapt",
+    "class_ratio_weights",
+    "coefficient_of_variation",
+    "content_distance",
+    "continual_scores",
+    "coverage_order",
+    "distillation_loss",
+    "ensemble_bias",
+    "ensemble_rmse",
+    "herding",
+    "kernel_sparsity_entropy",
+    "known_gradient",
+    "l2_sp",
+    "l2_sp_gradient",
+    "l2_sp_proximal_",
+    "layer_weight",
+    "maximum_coverage",
+    "maximum_coverage_of_features",
+    "mc_uncertainty",
+    "meta_gradient",
+    "pairwise_squared_distance",
+    "reptile_gradient",
+    "slice_neighbours",
+    "squared_norms",
+    "task_gradient",
+]

@@ -1,0 +1,1 @@
+"""Continual-learning methods, one folder each, and the bases that they share."""

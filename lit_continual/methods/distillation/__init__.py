@@ -1,0 +1,1 @@
+"""LwfSeg: the old network teaches the new one."""

@@ -1,0 +1,1 @@
+"""L2-SP: weights are pulled to those of the source."""

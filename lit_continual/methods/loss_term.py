@@ -1,0 +1,122 @@
+"""Base class of the callbacks that add a term to the training loss."""
+
+import copy
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from lit_continual.methods.guards import require_automatic_optimization, require_persistent_replicas
+
+
+class LossTerm(Callback, ABC):
+    """Add one term to the loss that ``training_step`` returns, for the length of ``fit``.
+
+    The term is part of the returned loss, so precision scaling, gradient accumulation, clipping and the
+    distributed strategy treat it as they treat the loss of the module. Works on any LightningModule under automatic
+    optimization, whether its step returns a tensor or a mapping with ``"loss"``.
+
+    Raises:
+        MisconfigurationException: Under manual optimization, and under strategies that shard the module or drop the
+            processes of ``fit``.
+
+    Logs ``train/<name>``, the weighted term, at every step that has one.
+
+    Example:
+        >>> class Smoothness(LossTerm):
+        ...     name = "smoothness"
+        ...
+        ...     def compute(self, pl_module, batch, outputs):
+        ...         return 1e-3 * sum(p.abs().sum() for p in pl_module.parameters())
+        >>> Smoothness().state_key
+        'Smoothness[smoothness]'
+    """
+
+    #: Names the term in the logs, as ``train/<name>``, and its state in checkpoints. One trainer, one term of a name.
+    name: str
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return f"{type(self).__qualname__}[{self.name}]"
+
+    @abstractmethod
+    def compute(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor | None:
+        """Return the weighted term, a scalar in the graph, or ``None`` where there is none yet.
+
+        Args:
+            pl_module: The module in training, in train mode and under the autocast of the trainer.
+            batch: The batch that ``training_step`` got, on the device.
+            outputs: What ``training_step`` returned: the loss, or a mapping that holds it under ``"loss"``.
+        """
+
+    def share_of_loss(self, batch: Any) -> float:
+        """Return the factor on the module's own loss for this batch, for terms that share its weight."""
+        return 1.0
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            require_persistent_replicas(trainer, self)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        require_automatic_optimization(pl_module, self)
+        _Step.of(pl_module).terms.append(self)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        _Step.remove(pl_module, self)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        _Step.remove(pl_module, self)  # Lightning calls no `teardown` after an exception.
+
+
+class _Step:
+    """The ``training_step`` of one module plus its terms: one wrapper however many terms there are."""
+
+    def __init__(self, pl_module: LightningModule) -> None:
+        self.module, self.step = pl_module, pl_module.training_step
+        self.terms: list[LossTerm] = []
+        self.shadows = "training_step" in vars(pl_module)  # True for a module that went through `torch.compile`
+        self.__wrapped__ = inspect.unwrap(self.step)  # Lightning reads the signature here, one level deep.
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = self.step(*args, **kwargs)
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if loss is None:
+            return outputs  # Lightning skips the step, or says what is missing.
+        batch = args[0] if args else kwargs["batch"]
+        terms = [(term, term.compute(self.module, batch, outputs)) for term in self.terms]
+        for term, _ in terms:
+            share = term.share_of_loss(batch)
+            loss = loss if share == 1.0 else share * loss
+        for term, value in terms:
+            if value is not None:
+                self.module.log(f"train/{term.name}", value.detach())
+                loss = loss + value
+        return {**outputs, "loss": loss} if isinstance(outputs, Mapping) else loss
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.step, memo)  # A copy of the module is a plain module.
+
+    @staticmethod
+    def of(pl_module: LightningModule) -> "_Step":
+        if not isinstance(pl_module.training_step, _Step):
+            pl_module.training_step = _Step(pl_module)  # type: ignore[method-assign]
+        return pl_module.training_step
+
+    @staticmethod
+    def remove(pl_module: LightningModule, term: LossTerm) -> None:
+        step = pl_module.training_step
+        if isinstance(step, _Step) and term in step.terms:
+            step.terms.remove(term)
+            if not step.terms and step.shadows:
+                pl_module.training_step = step.step  # type: ignore[method-assign]
+            elif not step.terms:
+                del pl_module.training_step

@@ -1,0 +1,1 @@
+"""Meta-tune: fine-tuning by the gradient after adaptation."""

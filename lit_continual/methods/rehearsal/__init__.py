@@ -1,0 +1,1 @@
+"""Exemplars: what a stream keeps of the past, how it is chosen, and how it comes back."""

@@ -1,0 +1,170 @@
+"""The exemplars of a stream on disk: a folder of arrays, and a manifest that says what they are."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lit_continual.methods.rehearsal.budget import Budget
+from lit_continual.methods.rehearsal.exemplar import Exemplar, checksum, packed, unpacked
+from lit_continual.runs.storage import read_json, replaced, write_json
+
+FORMAT = 1
+
+
+class ExemplarMemory:
+    """A folder with a file for each exemplar and ``manifest.json``.
+
+    The manifest is replaced in one step after the files it names were written, and files it no longer names go last: a
+    process that is killed, or a disk that is full, leaves what was there before or what should be there, never less.
+    Every file is held against its checksum when it is read. Only one process may write.
+
+    Args:
+        folder: The folder; it need not be there yet.
+
+    Example:
+        >>> import tempfile, torch
+        >>> memory = ExemplarMemory(tempfile.mkdtemp())
+        >>> pick = Exemplar("first", 0, {"bone": 0}, "a list", "p1")
+        >>> memory.add("first", ["bone"], [(pick, {"image": torch.ones(2)})], Budget())
+        >>> memory.load(memory.exemplars[0])
+        {'image': tensor([1., 1.])}
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / "manifest.json"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What is in the folder.
+
+        Raises:
+            ValueError: If the manifest is damaged, or of another program.
+        """
+        if not self.path.exists():
+            return {"format": FORMAT, "experiences": {}, "exemplars": []}
+        manifest = read_json(self.path)
+        if not isinstance(manifest, Mapping) or manifest.get("format") != FORMAT or "exemplars" not in manifest:
+            raise ValueError(f"{self.path} is no manifest of a memory of format {FORMAT}. Restore it from a copy.")
+        return dict(manifest)
+
+    @property
+    def exemplars(self) -> list[Exemplar]:
+        """All exemplars, those of each experience in the order in which they were picked."""
+        return [Exemplar.read(entry, self.path) for entry in self.manifest["exemplars"]]
+
+    @property
+    def experiences(self) -> dict[str, dict[str, Any]]:
+        """The experiences that exemplars were chosen from, with their ``classes`` and further facts."""
+        found: dict[str, dict[str, Any]] = self.manifest["experiences"]
+        return found
+
+    def load(self, exemplar: Exemplar) -> dict[str, Any]:
+        """Read the sample of an exemplar.
+
+        Raises:
+            ValueError: If its file is missing, or is not what was stored.
+        """
+        return unpacked(self._content(exemplar), exemplar.values)
+
+    def add(
+        self,
+        experience: str,
+        classes: Sequence[str],
+        picks: Iterable[tuple[Exemplar, Mapping[str, Any]]],
+        budget: Budget,
+        **facts: Any,
+    ) -> None:
+        """Store the exemplars of an experience, in place of those it may have, and drop what exceeds the budget.
+
+        Args:
+            experience: Its name.
+            classes: What the exemplars were picked for.
+            picks: Exemplars in their order, without a file yet, each with its sample.
+            budget: What the memory may hold in all.
+            facts: What the manifest says of the experience beside.
+        """
+        manifest, contents, new = self.manifest, dict[str, bytes](), list[Exemplar]()
+        for exemplar, sample in [] if budget.empty else picks:
+            content, values = packed(sample)
+            digest = checksum(content)
+            file = f"{digest[:32]}.npz"
+            contents[file] = content
+            new.append(replace(exemplar, values=values, file=file, sha256=digest, bytes=len(content)))
+        experiences = {**manifest["experiences"], experience: {"classes": list(classes), **facts}}
+        old = [exemplar for exemplar in self.exemplars if exemplar.experience != experience]
+        kept = budget.kept([*old, *new], {name: e["classes"] for name, e in experiences.items()})
+        self._write({e.file: contents[e.file] for e in kept if e.file in contents})
+        self._commit(kept, {"exemplar_free": budget.empty, "budget": vars(budget), "experiences": experiences})
+
+    def begin(self, start: str | os.PathLike[str]) -> None:
+        """Take over what another memory holds, unless there is something here already."""
+        other = ExemplarMemory(start)
+        other.require()
+        if not self.path.exists():
+            self._write({exemplar.file: other._content(exemplar) for exemplar in other.exemplars})
+            self._commit(other.exemplars, _facts(other.manifest))
+
+    def require(self) -> None:
+        """Check that there is a memory.
+
+        Raises:
+            ValueError: If there is none in the folder, or its manifest is damaged.
+        """
+        if not self.path.exists():
+            raise ValueError(
+                f"There is no memory in {self.folder}: it has no manifest.json. Give the `memory` of a run."
+            )
+        _ = self.exemplars
+
+    def forget(self, patient: str) -> int:
+        """Remove all exemplars of a patient; return how many there were.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        exemplars = self.exemplars
+        kept = [exemplar for exemplar in exemplars if exemplar.patient != patient]
+        if len(kept) == len(exemplars):
+            patients = ", ".join(sorted({exemplar.patient for exemplar in exemplars})) or "nobody"
+            raise ValueError(f"{self.folder} holds nothing of patient {patient}. It holds {patients}.")
+        self._commit(kept, _facts(self.manifest))
+        return len(exemplars) - len(kept)
+
+    def _content(self, exemplar: Exemplar) -> bytes:
+        path = self.folder / "exemplars" / exemplar.file
+        remedy = f"Restore it, or drop the patient: lit-continual memory forget {self.folder} --patient"
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise ValueError(f"{path}, an exemplar, is missing. {remedy} '{exemplar.patient}'.") from error
+        if checksum(content) != exemplar.sha256:
+            raise ValueError(f"{path}, an exemplar, is damaged: its checksum differs. {remedy} '{exemplar.patient}'.")
+        return content
+
+    def _write(self, contents: Mapping[str, bytes]) -> None:
+        """Write files that are not there yet; if one cannot be written, take away the others."""
+        known = {exemplar.file for exemplar in self.exemplars}
+        try:
+            for file, content in contents.items():
+                with replaced(self.folder / "exemplars" / file) as temporary:
+                    temporary.write_bytes(content)
+        except OSError:
+            for file in contents.keys() - known:
+                (self.folder / "exemplars" / file).unlink(missing_ok=True)
+            raise
+
+    def _commit(self, kept: Sequence[Exemplar], facts: Mapping[str, Any]) -> None:
+        write_json(self.path, {"format": FORMAT, **facts, "exemplars": [exemplar.entry() for exemplar in kept]})
+        files = {exemplar.file for exemplar in kept}
+        with contextlib.suppress(FileNotFoundError):  # nothing was ever kept
+            for path in (self.folder / "exemplars").iterdir():
+                if path.name not in files:
+                    path.unlink()
+
+
+def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in manifest.items() if k not in ("format", "exemplars")}

@@ -1,0 +1,1 @@
+"""Targeted gradient descent: useful kernels are kept, redundant ones retrained."""

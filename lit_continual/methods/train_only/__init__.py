@@ -1,0 +1,1 @@
+"""Fine-tuning of some layers only."""

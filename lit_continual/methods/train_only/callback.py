@@ -1,0 +1,60 @@
+"""Fine-tuning of some layers only."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lit_continual.methods.partial_training import PartialTraining
+from lit_continual.methods.tgd.redundancy import learnt_values
+
+
+class TrainOnly(PartialTraining):
+    """Train the named parts of a network, such as its last blocks, and keep the rest bit-identical.
+
+    What is not named keeps its normalisation's running statistics as well. Parameters that the last fit did not have,
+    such as a new head, are trained.
+
+    Args:
+        parts: Submodules or parameters by name, such as ``blocks.7``.
+        network: The submodule that the names lie in; by default the whole module.
+        after: Fits to leave alone at first: 1 in a stream whose first experience trains from random weights. A stream
+            that starts from a checkpoint has one behind it.
+        hold_statistics: Let held channels of a batch normalisation normalise by their running statistics, which are
+            held, in training too. Without it they normalise by the batch while the rest learns, and otherwise after.
+
+    Raises:
+        ValueError: If ``parts`` is empty or, when a fit starts, names something that is not there.
+
+    Logs ``train/free_share``, the share of the parameters that is trained, each epoch.
+
+    References:
+        The FT-net of Chen, Asma and Chan. Targeted Gradient Descent. MICCAI 2021, section 4.
+
+    Example:
+        >>> callback = TrainOnly(["blocks.5", "blocks.6", "blocks.7"], network="network", after=1)
+    """
+
+    def __init__(
+        self, parts: Sequence[str], network: str | None = None, after: int = 0, hold_statistics: bool = False
+    ) -> None:
+        super().__init__(network, after, hold_statistics)
+        if isinstance(parts, str) or not parts:
+            raise ValueError(f"`parts` must be a list of names, got {parts!r}.")
+        self.parts = list(parts)
+
+    @override
+    def choose_masks(self, network: nn.Module, pl_module: LightningModule, fresh: set[str]) -> Mapping[str, Tensor]:
+        names = learnt_values(network).keys()
+        for part in self.parts:
+            if not any(_lies_in(name, part) for name in names):
+                there = ", ".join(name for name, _ in network.named_children())
+                raise ValueError(f"`{type(network).__name__}` has nothing to train called `{part}`. It has {there}.")
+        trained = {n: n in fresh or any(_lies_in(n, part) for part in self.parts) for n in names}
+        return {name: torch.tensor(free) for name, free in trained.items()}
+
+
+def _lies_in(name: str, part: str) -> bool:
+    return f"{name}.".startswith(f"{part}.")

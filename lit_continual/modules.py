@@ -1,0 +1,26 @@
+"""LightningModules, and the strategies of meta-learning, by the names that configs use."""
+
+from lit_continual.denoising.denoiser import Denoiser
+from lit_continual.methods.meta.meta_tune import MetaTune
+from lit_continual.methods.meta.strategies import ANIL, FOMAML, MAML, MetaStrategy, Naive, Reptile
+from lit_continual.segmentation.class_ratio_cross_entropy import ClassRatioCrossEntropy
+from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.hydra_net import HydraNet
+from lit_continual.segmentation.region_segmenter import RegionSegmenter
+from lit_continual.segmentation.segmenter import Segmenter
+
+__all__ = [
+    "ANIL",
+    "FOMAML",
+    "MAML",
+    "ClassRatioCrossEntropy",
+    "Denoiser",
+    "GrowingHeads",
+    "HydraNet",
+    "MetaStrategy",
+    "MetaTune",
+    "Naive",
+    "RegionSegmenter",
+    "Reptile",
+    "Segmenter",
+]

@@ -1,0 +1,1 @@
+"""Seeded data for those who have none; only configs and tests know it."""

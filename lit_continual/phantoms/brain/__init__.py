@@ -1,0 +1,1 @@
+"""Brain tumours in four MR sequences."""

@@ -1,0 +1,107 @@
+"""A seeded phantom of brain tumours in four MR sequences: gliomas to learn from, metastases to learn next."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_continual.phantoms.brain.tissues import TISSUES, brain_tissues
+from lit_continual.phantoms.phantom_folder import write_phantom
+from lit_continual.phantoms.shoulder.tissues import Spacing, Triple, smooth_noise
+
+VERSION = 1  # of the drawing: another one makes other images from the same seed
+SIZE: Triple = (96, 112, 20)
+SPACING: Spacing = (1.8, 1.8, 6.0)
+KINDS = ("glioma", "metastasis")
+LABELS = {"0": "background", "1": "necrosis", "2": "oedema", "3": "enhancing"}
+SUBJECTS_PER_SEED = 10_000
+#: Signal of each of ``TISSUES`` in each sequence.
+SIGNALS = {
+    "FLAIR": (0.0, 0.55, 0.06, 0.10, 0.55, 0.42, 0.85, 0.10, 0.32, 0.92, 0.66),
+    "T1": (0.0, 0.90, 0.06, 0.14, 0.50, 0.70, 0.56, 0.25, 0.24, 0.45, 0.46),
+    "T1c": (0.0, 0.92, 0.06, 0.14, 0.52, 0.72, 0.57, 1.15, 0.25, 0.46, 1.10),
+    "T2": (0.0, 0.55, 0.06, 1.05, 0.60, 0.42, 0.75, 0.12, 0.92, 0.86, 0.62),
+}
+
+
+def brain_subject(
+    seed: int, kind: str = "glioma", size: Triple = SIZE, spacing: Spacing = SPACING
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Scan one patient in FLAIR, T1, T1 with contrast agent, and T2.
+
+    The signal of a sequence is Rician: ``|b · Σ_t s_t f_t + n|`` with the shares ``f`` of the tissues in the voxel,
+    their signals ``s``, a smooth bias field ``b`` and complex normal noise ``n``; scales differ by subject and
+    sequence. What is bright without being tumour: fat and, with contrast agent, the sagittal sinus; in FLAIR, caps
+    of the ventricles.
+
+    Args:
+        seed: the patient; another one for each kind.
+        kind: ``"glioma"`` or ``"metastasis"``.
+        size: voxels to the right, front and top.
+        spacing: mm to the right, front and top.
+
+    Returns:
+        Image ``(X, Y, Z, 4)`` and labels ``(X, Y, Z)``, in RAS orientation. Labels are those of BraTS 2023: 1 necrosis,
+        2 oedema, 3 enhancing (4 until 2022). Its regions are whole tumour 1 + 2 + 3, core 1 + 3, enhancing 3; MONAI's
+        ``ConvertToMultiChannelBasedOnBratsClasses(et_label=3)`` makes them.
+
+    Raises:
+        ValueError: if the kind is unknown.
+
+    Example:
+        >>> image, label = brain_subject(0, "glioma", size=(40, 48, 10), spacing=(4.5, 4.5, 12.0))
+        >>> image.shape, image.dtype.name, np.unique(label).tolist()
+        ((40, 48, 10, 4), 'int16', [0, 1, 2, 3])
+    """
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}.")
+    shares, label = brain_tissues(np.random.default_rng([0, KINDS.index(kind), seed]), kind, size, spacing)
+    rng = np.random.default_rng([1, KINDS.index(kind), seed])
+    channels = []
+    for signals in SIGNALS.values():
+        seen = (np.array(signals) * rng.normal(1, 0.06, len(TISSUES))).astype(np.float32)
+        clean = shares @ seen * np.exp(0.15 * smooth_noise(rng, size, (3, 3, 3)))
+        noise = rng.normal(0, 0.03 * rng.uniform(0.7, 1.4), (2, *size))
+        channels.append(np.hypot(clean + noise[0], noise[1]) * rng.uniform(200, 1200))
+    return np.stack(channels, axis=-1).astype(np.int16), label
+
+
+def write_brain_phantom(
+    folder: Path | str,
+    kind: str,
+    subjects: int,
+    seed: int,
+    size: Triple = SIZE,
+    spacing: Spacing = SPACING,
+) -> Path:
+    """Write phantoms as a Decathlon data set, or reuse the one that is there; see ``write_phantom``.
+
+    Args:
+        folder: of the data set; its parents are made.
+        kind: ``"glioma"`` or ``"metastasis"``.
+        subjects: number of patients, at most 10 000.
+        seed: of the data set; the patients of different seeds differ.
+        size: voxels to the right, front and top.
+        spacing: mm to the right, front and top.
+
+    Returns:
+        Path of ``dataset.json``. Images have their four sequences along the fourth axis, in the order of ``modality``.
+
+    Raises:
+        ValueError: if an argument is out of range, or the folder holds another data set.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}.")
+    if not 1 <= subjects <= SUBJECTS_PER_SEED:
+        raise ValueError(f"`subjects` must lie in 1..{SUBJECTS_PER_SEED}, got {subjects}.")
+    recipe = {"version": VERSION, "kind": kind, "subjects": subjects, "seed": seed}
+    description = {
+        "name": f"Brain phantom, {kind}",
+        "modality": {str(i): sequence for i, sequence in enumerate(SIGNALS)},
+        "labels": LABELS,
+        "phantom": {**recipe, "size": list(size), "spacing": list(spacing)},
+    }
+    patients = [seed * SUBJECTS_PER_SEED + i for i in range(subjects)]
+    scans = {f"{kind}-{p:08d}": partial(brain_subject, p, kind, size, spacing) for p in patients}
+    return write_phantom(folder, description, scans, spacing)

@@ -1,0 +1,1 @@
+"""Shoulder MR in two contrasts."""

@@ -1,0 +1,1 @@
+"""What a run and a checkpoint are on disk: one definition, one writer, one reader."""

@@ -1,0 +1,226 @@
+"""A run folder as the stream leaves it, read and checked."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_continual.runs.score import Score
+
+FORMAT = 1
+MODES = ("continual", "joint", "single")
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One line of ``run.json``; what is not known before the experience is finished is ``None``."""
+
+    name: str
+    classes: tuple[str, ...] = ()
+    epochs: int | None = None
+    seconds: float | None = None
+    evaluation_seconds: float | None = None
+    checkpoint: str | None = None
+    checkpoint_bytes: int | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """The scores of one class in one volume of experience ``on``, after experience ``after``; nan is undefined."""
+
+    after: int
+    on: int
+    patient: str
+    label: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Everything a report needs to know of one run.
+
+    Attributes:
+        folder: Where it was read from.
+        name: The run's name, shared by runs that differ in their seed only.
+        mode: ``continual``, or one of its bounds: ``joint`` (one fit on all data, the last row of the matrix) and
+            ``single`` (each experience trained alone, the diagonal).
+        matrix: Per score ``R`` of shape ``(T, T)``: ``R[i, j]`` after experience ``i`` on experience ``j``, nan where
+            it was not evaluated or is undefined.
+        cases: The rows of ``cases.csv``.
+        config: Text of ``config.yaml``, empty where there is none.
+    """
+
+    folder: Path
+    name: str
+    mode: str
+    seed: int | None
+    status: str
+    experiences: tuple[Experience, ...]
+    scores: tuple[Score, ...]
+    matrix: Mapping[str, NDArray[np.float64]]
+    cases: tuple[Case, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    parameters: int | None = None
+    config: str = ""
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Run":
+        """Read a run folder.
+
+        Raises:
+            ValueError: If the folder is missing, was not written by a stream, or a file in it is damaged.
+        """
+        folder = Path(folder)
+        described = _read_json(folder / "run.json")
+        if not isinstance(described, dict) or described.get("format") != FORMAT:
+            found = described.get("format") if isinstance(described, dict) else None
+            raise ValueError(
+                f"`{folder / 'run.json'}` has format {found!r}, and this version reads format {FORMAT}; give a folder"
+                " that `fit` wrote, or install the version that wrote it."
+            )
+        try:
+            run = cls(folder=folder, matrix={}, **_fields(described))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"`{folder / 'run.json'}` is incomplete or damaged ({_reason(error)}); repeat the run with `--resume`."
+            ) from error
+        config = folder / "config.yaml"
+        object.__setattr__(run, "matrix", _read_matrix(folder / "matrix.json", run))
+        object.__setattr__(run, "cases", _read_cases(folder / "cases.csv", run))
+        object.__setattr__(run, "config", config.read_text("utf-8", "replace") if config.is_file() else "")
+        return run
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stream came to its end."""
+        return self.status == "finished"
+
+    @property
+    def steps(self) -> int:
+        """How many rows of the matrix there are so far, up to the last that holds a number."""
+        return max((int(i) + 1 for R in self.matrix.values() for i in np.flatnonzero(np.isfinite(R).any(1))), default=0)
+
+    def values(self, score: Score) -> NDArray[np.float64]:
+        """The matrix of one score, shape ``(T, T)``; all nan for a score that this run does not have."""
+        size = len(self.experiences)
+        return self.matrix.get(score.name, np.full((size, size), nan))
+
+    def rows(self) -> list[tuple[str, int]]:
+        """What the rows of the matrix are called and where they are; joint training has one."""
+        if self.mode == "joint":
+            return [("all together", len(self.experiences) - 1)]
+        return [(experience.name, i) for i, experience in enumerate(self.experiences)]
+
+    def learnt_at(self, on: int) -> int:
+        """Row of the matrix in which experience ``on`` was just learnt."""
+        return len(self.experiences) - 1 if self.mode == "joint" else on
+
+    def last_at(self, on: int) -> int:
+        """Row of the matrix that says how well experience ``on`` is known in the end, or so far."""
+        return {"continual": self.steps - 1, "joint": len(self.experiences) - 1, "single": on}[self.mode]
+
+    def overlay(self, after: int, on: int) -> Path | None:
+        """The file with the slice of experience ``on`` as segmented after experience ``after``, if there is one."""
+        path = self.folder / "overlays" / f"{after}_{on}.npz"
+        return path if path.is_file() else None
+
+
+def _fields(described: dict[str, Any]) -> dict[str, Any]:
+    known = Experience.__dataclass_fields__
+    experiences = tuple(
+        Experience(**{**{k: v for k, v in e.items() if k in known}, "classes": tuple(e["classes"])})
+        for e in described["experiences"]
+    )
+    names = [e.name for e in experiences]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"its experiences are {names}, and each needs a name of its own")
+    scores = described["scores"].items()
+    if not scores:
+        raise ValueError("it names no score")
+    if described["mode"] not in MODES:
+        raise ValueError(f"mode {described['mode']!r} is none of {', '.join(MODES)}")
+    return {
+        "experiences": experiences,
+        "scores": tuple(_score(n, s) for n, s in scores),
+        "versions": {str(k): str(v) for k, v in described.get("versions", {}).items()},
+        "name": str(described["name"]),
+        **{key: described[key] for key in ("mode", "status")},
+        **{key: described.get(key) for key in ("seed", "parameters")},
+        "device": str(described.get("device", "")),
+    }
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"`{path.parent}` is not a run folder: it has no `{path.name}`; give a folder that `fit` wrote."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`{path}` cannot be read ({_reason(error)}); repeat the run with `--resume`.") from error
+
+
+def _read_matrix(path: Path, run: Run) -> dict[str, NDArray[np.float64]]:
+    size = len(run.experiences)
+    if not run.finished and not path.exists():  # stopped or looked at before the first evaluation
+        return {score.name: np.full((size, size), nan) for score in run.scores}
+    stored, matrix = _read_json(path), {}
+    for score in run.scores:
+        try:
+            R = np.array([[nan if v is None else v for v in row] for row in stored[score.name]], dtype=np.float64)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"`{path}` holds no matrix of numbers for `{score.name}` ({_reason(error)}); repeat the run with"
+                " `--resume`."
+            ) from error
+        if R.shape != (size, size):
+            raise ValueError(
+                f"`{path}` holds a matrix of shape {R.shape} for `{score.name}`, and `run.json` beside it names {size}"
+                " experiences; the two are not of one run, so repeat it with `--resume`."
+            )
+        matrix[score.name] = np.where(np.isfinite(R), R, nan)
+    return matrix
+
+
+def _read_cases(path: Path, run: Run) -> tuple[Case, ...]:
+    if not path.exists():
+        return ()
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            cases = tuple(_case(row, run) for row in csv.DictReader(file))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"`{path}` is damaged ({_reason(error)}); repeat the run with `--resume`.") from error
+    return cases
+
+
+def _case(row: dict[str, str], run: Run) -> Case:
+    if None in row or None in row.values():
+        raise ValueError(f"a line with {sum(value is not None for value in row.values())} fields")
+    after, on = int(row["after"]), int(row["on"])
+    if not (0 <= after < len(run.experiences) and 0 <= on < len(run.experiences)):
+        raise ValueError(f"experience {max(after, on)} of {len(run.experiences)}")
+    values = {score.name: float(row[score.name] or nan) for score in run.scores}
+    return Case(after, on, row["patient"], row["class"], {k: v if isfinite(v) else nan for k, v in values.items()})
+
+
+def _reason(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _score(name: str, described: Mapping[str, Any]) -> Score:
+    baseline = described.get("baseline")
+    return Score(
+        name,
+        bool(described["higher_is_better"]),
+        str(described.get("unit", "")),
+        None if baseline is None else float(baseline),
+    )

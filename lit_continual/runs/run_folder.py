@@ -1,0 +1,156 @@
+"""What a run leaves on disk, written so that it can be killed anywhere and gone on with."""
+
+import csv
+import io
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_continual.runs.storage import is_first_rank, read_json, replaced, write_json, write_text
+
+
+class RunFolder:
+    """The folder of one run: ``config.yaml``, ``run.json``, ``matrix.json``, ``cases.csv``, memory and checkpoints.
+
+    Only the first rank writes. ``run.json`` is written last of a step, so what it says is there is there.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run: dict[str, Any] = {}
+        self.matrices: dict[str, list[list[float | None]]] = {}
+
+    @property
+    def memory(self) -> Path:
+        """Where the exemplars lie."""
+        return self.path / "memory"
+
+    def checkpoint(self, index: int) -> Path:
+        """Where the network and the callbacks' memory lie after experience ``index``."""
+        return self.path / str(self.run["experiences"][index]["checkpoint"])
+
+    def resume_folder(self, index: int) -> Path:
+        """Where a fit that is under way keeps what it needs to go on."""
+        return self.checkpoint(index).parent / "resume"
+
+    def start(self, config: str, run: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+        """Begin a run, or go on with the one that is there.
+
+        Raises:
+            ValueError: If the folder holds a run and neither is asked for, or holds another run than the one to resume.
+        """
+        known, size = self.path / "run.json", len(run["experiences"])
+        self.matrices = {score: [[None] * size for _ in range(size)] for score in run["scores"]}
+        if is_first_rank():
+            self._prepare(known.exists(), resume, overwrite)
+        if known.exists():
+            self.run = read_json(known)
+            _require_same_run(self.path, run, self.run)
+            matrices = self.path / "matrix.json"
+            self.matrices = read_json(matrices) if matrices.exists() else self.matrices
+            return
+        self.run = dict(run)
+        if is_first_rank():
+            write_text(self.path / "config.yaml", config)
+            write_json(self.path / "matrix.json", self.matrices)
+            write_json(known, self.run)
+
+    def _prepare(self, known: bool, resume: bool, overwrite: bool) -> None:
+        if known and not resume and not overwrite:
+            raise ValueError(
+                f"{self.path} holds a run already. Add --resume to go on with it, --overwrite to start anew, or"
+                " choose another folder with --trainer.default_root_dir."
+            )
+        if known and not resume:
+            self._clear()
+        elif not known and (self.path / "experiences").exists():
+            raise ValueError(
+                f"{self.path / 'experiences'} may hold checkpoints of a run, and there is no run.json beside it to say"
+                " which. Move it away, or choose another folder with --trainer.default_root_dir."
+            )
+        for part in self.path.rglob(".*.part"):  # of files that were being written when the process was killed
+            part.unlink()
+
+    def _clear(self) -> None:
+        """Remove a run: its checkpoints at once, and last what says that it is there, as this may be killed too."""
+        removed = self.path / ".removed"
+        shutil.rmtree(removed, ignore_errors=True)
+        if (self.path / "experiences").exists():
+            (self.path / "experiences").rename(removed)
+        for name in (".removed", "memory", "overlays", "report", "logs"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("cases.csv", "matrix.json", "config.yaml", "run.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def note(self, index: int | None = None, **facts: Any) -> None:
+        """Remember facts about an experience, such as ``seconds``, or without an index about the run."""
+        (self.run if index is None else self.run["experiences"][index]).update(facts)
+        if is_first_rank():
+            write_json(self.path / "run.json", self.run)
+
+    def steps(self, count: int) -> int:
+        """Training steps of the first ``count`` experiences."""
+        return sum(experience.get("steps", 0) for experience in self.run["experiences"][:count])
+
+    def learnt(self, index: int) -> bool:
+        """Whether the checkpoint of an experience is there and noted down."""
+        return self.checkpoint(index).exists() and "steps" in self.run["experiences"][index]
+
+    def remembered(self, index: int) -> bool:
+        """Whether exemplars of an experience have been chosen."""
+        return "exemplars" in self.run["experiences"][index]
+
+    def evaluated(self, after: int) -> bool:
+        """Whether the row of experience ``after`` is complete."""
+        return self.run["experiences"][after].get("evaluation_seconds") is not None
+
+    def write_row(self, after: int, row: Mapping[str, Mapping[int, float]], cases: Iterable[Mapping[str, Any]]) -> None:
+        """Write row ``after`` of every matrix and add the scores of its cases, in place of what a kill left of them."""
+        for score, values in row.items():
+            self.matrices[score][after] = [None] * len(self.run["experiences"])
+            for on, value in values.items():
+                self.matrices[score][after][on] = value if math.isfinite(value) else None
+        if not is_first_rank():
+            return
+        path, kept = self.path / "cases.csv", []
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                kept = [r for r in csv.DictReader(file) if r["after"] != str(after)]
+        text = io.StringIO()
+        columns = ["after", "on", "patient", "class", *self.run["scores"]]
+        table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows([*kept, *({"after": after, **case} for case in cases)])
+        write_text(path, text.getvalue())
+        write_json(self.path / "matrix.json", self.matrices)
+
+    def write_overlays(self, after: int, on: int, overlays: Sequence[Mapping[str, Any]]) -> None:
+        """Write image, truth and prediction of a slice of each case; the names of all but the first are numbered."""
+        if is_first_rank():
+            numbered = [("" if n == 0 else f"_{n}", overlay) for n, overlay in enumerate(overlays)]
+            arrays = {key + number: value for number, overlay in numbered for key, value in overlay.items()}
+            with replaced(self.path / "overlays" / f"{after}_{on}.npz") as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    def finish(self) -> None:
+        """Mark the run as finished."""
+        self.note(status="finished")
+
+
+def _require_same_run(path: Path, run: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    same = ("name", "mode", "seed")
+    mine, theirs = (
+        [*(r[k] for k in same), [e["name"] for e in r["experiences"]], list(r["scores"])] for r in (run, found)
+    )
+    if mine != theirs:
+        raise ValueError(
+            f"{path} holds another run than this config describes ({theirs} instead of {mine})."
+            " Resume with the config in its config.yaml, or choose another folder."
+        )

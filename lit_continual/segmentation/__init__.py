@@ -1,0 +1,1 @@
+"""Segmentation: the module, heads that grow, losses, scores of volumes."""

@@ -1,0 +1,153 @@
+"""One encoder for many data sets, to be the source of a transfer."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lit_continual.runs.spec import build
+from lit_continual.runs.storage import replaced
+from lit_continual.segmentation.class_ratio_cross_entropy import head_loss
+from lit_continual.segmentation.segmenter import Segmenter
+
+DENSE_UNET = {"_target_": "DenseNet121UNet", "in_channels": 1}
+
+
+class HydraNet(Segmenter):
+    """Segment several data sets in one fit, with one encoder for all and a decoder and head for each.
+
+    A training batch is a mapping task -> batch of :class:`Segmenter`, as Lightning's ``CombinedLoader`` gives; tasks
+    may differ in classes, size and batch size. Images of one size go through the encoder together, so that its batch
+    statistics are those of the mixture that it is evaluated with. The loss is the mean over tasks. Each group of
+    classes of the data module gets its decoder when a fit starts; evaluation is that of :class:`Segmenter`.
+
+    Args:
+        network: A network with ``encoder`` and ``decoder``, where ``decoder(encoder(x))`` is the whole and the encoder
+            returns tensors whose first axis is the batch; as plain data. Built with ``out_channels=features``.
+        features: Channels of each decoder's output, the input of its head.
+        heads: The class names of each task to begin with.
+        roi_size: Size in voxels of the window slid over a volume; ``None`` takes the patch size of the data.
+        loss: Loss of a head, called with its logits and the label map; ``None`` is Dice plus cross-entropy.
+        optimizer: How to make the optimizer from the parameters.
+        scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
+        post: See :class:`Segmenter`.
+
+    Raises:
+        ValueError: If the network has no ``encoder`` and ``decoder``.
+
+    Logs ``train/loss``, ``train/loss/<task>``, and what :class:`Segmenter` logs.
+
+    References:
+        Sagie, Almog, Talby and Greenspan. COVID-19 opacity segmentation in chest CT via HydraNet: a joint learning
+        multi-decoder network. SPIE Medical Imaging 2021.
+
+    Example:
+        >>> narrow = {"_target_": "DenseNet121UNet", "decoder_channels": [8] * 5}
+        >>> hydra = HydraNet(narrow, features=4, heads=[["anterior", "posterior"], ["tumour"]]).eval()
+        >>> hydra(torch.zeros(1, 1, 40, 40)).shape
+        torch.Size([1, 5, 40, 40])
+    """
+
+    def __init__(
+        self,
+        network: dict[str, Any] | str = DENSE_UNET,
+        features: int = 32,
+        heads: Sequence[Sequence[str]] = (),
+        roi_size: Sequence[int] | None = None,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        post: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        super().__init__(network, features, heads, roi_size, loss, optimizer, scheduler, post)
+        if not isinstance(getattr(self.body, "encoder", None), nn.Module) or not hasattr(self.body, "decoder"):
+            raise ValueError(
+                f"`network` must have an `encoder` and a `decoder`, and {type(self.body).__name__} has not. Use"
+                " `_target_: DenseNet121UNet`."
+            )
+        self.body = nn.ModuleDict({"encoder": self.body.encoder})  # the names of `Segmenter(network)`, for transfer
+        self.decoders = nn.ModuleList()
+        self._asked: set[int] | None = None  # of the decoders; None for all
+        self._add_decoders()
+
+    def _add_decoders(self) -> None:
+        for _ in self.heads.classes[len(self.decoders) :]:
+            places = ["monai.networks.nets", "lit_continual.networks"]
+            network = build(self.hparams["network"], places, out_channels=self.hparams["features"])
+            self.decoders.append(network.decoder.to(self.device))
+
+    @override
+    def grow(self, classes: Sequence[str]) -> None:
+        super().grow(classes)
+        self._add_decoders()
+
+    @override
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.body["encoder"](image)
+        logits = [
+            self._decode(head, features)
+            if self._asked is None or head in self._asked
+            else image.new_zeros(len(image), len(channels), *image.shape[2:])
+            for head, channels in enumerate(self.heads.channels)
+        ]
+        return torch.cat(logits, 1)
+
+    @override
+    def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Score one volume; without post-processing, only the decoders of the classes that it reveals run."""
+        revealed = set(self.truths(batch))
+        if not self.post.transforms:
+            self._asked = {i for i, head in enumerate(self.heads.classes) if revealed & set(head)}
+        try:
+            return super()._evaluate(batch)
+        finally:
+            self._asked = None
+
+    def _decode(self, head: int, features: Any) -> Tensor:
+        logits: Tensor = self.heads.layers[head](self.decoders[head](features))
+        return logits
+
+    @override
+    def training_step(self, batch: Mapping[str, dict[str, Any]], batch_idx: int) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        for tasks in _of_one_size(batch):
+            features = self.body["encoder"](torch.cat([batch[task]["image"] for task in tasks]))
+            start = 0
+            for task in tasks:
+                rows = slice(start, start := start + len(batch[task]["image"]))
+                mine = [f[rows] for f in features] if isinstance(features, Sequence) else features[rows]
+                head = self._head(task, batch[task])
+                logits, label = self._decode(head, mine), batch[task]["label"]
+                losses[task] = head_loss(self.loss, self.heads.classes[head], logits, label)
+        size = sum(len(part["image"]) for part in batch.values())
+        self.log_dict({f"train/loss/{task}": loss for task, loss in losses.items()}, batch_size=size)
+        total = torch.stack(list(losses.values())).mean()
+        self.log("train/loss", total, prog_bar=True, batch_size=size)
+        return {"loss": total}
+
+    def _head(self, task: str, part: Mapping[str, Any]) -> int:
+        names = [part["classes"][0].split(",")] * (len(set(part["classes"])) == 1)
+        if not names or names[0] not in self.heads.classes:
+            raise ValueError(
+                f"Task {task} gave samples of {sorted(set(part['classes']))}, and the decoders are for"
+                f" {self.heads.classes}. Let each task be one data module with the classes of one decoder."
+            )
+        return self.heads.classes.index(names[0])
+
+    def export_encoder(self, path: str | Path) -> None:
+        """Write the encoder's weights as ``encoder.<name>``, for ``Pretrained`` to load and ``L2SP`` to anchor to."""
+        state = {f"encoder.{name}": t.detach().cpu().clone() for name, t in self.body["encoder"].state_dict().items()}
+        with replaced(path) as temporary:
+            torch.save(state, temporary)
+
+
+def _of_one_size(batch: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    groups = defaultdict(list)
+    for task, part in batch.items():
+        groups[part["image"].shape[1:]].append(task)
+    return list(groups.values())

@@ -1,0 +1,250 @@
+"""Segmentation with a shared body and heads that grow."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from monai.inferers import SlidingWindowInferer
+from monai.losses import DiceCELoss
+from monai.transforms import Compose
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lit_continual.runs.spec import build
+from lit_continual.segmentation.class_ratio_cross_entropy import head_loss, measure
+from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.source_grid import to_source_grid
+from lit_continual.segmentation.volume_scores import SCORES, VolumeScores
+
+WIDTHS = [64, 128, 256, 512, 1024, 64]  # the paper's; MONAI's LeakyReLU, unlike its ReLU, cannot switch a class off
+UNET = {"_target_": "BasicUNet", "spatial_dims": 2, "features": WIDTHS, "norm": "BATCH", "dropout": 0.1}
+
+
+class Segmenter(LightningModule):
+    """Segment volumes, slice by slice or in 3D, with one head for each group of classes learnt together.
+
+    A batch is a mapping with ``image`` ``(B, C, *spatial)``, ``label`` ``(B, 1, *spatial)`` of integers, and
+    ``classes``, for each sample the names that its label values 1, 2, … stand for, joined by commas. A head is trained
+    on the samples that reveal its classes; a sample without classes is not trained on. When a fit starts, the classes
+    of the data module that have no head yet get one together.
+
+    Batch normalisation takes its statistics from the samples of one process, so that training on several differs from
+    training on one; ``norm: INSTANCE`` or ``[GROUP, {num_groups: 8}]`` in ``network`` makes the two the same.
+
+    Args:
+        network: The body: ``_target_``, a network of MONAI or a class path, and its arguments. Plain data, so that a
+            checkpoint can be loaded without a config. It is built with ``out_channels=features``.
+        features: Channels of the body's output, the input of every head.
+        heads: The class names of each head to begin with.
+        roi_size: Size in voxels of the window slid over a volume; ``None`` takes the patch size of the data.
+        loss: Loss of a head, called with its logits and the label map of its classes. ``None`` is Dice plus
+            cross-entropy; ``ClassRatioCrossEntropy`` weighs the classes by their share of the training data.
+        optimizer: How to make the optimizer from the parameters.
+        scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
+        post: Post-processing of the label map of a volume, in evaluation and prediction: MONAI-style transforms, each
+            as ``_target_`` and arguments. A value is the place of a class in ``classes``, from 1; none overlap then.
+
+    Raises:
+        ValueError: If the network cannot be built, or the data reveal only some of the classes of a head.
+
+    Logs ``train/loss`` and, per volume in the source grid, ``val/dice`` and ``test/{dice,precision,assd,hd95}``: the
+    mean over classes, each class as ``…/<class>``, and ``test/…/left_out``, the cases where it is undefined.
+
+    References:
+        Ozdemir, Fuernstahl and Goksel. Learn the new, keep the old. MICCAI 2018, fig. 1.
+
+    Example:
+        >>> small = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [8] * 6}
+        >>> Segmenter(small, features=8, heads=[["humerus"], ["scapula"]])(torch.zeros(1, 1, 32, 32)).shape
+        torch.Size([1, 4, 32, 32])
+    """
+
+    to_source_grid = staticmethod(to_source_grid)
+
+    def __init__(
+        self,
+        network: dict[str, Any] | str = UNET,
+        features: int = 64,
+        heads: Sequence[Sequence[str]] = (),
+        roi_size: Sequence[int] | None = None,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        post: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        super().__init__()
+        heads = [list(head) for head in heads]
+        plain = {"network": network, "features": features, "heads": heads, "roi_size": roi_size and list(roi_size)}
+        self.save_hyperparameters({**plain, "post": [dict(step) for step in post]}, logger=False)
+        self.body = build(network, ["monai.networks.nets", "lit_continual.networks"], out_channels=features)
+        self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
+        self.heads = GrowingHeads(features, self.spatial_dims, heads)
+        self.loss = loss if loss is not None else DiceCELoss(softmax=True, to_onehot_y=True)
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.post = Compose([build(step, ["lit_continual.segmentation.post", "monai.transforms"]) for step in post])
+        self.scores = VolumeScores([], [], self.device)  # of the evaluation that is running
+
+    @property
+    def head_channels(self) -> list[list[int]]:
+        """Output channels of each head: its background, then its classes."""
+        return self.heads.channels
+
+    @property
+    def classes(self) -> list[str]:
+        """All class names, in the order in which they were learnt."""
+        return [name for head in self.heads.classes for name in head]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images ``(B, C, *spatial)`` to the logits of all heads."""
+        logits: Tensor = self.heads(self.body(image))
+        return logits
+
+    def grow(self, classes: Sequence[str]) -> None:
+        """Add one head for those of ``classes`` that have none yet.
+
+        Raises:
+            ValueError: If the classes are only a part of an old head, which could not be trained on them.
+        """
+        for head in self.heads.classes:
+            if 0 < len(set(head) & set(classes)) < len(head):
+                raise ValueError(
+                    f"The head of {', '.join(head)} cannot be trained on data that reveal only {', '.join(classes)}."
+                    " Reveal all of its classes, or give each class an experience of its own."
+                )
+        if new := [name for name in classes if name not in self.classes]:
+            self.heads.grow(new)
+            self.hparams["heads"] = [list(head) for head in self.heads.classes]
+
+    @override
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and data is not None and hasattr(data, "classes"):
+            for classes in getattr(data, "head_classes", [list(data.classes)]):
+                self.grow(classes)
+            measure(self.loss, data, self.heads.classes)
+            self.hparams["roi_size"] = self.hparams["roi_size"] or list(data.patch_size)
+
+    @override
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        logits = self(batch["image"])
+        loss = self._loss(logits, batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
+        return {"loss": loss, "logits": logits}
+
+    def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        total = logits[:0].sum()  # Every output is in the graph, as DDP asks; 0 * inf would be nan.
+        for classes in sorted(set(batch["classes"]) - {""}):
+            rows = [i for i, revealed in enumerate(batch["classes"]) if revealed == classes]
+            whole, names = len(rows) == len(logits), classes.split(",")
+            outputs, label = (logits, batch["label"]) if whole else (logits[rows], batch["label"][rows])
+            for head, channels in zip(self.heads.classes, self.heads.channels, strict=True):
+                if set(head) <= set(names):
+                    target = sum((label == names.index(name) + 1) * (c + 1) for c, name in enumerate(head))
+                    total = total + len(rows) / len(logits) * head_loss(self.loss, head, outputs[:, channels], target)
+        return total
+
+    def infer(self, image: Tensor) -> Tensor:
+        """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""
+        flat = image.ndim - 2 > self.spatial_dims
+        window = [*(self.hparams["roi_size"] or image.shape[2 : 2 + self.spatial_dims])] + [1] * flat
+        inferer = SlidingWindowInferer(window, sw_batch_size=16, overlap=0.25, mode="gaussian")
+        network = (lambda x: self(x.squeeze(-1)).unsqueeze(-1)) if flat else self
+        logits: Tensor = inferer(image, network)
+        return logits.float()  # of bf16, neighbouring voxels and heads would tie
+
+    def masks(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)`` to a boolean mask of each class, ``(B, K, *spatial)``."""
+        return self.heads.masks(logits)
+
+    def labels(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)`` of volumes to label maps ``(B, *spatial)`` after post-processing."""
+        maps = self.heads.labels(logits)
+        return torch.cat([self.post(one[None]).as_subclass(Tensor) for one in maps]) if self.post.transforms else maps
+
+    def processed(self, logits: Tensor) -> Tensor:
+        """Map logits of volumes to the masks of :meth:`masks` after post-processing, where there is any."""
+        values = torch.arange(1, len(self.classes) + 1, device=logits.device).view(-1, *[1] * (logits.ndim - 2))
+        return self.labels(logits)[:, None] == values if self.post.transforms else self.masks(logits)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)`` to the probability of each class in its head, ``(B, K, *spatial)``."""
+        return self.heads.probabilities(logits)
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self._start_scores(["dice"])
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        self._start_scores(list(SCORES))
+
+    def _start_scores(self, scores: list[str]) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        classes = self._revealed(getattr(data, "classes", self.classes))
+        self.scores = VolumeScores(classes, scores, self.device)
+
+    def _revealed(self, classes: Iterable[str]) -> list[str]:
+        return [name for name in classes if name in self.classes]
+
+    def truths(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The mask ``(B, *spatial)`` of each known class in a batch that reveals the same classes throughout."""
+        names = batch["classes"][0].split(",")
+        return {name: batch["label"][:, 0] == names.index(name) + 1 for name in self._revealed(names)}
+
+    @override
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    @override
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        return self._evaluate(batch)
+
+    def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Score one volume in its source grid; return its masks and scores by class."""
+        masks = self.processed(self.to_source_grid(self.infer(batch["image"]), batch))
+        shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
+        for name, truth in ((name, truth) for name, truth in self.truths(batch).items() if name in self.scores.metrics):
+            prediction = masks[:, self.classes.index(name)]
+            shown["prediction"][name], shown["truth"][name] = prediction[0], truth[0]
+            shown["scores"][name] = self.scores.update(name, prediction, truth, batch["spacing"])
+        return shown
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        for score in self.scores.names:
+            means = self.scores.compute(score)
+            self.log_dict({f"{stage}/{score}/{name}": mean for name, mean in means.items()}, sync_dist=True)
+            mean = torch.stack(list(means.values())).mean()
+            self.log(f"{stage}/{score}", mean, prog_bar=score == "dice", sync_dist=True)
+            if stage == "test":
+                self.log(f"{stage}/{score}/left_out", self.scores.left_out(score))
+        self.scores = VolumeScores([], [], self.device)
+
+    @override
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        return self.to_source_grid(self.infer(batch["image"]), batch)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        known, mine = checkpoint["hyper_parameters"], self.heads.classes
+        if known["heads"][: len(mine)] != mine:
+            raise ValueError(
+                f"The checkpoint has the heads {known['heads']}, the model {mine}. Drop `heads` to take the former."
+            )
+        for head in known["heads"][len(self.heads.classes) :]:
+            self.grow(head)
+        self.hparams["roi_size"] = self.hparams["roi_size"] or known["roi_size"]  # Dice falls with another window.

@@ -1,0 +1,1 @@
+"""Fit after fit: experiences, the loop over them, evaluation, resumption, tracking."""

@@ -1,0 +1,78 @@
+"""What makes a fit that was cut off end as if it had not been."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from typing_extensions import override
+
+from lit_continual.runs.storage import load_checkpoint
+
+
+class EpochSeed(Callback):
+    """Seed torch, numpy and random from run, experience, epoch and rank, so that a resumed epoch equals the first try.
+
+    It seeds at the first batch: Lightning draws from the generator when it makes the iterator of an epoch, before or
+    after the epoch's start hook, depending on whether the fit was resumed.
+
+    Args:
+        seed: Seed of the run.
+        experience: Index of the experience.
+    """
+
+    def __init__(self, seed: int, experience: int) -> None:
+        self.seed, self.experience = seed, experience
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._seed(0, 0)  # For the weights of new heads; not before fit, where DDP takes the seed of the run again.
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._seed(trainer.current_epoch + 1, trainer.global_rank)
+
+    def _seed(self, epoch: int, rank: int) -> None:
+        seed = int(np.random.SeedSequence([self.seed, self.experience, epoch, rank]).generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+
+
+class ResumePoint(Checkpoint):
+    """Write a checkpoint after each epoch but the last.
+
+    From a checkpoint of the last epoch Lightning would train no batch and skip the hooks of training, in which a method
+    may consolidate; so a fit that was cut off at its very end does its last epoch again.
+
+    Args:
+        dirpath: Folder of the checkpoint.
+    """
+
+    def __init__(self, dirpath: Path) -> None:
+        self.dirpath, self.path = dirpath, dirpath / "resume.ckpt"
+
+    def found(self) -> Path | None:
+        """The checkpoint to go on from, if there is one.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            load_checkpoint(self.path)
+        except ValueError as error:
+            raise ValueError(f"{error} Remove it to train this experience from its start.") from error
+        return self.path
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epochs, steps = trainer.max_epochs, trainer.max_steps
+        ends = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
+        if not (ends or trainer.should_stop or 0 <= steps <= trainer.global_step):
+            trainer.save_checkpoint(self.path)

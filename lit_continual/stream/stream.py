@@ -1,0 +1,119 @@
+"""What an experience and a stream are."""
+
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule, LightningModule
+
+from lit_continual.cli.parser import Arguments
+from lit_continual.data import check_leakage
+from lit_continual.methods.rehearsal.exemplars import Exemplars
+from lit_continual.stream.tracking import versions
+
+
+@dataclass
+class Experience:
+    """One thing to learn, in one fit.
+
+    Args:
+        name: Its name in tables and files.
+        classes: The classes it reveals, name to label value; given to the data module as ``classes``.
+        data: What differs from the ``data`` section, as arguments of the data module; or another data module in full,
+            with ``class_path``, dotted, and ``init_args``.
+        max_epochs: Epochs of this fit, where they differ from those of the trainer. With 0 nothing is learnt: the row
+            says what the network that the stream starts from knows.
+        model: What differs from the ``model`` section in this fit, such as the optimizer, as arguments of the model.
+        remember: Whether the memory of the stream keeps samples of it; not where nobody may, or nothing comes after.
+    """
+
+    name: str
+    classes: dict[str, int | str] = field(default_factory=dict)
+    data: Arguments = field(default_factory=dict)
+    max_epochs: int | None = None
+    model: Arguments = field(default_factory=dict)
+    remember: bool = True
+
+
+@dataclass
+class Score:
+    """A score that the module logs as ``test/<name>``.
+
+    Args:
+        higher_is_better: False for distances and errors.
+        unit: What it is measured in, such as ``mm``.
+        baseline: Score of a network that knows nothing, from which FWT is counted; ``None`` leaves FWT out.
+    """
+
+    higher_is_better: bool = True
+    unit: str = ""
+    baseline: float | None = None
+
+
+SCORES = {"dice": Score(baseline=0.0), "assd": Score(False, "mm"), "hd95": Score(False, "mm")}
+
+
+@dataclass
+class Stream:
+    """Experiences in the order in which they are learnt.
+
+    Args:
+        experiences: The list. Empty for one ordinary Lightning fit.
+        mode: ``continual`` learns one after another; ``joint`` learns all at once, and ``single`` each alone from
+            scratch: the bounds that a continual learner is measured against.
+        start: Checkpoint of a trained model to extend, instead of a new one.
+        scores: What fills the result matrices; by default Dice, and surface distances in mm.
+        name: Name of the run in reports; by default that of its folder.
+        memory: Training samples to keep of each experience for the next ones, in ``memory/`` of the run's folder;
+            ``None`` for no memory. The bounds, ``joint`` and ``single``, have none.
+    """
+
+    experiences: list[Experience] = field(default_factory=list)
+    mode: Literal["continual", "joint", "single"] = "continual"
+    start: Path | None = None
+    scores: dict[str, Score] | None = None
+    name: str | None = None
+    memory: Exemplars | None = None
+
+    def __post_init__(self) -> None:
+        self.scores = self.scores or SCORES
+
+    def described(self, name: str, seed: int, module: LightningModule) -> dict[str, Any]:
+        """What ``run.json`` says of a run of this stream that has just begun, by default under ``name``."""
+        return {
+            "format": 1,
+            "name": self.name or name,
+            "mode": self.mode,
+            "seed": seed,
+            "status": "running",
+            "experiences": [
+                {"name": e.name, "classes": list(e.classes), "checkpoint": f"experiences/{i}_{e.name}/model.ckpt"}
+                for i, e in enumerate(self.experiences)
+            ],
+            "scores": {name: vars(score) for name, score in (self.scores or {}).items()},
+            "versions": versions(),
+            "tracking_id": uuid.uuid4().hex[:8],
+            "parameters": sum(p.numel() for p in module.parameters()),
+        }
+
+
+def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:
+    """Refuse a stream that cannot be right, before anything is trained.
+
+    Raises:
+        ValueError: If two experiences share a name, a classes' list is wrong, nobody is left to test on, or a patient
+            is in two splits.
+    """
+    names = [experience.name for experience in stream.experiences]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Experiences need different names, got {names}.")
+    splits = {}
+    for name, module in zip(names, data, strict=True):
+        if hasattr(module, "values"):
+            _ = module.values
+        if hasattr(module, "cases"):
+            splits[name] = module.cases
+            if not splits[name]["test"]:
+                raise ValueError(f"The test split of experience {name} is empty. Change the `split` of its data.")
+    check_leakage(splits)

@@ -1,0 +1,217 @@
+"""The loop over the experiences of a stream: fit after fit, each judged."""
+
+import copy
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+
+from lit_continual.data import JointDataModule
+from lit_continual.methods.partial_training import PartialTraining
+from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
+from lit_continual.runs.run_folder import RunFolder
+from lit_continual.runs.storage import is_first_rank, load_checkpoint, replaced
+from lit_continual.stream.evaluation import CaseRecorder, judge
+from lit_continual.stream.resumption import EpochSeed, ResumePoint
+from lit_continual.stream.stream import Stream
+from lit_continual.stream.tracking import log_row, tell
+
+
+class StreamLoop:
+    """Fit after fit: hand the memory on, judge after each, write the row.
+
+    Args:
+        stream: What is learnt.
+        models: The module as each experience trains it; the first one's weights are those before the first.
+        data: The data module of each experience.
+        make_trainer: Makes a fresh trainer with fresh callbacks, from callbacks to put before these and behind these,
+            the training steps of earlier fits as ``step``, and arguments of the trainer to override.
+        folder: Where everything is written; started.
+        seed: Seed of the run.
+        loggers: Where rows and pictures go as well.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        models: list[LightningModule],
+        data: list[LightningDataModule],
+        make_trainer: Callable[..., Trainer],
+        folder: RunFolder,
+        seed: int,
+        loggers: Sequence[Logger] = (),
+    ) -> None:
+        self.stream, self.models, self.data, self.make_trainer = stream, models, data, make_trainer
+        self.folder, self.seed, self.loggers = folder, seed, loggers
+
+    def run(self) -> None:
+        """Learn what is left to learn, and evaluate what is left to evaluate."""
+        steps = range(len(self.stream.experiences))
+        for i in [steps[-1]] if self.stream.mode == "joint" else steps:
+            if not self.folder.checkpoint(i).exists():
+                self._fit(i)
+            elif not self.folder.learnt(i):  # killed between the two
+                self._note(i, load_checkpoint(self.folder.checkpoint(i))["experience"])
+            if is_first_rank():
+                shutil.rmtree(self.folder.resume_folder(i), ignore_errors=True)
+            if self._remembers and self.stream.experiences[i].remember and not self.folder.remembered(i):
+                self._remember(i)
+            if not self.folder.evaluated(i):
+                self._evaluate(i)
+        self.folder.finish()
+
+    def _before(self, index: int) -> Path | None:
+        """Checkpoint that experience ``index`` begins with."""
+        return self.folder.checkpoint(index - 1) if self.stream.mode == "continual" and index else self.stream.start
+
+    def _module(self, index: int, path: Path | None) -> tuple[LightningModule, dict[str, Any]]:
+        module = copy.deepcopy(self.models[0 if self.stream.mode == "joint" else index])
+        if path is None:
+            return module, {}
+        checkpoint = load_checkpoint(path)
+        restore(module, checkpoint, path)
+        return module, checkpoint.get("callbacks", {})
+
+    def _fit(self, index: int) -> None:
+        experience = self.stream.experiences[index]
+        seeds, point = EpochSeed(self.seed, index), ResumePoint(self.folder.resume_folder(index))
+        under_way = point.found()
+        module, memory = self._module(index, self._before(index))
+        data = self.data[index] if self.stream.mode != "joint" else JointDataModule(self.data)
+        data = self._with_memory(index) if self._remembers else data
+        options: dict[str, Any] = {"enable_model_summary": False} if index else {}
+        if experience.max_epochs is not None:
+            options["max_epochs"] = experience.max_epochs
+        trainer = self.make_trainer([seeds], [point], step=self.folder.steps(index), **options)
+        _hand_on(memory, trainer, module if self._before(index) is not None else None)
+        device = str(trainer.strategy.root_device)
+        self.folder.note(index, evaluation_seconds=None)
+        self.folder.note(device=device)
+        tell(f"{self._title(index)} {'going on' if under_way else 'learning'} on {device}")
+        begin = time.monotonic()
+        trainer.fit(module, datamodule=data, ckpt_path=under_way, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        seconds = round(time.monotonic() - begin, 2)
+        self._keep(trainer, index, {"epochs": trainer.current_epoch, "steps": trainer.global_step, "seconds": seconds})
+
+    def _keep(self, trainer: Trainer, index: int, facts: dict[str, Any]) -> None:
+        """Write the checkpoint of a finished fit: weights, heads, preprocessing and the callbacks' memory."""
+        path, whole = self.folder.checkpoint(index), self.folder.resume_folder(index) / "finished.ckpt"
+        trainer.save_checkpoint(whole)
+        if trainer.is_global_zero:
+            checkpoint = load_checkpoint(whole)
+            for key in ("optimizer_states", "lr_schedulers", "loops"):
+                checkpoint.pop(key, None)
+            mine = {callback.state_key for callback in _methods(trainer)}
+            checkpoint["callbacks"] = {k: v for k, v in checkpoint.get("callbacks", {}).items() if k in mine}
+            facts["memory_bytes"] = sum(_size(state) for state in checkpoint["callbacks"].values())
+            with replaced(path) as temporary:
+                torch.save({**checkpoint, "experience": facts}, temporary)
+        trainer.strategy.barrier()
+        self._note(index, facts)
+
+    def _note(self, index: int, facts: Mapping[str, Any]) -> None:
+        self.folder.note(index, **facts, checkpoint_bytes=self.folder.checkpoint(index).stat().st_size)
+
+    @property
+    def _remembers(self) -> bool:
+        return self.stream.memory is not None and self.stream.mode == "continual"
+
+    def _with_memory(self, index: int) -> ExemplarMemoryDataModule:
+        name = self.stream.experiences[index].name
+        return ExemplarMemoryDataModule(self.data[index], self.folder.memory, self.stream.memory, name)
+
+    def _remember(self, index: int) -> None:
+        """Keep exemplars of a finished experience, chosen by the network of its checkpoint."""
+        begin = time.monotonic()
+        module, _ = self._module(index, self.folder.checkpoint(index))
+        module.to(self.make_trainer([], logger=False).strategy.root_device)
+        exemplars = self._with_memory(index).remember(module)
+        size = sum(exemplar.bytes for exemplar in exemplars)
+        tell(f"{self._title(index)} {len(exemplars)} exemplars of {size / 1e6:.1f} MB in {self.folder.memory}")
+        size += self.folder.run["experiences"][index].get("memory_bytes", 0)
+        seconds = round(time.monotonic() - begin, 2)
+        self.folder.note(index, exemplars=len(exemplars), memory_bytes=size, selection_seconds=seconds)
+
+    def _title(self, index: int) -> str:
+        names = [experience.name for experience in self.stream.experiences]
+        return "all together:" if self.stream.mode == "joint" else f"{index + 1}/{len(names)} {names[index]}:"
+
+    def _evaluate(self, after: int) -> None:
+        module, memory = self._module(after, self.folder.checkpoint(after))
+        row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores or ()}
+        cases: list[dict[str, Any]] = []
+        begin = time.monotonic()
+        for on in self._evaluated_on(after, module):
+            recorder = CaseRecorder(on)
+            trainer = self.make_trainer([recorder], logger=False)
+            _hand_on(memory, trainer)
+            found = judge(trainer, module, self.data[on], "test")
+            cases += recorder.cases
+            if recorder.overlays:
+                self.folder.write_overlays(after, on, recorder.overlays)
+            for score in row.keys() & found:
+                row[score][on] = found[score]
+        self.folder.write_row(after, row, cases)
+        self._tell(after, row)
+        log_row(self.loggers, self.folder.path, after, self.folder.steps(after + 1))
+        self.folder.note(after, evaluation_seconds=round(time.monotonic() - begin, 2))
+
+    def _tell(self, after: int, row: Mapping[str, Mapping[int, float]]) -> None:
+        facts, (score, values) = self.folder.run["experiences"][after], next(iter(row.items()))
+        found = ", ".join(f"{self.stream.experiences[on].name} {value:.3f}" for on, value in sorted(values.items()))
+        done = f"{self._title(after)} {facts['epochs']} epochs in {facts['seconds']:.0f} s"
+        tell(f"{done}; {score} on {found or 'nothing'}")
+
+    def _evaluated_on(self, after: int, module: LightningModule) -> list[int]:
+        """All experiences so far, and those to come whose classes have a head already."""
+        if self.stream.mode == "single":
+            return [after]
+        known = set(getattr(module, "classes", []))
+        ahead = range(after + 1, len(self.data))
+        return [*range(after + 1), *(j for j in ahead if set(self.stream.experiences[j].classes) <= known)]
+
+
+def restore(module: LightningModule, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Give ``module`` the heads and weights of a checkpoint.
+
+    Raises:
+        ValueError: If the checkpoint is of another network.
+    """
+    try:
+        module.on_load_checkpoint(dict(checkpoint))
+        module.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[min(1, len(str(error).splitlines()) - 1)].strip()
+        raise ValueError(
+            f"{path} does not fit the model of this config ({reason}). Use the `model` section it was trained with."
+        ) from error
+
+
+def _hand_on(memory: Mapping[str, Any], trainer: Trainer, trained: LightningModule | None = None) -> None:
+    """Give the callbacks what those of the last fit remembered, or show them what a fit without them has left."""
+    for callback in _methods(trainer):
+        if callback.state_key in memory:
+            callback.load_state_dict(copy.deepcopy(memory[callback.state_key]))
+        elif trained is not None and isinstance(callback, PartialTraining):
+            callback.follow(trained)
+
+
+def _methods(trainer: Trainer) -> list[Callback]:
+    """The callbacks whose memory goes from fit to fit; Lightning's own belong to one."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [c for c in callbacks if not type(c).__module__.startswith(("lightning.", "pytorch_lightning."))]
+
+
+def _size(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, Mapping):
+        return sum(_size(value) for value in state.values())
+    return sum(_size(value) for value in state) if isinstance(state, (list, tuple)) else 0

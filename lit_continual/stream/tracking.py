@@ -1,0 +1,136 @@
+"""What a stream tells loggers and the terminal: one step count, matrix and pictures after each experience."""
+
+import contextlib
+import logging
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from lit_continual.reports.matrices import matrix_figure
+from lit_continual.reports.overlays import overlays_figure
+from lit_continual.reports.summary import measures
+from lit_continual.runs.run import Run
+
+
+def continue_steps(logger: Logger, offset: int) -> None:
+    """Add ``offset`` to every step that ``logger`` logs from now on, in place of the offset of the fit before.
+
+    A fresh Trainer counts from 0, and a tracked stream should go on where the last experience ended.
+    """
+    original = type(logger).log_metrics.__get__(logger)
+
+    def log_metrics(metrics: dict[str, float], step: int | None = None) -> None:
+        original(metrics=metrics, step=None if step is None else step + offset)
+
+    logger.log_metrics = log_metrics  # type: ignore[method-assign]
+
+
+@rank_zero_only
+def log_row(loggers: Sequence[Logger], folder: Path, after: int, step: int) -> None:
+    """Log what was found after an experience: numbers, the matrices as pictures, and the overlays.
+
+    ``matrix/<score>/<experience>`` is the newest row of a matrix, and ``stream/<score>/<acc|bwt|...>`` follows from it.
+
+    Args:
+        loggers: Where to.
+        folder: Folder of the run.
+        after: Index of the experience.
+        step: Training steps so far, in the whole stream.
+    """
+    if not loggers:
+        return
+    run = Run.load(folder)
+    metrics: dict[str, float] = {}
+    for score in run.scores:
+        row = zip(run.experiences, run.values(score)[after], strict=True)
+        metrics |= {f"matrix/{score.name}/{on.name}": float(value) for on, value in row}
+        metrics |= {f"stream/{score.name}/{name}": value for name, value in measures(run, score).items()}
+    for logger in loggers:
+        continue_steps(logger, 0)
+        logger.log_metrics({name: value for name, value in metrics.items() if math.isfinite(value)}, step=step)
+        if isinstance(logger, (WandbLogger, TensorBoardLogger)):
+            _log_pictures(logger, run, step)
+        logger.save()
+
+
+def _log_pictures(logger: WandbLogger | TensorBoardLogger, run: Run, step: int) -> None:
+    figures: dict[str, Figure | None] = {f"matrix/{s.name}": matrix_figure([run], s) for s in run.scores}
+    figures["overlays"] = overlays_figure(run)
+    for name, figure in figures.items():
+        if figure is None:
+            continue
+        if isinstance(logger, WandbLogger):
+            logger.log_image(f"pictures/{name}", [_pixels(figure)], step=step)
+        else:
+            logger.experiment.add_image(f"pictures/{name}", _pixels(figure), step, dataformats="HWC")
+
+
+def _pixels(figure: Figure) -> np.ndarray[Any, Any]:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def begin_tracking(loggers: Sequence[Logger], config: Mapping[str, Any], run_id: str) -> None:
+    """Log the configuration; a run that is resumed goes on under its id where the tracker knows ids."""
+    known = os.environ.get("WANDB_RUN_ID")
+    os.environ["WANDB_RUN_ID"] = known or run_id  # read when the logger starts its run
+    try:
+        for logger in loggers:
+            logger.log_hyperparams(dict(config))
+    finally:
+        if known is None:
+            del os.environ["WANDB_RUN_ID"]
+
+
+@rank_zero_only
+def end_tracking(loggers: Sequence[Logger]) -> None:
+    """Close what would else go on, and be gone on with by the next run in this process."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+@rank_zero_only
+def tell(text: str) -> None:
+    """Print a line."""
+    Console().print(text, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def calm() -> Iterator[None]:
+    """Keep back what Lightning says of itself at every fit and test, and no warning that a user can act on."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        place = Path(record.pathname).as_posix()
+        return record.levelno > logging.INFO or not re.search(r"lightning/pytorch/(trainer|loops)/", place)
+
+    handlers = [h for name in ("pytorch", "fabric") for h in logging.getLogger(f"lightning.{name}").handlers]
+    for handler in handlers:
+        handler.addFilter(keep)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6.6 on torch 2.13
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(keep)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the results."""
+    packages = ["lit-continual", "torch", "lightning", "monai", "torchmetrics", "numpy"]
+    return {name: version(name) if name != "torch" else str(torch.__version__) for name in packages}

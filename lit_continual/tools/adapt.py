@@ -1,0 +1,85 @@
+"""Online learning: a denoiser is retrained on the study that it is to denoise."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lit_continual.data import EpochSampler
+from lit_continual.data.nifti import write_nifti
+from lit_continual.denoising.denoiser import Denoiser
+from lit_continual.denoising.noisy_pair import NoisyPair, read_noisy_pair
+from lit_continual.denoising.pet_slices import PetSlices
+from lit_continual.methods.tgd.callback import TargetedGradientDescent
+from lit_continual.runs.checkpoints import load_denoiser
+from lit_continual.runs.storage import load_checkpoint, replaced
+from lit_continual.stream.tracking import calm
+from lit_continual.tools.adaptation_figure import write_adaptation
+
+
+def adapt(
+    checkpoint: str,
+    study: str,
+    output: str = "adapted",
+    phi: float | None = None,
+    epochs: int = 150,
+    lr: float = 1e-4,
+    batch_size: int = 8,
+    seed: int = 0,
+    accelerator: str = "auto",
+) -> Path:
+    """Retrain a denoiser on one study by Noise2Noise, and denoise the study with it.
+
+    Args:
+        checkpoint: A checkpoint of a ``Denoiser``, which is left as it is.
+        study: Two noise realisations or more: a folder or list of images, an image with frames, or an acquisition.
+        output: Folder for ``model.ckpt``, ``<study>.nii.gz``, and ``adapted.png``, which shows before and after.
+        phi: Threshold of targeted gradient descent, such as 0.4: TGD_N2N. Without it all kernels are retrained.
+        epochs: Passes over the study.
+        lr: Learning rate of Adam.
+        batch_size: Slices a batch.
+        seed: Seed of the order of the slices, and of an acquisition's halves.
+        accelerator: As for the Trainer.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the checkpoint is no Denoiser's or would be overwritten, or the study has one realisation only.
+    """
+    folder, content = Path(output), load_checkpoint(checkpoint)
+    if (folder / "model.ckpt").resolve() == Path(checkpoint).resolve():
+        raise ValueError(f"{checkpoint} would be overwritten. Choose another --output.")
+    seed_everything(seed, verbose=False)
+    module, pair = load_denoiser(checkpoint), read_noisy_pair(study, seed)
+    methods = [] if phi is None else [TargetedGradientDescent(phi, network="network", hold_statistics=True)]
+    before = _denoised(module, pair)
+    module.optimizer = partial(torch.optim.Adam, lr=lr)
+    halves = PetSlices([(pair.first.numpy(), pair.second.numpy())], "twin")
+    loader = DataLoader(halves, batch_size, sampler=EpochSampler(halves, seed, None, 1, 0))
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    quiet["limit_val_batches"] = 0  # nobody knows the truth
+    with calm():
+        trainer = Trainer(accelerator=accelerator, devices=1, max_epochs=epochs, callbacks=list(methods), **quiet)
+        trainer.fit(module.train(), loader, [])
+    after = _denoised(module.eval().cpu(), pair)
+    kept = {key: value for key, value in content.items() if key in _KEPT}
+    kept |= {"state_dict": module.state_dict(), "callbacks": {m.state_key: m.state_dict() for m in methods}}
+    with replaced(folder / "model.ckpt") as temporary:
+        torch.save(kept, temporary)
+    write_nifti(folder / f"{pair.name}.nii.gz", after.movedim(0, -1).numpy(), pair.affine, pair.source)
+    write_adaptation(folder / "adapted.png", pair.whole.numpy(), before.numpy(), after.numpy())
+    return folder
+
+
+#: What an adapted checkpoint takes over: not the state of a training that is over.
+_KEPT = {"hyper_parameters", "datamodule_hyper_parameters", "pytorch-lightning_version", "epoch", "global_step"}
+
+
+@torch.no_grad()
+def _denoised(module: Denoiser, pair: NoisyPair) -> Tensor:
+    return module.infer(pair.whole[None])[0]

@@ -1,0 +1,96 @@
+"""How redundant the kernels of a trained network are, and what becomes of its output without them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule
+from rich.console import Console
+from torch import Tensor, nn
+
+from lit_continual.data import Case, Preprocessing
+from lit_continual.data.cases import stem
+from lit_continual.data.volumes import load_case
+from lit_continual.denoising.denoiser import Denoiser
+from lit_continual.methods.tgd.producers import find_producers
+from lit_continual.methods.tgd.redundancy import drop_kernels, free_share, kernel_scores
+from lit_continual.methods.tgd.report import Dropped, KernelStudy, kernel_table, write_kernel_study
+from lit_continual.runs.checkpoints import load_module, load_segmenter
+from lit_continual.segmentation.segmenter import Segmenter
+
+
+def study_kernels(
+    checkpoint: str,
+    image: str | list[str] | None = None,
+    phis: Sequence[float] = (0.3, 0.4, 0.5, 0.6),
+    output: str = "kse",
+    k: int = 5,
+    alpha: float = 1.0,
+) -> Path:
+    """Score every kernel of a checkpoint, and say what each threshold would free for training.
+
+    The table of layers is printed.
+
+    Args:
+        checkpoint: A checkpoint of a ``Segmenter`` or a ``Denoiser``.
+        image: An image to look at with the kernels below each threshold dropped; one file a channel.
+        phis: Thresholds on the scores, from 0 to 1.
+        output: Folder for ``kse.html``, ``layers.csv``, ``kernels.csv`` and the pictures.
+        k: Nearest neighbours in the kernels' entropy.
+        alpha: Weight of the entropy.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: If the checkpoint is neither's, the network cannot be traced, the image cannot be read, or a
+            threshold is not in [0, 1].
+    """
+    phis = sorted(set(phis))
+    if not phis or not all(0 <= phi <= 1 for phi in phis):
+        raise ValueError(f"`phis` must be thresholds in [0, 1], got {phis}.")
+    module = load_module(checkpoint)
+    producers = find_producers(module)
+    scores = kernel_scores(module, producers, k, alpha)
+    study = KernelStudy(
+        str(checkpoint),
+        {name.removesuffix(".weight"): scores[name].flatten().numpy() for name in producers.layers},
+        {phi: free_share(module, {name: score < phi for name, score in scores.items()}) for phi in phis},
+        producers.notes,
+        _dropped(module, checkpoint, [image] if isinstance(image, str) else image, scores, phis) if image else None,
+    )
+    Console().print(kernel_table(study))
+    return write_kernel_study(study, Path(output))
+
+
+@torch.no_grad()
+def _dropped(
+    module: LightningModule, checkpoint: str, files: Sequence[str], scores: dict[str, Tensor], phis: Sequence[float]
+) -> Dropped:
+    case = Case(tuple(map(Path, files)), None, stem(files[0]))
+    preprocessing = Preprocessing(orientation=None, normalise=())  # a denoiser takes SUV as it is
+    if isinstance(module, Segmenter):
+        preprocessing = load_segmenter(checkpoint)[1]
+    volume: Tensor = load_case(case, preprocessing)["image"]
+    shown, intact = _output(module, volume)
+    most = 1.0 if isinstance(module, Segmenter) else 2 * float(shown[shown > 0].median().nan_to_num())
+    at = int(shown.clamp(max=most).flatten(0, 1).double().sum(0).argmax())  # a bladder alone is not much to see
+    pictures, errors = {}, {}
+    for phi in phis:
+        picture, output = _output(drop_kernels(module, scores, phi), volume)
+        pictures[phi] = picture[..., at].numpy()
+        errors[phi] = float((output - intact).square().mean().sqrt())
+    images = volume[0, ..., at].numpy(), shown[..., at].numpy()
+    labels = isinstance(module, Segmenter)
+    unchanged = None if labels else float((volume[0] - intact).square().mean().sqrt())
+    return Dropped(case.patient, *images, pictures, errors, unchanged, labels)
+
+
+def _output(module: nn.Module, volume: Tensor) -> tuple[Tensor, Tensor]:
+    """What is shown of a network's answer to ``(C, H, W, D)``, as ``(H, W, D)``, and what is compared."""
+    if isinstance(module, Segmenter):
+        logits = module.infer(volume[None])
+        return module.heads.labels(logits)[0], module.probabilities(logits)
+    assert isinstance(module, Denoiser)
+    denoised = module.infer(volume.movedim(-1, 1))[0].movedim(0, -1)
+    return denoised, denoised

@@ -1,0 +1,128 @@
+"""Segmenting new volumes with a checkpoint and nothing else."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
+
+from lit_continual.data import Case, Preprocessing, read_cases
+from lit_continual.data.cases import stem
+from lit_continual.data.nifti import write_nifti
+from lit_continual.data.volumes import load_case
+from lit_continual.runs.checkpoints import load_segmenter
+from lit_continual.runs.storage import write_text
+from lit_continual.segmentation.segmenter import Segmenter
+
+
+def predict(
+    checkpoint: str,
+    images: str,
+    output: str = "predictions",
+    probabilities: bool = False,
+    accelerator: str = "auto",
+    devices: int = 1,
+) -> Path:
+    """Write a label map of every image, in the grid of its file and with its affine.
+
+    Args:
+        checkpoint: A checkpoint of a ``Segmenter``; it knows its network, heads, classes and preprocessing.
+        images: A folder of images, a Decathlon list or a CSV table.
+        output: Folder for ``<image>.nii.gz`` and ``labels.json``, which names the values.
+        probabilities: Write ``<image>_probabilities.nii.gz`` too, one channel a class along the fourth axis.
+        accelerator: As for the Trainer.
+        devices: As for the Trainer.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the checkpoint is no Segmenter's, an image cannot be read, or two images have one name.
+    """
+    module, preprocessing = load_segmenter(checkpoint)
+    cases = read_cases(images).cases
+    _check_names(cases)
+    folder = Path(output)
+    write_text(folder / "labels.json", json.dumps({"background": 0, **_values(module)}, indent=1) + "\n")
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[SegmentationWriter(folder, probabilities)],
+    )
+    loader: DataLoader[Any] = DataLoader(_Images(cases, preprocessing), batch_size=1)
+    trainer.predict(module, loader, return_predictions=False)
+    return folder
+
+
+def _check_names(cases: Sequence[Case]) -> None:
+    found: dict[str, Case] = {}
+    for case in cases:
+        if (other := found.setdefault(stem(case.images[0]), case)) is not case:
+            raise ValueError(
+                f"The predictions of {other.images[0]} and {case.images[0]} would have one name. Rename one,"
+                " or predict them into two folders."
+            )
+
+
+def _values(module: Segmenter) -> dict[str, int]:
+    return {name: k for k, name in enumerate(module.classes, start=1)}
+
+
+class _Images(Dataset[dict[str, Any]]):
+    def __init__(self, cases: Sequence[Case], preprocessing: Preprocessing) -> None:
+        self.cases, self.preprocessing = cases, preprocessing
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @override
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return load_case(self.cases[index], self.preprocessing)
+
+
+class SegmentationWriter(BasePredictionWriter):
+    """Write each prediction when it is made.
+
+    Where heads disagree, a voxel goes to the class that is more probable in its own head.
+
+    Args:
+        folder: Where files go.
+        probabilities: Write these too.
+    """
+
+    def __init__(self, folder: Path, probabilities: bool = False) -> None:
+        super().__init__("batch")
+        self.folder, self.probabilities = folder, probabilities
+
+    @override
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, Segmenter)
+        labels = pl_module.labels(prediction.float())[0].to(torch.uint8)
+        source = Path(batch["path"][0])
+        self._write(stem(source), labels.cpu().numpy(), source, batch)
+        if self.probabilities:
+            chances = pl_module.probabilities(prediction.float())[0]
+            moved = chances.movedim(0, -1).float().cpu().numpy()
+            self._write(f"{stem(source)}_probabilities", moved, source, batch)
+
+    def _write(self, name: str, array: np.ndarray[Any, Any], source: Path, batch: Any) -> None:
+        affine = batch["source_affine"][0].cpu().numpy()
+        write_nifti(self.folder / f"{name}.nii.gz", array, affine, source)

@@ -1,0 +1,203 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from lit_continual.cli.continual_cli import main
+from lit_continual.modules import Segmenter
+
+LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
+
+
+@pytest.fixture
+def trained(stream, tmp_path):
+    main(["fit", "--config", stream(LWF), "--trainer.max_epochs=1", "--trainer.logger=false"])
+    return tmp_path / "run"
+
+
+def outcome(capsys, *args):
+    """Exit code and what was written, on a command line that ends the process."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(args))
+    return ended.value.code, capsys.readouterr()
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_the_saved_config_runs_again_and_ends_the_same(trained, tmp_path):
+    main(["fit", "--config", str(trained / "config.yaml"), f"--trainer.default_root_dir={tmp_path / 'again'}"])
+    for name in ("0_ball", "1_box"):
+        mine, theirs = (weights(run / "experiences" / name / "model.ckpt") for run in (tmp_path / "again", trained))
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_a_folder_that_holds_a_run_is_kept_resumed_or_overwritten(trained, stream):
+    config, run = stream(LWF), ["--trainer.max_epochs=1", "--trainer.logger=false"]
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*.ckpt")}
+    with pytest.raises(ValueError, match=r"holds a run already\. Add --resume to go on with it, --overwrite"):
+        main(["fit", "--config", config, *run])
+    main(["fit", "--config", config, *run, "--resume"])
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*.ckpt")} == before
+    with pytest.raises(ValueError, match="holds another run than this config describes"):
+        main(["fit", "--config", config, *run, "--resume", "--seed_everything=1"])
+    main(["fit", "--config", config, *run, "--overwrite", "--seed_everything=1"])
+    assert json.loads((trained / "run.json").read_text())["seed"] == 1
+    assert all(path.stat().st_mtime_ns != before[path] for path in trained.rglob("*.ckpt"))
+
+
+def test_print_config_runs_again(stream, tmp_path, capsys):
+    code, written = outcome(capsys, "fit", "--config", stream(LWF), "--trainer.max_epochs=7", "--print_config")
+    assert code == 0
+    config = yaml.safe_load(written.out)
+    assert config["trainer"]["max_epochs"] == 7
+    assert [e["name"] for e in config["stream"]["experiences"]] == ["ball", "box"]
+    assert config["model"]["class_path"] == "lit_continual.Segmenter"
+    (tmp_path / "printed.yaml").write_text(written.out)
+    again, repeated = outcome(capsys, "fit", "--config", str(tmp_path / "printed.yaml"), "--print_config")
+    assert again == 0
+    assert yaml.safe_load(repeated.out) == config
+
+
+def test_later_configs_and_options_go_over_earlier_ones(stream, tmp_path, capsys):
+    (tmp_path / "more.yaml").write_text("trainer: {max_epochs: 5, accumulate_grad_batches: 2}\nstream: {mode: joint}")
+    arguments = ["--config", stream(), "--config", str(tmp_path / "more.yaml"), "--trainer.max_epochs=6"]
+    _, written = outcome(capsys, "fit", *arguments, "--trainer.callbacks+=Distillation", "--print_config")
+    config = yaml.safe_load(written.out)
+    assert (config["trainer"]["max_epochs"], config["trainer"]["accumulate_grad_batches"]) == (6, 2)
+    assert config["stream"]["mode"] == "joint"
+    assert [c["class_path"] for c in config["trainer"]["callbacks"]] == ["lit_continual.Distillation"]
+
+
+@pytest.mark.parametrize("how", ["option", "two words", "config", "short"])
+def test_experiences_that_are_given_again_inherit_nothing(stream, tmp_path, capsys, how):
+    ball, box = {"name": "ball", "max_epochs": 0, "remember": False, "model": {"features": 8}}, {"name": "box"}
+    again = json.dumps([{"name": "box"}, {"name": "rod", "max_epochs": 3}])
+    (tmp_path / "again.yaml").write_text(f"stream: {{experiences: {again}}}")
+    arguments = {
+        "option": [f"--stream.experiences={again}"],
+        "two words": ["--stream.experiences", again],
+        "config": ["--config", str(tmp_path / "again.yaml")],
+        "short": ["-c", str(tmp_path / "again.yaml")],
+    }
+    config = ["--config", stream(experiences=[ball, box])]
+    _, written = outcome(capsys, "fit", *config, *arguments[how], "--print_config")
+    first, second = yaml.safe_load(written.out)["stream"]["experiences"]
+    assert first == {"name": "box", "classes": {}, "data": {}, "max_epochs": None, "model": {}, "remember": True}
+    assert (second["name"], second["max_epochs"]) == ("rod", 3)
+
+
+@pytest.mark.parametrize("how", ["option", "config"])
+def test_callbacks_that_are_given_again_inherit_nothing(stream, tmp_path, capsys, how):
+    tgd = {"class_path": "TargetedGradientDescent", "init_args": {"phi": 0.4, "network": "body", "after": 1}}
+    again = json.dumps([{"class_path": "TrainOnly", "init_args": {"parts": ["heads"]}}])
+    (tmp_path / "again.yaml").write_text(f"trainer: {{callbacks: {again}}}")
+    given = {"option": [f"--trainer.callbacks={again}"], "config": ["--config", str(tmp_path / "again.yaml")]}[how]
+    _, written = outcome(capsys, "fit", "--config", stream(tgd), *given, "--print_config")
+    (callback,) = yaml.safe_load(written.out)["trainer"]["callbacks"]
+    assert callback["init_args"] == {"parts": ["heads"], "network": None, "after": 0, "hold_statistics": False}
+    _, written = outcome(capsys, "fit", "--config", stream(tgd), "--trainer.callbacks.phi=0.2", "--print_config")
+    (callback,) = yaml.safe_load(written.out)["trainer"]["callbacks"]
+    assert (callback["init_args"]["phi"], callback["init_args"]["after"]) == (0.2, 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--trainer.max_epohcs=2", "max_epohcs"),
+        ("--trainer.max_epoch=2", "Did you mean --trainer.max_epochs"),
+        ("--model.featurs=4", "featurs"),
+        ("--stream.mode=both", "both"),
+        ("--trainer.callbacks+=Destillation", "Destillation"),
+        ("--data.batch_size=many", "many"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(stream, capsys, tmp_path, option, said):
+    code, written = outcome(capsys, "fit", "--config", stream(), option)
+    assert code == 2
+    assert len(written.err.splitlines()) == 1
+    assert said in written.err
+    assert written.err.startswith("lit-continual: error: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_option_of_an_experience_is_an_error_that_names_it(stream):
+    experiences = [{"name": "ball", "classes": {"ball": 1}, "data": {"batchsize": 2}}]
+    with pytest.raises(ValueError, match=r"The data of experience ball are wrong: .*batchsize"):
+        main(["fit", "--config", stream(experiences=experiences)])
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "report"])
+def test_help_can_be_read(command, capsys):
+    code, written = outcome(capsys, command, "--help")
+    assert code == 0
+    assert written.out.startswith("usage: ")
+    assert "--config" in written.out or command in ("predict", "report")
+    code, written = outcome(capsys, "--help")
+    assert re.search(rf"^ +{command} +\w", written.out, flags=re.M)
+
+
+def test_resume_and_overwrite_without_a_stream_are_refused(stream):
+    with pytest.raises(ValueError, match="--resume and --overwrite are for streams"):
+        main(["fit", "--config", stream(experiences=[]), "--resume", "--data.classes={ball: 1}"])
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # Lightning, of a test elsewhere than the fit
+def test_without_experiences_fit_and_test_are_those_of_lightning(stream, tmp_path):
+    ordinary = ["--config", stream(experiences=[]), "--data.classes={ball: 1}", "--trainer.max_epochs=1"]
+    cli = main(["fit", *ordinary])
+    assert cli.trainer.global_step == 4
+    checkpoint = next((tmp_path / "run").rglob("epoch=0-step=4.ckpt"))
+    assert Segmenter.load_from_checkpoint(checkpoint, weights_only=True).classes == ["ball"]
+    assert next((tmp_path / "run").rglob("config.yaml"))
+    tested = main(["test", *ordinary[:3], f"--ckpt_path={checkpoint}", "--trainer.logger=false"])
+    assert 0 <= tested.trainer.callback_metrics["test/dice/ball"] <= 1
+
+
+def test_a_checkpoint_is_scored_on_the_experiences_whose_classes_it_has(trained, stream, capsys):
+    matrix = json.loads((trained / "matrix.json").read_text())["dice"]
+    for command, name in (("test", "1_box"), ("test", "0_ball"), ("validate", "1_box")):
+        checkpoint = trained / "experiences" / name / "model.ckpt"
+        main([command, "--config", stream(), f"--ckpt_path={checkpoint}"])
+        written = capsys.readouterr().out
+        rows = dict(re.findall(r"│ (ball|box) +│ +([\d.]+)", written))
+        if name == "0_ball":
+            assert set(rows) == {"ball"}
+            assert "Not scored" in written
+        elif command == "test":
+            assert float(rows["ball"]) == pytest.approx(matrix[1][0], abs=6e-4)
+            assert float(rows["box"]) == pytest.approx(matrix[1][1], abs=6e-4)
+        else:
+            assert set(rows) == {"ball", "box"}
+
+
+def test_a_checkpoint_of_a_stream_predicts_without_a_config(trained, shapes, tmp_path, capsys):
+    checkpoint = str(trained / "experiences/1_box/model.ckpt")
+    main(["predict", checkpoint, str(shapes / "images"), f"--output={tmp_path / 'out'}"])
+    assert json.loads((tmp_path / "out/labels.json").read_text()) == {"background": 0, "ball": 1, "box": 2}
+    names = {path.name.removesuffix(".nii") for path in (shapes / "images").iterdir()}
+    assert {path.name.removesuffix(".nii.gz") for path in (tmp_path / "out").glob("*.nii.gz")} == names
+    assert "Predictions: " in capsys.readouterr().out
+
+
+def test_scoring_a_stream_needs_a_checkpoint(stream):
+    with pytest.raises(ValueError, match="`test` on a stream needs --ckpt_path"):
+        main(["test", "--config", stream()])
+
+
+@pytest.mark.slow
+def test_in_a_process_of_its_own_an_error_is_one_line_and_exit_code_1(stream, tmp_path):
+    command = [sys.executable, "-m", "lit_continual", "fit", "--config", stream(), "--data.dataset=nowhere"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1
+    (line,) = [line for line in ended.stderr.splitlines() if "error" in line]
+    assert (
+        line == "lit-continual: error: There is no data set at nowhere. Give a dataset.json, a CSV table or a folder."
+    )
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "run").exists()

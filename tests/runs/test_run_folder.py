@@ -1,0 +1,95 @@
+import json
+
+import pytest
+
+from lit_continual.runs.run_folder import RunFolder
+
+RUN = {
+    "name": "tiny",
+    "mode": "continual",
+    "seed": 0,
+    "experiences": [{"name": n, "checkpoint": f"experiences/{i}_{n}/model.ckpt"} for i, n in enumerate("ab")],
+    "scores": {"dice": {}, "hd95": {}},
+}
+
+
+def started(path, resume=False, overwrite=False, **changes):
+    folder = RunFolder(path)
+    folder.start("seed: 0\n", json.loads(json.dumps({**RUN, **changes})), resume, overwrite)
+    return folder
+
+
+def rows(folder):
+    return (folder.path / "cases.csv").read_text().splitlines()
+
+
+def test_a_row_takes_the_place_of_what_a_kill_left_of_it(tmp_path):
+    folder = started(tmp_path)
+    folder.write_row(0, {"dice": {0: 0.5}, "hd95": {0: float("nan")}}, [{"on": 0, "patient": "p", "class": "a"}])
+    folder.write_row(1, {"dice": {0: 0.1, 1: 0.2}}, [{"on": 1, "patient": "p", "class": "b", "dice": "0.2"}])
+    folder.write_row(1, {"dice": {1: 0.25}}, [{"on": 1, "patient": "p", "class": "b", "dice": "0.25"}])
+    assert rows(folder) == ["after,on,patient,class,dice,hd95", "0,0,p,a,,", "1,1,p,b,0.25,"]
+    written = json.loads((tmp_path / "matrix.json").read_text())
+    assert written == {"dice": [[0.5, None], [None, 0.25]], "hd95": [[None, None], [None, None]]}
+
+
+def test_what_is_noted_is_there_when_the_run_goes_on(tmp_path):
+    folder = started(tmp_path)
+    assert not folder.learnt(0)
+    folder.note(0, steps=4)
+    assert not folder.learnt(0)  # there is no checkpoint yet
+    folder.checkpoint(0).parent.mkdir(parents=True)
+    folder.checkpoint(0).touch()
+    folder.note(0, evaluation_seconds=1.0)
+    folder.note(device="cpu")
+    again = started(tmp_path, resume=True)
+    assert again.learnt(0)
+    assert again.evaluated(0)
+    assert not again.learnt(1)
+    assert again.steps(2) == 4
+    assert again.run["device"] == "cpu"
+
+
+@pytest.mark.parametrize("written", [[], ["config.yaml"], ["config.yaml", "matrix.json"]])
+def test_a_run_killed_in_its_first_writes_begins_anew(tmp_path, written):
+    for name in written:
+        (tmp_path / name).write_text("{}")
+    (tmp_path / ".matrix.json.123.part").write_text("{")
+    for resume in (False, True):
+        folder = started(tmp_path, resume=resume)
+        assert folder.matrices["dice"] == [[None, None], [None, None]]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "matrix.json", "run.json"]
+        (tmp_path / "run.json").unlink()
+
+
+def test_checkpoints_of_nobody_knows_which_run_are_not_gone_on_with(tmp_path):
+    (tmp_path / "experiences/0_a").mkdir(parents=True)
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ValueError, match=r"may hold checkpoints of a run, and there is no run\.json beside it"):
+            started(tmp_path, **options)
+    assert (tmp_path / "experiences/0_a").exists()
+
+
+def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
+    folder = started(tmp_path)
+    folder.checkpoint(1).parent.mkdir(parents=True)
+    folder.write_row(0, {"dice": {0: 0.5}}, [])
+    (tmp_path / "notes.txt").write_text("mine")
+    again = started(tmp_path, overwrite=True, seed=3)
+    assert again.run["seed"] == 3
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["config.yaml", "matrix.json", "notes.txt", "run.json"]
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"mode": "joint"}, {"scores": {"dice": {}}}, {"name": "other"}])
+def test_another_run_is_not_gone_on_with(tmp_path, change):
+    started(tmp_path)
+    with pytest.raises(ValueError, match="holds another run than this config describes"):
+        started(tmp_path, resume=True, **change)
+
+
+def test_a_damaged_description_is_named(tmp_path):
+    started(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is not valid JSON"):
+        started(tmp_path, resume=True)

@@ -1,0 +1,143 @@
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from lit_continual.runs import storage
+from lit_continual.runs.storage import AtomicCheckpointIO, load_checkpoint, read_json, replaced, write_json, write_text
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def full(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_the_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "deep" / "scores.txt"
+    write_text(path, "Æ")
+    assert path.read_bytes() == "Æ".encode()
+    with pytest.raises(KeyError, match=r"stop"):
+        write_half(path, KeyError("stop"))
+    assert path.read_text(encoding="utf-8") == "Æ"
+    assert names(path.parent) == ["scores.txt"]
+
+
+def write_half(path, error):
+    with replaced(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, ValueError])
+def test_whatever_stops_the_block_leaves_nothing(tmp_path, stop):
+    with pytest.raises(stop):
+        write_half(tmp_path / "new", stop("stop"))
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("when", ["write", "fsync", "replace"])
+def test_a_full_disk(tmp_path, monkeypatch, when):
+    write_text(tmp_path / "a.json", "old")
+    if when == "write":
+        monkeypatch.setattr(storage.Path, "write_text", full)
+    else:
+        monkeypatch.setattr(os, when, full)
+    with pytest.raises(OSError, match=r"Cannot write .*a.json \(No space left.*unharmed. Free some space") as caught:
+        write_text(tmp_path / "a.json", "new")
+    monkeypatch.undo()
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "old"
+
+
+def test_what_torch_says_of_a_full_disk(tmp_path):
+    for words in (
+        "PytorchStreamWriter failed writing file data/0: file write failed\nframe #0: ...",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 62480 vs 62368",
+        "basic_ios::clear: iostream error",
+    ):
+        with pytest.raises(OSError, match=r"Cannot write .*w.pt \(only a part of it could be written\)"):
+            write_half(tmp_path / "w.pt", RuntimeError(words))
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"):
+        write_half(tmp_path / "w.pt", RuntimeError("shapes differ"))
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"Cannot write .*file/sub/a.json \("):
+        write_json(tmp_path / "file" / "sub" / "a.json", {})
+
+
+LIMITED = """
+import resource, signal, sys, torch
+from lit_continual.runs.storage import AtomicCheckpointIO, write_text
+limit = 100_000
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+for write in (
+    lambda: AtomicCheckpointIO().save_checkpoint({"w": torch.zeros(100_000)}, sys.argv[1] + "/model.ckpt"),
+    lambda: write_text(sys.argv[1] + "/page.html", "x" * 200_000),
+):
+    try:
+        write()
+    except OSError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_may_write_no_more(tmp_path):
+    AtomicCheckpointIO().save_checkpoint({"w": torch.ones(2)}, tmp_path / "model.ckpt")
+    command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert f"Cannot write {tmp_path / 'model.ckpt'} (" in first
+    assert f"Cannot write {tmp_path / 'page.html'} (File too large)" in second
+    assert names(tmp_path) == ["model.ckpt"]
+    assert torch.equal(load_checkpoint(tmp_path / "model.ckpt")["w"], torch.ones(2))
+
+
+def test_json(tmp_path):
+    content = {"a": [1, None, 0.5], "ü": "ß"}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+    with pytest.raises(ValueError, match=r"Out of range"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert read_json(tmp_path / "a.json") == content
+    for text in (b"{", b"\xff"):
+        (tmp_path / "a.json").write_bytes(text)
+        with pytest.raises(ValueError, match=r"a.json is not valid JSON \(.*Restore the file or make it anew"):
+            read_json(tmp_path / "a.json")
+
+
+def test_checkpoints_of_tensors_and_plain_values_only(tmp_path):
+    content = {"w": torch.arange(3), "plain": [1, "a", {"b": (None, 2.5)}]}
+    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "sub" / "a.ckpt")
+    assert load_checkpoint(tmp_path / "sub" / "a.ckpt")["plain"] == content["plain"]
+    torch.save({"x": np.random.default_rng(0)}, tmp_path / "code.ckpt")
+    with pytest.raises(ValueError, match=r"code.ckpt cannot be read as a checkpoint of tensors and plain values"):
+        load_checkpoint(tmp_path / "code.ckpt")
+
+
+def test_bad_checkpoints(tmp_path):
+    torch.save({"w": torch.zeros(1000)}, tmp_path / "a.ckpt")
+    whole = (tmp_path / "a.ckpt").read_bytes()
+    for part in (b"", whole[:100], whole[:-30], b"text"):
+        (tmp_path / "a.ckpt").write_bytes(part)
+        with pytest.raises(ValueError, match=r"a.ckpt cannot be read as a checkpoint.*use another") as caught:
+            load_checkpoint(tmp_path / "a.ckpt")
+        assert "\n" not in str(caught.value)
+    torch.save([1, 2], tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a.ckpt holds a list, not a checkpoint. Use another file"):
+        load_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"There is no checkpoint at .*none.ckpt. Check the path"):
+        load_checkpoint(tmp_path / "none.ckpt")

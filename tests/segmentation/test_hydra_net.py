@@ -1,0 +1,189 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from monai.losses import DiceCELoss
+from torch import nn
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+from lit_continual.methods.pretrained.weights import load_pretrained
+from lit_continual.modules import HydraNet, Segmenter
+
+NETWORK = {"_target_": "DenseNet121UNet", "decoder_channels": [8, 8, 8, 8, 8]}
+HEADS = [["anterior", "posterior"], ["tumour"]]
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+
+
+def hydra(**arguments):
+    torch.manual_seed(0)
+    return HydraNet(NETWORK, features=4, heads=HEADS, **arguments)
+
+
+def samples(size, classes, count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            "image": torch.rand(1, *size, generator=generator),
+            "label": torch.randint(0, len(classes) + 1, (1, *size), generator=generator),
+            "classes": ",".join(classes),
+        }
+        for _ in range(count)
+    ]
+
+
+def batch_of(items):
+    return next(iter(DataLoader(items, batch_size=len(items))))
+
+
+class Tasks(LightningDataModule):
+    patch_size = (64, 64)
+    head_classes = HEADS
+    classes = {"anterior": 1, "posterior": 2, "tumour": 1}  # noqa: RUF012
+
+    def __init__(self, sizes):
+        super().__init__()
+        self.sizes = sizes
+
+    def train_dataloader(self):
+        loaders = {
+            "hippocampus": DataLoader(samples(self.sizes[0], HEADS[0], 4, 0), batch_size=2),
+            "sts": DataLoader(samples(self.sizes[1], HEADS[1], 9, 1), batch_size=3),
+        }
+        return CombinedLoader(loaders, "max_size_cycle")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [((64, 64), (64, 64)), ((32, 64), (64, 48))], ids=["one size", "two sizes"])
+def test_tasks_of_any_sizes_are_learnt_in_one_fit(trainer, sizes):
+    torch.manual_seed(0)
+    module = HydraNet(NETWORK, features=4, optimizer=partial(torch.optim.SGD, lr=0.1))
+    fitted = trainer()
+    before = module.body["encoder"].features.conv0.weight.detach().clone()
+    fitted.fit(module, datamodule=Tasks(sizes))
+    assert module.heads.classes == HEADS
+    assert fitted.global_step == 3
+    logs = fitted.callback_metrics
+    mean = (logs["train/loss/hippocampus"] + logs["train/loss/sts"]) / 2
+    assert_close(logs["train/loss"], mean)
+    assert not torch.equal(module.body["encoder"].features.conv0.weight, before)
+    assert len(module.decoders) == 2
+
+
+def test_the_loss_is_the_mean_over_tasks_written_by_hand():
+    module = hydra()
+    module.log_dict = module.log = lambda *args, **kwargs: None
+    batch = {
+        "a": batch_of(samples((64, 64), HEADS[0], 2, 0)),
+        "b": batch_of(samples((64, 64), HEADS[1], 3, 1)),
+    }
+    twin = copy.deepcopy(module)
+    loss = module.training_step(batch, 0)["loss"]
+
+    features = twin.body["encoder"](torch.cat([batch["a"]["image"], batch["b"]["image"]]))
+    loss_of = DiceCELoss(softmax=True, to_onehot_y=True)
+    first = twin.heads.layers[0](twin.decoders[0]([f[:2] for f in features]))
+    second = twin.heads.layers[1](twin.decoders[1]([f[2:] for f in features]))
+    by_hand = (loss_of(first, batch["a"]["label"]) + loss_of(second, batch["b"]["label"])) / 2
+    assert_close(loss, by_hand)
+    assert_close(module.body["encoder"].features.norm0.running_mean, twin.body["encoder"].features.norm0.running_mean)
+
+
+def test_each_task_trains_its_own_decoder_and_the_shared_encoder():
+    module = hydra()
+    module.log_dict = module.log = lambda *args, **kwargs: None
+    module.training_step({"b": batch_of(samples((64, 64), HEADS[1], 2, 0))}, 0)["loss"].backward()
+    moved = {
+        name.split(".features.")[0].split(".blocks.")[0] for name, p in module.named_parameters() if p.grad is not None
+    }
+    assert "body.encoder" in moved
+    assert "decoders.1" in moved
+    assert "decoders.0" not in moved
+    assert module.heads.layers[0].weight.grad is None
+    assert module.heads.layers[1].weight.grad.any()
+
+
+def test_a_new_task_leaves_the_others_as_they_are():
+    module = hydra().eval()
+    image = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        before = module(image)
+        module.grow(["mandible"])
+        assert torch.equal(module.eval()(image)[:, :5], before)
+    assert module.head_channels == [[0, 1, 2], [3, 4], [5, 6]]
+
+
+def decoders_run(module):
+    """A list that every decoder adds its number to when it runs."""
+    ran = []
+    for i, decoder in enumerate(module.decoders):
+        decoder.register_forward_hook(lambda *_, i=i: ran.append(i))
+    return ran
+
+
+@pytest.mark.slow
+def test_a_volume_is_scored_by_its_own_decoder_alone():
+    module, volume = hydra(roi_size=[32, 32]).eval(), batch_of(samples((32, 32, 2), HEADS[1], 1, 0))
+    volume |= {"spacing": torch.ones(1, 3), "affine": torch.eye(4)[None]}
+    module.to_source_grid = lambda logits, batch: logits
+    ran = decoders_run(module)
+    with torch.no_grad():
+        module.trainer = Trainer(accelerator="cpu", logger=False)
+        module.on_test_epoch_start()
+        found = module.test_step(volume, 0)
+        assert set(ran) == {1}
+        assert set(found["prediction"]) == {"tumour"}
+        whole = module.masks(module.infer(volume["image"]))
+    assert set(ran) == {0, 1}
+    assert torch.equal(found["prediction"]["tumour"], whole[0, module.classes.index("tumour")])
+
+
+def test_post_processing_sees_the_classes_of_every_decoder():
+    module = hydra(roi_size=[32, 32], post=[{"_target_": "RemoveOutside", "label": 3, "organ": [1]}]).eval()
+    volume = batch_of(samples((32, 32, 2), HEADS[1], 1, 0)) | {"spacing": torch.ones(1, 3)}
+    module.to_source_grid = lambda logits, batch: logits
+    ran = decoders_run(module)
+    with torch.no_grad():
+        module.trainer = Trainer(accelerator="cpu", logger=False)
+        module.on_test_epoch_start()
+        module.test_step(volume, 0)
+    assert set(ran) == {0, 1}  # the organ is of the other task
+
+
+def test_a_checkpoint_brings_its_tasks(trainer, tmp_path):
+    module = HydraNet(NETWORK, features=4)
+    fitted = trainer()
+    fitted.fit(module, datamodule=Tasks(((64, 64), (64, 64))))
+    fitted.save_checkpoint(tmp_path / "hydra.ckpt")
+    loaded = HydraNet.load_from_checkpoint(tmp_path / "hydra.ckpt", weights_only=True)
+    assert loaded.heads.classes == HEADS
+    assert_close(dict(loaded.state_dict()), dict(module.state_dict()), rtol=0, atol=0)
+
+
+def test_the_encoder_is_exported_as_the_source_of_a_transfer(tmp_path):
+    module = hydra()
+    module.export_encoder(tmp_path / "encoder.pt")
+    target = Segmenter(NETWORK, features=8, heads=[["infection"]])
+    report = load_pretrained(target, tmp_path / "encoder.pt")
+    encoder = dict(module.body["encoder"].state_dict())
+    assert report.count("renamed") == len(encoder)
+    assert {row.outcome for row in report.rows} == {"renamed", "missing"}
+    assert_close(dict(target.body.encoder.state_dict()), encoder, rtol=0, atol=0)
+
+
+def test_bad_input_is_named():
+    small = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [8] * 6}
+    with pytest.raises(ValueError, match=r"`network` must have an `encoder` and a `decoder`, and BasicUNet has not"):
+        HydraNet(small, features=8)
+    module = hydra()
+    part = batch_of(samples((64, 64), ["mandible"], 2, 0))
+    with pytest.raises(ValueError, match=r"Task neck gave samples of \['mandible'\].*for \[\['anterior'"):
+        module.training_step({"neck": part}, 0)
+
+
+def test_the_loss_may_be_weighted():
+    module = hydra(loss=nn.Identity())
+    assert isinstance(module.loss, nn.Identity)

@@ -1,0 +1,181 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the process that forks, too
+import processes
+
+LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
+ENDED = {"run_folder.py", "resumption.py", "stream_loop.py", "storage.py"}
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, (list, tuple)) else a == b
+
+
+def assert_same_run(run, expected):
+    for path in sorted(expected.glob("experiences/*/model.ckpt")):
+        mine, theirs = load(run / path.relative_to(expected)), load(path)
+        for key in ("state_dict", "callbacks", "hyper_parameters", "epoch", "global_step"):
+            assert same(mine[key], theirs[key]), f"{path.parent.name}: {key}"
+    for file in ("matrix.json", "cases.csv", "config.yaml"):
+        text = (run / file).read_text().replace(str(run), str(expected))
+        assert text == (expected / file).read_text(), file
+    mine, theirs = (json.loads((folder / "run.json").read_text()) for folder in (run, expected))
+    for facts in (mine, theirs):
+        facts.update(tracking_id="")
+        for experience in facts["experiences"]:
+            experience.update(seconds=0, evaluation_seconds=0, checkpoint_bytes=0, selection_seconds=0)
+    assert mine == {**theirs, "name": mine["name"]}
+    overlays = sorted(path.name for path in (expected / "overlays").iterdir())
+    assert sorted(path.name for path in (run / "overlays").iterdir()) == overlays
+    mine, theirs = ({path.name: path.read_bytes() for path in r.glob("memory/**/*.*")} for r in (run, expected))
+    assert mine == theirs
+    assert not list(run.rglob("*.part"))
+    assert not list(run.rglob("resume"))
+
+
+@pytest.fixture
+def resumed(stream, tmp_path):
+    """Run a stream to its end, and again with kills, each followed by a resume; return both folders."""
+
+    def run(*kills, options=(), reports=True):
+        arguments = ["fit", "--config", stream(LWF), "--model.scheduler=StepLR", "--model.scheduler.step_size=1"]
+        arguments += ["--trainer.logger=false", *options]
+        whole, cut = (tmp_path / name for name in ("whole", "cut"))
+        log = tmp_path / "log.txt"
+        if not (whole / "run.json").exists():
+            assert processes.run([*arguments, f"--trainer.default_root_dir={whole}"], log, reports=reports) == 0, (
+                log.read_text()
+            )
+        mine = [*arguments, f"--trainer.default_root_dir={cut}"]
+        for i, kill in enumerate(kills):
+            assert processes.run([*mine, *["--resume"] * bool(i)], log, kill, reports) == -9, log.read_text()
+        assert processes.run([*mine, "--resume"], log, reports=reports) == 0, log.read_text()
+        return cut, whole
+
+    return run
+
+
+STEP = "lit_continual.modules.Segmenter.training_step"
+TEST_STEP = "lit_continual.modules.Segmenter.test_step"
+
+
+def test_killed_in_training_and_in_evaluation_a_run_ends_as_if_it_had_not_been(resumed):
+    # 2 experiences of 2 epochs of 2 batches: the last batch of all, and then the second case on the first experience.
+    kills = {"function": STEP, "call": 8}, {"function": TEST_STEP, "call": 2, "after": True}
+    assert_same_run(*resumed(*kills, reports=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("function", "calls"),
+    [
+        ("os.replace", range(1, 31)),
+        (STEP, range(1, 9)),
+        (TEST_STEP, range(1, 7)),
+        ("lit_continual.modules.Segmenter.validation_step", (1, 3, 6)),
+        ("lit_continual.callbacks.Distillation.on_fit_end", (1, 2)),
+        ("shutil.rmtree", (1, 2)),
+    ],
+)
+def test_killed_at_any_call_a_run_ends_as_if_it_had_not_been(resumed, function, calls, after, tmp_path):
+    for call in calls:
+        shutil.rmtree(tmp_path / "cut", ignore_errors=True)
+        assert_same_run(*resumed({"function": function, "call": call, "after": after}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(7))
+def test_killed_at_any_line_a_run_ends_as_if_it_had_not_been(resumed, first, tmp_path):
+    for n in range(5 + 13 * first, 950, 91):
+        shutil.rmtree(tmp_path / "cut", ignore_errors=True)
+        assert_same_run(*resumed({"files": ENDED, "n": n}))
+
+
+MEMORY = [f"--stream.memory.{setting}" for setting in ("policy=Random", "budget.samples=5", "share=0.5")]
+
+
+@pytest.mark.slow
+def test_killed_before_a_memory_is_noted_a_run_ends_as_if_it_had_not_been(resumed):
+    add = {"function": "lit_continual.data.ExemplarMemory.add", "call": 1, "after": True}
+    cut, whole = resumed(add, {"function": STEP, "call": 1}, options=MEMORY)
+    assert_same_run(cut, whole)
+    assert len(json.loads((cut / "memory/manifest.json").read_text())["exemplars"]) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("function", "calls"),
+    [
+        ("os.replace", range(1, 42, 2)),
+        ("pathlib.Path.write_bytes", range(1, 8)),
+        ("lit_continual.data.ExemplarMemory.add", (1, 2)),
+        (STEP, range(3, 13, 3)),
+    ],
+)
+def test_killed_with_a_memory_at_any_call(resumed, function, calls, after, tmp_path):
+    for call in calls:
+        shutil.rmtree(tmp_path / "cut", ignore_errors=True)
+        assert_same_run(*resumed({"function": function, "call": call, "after": after}, options=MEMORY))
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(resumed):
+    kills = [{"function": STEP, "call": n} for n in (1, 3, 2, 4)] + [{"function": TEST_STEP, "call": 1}] * 2
+    assert_same_run(*resumed(*kills))
+
+
+@pytest.mark.slow
+def test_killed_with_workers_that_load(resumed):
+    workers = [
+        "--data.num_workers=2",
+        '--data.augmentation.intensity=[{"_target_":"RandGaussianNoised","keys":"image"}]',
+    ]
+    assert_same_run(*resumed({"function": STEP, "call": 7}, options=workers))
+
+
+@pytest.mark.slow
+def test_a_run_in_a_process_of_its_own_is_killed_and_resumed(stream, tmp_path):
+    command = [sys.executable, "-m", "lit_continual", "fit", "--config", stream(LWF), "--trainer.logger=false"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for run in ("whole", "cut"):
+        root = f"--trainer.default_root_dir={tmp_path / run}"
+        if run == "cut":
+            log = tmp_path / "log.txt"
+            kill = {"function": STEP, "call": 7}
+            assert processes.run([*command[3:], root], log, kill) == -9, log.read_text()
+        subprocess.run([*command, root, *["--resume"] * (run == "cut")], check=True, env=environment)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_killed_while_an_old_run_is_removed(stream, tmp_path):
+    config, log, run = stream(), tmp_path / "log.txt", tmp_path / "run"
+    arguments = ["fit", "--config", config, "--trainer.max_epochs=1", "--trainer.logger=false"]
+    assert processes.run(arguments, log) == 0, log.read_text()
+    fewer = [*arguments, "--model.optimizer.lr=0.02", "--overwrite"]
+    kill = {"function": "pathlib.Path.unlink", "call": 1}  # the checkpoints are gone, run.json is still there
+    assert processes.run(fewer, log, kill) == -9, log.read_text()
+    assert (run / "run.json").exists()
+    assert not (run / "experiences").exists()
+    assert processes.run([*fewer[:-1], "--resume"], log) == 0, log.read_text()
+    assert processes.run([*fewer[:-1], f"--trainer.default_root_dir={tmp_path / 'new'}"], log) == 0, log.read_text()
+    mine, theirs = (load(path / "experiences/1_box/model.ckpt")["state_dict"] for path in (run, tmp_path / "new"))
+    assert same(mine, theirs)

@@ -1,0 +1,137 @@
+import csv
+import json
+import logging
+import struct
+
+import pytest
+import yaml
+
+from lit_continual.cli.continual_cli import main
+from lit_continual.stream.tracking import calm
+
+LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
+
+
+def fit(stream, *options):
+    main(["fit", "--config", stream(LWF), "--trainer.max_epochs=1", *options])
+
+
+def test_csv_is_the_default_and_its_step_goes_on(stream, tmp_path):
+    fit(stream)
+    (file,) = (tmp_path / "run/logs").rglob("metrics.csv")
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    steps = [int(row["step"]) for row in rows if row["train/loss"]]
+    assert steps == [0, 1, 2, 3]  # two experiences of two batches
+    assert [int(row["step"]) for row in rows if row["train/distillation"]] == [2, 3]
+    matrix = json.loads((tmp_path / "run/matrix.json").read_text())["dice"]
+    for i, step in enumerate((2, 4)):
+        (row,) = [row for row in rows if row["matrix/dice/ball"] and int(row["step"]) == step]
+        assert float(row["matrix/dice/ball"]) == pytest.approx(matrix[i][0])
+        assert float(row["stream/dice/acc"]) == pytest.approx(sum(matrix[i][: i + 1]) / (i + 1))
+
+
+def tensorboard(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
+def test_tensorboard_by_yaml_gets_steps_numbers_and_pictures(stream, tmp_path):
+    logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": str(tmp_path / "tb"), "name": "x"}}
+    (tmp_path / "logger.yaml").write_text(json.dumps({"trainer": {"logger": logger}}))
+    fit(stream, "--config", str(tmp_path / "logger.yaml"))
+    events = tensorboard(next((tmp_path / "tb/x").iterdir()))
+    assert [event.step for event in events.Scalars("train/loss")] == [0, 1, 2, 3]
+    assert [event.step for event in events.Scalars("matrix/dice/ball")] == [2, 4]
+    assert {"pictures/matrix/dice", "pictures/overlays"} <= set(events.Tags()["images"])
+
+
+def wandb_records(file):
+    """Read the records of a .wandb file: a 7-byte head, then LevelDB's log format, parts within blocks of 32 KiB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, at, parts, records = file.read_bytes(), 7, b"", []
+    while at < len(content):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", content, at + 4)
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(parts))
+            parts = b""
+    return records
+
+
+def history(records):
+    found = []
+    for record in records:
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what wandb warns of is its own
+def test_wandb_offline_has_one_run_with_steps_config_numbers_and_pictures(stream, tmp_path):
+    arguments = {"project": "tiny", "offline": True, "save_dir": str(tmp_path)}
+    logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": arguments}
+    (tmp_path / "logger.yaml").write_text(json.dumps({"trainer": {"logger": logger}}))
+    fit(stream, "--config", str(tmp_path / "logger.yaml"))
+    (file,) = tmp_path.rglob("*.wandb")
+    records = wandb_records(file)
+    logged = history(records)
+    steps = [row["trainer/global_step"] for row in logged if "train/loss" in row]
+    assert steps == sorted(steps)
+    assert steps[-1] == 3
+    matrix = json.loads((tmp_path / "run/matrix.json").read_text())["dice"]
+    rows = [row for row in logged if "matrix/dice/ball" in row]
+    assert [row["trainer/global_step"] for row in rows] == [2, 4]
+    assert [row["matrix/dice/ball"] for row in rows] == pytest.approx([matrix[0][0], matrix[1][0]])
+    for picture in ("pictures/matrix/dice", "pictures/overlays"):
+        assert [row[f"{picture}/count"] for row in logged if f"{picture}/count" in row] == [1, 1]
+    (run,) = [r.run for r in records if r.WhichOneof("record_type") == "run"][:1]
+    described = json.loads((tmp_path / "run/run.json").read_text())
+    assert run.run_id == described["tracking_id"]
+    keys = {u.key or "/".join(u.nested_key) for r in records for u in [*r.run.config.update, *r.config.update]}
+    assert any(key.startswith("stream") for key in keys)
+
+    described["status"] = "running"
+    del described["experiences"][1]["evaluation_seconds"]
+    (tmp_path / "run/run.json").write_text(json.dumps(described))
+    fit(stream, "--config", str(tmp_path / "logger.yaml"), "--resume")
+    runs = [r.run.run_id for f in tmp_path.rglob("*.wandb") for r in wandb_records(f) if r.HasField("run")]
+    assert set(runs) == {described["tracking_id"]}
+    assert len(list(tmp_path.rglob("*.wandb"))) == 2
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_the_configs_of_loggers_go_beside_any_other(name, stream, pytestconfig, capsys):
+    path = pytestconfig.rootpath / "configs/loggers" / f"{name}.yaml"
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", stream(), "--config", str(path), "--print_config"])
+    logger = yaml.safe_load(capsys.readouterr().out)["trainer"]["logger"]
+    assert name in logger["class_path"].lower()
+
+
+def test_calm_keeps_warnings_and_what_callbacks_say(capfd):
+    log, kept = logging.getLogger("lightning.pytorch.trainer"), []
+    handler = logging.getLogger("lightning.pytorch").handlers[0]
+
+    def say(path, level):
+        record = log.makeRecord(log.name, level, path, 1, "said", (), None)
+        kept.append(bool(handler.filter(record)))
+
+    with calm():
+        say("lib/lightning/pytorch/trainer/setup.py", logging.INFO)
+        say("lib/lightning/pytorch/trainer/setup.py", logging.WARNING)
+        say("lib/lightning/pytorch/callbacks/early_stopping.py", logging.INFO)
+        say("somebody/trainer.py", logging.INFO)
+    say("lib/lightning/pytorch/trainer/setup.py", logging.INFO)
+    assert kept == [False, True, True, True, True]

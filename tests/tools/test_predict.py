@@ -1,0 +1,162 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from lit_continual.cli.continual_cli import main
+from lit_continual.data import SegmentationDataModule
+from lit_continual.data.splits import Split
+from lit_continual.data.volumes import Preprocessing
+from lit_continual.modules import Segmenter
+
+OBLIQUE = np.array([[-1.2, 0.4, 0.0, 5.0], [0.5, 1.0, 0.0, -3.0], [0.0, 0.0, 3.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def thresholding(channels, post=()):
+    """Two heads over the image itself: bright where channel 0 is above 0.5, dark where it is below 0.2."""
+    module = Segmenter({"_target_": "torch.nn.Identity"}, features=channels, heads=[["bright"], ["dark"]], post=post)
+    with torch.no_grad():
+        for layer, (slope, at) in zip(module.heads.layers, ((10.0, 0.5), (-10.0, 0.2)), strict=True):
+            layer.weight.zero_()
+            layer.weight[1, 0] = slope
+            layer.bias.copy_(torch.tensor([0.0, -slope * at]))
+    return module
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "images"
+
+
+def write(folder, channels=1, affine=OBLIQUE, dtype=np.float32, name="case"):
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for channel in range(channels):
+        coarse = rng.uniform(0, 1, (4, 4, 3))
+        array = np.kron(coarse, np.ones((4, 3, 2))).astype(np.float32)
+        image = nib.Nifti1Image(array, affine)
+        image.set_data_dtype(dtype)
+        image.set_sform(affine, code=1)
+        image.set_qform(affine, code=1)
+        suffix = f"_{channel:04d}" if channels > 1 else ""
+        nib.save(image, folder / f"{name}{suffix}.nii.gz")
+
+
+@pytest.fixture
+def checkpoint(tmp_path, folder):
+    def save(channels=1, post=(), **preprocessing):
+        write(folder, channels)
+        data = SegmentationDataModule(
+            str(folder),
+            [16, 12],
+            {"bright": 1},
+            split=Split(fractions=(1.0, 0.0, 0.0)),
+            preprocessing=Preprocessing(**{"orientation": None, "normalise": (), **preprocessing}),
+        )
+        module = thresholding(channels, post)
+        content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+        torch.save({**content, "datamodule_hyper_parameters": dict(data.hparams)}, tmp_path / "model.ckpt")
+        return str(tmp_path / "model.ckpt")
+
+    return save
+
+
+def predict(checkpoint, folder, tmp_path, *options):
+    output = tmp_path / "out"
+    main(["predict", checkpoint, str(folder), f"--output={output}", "--accelerator=cpu", *options])
+    return output
+
+
+def expected(array):
+    return np.where(array > 0.5, 1, np.where(array < 0.2, 2, 0))
+
+
+@pytest.mark.parametrize("orientation", [None, "RAS", "LPI"])
+def test_label_maps_lie_on_the_image_they_are_of(checkpoint, folder, tmp_path, orientation):
+    output = predict(checkpoint(orientation=orientation), folder, tmp_path)
+    source, found = nib.load(folder / "case.nii.gz"), nib.load(output / "case.nii.gz")
+    assert found.shape == source.shape
+    np.testing.assert_allclose(found.affine, source.affine, atol=1e-5)
+    np.testing.assert_allclose(found.get_qform(), source.get_qform(), atol=1e-5)
+    assert found.header.get_zooms() == pytest.approx(source.header.get_zooms())
+    assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == (1, 1)
+    assert found.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(found.dataobj), expected(source.get_fdata()))
+    assert json.loads((output / "labels.json").read_text()) == {"background": 0, "bright": 1, "dark": 2}
+    assert sorted(path.name for path in output.iterdir()) == ["case.nii.gz", "labels.json"]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"_target_": "RemoveOutside", "label": 2, "organ": [1], "margin": 0},  # dark never lies in bright
+        {"_target_": "LabelFilter", "applied_labels": [1]},  # of MONAI, whose tensors are of a class of its own
+    ],
+    ids=lambda step: step["_target_"],
+)
+def test_a_checkpoint_brings_its_post_processing(checkpoint, folder, tmp_path, step):
+    output = predict(checkpoint(post=[step]), folder, tmp_path)
+    whole = expected(nib.load(folder / "case.nii.gz").get_fdata())
+    assert (whole == 2).any()
+    np.testing.assert_array_equal(np.asarray(nib.load(output / "case.nii.gz").dataobj), np.where(whole == 2, 0, whole))
+
+
+def test_probabilities_are_those_of_the_heads(checkpoint, folder, tmp_path):
+    output = predict(checkpoint(), folder, tmp_path, "--probabilities=true")
+    array = nib.load(folder / "case.nii.gz").get_fdata()
+    found = nib.load(output / "case_probabilities.nii.gz")
+    assert found.get_data_dtype() == np.float32
+    bright, dark = (1 / (1 + np.exp(-slope * (array - at))) for slope, at in ((10, 0.5), (-10, 0.2)))
+    np.testing.assert_allclose(found.get_fdata(), np.stack([bright, dark], -1), atol=1e-5)
+
+
+def test_scaled_integers_and_files_without_compression_are_read_as_what_they_mean(checkpoint, folder, tmp_path):
+    path, other = checkpoint(), tmp_path / "others"
+    write(other, dtype=np.int16)
+    image = nib.load(other / "case.nii.gz")
+    nib.save(image, other / "plain.nii")
+    output = predict(path, other, tmp_path)
+    for name in ("case", "plain"):
+        found = np.asarray(nib.load(output / f"{name}.nii.gz").dataobj)
+        np.testing.assert_array_equal(found, expected(image.get_fdata()))
+
+
+def test_several_modalities_are_channels(checkpoint, folder, tmp_path):
+    output = predict(checkpoint(channels=2), folder, tmp_path)
+    (found,) = output.glob("*.nii.gz")
+    np.testing.assert_array_equal(
+        np.asarray(nib.load(found).dataobj), expected(nib.load(folder / "case_0000.nii.gz").get_fdata())
+    )
+
+
+def test_a_resampled_network_answers_on_the_source_grid(checkpoint, folder, tmp_path):
+    output = predict(checkpoint(spacing=(0.9, 0.9, 2.0), orientation="RAS"), folder, tmp_path)
+    source, found = nib.load(folder / "case.nii.gz"), nib.load(output / "case.nii.gz")
+    np.testing.assert_allclose(found.affine, source.affine, atol=1e-5)
+    agreement = (np.asarray(found.dataobj) == expected(source.get_fdata())).mean()
+    assert found.shape == source.shape
+    assert agreement > 0.75  # blocks of 4 x 3 x 2 voxels: only their rims are interpolated
+
+
+def test_a_checkpoint_of_something_else_is_refused(checkpoint, folder, tmp_path):
+    write(folder)
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    with pytest.raises(ValueError, match=r"text\.ckpt cannot be read as a checkpoint"):
+        predict(str(tmp_path / "text.ckpt"), folder, tmp_path)
+    torch.save({"state_dict": {}, "hyper_parameters": {"layers": 3}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"other\.ckpt is no checkpoint of a Segmenter with its preprocessing"):
+        predict(str(tmp_path / "other.ckpt"), folder, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_images_of_one_name_are_refused(checkpoint, folder, tmp_path):
+    path = checkpoint()
+    for name in ("a", "b"):
+        write(folder / name, name="t1")
+    (folder / "list.csv").write_text("image,patient\na/t1.nii.gz,A\nb/t1.nii.gz,B\n")
+    with pytest.raises(
+        ValueError, match=r"predictions of .*a/t1.nii.gz and .*b/t1.nii.gz would have one name. Rename one"
+    ):
+        predict(path, folder / "list.csv", tmp_path)
