@@ -1,0 +1,272 @@
+"""The one door to checkpoints: what is in a file, checked before anything is built from it."""
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from typing_extensions import Self, override
+
+from lit_continual import __version__
+from lit_continual.runs.classes import MODULES, NETWORKS, TRANSFORMS
+from lit_continual.runs.registry import Registry
+from lit_continual.runs.storage import in_one_line
+
+M = TypeVar("M", bound=LightningModule)
+
+SECTION = "lit_continual"  # of a checkpoint: what this package says of it
+SAFE_TORCH = (2, 10)  # before it, reading a checkpoint of tensors could run code: CVE-2025-32434, CVE-2026-24747
+#: Which hyper-parameters describe an object, or a list of them, and of which kind.
+DESCRIBED: dict[str, Registry] = {"network": NETWORKS, "post": TRANSFORMS, "normalise": TRANSFORMS}
+#: Arguments of modules that are objects, which no file can hold.
+_OBJECTS = {"loss", "optimizer", "scheduler"}
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Load a checkpoint of tensors and plain containers to the CPU, without running any code from it.
+
+    Raises:
+        ValueError: If the file is missing, truncated or not such a checkpoint, or torch is too old to read it safely.
+    """
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
+        raise ValueError(
+            f"torch {torch.__version__} may run code that a checkpoint holds, so {path} is not read. Install torch"
+            f" {'.'.join(map(str, SAFE_TORCH))} or newer."
+        )
+    if not Path(path).is_file():
+        raise ValueError(f"There is no checkpoint at {path}. Check the path.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint of tensors and plain values ({in_one_line(error)})."
+            " It may be truncated or of another program; use another checkpoint."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint. Use another file.")
+    return checkpoint
+
+
+class Checkpoint:
+    """A checkpoint of this package's modules, read once.
+
+    Nothing in it decides which code runs: the module, its network and its transforms are looked up by name in
+    :mod:`lit_continual.runs.classes`, and its weights are held against the checksum that was written with them.
+
+    Args:
+        path: The file.
+        trust: Packages of the caller's own whose classes the file may name too.
+
+    Raises:
+        ValueError: If the file cannot be read, or its weights or class names are not those that were written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], trust: Collection[str] = ()) -> None:
+        self.path, self.trust = Path(path), trust
+        self.content = load_checkpoint(path)
+        written = self._section.get("sha256")
+        if written is not None and written != digest(self.content):
+            raise ValueError(
+                f"{path} is damaged: its weights or class names are not those that were written. Restore it from a"
+                " copy."
+            )
+
+    @property
+    def _section(self) -> Mapping[str, Any]:
+        found = self.content.get(SECTION)
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights by name.
+
+        Raises:
+            ValueError: If there are none, or some are nan or infinite.
+        """
+        state = self.content.get("state_dict")
+        if not isinstance(state, Mapping) or not state:
+            raise ValueError(f"{self.path} holds no `state_dict`. Use an experiences/*/model.ckpt of a run.")
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+                raise ValueError(f"`{name}` in {self.path} is nan or infinite. Use a checkpoint from before that.")
+        return dict(state)
+
+    @property
+    def callbacks(self) -> dict[str, Any]:
+        """What callbacks remember, by their state key."""
+        found = self.content.get("callbacks")
+        return dict(found) if isinstance(found, Mapping) else {}
+
+    @cached_property
+    def hyper_parameters(self) -> dict[str, Any]:
+        """The arguments of the module, safe to build it from.
+
+        Raises:
+            ValueError: If they name what no file may name.
+        """
+        return self._checked(self.content.get("hyper_parameters"))
+
+    @cached_property
+    def preprocessing(self) -> dict[str, Any]:
+        """The arguments of the ``Preprocessing`` that the module was trained with.
+
+        Raises:
+            ValueError: If there are none, or they name what no file may name.
+        """
+        data = self.content.get("datamodule_hyper_parameters")
+        found = data.get("preprocessing") if isinstance(data, Mapping) else None
+        if not isinstance(found, Mapping):
+            raise ValueError(
+                f"{self.path} does not say how images were preprocessed: it is no checkpoint of a fit with one of our"
+                " data modules. Use an experiences/*/model.ckpt of a run."
+            )
+        return self._checked(found)
+
+    def _checked(self, given: Any) -> dict[str, Any]:
+        if not isinstance(given, Mapping):
+            return {}
+        found = {}
+        for key, value in given.items():
+            try:
+                found[key] = _plain(str(key), value, self.trust)
+            except ValueError as error:
+                raise ValueError(f"{self.path}: {error}") from error
+        return found
+
+    def module(self, *kinds: type[M]) -> M:
+        """Build the module with its weights, in eval mode.
+
+        Args:
+            kinds: Classes of which it must be one; by default any that a file may name.
+
+        Raises:
+            ValueError: If it is of another class, or the weights are not its own.
+        """
+        wanted = kinds or tuple(MODULES.own.values())
+        name = self._section.get("module")
+        if isinstance(name, str):
+            found = [MODULES.allowed(name, self.trust)]
+        else:  # written before checkpoints said so
+            known = self.hyper_parameters.keys() - {"_instantiator"}
+            found = [k for k in MODULES.own.values() if known and known <= inspect.signature(k).parameters.keys()]
+        mine = [kind for kind in found if issubclass(kind, wanted)]
+        if not mine:
+            names = " or ".join(kind.__name__ for kind in wanted)
+            what = f" but of a {found[0].__name__}" if found else ""
+            raise ValueError(f"{self.path} is no checkpoint of a {names}{what}. Use an experiences/*/model.ckpt of a run.")
+        for kind in mine[:-1]:
+            try:
+                return self.build(kind)
+            except ValueError:
+                continue
+        return self.build(mine[-1])
+
+    def build(self, kind: type[M], **overrides: Any) -> M:
+        """Build a module of a class that the caller names, with the weights of the file, in eval mode.
+
+        Args:
+            kind: The class.
+            overrides: Arguments that take the place of those in the file.
+
+        Raises:
+            ValueError: If the weights are not those of the module that the file describes.
+        """
+        parameters = {k: v for k, v in self.hyper_parameters.items() if k != "_instantiator"}
+        if objects := sorted(parameters.keys() & _OBJECTS):
+            raise ValueError(f"{self.path}: `{objects[0]}` is an object, which no file may give. Use another checkpoint.")
+        try:
+            with torch.random.fork_rng(devices=[]):  # its first weights are thrown away; draw nothing for them
+                module = kind(**{**parameters, **overrides})
+            module.on_load_checkpoint(self.content)
+            module.load_state_dict(self.state_dict)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"The weights in {self.path} are not those of the {kind.__name__} that it describes"
+                f" ({in_one_line(error)}). Use another checkpoint."
+            ) from error
+        return module.eval()
+
+    def restore(self, module: LightningModule) -> None:
+        """Give ``module`` the heads and weights of the checkpoint.
+
+        Raises:
+            ValueError: If the checkpoint is of another network.
+        """
+        try:
+            module.on_load_checkpoint(dict(self.content))
+            module.load_state_dict(self.state_dict)
+        except (RuntimeError, KeyError) as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise ValueError(
+                f"{self.path} does not fit the model of this config ({lines[min(1, len(lines) - 1)].strip()}). Use the"
+                " `model` section it was trained with."
+            ) from error
+
+
+class CheckpointedModule(LightningModule):
+    """A module whose checkpoints say what they are, and are read by :class:`Checkpoint` alone."""
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        seal(checkpoint, type(self))
+
+    @classmethod
+    @override
+    def load_from_checkpoint(  # type: ignore[override]  # what else Lightning's takes is about files with code
+        cls, checkpoint_path: Any, map_location: Any = None, trust: Collection[str] = (), **arguments: Any
+    ) -> Self:
+        """Build the module of a checkpoint, without running any code that it names.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: Device that the module is moved to.
+            trust: Packages of the caller's own whose classes the file may name too.
+            arguments: Arguments of the module that take the place of those in the file.
+        """
+        for name in ("hparams_file", "strict", "weights_only"):
+            arguments.pop(name, None)
+        module = Checkpoint(checkpoint_path, trust).build(cls, **arguments)
+        return module.to(map_location) if map_location is not None else module
+
+
+def seal(checkpoint: dict[str, Any], kind: type) -> None:
+    """Write into a checkpoint which class it is of, and a checksum of its weights and class names."""
+    name = kind.__name__ if kind.__name__ in MODULES.own else f"{kind.__module__}.{kind.__qualname__}"
+    checkpoint[SECTION] = {"module": name, "version": __version__}
+    checkpoint[SECTION]["sha256"] = digest(checkpoint)
+
+
+def digest(checkpoint: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the module's class, its hyper-parameters, class names among them, and its weights."""
+    known = {"module": checkpoint[SECTION]["module"], "hyper_parameters": checkpoint.get("hyper_parameters")}
+    found = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
+    for name, value in checkpoint["state_dict"].items():
+        if isinstance(value, Tensor):
+            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _plain(key: str, value: Any, trust: Collection[str]) -> Any:
+    """Check a hyper-parameter: a described object of a known kind, or plain data that describes none."""
+    if key in DESCRIBED and key == "network":
+        return NETWORKS.checked(value, trust)
+    if key in DESCRIBED:
+        steps = [value] if isinstance(value, (str, Mapping)) else value
+        return [DESCRIBED[key].checked(step, trust) for step in steps or ()]
+    if _describes(value):
+        raise ValueError(f"`{key}` describes an object, which no file may give here. Use another checkpoint.")
+    return value
+
+
+def _describes(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value.keys() & {"_target_", "class_path"}) or any(_describes(item) for item in value.values())
+    return isinstance(value, (list, tuple)) and any(_describes(item) for item in value)
