@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from lit_continual.data import ShoulderDataModule
 from lit_continual.data.volumes import load_evaluation_volume
 from lit_continual.runs.checkpoints import load_segmenter
+from lit_continual.runs.files import replaced, write_text
 from lit_continual.runs.run import Run
-from lit_continual.runs.storage import replaced, write_text
 
 ROOT = Path(__file__).parents[1]
 PICTURE, README = ROOT / "docs" / "assets" / "demo.png", ROOT / "README.md"

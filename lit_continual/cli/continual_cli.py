@@ -21,8 +21,9 @@ import lit_continual.data
 import lit_continual.modules  # noqa: F401  # lets a config name what is in these rooms by its bare class name
 from lit_continual.cli.commands import TOOLS, announce, show_scores
 from lit_continual.cli.parser import Parser, made, merged, reason
+from lit_continual.runs.files import FREE_SPACE
 from lit_continual.runs.run_folder import RunFolder
-from lit_continual.runs.storage import FREE_SPACE, AtomicCheckpointIO, load_checkpoint
+from lit_continual.runs.storage import AtomicCheckpointIO, load_checkpoint
 from lit_continual.stream.evaluation import judge
 from lit_continual.stream.stream import Experience, Stream, check_stream
 from lit_continual.stream.stream_loop import StreamLoop, restore

@@ -13,7 +13,7 @@ from typing_extensions import override
 from lit_continual.data.cases import CaseList, read_cases
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
 from lit_continual.data.volume_cache import cache_folder
-from lit_continual.runs.storage import in_one_line, is_first_rank
+from lit_continual.runs.files import in_one_line, is_first_rank
 
 
 class DecathlonDataModule(SegmentationDataModule):

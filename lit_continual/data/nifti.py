@@ -7,7 +7,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from lit_continual.runs.storage import replaced
+from lit_continual.runs.files import replaced
 
 
 def write_nifti(path: Path, array: np.ndarray[Any, Any], affine: np.ndarray[Any, Any], source: Path) -> None:

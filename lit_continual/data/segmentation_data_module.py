@@ -20,7 +20,7 @@ from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
 from lit_continual.methods.meta.episodes import Episodes
 from lit_continual.methods.rehearsal.candidates import SliceCandidates
-from lit_continual.runs.storage import in_one_line
+from lit_continual.runs.files import in_one_line
 
 
 @dataclass(frozen=True)

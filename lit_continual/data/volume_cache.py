@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from lit_continual import __version__
 from lit_continual.data.cases import Case
-from lit_continual.runs.storage import replaced
+from lit_continual.runs.files import replaced
 
 
 def cache_folder() -> Path:

@@ -14,8 +14,8 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from lit_continual.data.cases import Case, CaseList
+from lit_continual.runs.files import in_one_line
 from lit_continual.runs.spec import build
-from lit_continual.runs.storage import in_one_line
 
 HAS_ITK = importlib.util.find_spec("itk") is not None
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_continual.runs.storage import is_first_rank, read_json, replaced, write_json, write_text
+from lit_continual.runs.files import is_first_rank, read_json, replaced, write_json, write_text
 
 
 class RunFolder:

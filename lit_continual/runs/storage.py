@@ -1,100 +1,14 @@
-"""Files that are there whole or not at all: what a killed process or a full disk leaves is the old file."""
+"""Checkpoints on disk: loaded without running code from them, written whole or not at all."""
 
-import contextlib
-import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
-TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter", "iostream error")  # what torch.save says of a full disk
-FREE_SPACE = "Free some space or choose another folder, then run the command again; a fit goes on with --resume."
-
-
-@contextlib.contextmanager
-def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its place when the block ends without an exception.
-
-    Raises:
-        OSError: If the file cannot be written, with the path and the remedy; ``path`` is then as it was.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "scores.txt"
-        >>> with replaced(path) as temporary:
-        ...     _ = temporary.write_text("0.9")
-        >>> path.read_text()
-        '0.9'
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        _remove(temporary)
-        if reason := _why_not_written(error):
-            raise OSError(f"Cannot write {path} ({reason}); what was there before is unharmed. {FREE_SPACE}") from error
-        raise
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
-def in_one_line(error: BaseException) -> str:
-    r"""Return the first line of what an exception says; its type where it says nothing.
-
-    Example:
-        >>> in_one_line(EOFError()), in_one_line(RuntimeError("write failed:\nframe #0"))
-        ('EOFError', 'write failed')
-    """
-    lines = [line.strip().rstrip(":.") for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def _why_not_written(error: BaseException | None) -> str:
-    """Return why a write failed, or nothing if ``error`` is about something else."""
-    if isinstance(error, OSError):
-        return error.strerror or in_one_line(error)
-    if error is not None and any(word in str(error) for word in TORCH_WRITER):
-        return _why_not_written(error.__context__) or "only a part of it could be written"
-    return ""
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # where its folder could not be made either
-        path.unlink()
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` as UTF-8 to ``path``, atomically."""
-    with replaced(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write ``content`` as JSON to ``path``, atomically; nan is not JSON and has to be None already."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read ``path`` as JSON.
-
-    Raises:
-        ValueError: If it is not JSON, with the path.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Restore the file or make it anew.") from error
+from lit_continual.runs.files import in_one_line, replaced
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -115,11 +29,6 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint. Use another file.")
     return checkpoint
-
-
-def is_first_rank() -> bool:
-    """Whether this process is the one of a distributed run that writes."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

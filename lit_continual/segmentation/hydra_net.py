@@ -10,8 +10,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.runs.files import replaced
 from lit_continual.runs.spec import build
-from lit_continual.runs.storage import replaced
 from lit_continual.segmentation.class_ratio_cross_entropy import head_loss
 from lit_continual.segmentation.segmenter import Segmenter
 

@@ -14,8 +14,9 @@ from lightning.pytorch.loggers import Logger
 from lit_continual.data import JointDataModule
 from lit_continual.methods.partial_training import PartialTraining
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
+from lit_continual.runs.files import is_first_rank, replaced
 from lit_continual.runs.run_folder import RunFolder
-from lit_continual.runs.storage import is_first_rank, load_checkpoint, replaced
+from lit_continual.runs.storage import load_checkpoint
 from lit_continual.stream.evaluation import CaseRecorder, judge
 from lit_continual.stream.resumption import EpochSeed, ResumePoint
 from lit_continual.stream.stream import Stream

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from typing_extensions import Self
 
-from lit_continual.runs.storage import read_json
+from lit_continual.runs.files import read_json
 
 if sys.platform != "win32":
     import fcntl

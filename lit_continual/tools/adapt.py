@@ -16,7 +16,8 @@ from lit_continual.denoising.noisy_pair import NoisyPair, read_noisy_pair
 from lit_continual.denoising.pet_slices import PetSlices
 from lit_continual.methods.tgd.callback import TargetedGradientDescent
 from lit_continual.runs.checkpoints import load_denoiser
-from lit_continual.runs.storage import load_checkpoint, replaced
+from lit_continual.runs.files import replaced
+from lit_continual.runs.storage import load_checkpoint
 from lit_continual.stream.tracking import calm
 from lit_continual.tools.adaptation_figure import write_adaptation
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lit_continual.reports.report import png
 from lit_continual.reports.shades import INK
-from lit_continual.runs.storage import replaced
+from lit_continual.runs.files import replaced
 
 
 def write_adaptation(path: Path, image: NDArray[Any], before: NDArray[Any], after: NDArray[Any]) -> None:

@@ -17,7 +17,7 @@ from lit_continual.data.cases import stem
 from lit_continual.data.nifti import write_nifti
 from lit_continual.data.volumes import load_case
 from lit_continual.runs.checkpoints import load_segmenter
-from lit_continual.runs.storage import write_text
+from lit_continual.runs.files import write_text
 from lit_continual.segmentation.segmenter import Segmenter
 
 

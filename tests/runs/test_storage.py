@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lit_continual.runs import storage
-from lit_continual.runs.storage import AtomicCheckpointIO, load_checkpoint, read_json, replaced, write_json, write_text
+from lit_continual.runs import files
+from lit_continual.runs.files import read_json, replaced, write_json, write_text
+from lit_continual.runs.storage import AtomicCheckpointIO, load_checkpoint
 
 
 def names(folder):
@@ -47,7 +48,7 @@ def test_whatever_stops_the_block_leaves_nothing(tmp_path, stop):
 def test_a_full_disk(tmp_path, monkeypatch, when):
     write_text(tmp_path / "a.json", "old")
     if when == "write":
-        monkeypatch.setattr(storage.Path, "write_text", full)
+        monkeypatch.setattr(files.Path, "write_text", full)
     else:
         monkeypatch.setattr(os, when, full)
     with pytest.raises(OSError, match=r"Cannot write .*a.json \(No space left.*unharmed. Free some space") as caught:
@@ -79,7 +80,8 @@ def test_a_folder_that_cannot_be(tmp_path):
 
 LIMITED = """
 import resource, signal, sys, torch
-from lit_continual.runs.storage import AtomicCheckpointIO, write_text
+from lit_continual.runs.files import write_text
+from lit_continual.runs.storage import AtomicCheckpointIO
 limit = 100_000
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the process that forks
 import processes
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
-ENDED = {"run_folder.py", "resumption.py", "stream_loop.py", "storage.py"}
+ENDED = {"run_folder.py", "resumption.py", "stream_loop.py", "files.py", "storage.py"}
 
 
 def load(path):

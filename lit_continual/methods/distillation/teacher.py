@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import Self
 
-from lit_continual.runs.storage import load_checkpoint, replaced
+from lit_continual.runs.files import replaced
+from lit_continual.runs.storage import load_checkpoint
 
 
 class Teacher:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_continual.methods.rehearsal.budget import Budget
 from lit_continual.methods.rehearsal.exemplar import Exemplar, checksum, packed, unpacked
-from lit_continual.runs.storage import read_json, replaced, write_json
+from lit_continual.runs.files import read_json, replaced, write_json
 
 FORMAT = 1
 

@@ -19,7 +19,7 @@ from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.exemplars import Exemplars
 from lit_continual.methods.rehearsal.replay import ReplayDataset, ReplaySampler
 from lit_continual.methods.rehearsal.selection.measured import measured
-from lit_continual.runs.storage import is_first_rank
+from lit_continual.runs.files import is_first_rank
 
 #: Hooks of the wrapped data module.
 LENT = ["prepare_data", "val_dataloader", "test_dataloader", "predict_dataloader", "teardown", "on_exception"]
