@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from lit_continual.runs.checkpoints import load_segmenter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -21,7 +22,6 @@ from numpy.typing import NDArray
 
 from lit_continual.data import ShoulderDataModule
 from lit_continual.data.volumes import load_evaluation_volume
-from lit_continual.runs.checkpoints import load_segmenter
 from lit_continual.runs.files import replaced, write_text
 from lit_continual.runs.run import Run
 

@@ -21,12 +21,13 @@ import lit_continual.data
 import lit_continual.modules  # noqa: F401  # lets a config name what is in these rooms by its bare class name
 from lit_continual.cli.commands import TOOLS, announce, show_scores
 from lit_continual.cli.parser import Parser, made, merged, reason
+from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import FREE_SPACE
 from lit_continual.runs.run_folder import RunFolder
-from lit_continual.runs.storage import AtomicCheckpointIO, load_checkpoint
+from lit_continual.runs.storage import AtomicCheckpointIO
 from lit_continual.stream.evaluation import judge
 from lit_continual.stream.stream import Experience, Stream, check_stream
-from lit_continual.stream.stream_loop import StreamLoop, restore
+from lit_continual.stream.stream_loop import StreamLoop
 from lit_continual.stream.tracking import begin_tracking, calm, continue_steps, end_tracking, tell
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -132,14 +133,15 @@ class ContinualCLI(LightningCLI):
         data = [self._data(experience) for experience in self.stream.experiences]
         models = [self._model(experience) for experience in self.stream.experiences]
         check_stream(self.stream, data)
-        if self.stream.start is not None:
-            restore(copy.deepcopy(models[0]), load_checkpoint(self.stream.start), self.stream.start)
+        start = None if self.stream.start is None else Checkpoint(self.stream.start)
+        if start is not None:
+            start.restore(copy.deepcopy(models[0]))
         folder = RunFolder(Path(config.trainer.default_root_dir or Path("runs") / (self.stream.name or "stream")))
         text = self._parser("fit").dump(_without(config, "resume", "overwrite", "config"), skip_none=False)
         described = self.stream.described(folder.path.resolve().name, config.seed_everything, self.model)
         folder.start(text, described, config.resume, config.overwrite)
         self.loggers = self._loggers(folder)
-        loop = StreamLoop(self.stream, models, data, self._trainer, folder, config.seed_everything, self.loggers)
+        loop = StreamLoop(self.stream, models, data, self._trainer, folder, config.seed_everything, self.loggers, start)
         loop.run()
         end_tracking(self.loggers)
         announce(folder.path)
@@ -151,7 +153,7 @@ class ContinualCLI(LightningCLI):
             raise ValueError(f"`{stage}` on a stream needs --ckpt_path, such as RUN/experiences/0_NAME/model.ckpt.")
         data = {experience.name: self._data(experience) for experience in self.stream.experiences}
         check_stream(self.stream, list(data.values()))
-        restore(self.model, load_checkpoint(path), path)
+        Checkpoint(path).restore(self.model)
         known, self.loggers = set(getattr(self.model, "classes", [])), []
         learnt = [e.name for e in self.stream.experiences if set(e.classes) <= known]
         if left := [name for name in data if name not in learnt]:

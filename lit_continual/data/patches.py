@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tqdm.auto import tqdm
 from typing_extensions import override
 
-from lit_continual.runs.spec import build
+from lit_continual.runs.classes import TRANSFORMS
 
 FOREGROUND = 2 / 3  # share of patches that are centred on a revealed class
 CENTRES = 10_000  # voxels remembered of each volume for that
@@ -61,8 +61,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
             if not flat:
                 foreground = volume["label"].flatten().nonzero().flatten()
                 self.centres.append(foreground[:: -(-len(foreground) // CENTRES) or 1].clone())
-        self.spatial = Compose([build(spec, ["monai.transforms"]) for spec in spatial])
-        self.intensity = Compose([build(spec, ["monai.transforms"]) for spec in intensity])
+        self.spatial = Compose([TRANSFORMS.build(spec) for spec in spatial])
+        self.intensity = Compose([TRANSFORMS.build(spec) for spec in intensity])
 
     def __len__(self) -> int:
         return len(self.index)

@@ -14,8 +14,8 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from lit_continual.data.cases import Case, CaseList
+from lit_continual.runs.classes import TRANSFORMS
 from lit_continual.runs.files import in_one_line
-from lit_continual.runs.spec import build
 
 HAS_ITK = importlib.util.find_spec("itk") is not None
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -41,7 +41,7 @@ class Preprocessing:
         """Build the transforms of the grid, with an interpolation mode to be given, and of the intensities."""
         grid = [Orientation(axcodes=self.orientation, labels=AXES)] if self.orientation else []
         grid += [Spacing(pixdim=self.spacing)] if self.spacing else []
-        return grid, Compose([build(spec, ["monai.transforms"]) for spec in self.normalise])
+        return grid, Compose([TRANSFORMS.build(spec) for spec in self.normalise])
 
 
 def load_case(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -13,13 +12,17 @@ from typing_extensions import override
 
 from lit_continual.denoising.slice_neighbours import slice_neighbours
 from lit_continual.denoising.study_scores import StudyScores
-from lit_continual.runs.spec import build
+from lit_continual.networks import NETWORKS
+from lit_continual.runs.checkpoint import CheckpointedModule
+from lit_continual.runs.classes import MODULES
+from lit_continual.runs.registry import flat
 
 #: Slices that go through the network together where a whole volume is denoised.
 _AT_ONCE = 16
 
 
-class Denoiser(LightningModule):
+@MODULES.add
+class Denoiser(CheckpointedModule):
     r"""Learn to denoise from noisy and clean images, or from two noisy ones.
 
     A batch is a mapping with ``image`` ``(B, C, H, W)``: a noisy slice in the middle of its C neighbours, and either
@@ -64,8 +67,8 @@ class Denoiser(LightningModule):
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters({"network": network, "data_range": data_range}, logger=False)
-        self.network = build(network, ["lit_continual.networks", "monai.networks.nets"])
+        self.save_hyperparameters({"network": flat(network), "data_range": data_range}, logger=False)
+        self.network = NETWORKS.build(network)
         self.channels = next((m.in_channels for m in self.network.modules() if isinstance(m, nn.Conv2d)), 1)
         self.loss = loss if loss is not None else nn.MSELoss()
         self.optimizer, self.scheduler = optimizer, scheduler

@@ -4,5 +4,6 @@ from lit_continual.networks.dense_net_121_unet import DenseNet121UNet
 from lit_continual.networks.dncnn import DnCNN
 from lit_continual.networks.fcn8s import FCN8s
 from lit_continual.networks.vgg16_features import VGG16Features
+from lit_continual.runs.classes import NETWORKS
 
-__all__ = ["DenseNet121UNet", "DnCNN", "FCN8s", "VGG16Features"]
+__all__ = ["NETWORKS", "DenseNet121UNet", "DnCNN", "FCN8s", "VGG16Features"]

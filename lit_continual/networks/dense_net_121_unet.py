@@ -8,9 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from lit_continual.runs.classes import NETWORKS
+
 _STRIDE = 32  # of the coarsest features
 
 
+@NETWORKS.add
 class DenseNet121UNet(nn.Module):
     r"""2D U-Net: MONAI's DenseNet121 as ``encoder``, and a ``decoder`` of five transposed convolutions.
 

@@ -5,7 +5,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lit_continual.runs.classes import NETWORKS
 
+
+@NETWORKS.add
 class DnCNN(nn.Module):
     r"""2.5D denoiser: :math:`x_{\text{middle}} + f(x)`, with :math:`f` a plain stack of 3 x 3 convolutions.
 

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from lit_continual.runs.classes import NETWORKS
+
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 #: Standard deviation of red, green and blue over ImageNet, on the scale 0-255 that the weights expect.
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
+@NETWORKS.add
 class FCN8s(nn.Module):
     """Segment slices by a VGG16 encoder and the sum of scores at strides 32, 16 and 8.
 

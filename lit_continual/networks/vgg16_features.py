@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.runs.classes import NETWORKS
+
 Convention = Literal["oxford", "torchvision"]
 
 #: Published weights by the normalisation they were trained with. The end of a name is the start of its SHA-256.
@@ -20,6 +22,7 @@ URLS: dict[Convention, str] = {
 _WIDTHS = [64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512]  # 0 is a pooling
 
 
+@NETWORKS.add
 class VGG16Features(nn.Module):
     r"""The 13 convolutions of VGG16, frozen, named as published: ``features.0`` to ``features.28``.
 

@@ -16,8 +16,8 @@ from typing_extensions import Self, override
 
 from lit_continual import __version__
 from lit_continual.runs.classes import MODULES, NETWORKS, TRANSFORMS
+from lit_continual.runs.files import in_one_line
 from lit_continual.runs.registry import Registry
-from lit_continual.runs.storage import in_one_line
 
 M = TypeVar("M", bound=LightningModule)
 
@@ -160,7 +160,9 @@ class Checkpoint:
         if not mine:
             names = " or ".join(kind.__name__ for kind in wanted)
             what = f" but of a {found[0].__name__}" if found else ""
-            raise ValueError(f"{self.path} is no checkpoint of a {names}{what}. Use an experiences/*/model.ckpt of a run.")
+            raise ValueError(
+                f"{self.path} is no checkpoint of a {names}{what}. Use an experiences/*/model.ckpt of a run."
+            )
         for kind in mine[:-1]:
             try:
                 return self.build(kind)
@@ -168,24 +170,29 @@ class Checkpoint:
                 continue
         return self.build(mine[-1])
 
-    def build(self, kind: type[M], **overrides: Any) -> M:
+    def build(self, kind: type[M], strict: bool = True, **overrides: Any) -> M:
         """Build a module of a class that the caller names, with the weights of the file, in eval mode.
 
         Args:
             kind: The class.
+            strict: Whether every weight of the module must be in the file, and no other.
             overrides: Arguments that take the place of those in the file.
 
         Raises:
             ValueError: If the weights are not those of the module that the file describes.
         """
-        parameters = {k: v for k, v in self.hyper_parameters.items() if k != "_instantiator"}
-        if objects := sorted(parameters.keys() & _OBJECTS):
-            raise ValueError(f"{self.path}: `{objects[0]}` is an object, which no file may give. Use another checkpoint.")
+        ours = issubclass(kind, tuple(MODULES.own.values()))  # a class of the caller's own reads its arguments itself
+        known = self.hyper_parameters if ours else self.content.get("hyper_parameters", {})
+        parameters = {k: v for k, v in known.items() if k != "_instantiator"}
+        if objects := sorted(parameters.keys() & _OBJECTS if ours else ()):
+            raise ValueError(
+                f"{self.path}: `{objects[0]}` is an object, which no file may give. Use another checkpoint."
+            )
         try:
             with torch.random.fork_rng(devices=[]):  # its first weights are thrown away; draw nothing for them
                 module = kind(**{**parameters, **overrides})
             module.on_load_checkpoint(self.content)
-            module.load_state_dict(self.state_dict)
+            module.load_state_dict(self.state_dict, strict)
         except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(
                 f"The weights in {self.path} are not those of the {kind.__name__} that it describes"
@@ -219,26 +226,39 @@ class CheckpointedModule(LightningModule):
 
     @classmethod
     @override
-    def load_from_checkpoint(  # type: ignore[override]  # what else Lightning's takes is about files with code
-        cls, checkpoint_path: Any, map_location: Any = None, trust: Collection[str] = (), **arguments: Any
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        trust: Collection[str] = (),
+        **arguments: Any,
     ) -> Self:
         """Build the module of a checkpoint, without running any code that it names.
 
         Args:
             checkpoint_path: The file.
             map_location: Device that the module is moved to.
+            hparams_file: Not taken: the arguments are in the checkpoint.
+            strict: Whether every weight of the module must be in the file, and no other; by default it must.
+            weights_only: Nothing else is read, whatever is given.
             trust: Packages of the caller's own whose classes the file may name too.
             arguments: Arguments of the module that take the place of those in the file.
+
+        Raises:
+            ValueError: If the checkpoint is not one of this class, or ``hparams_file`` is given.
         """
-        for name in ("hparams_file", "strict", "weights_only"):
-            arguments.pop(name, None)
-        module = Checkpoint(checkpoint_path, trust).build(cls, **arguments)
+        if hparams_file is not None:
+            raise ValueError(f"`hparams_file` is not read, got {hparams_file}. Give the arguments by name.")
+        module = Checkpoint(checkpoint_path, trust).build(cls, strict is not False, **arguments)
         return module.to(map_location) if map_location is not None else module
 
 
 def seal(checkpoint: dict[str, Any], kind: type) -> None:
     """Write into a checkpoint which class it is of, and a checksum of its weights and class names."""
-    name = kind.__name__ if kind.__name__ in MODULES.own else f"{kind.__module__}.{kind.__qualname__}"
+    name = kind.__name__ if MODULES.own.get(kind.__name__) is kind else f"{kind.__module__}.{kind.__qualname__}"
     checkpoint[SECTION] = {"module": name, "version": __version__}
     checkpoint[SECTION]["sha256"] = digest(checkpoint)
 

@@ -1,5 +1,6 @@
 """What a file may name: networks and transforms of MONAI that compute and do nothing else."""
 
+import re
 from typing import Any
 
 from lit_continual.runs.registry import Registry
@@ -8,22 +9,23 @@ from lit_continual.runs.registry import Registry
 _REACHING = {"CellSamWrapper", "MILModel", "NetAdapter", "TorchVisionFCModel", "Transchex", "VISTA3D"}
 
 #: Transforms of one image or label map; the same with ``d`` behind them work on a mapping.
-_TRANSFORMS = set(
+_TRANSFORMS = re.findall(
+    r"\w+",
     """
     Activations AdjustContrast Affine AsDiscrete BorderPad CastToType CenterScaleCrop CenterSpatialCrop
     ClipIntensityPercentiles ConvertToMultiChannelBasedOnBratsClasses CropForeground DetectEnvelope
-    DistanceTransformEDT DivisiblePad EnsureChannelFirst EnsureType FillHoles Flip ForegroundMask GaussianSharpen
-    GaussianSmooth GibbsNoise GridDistortion HistogramNormalize Identity KeepLargestConnectedComponent
-    KSpaceSpikeNoise LabelFilter LabelToContour MapLabelValue MedianSmooth NormalizeIntensity Orientation Pad
-    RandAdjustContrast RandAffine RandAxisFlip RandBiasField RandCoarseDropout RandCoarseShuffle RandFlip
-    RandGaussianNoise RandGaussianSharpen RandGaussianSmooth RandGibbsNoise RandGridDistortion RandHistogramShift
-    RandKSpaceSpikeNoise RandRicianNoise RandRotate RandRotate90 RandScaleIntensity RandScaleIntensityFixedMean
-    RandShiftIntensity RandSimulateLowResolution RandSpatialCrop RandStdShiftIntensity RandZoom Rand2DElastic
-    Rand3DElastic RemoveRepeatedChannel RemoveSmallObjects RepeatChannel Resize ResizeWithPadOrCrop Rotate Rotate90
-    SavitzkyGolaySmooth ScaleIntensity ScaleIntensityFixedMean ScaleIntensityRange ScaleIntensityRangePercentiles
-    ShiftIntensity SobelGradients Spacing SpatialCrop SpatialPad SqueezeDim StdShiftIntensity ThresholdIntensity
-    Transpose VoteEnsemble Zoom
-    """.split()
+    DistanceTransformEDT DivisiblePad EnsureChannelFirst EnsureType FillHoles Flip ForegroundMask
+    GaussianSharpen GaussianSmooth GibbsNoise GridDistortion HistogramNormalize Identity KSpaceSpikeNoise
+    KeepLargestConnectedComponent LabelFilter LabelToContour MapLabelValue MedianSmooth NormalizeIntensity
+    Orientation Pad Rand2DElastic Rand3DElastic RandAdjustContrast RandAffine RandAxisFlip RandBiasField
+    RandCoarseDropout RandCoarseShuffle RandFlip RandGaussianNoise RandGaussianSharpen RandGaussianSmooth
+    RandGibbsNoise RandGridDistortion RandHistogramShift RandKSpaceSpikeNoise RandRicianNoise RandRotate
+    RandRotate90 RandScaleIntensity RandScaleIntensityFixedMean RandShiftIntensity RandSimulateLowResolution
+    RandSpatialCrop RandStdShiftIntensity RandZoom RemoveRepeatedChannel RemoveSmallObjects RepeatChannel Resize
+    ResizeWithPadOrCrop Rotate Rotate90 SavitzkyGolaySmooth ScaleIntensity ScaleIntensityFixedMean
+    ScaleIntensityRange ScaleIntensityRangePercentiles ShiftIntensity SobelGradients Spacing SpatialCrop
+    SpatialPad SqueezeDim StdShiftIntensity ThresholdIntensity Transpose VoteEnsemble Zoom
+    """,
 )
 
 
@@ -41,7 +43,8 @@ def _transform() -> type:
 
 
 def _is_network(found: Any) -> bool:
-    return found.__module__.startswith("monai.networks.nets.") and found.__name__ not in _REACHING
+    places = ("monai.networks.nets.", "torch.nn.modules.")
+    return found.__module__.startswith(places) and found.__name__ not in _REACHING
 
 
 def _is_transform(found: Any) -> bool:
@@ -49,6 +52,6 @@ def _is_transform(found: Any) -> bool:
     return found.__module__.startswith("monai.transforms.") and (name in _TRANSFORMS or name[:-1] in _TRANSFORMS)
 
 
-NETWORKS = Registry("network", _module, ["monai.networks.nets"], _is_network)
+NETWORKS = Registry("network", _module, ["monai.networks.nets", "torch.nn"], _is_network)
 TRANSFORMS = Registry("transform", _transform, ["monai.transforms"], _is_transform)
 MODULES = Registry("module", _module)

@@ -85,7 +85,7 @@ class Registry:
             if callable(found):
                 return found
         places = place or ", ".join([*self.modules, "lit_continual"])
-        raise ValueError(f"There is no {self.kind} `{last}` in {places}. Correct the name `{name}`.")
+        raise ValueError(f"There is no `{last}` in {places}. Correct the {self.kind} `{name}`.")
 
     def checked(self, spec: Any, trust: Collection[str] = ()) -> dict[str, Any]:
         """Return what a file describes as flat plain data that is safe to :meth:`build`.
@@ -113,14 +113,14 @@ class Registry:
         """Return the class that a file names; nothing is imported but MONAI and what the caller trusts."""
         place, _, last = name.rpartition(".")
         found: Any = self.own.get(last)
-        if found is None:
-            modules = [importlib.import_module(module) for module in self.modules]
-            candidates = [vars(module).get(last) for module in modules if _names(module.__name__, place)]
-            found = next((c for c in candidates if self._is_kind(c) and self.allows(c)), None)
-        elif not _names("lit_continual", place):
+        if found is not None and not _names("lit_continual", place):
             found = None
+        elif found is None:
+            modules = [importlib.import_module(module) for module in self.modules]
+            candidates: list[Any] = [vars(module).get(last) for module in modules if _names(module.__name__, place)]
+            found = next((c for c in candidates if self._is_kind(c) and self.allows(c)), None)
         if found is None and place.partition(".")[0] in trust:
-            candidate = getattr(importlib.import_module(place), last, None)
+            candidate: Any = getattr(importlib.import_module(place), last, None)
             found = candidate if self._is_kind(candidate) and _package(candidate) in trust else None
         if found is None:
             top = place.partition(".")[0] or "PACKAGE"
@@ -147,7 +147,9 @@ def flat(spec: Any) -> dict[str, Any]:
         >>> flat({"class_path": "UNet", "init_args": {"act": "PRELU"}, "norm": "BATCH"})
         {'_target_': 'UNet', 'act': 'PRELU', 'norm': 'BATCH'}
     """
-    arguments: dict[str, Any] = {"_target_": spec} if isinstance(spec, str) else dict(spec or {})
+    if not isinstance(spec, (str, Mapping)):
+        raise ValueError(f"{spec!r} does not say what to build. Name a class under `class_path`.")
+    arguments: dict[str, Any] = {"_target_": spec} if isinstance(spec, str) else dict(spec)
     if "class_path" in arguments:
         given = arguments.pop("init_args", None) or {}
         arguments = {"_target_": arguments.pop("class_path"), **given, **arguments}
@@ -171,7 +173,9 @@ def construct(found: Any, arguments: Mapping[str, Any], name: str) -> Any:
     try:
         return found(**arguments)
     except (TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
-        raise ValueError(f"`{name}` cannot be built from {dict(arguments)} ({error}). Correct its arguments.") from error
+        raise ValueError(
+            f"`{name}` cannot be built from {dict(arguments)} ({error}). Correct its arguments."
+        ) from error
 
 
 def _package(found: type) -> str:

@@ -10,14 +10,16 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.networks import NETWORKS
+from lit_continual.runs.classes import MODULES
 from lit_continual.runs.files import replaced
-from lit_continual.runs.spec import build
 from lit_continual.segmentation.class_ratio_cross_entropy import head_loss
 from lit_continual.segmentation.segmenter import Segmenter
 
 DENSE_UNET = {"_target_": "DenseNet121UNet", "in_channels": 1}
 
 
+@MODULES.add
 class HydraNet(Segmenter):
     """Segment several data sets in one fit, with one encoder for all and a decoder and head for each.
 
@@ -77,8 +79,7 @@ class HydraNet(Segmenter):
 
     def _add_decoders(self) -> None:
         for _ in self.heads.classes[len(self.decoders) :]:
-            places = ["monai.networks.nets", "lit_continual.networks"]
-            network = build(self.hparams["network"], places, out_channels=self.hparams["features"])
+            network = NETWORKS.build(self.hparams["network"], out_channels=self.hparams["features"])
             self.decoders.append(network.decoder.to(self.device))
 
     @override

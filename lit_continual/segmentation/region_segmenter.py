@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.runs.classes import MODULES
 from lit_continual.segmentation.segmenter import UNET, Segmenter
 
 #: The nested regions that BraTS scores, of its labels.
@@ -18,6 +19,7 @@ BRATS = {
 }
 
 
+@MODULES.add
 class RegionSegmenter(Segmenter):
     """Segment regions, each a union of annotated classes, with one head for each: a multi-label segmenter.
 
@@ -62,6 +64,9 @@ class RegionSegmenter(Segmenter):
             raise ValueError(f"`regions` must name the classes of each region, and {empty[0]} has none.")
         super().__init__(network, features, [[region] for region in regions], roi_size, loss, optimizer, scheduler)
         self.regions = {region: list(classes) for region, classes in regions.items()}
+        self.hparams["regions"] = self.regions
+        for name in ("heads", "post"):  # which follow from the regions
+            del self.hparams[name]
 
     @override
     def grow(self, classes: Sequence[str]) -> None:
@@ -95,3 +100,7 @@ class RegionSegmenter(Segmenter):
             revealed = [region if region in truths else "" for truths in samples]
             total = total + super()._loss(logits, {"label": label.long(), "classes": revealed})
         return total
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.hparams["roi_size"] = self.hparams["roi_size"] or checkpoint["hyper_parameters"]["roi_size"]

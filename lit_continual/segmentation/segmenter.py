@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from monai.inferers import SlidingWindowInferer
 from monai.losses import DiceCELoss
@@ -12,9 +11,13 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.runs.spec import build
+from lit_continual.networks import NETWORKS
+from lit_continual.runs.checkpoint import CheckpointedModule
+from lit_continual.runs.classes import MODULES
+from lit_continual.runs.registry import flat
 from lit_continual.segmentation.class_ratio_cross_entropy import head_loss, measure
 from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.post import TRANSFORMS
 from lit_continual.segmentation.source_grid import to_source_grid
 from lit_continual.segmentation.volume_scores import SCORES, VolumeScores
 
@@ -22,7 +25,8 @@ WIDTHS = [64, 128, 256, 512, 1024, 64]  # the paper's; MONAI's LeakyReLU, unlike
 UNET = {"_target_": "BasicUNet", "spatial_dims": 2, "features": WIDTHS, "norm": "BATCH", "dropout": 0.1}
 
 
-class Segmenter(LightningModule):
+@MODULES.add
+class Segmenter(CheckpointedModule):
     """Segment volumes, slice by slice or in 3D, with one head for each group of classes learnt together.
 
     A batch is a mapping with ``image`` ``(B, C, *spatial)``, ``label`` ``(B, 1, *spatial)`` of integers, and
@@ -76,14 +80,15 @@ class Segmenter(LightningModule):
     ) -> None:
         super().__init__()
         heads = [list(head) for head in heads]
-        plain = {"network": network, "features": features, "heads": heads, "roi_size": roi_size and list(roi_size)}
-        self.save_hyperparameters({**plain, "post": [dict(step) for step in post]}, logger=False)
-        self.body = build(network, ["monai.networks.nets", "lit_continual.networks"], out_channels=features)
+        plain = {"features": features, "heads": heads, "roi_size": roi_size and list(roi_size)}
+        described = {"network": flat(network), "post": [flat(step) for step in post]}
+        self.save_hyperparameters({**plain, **described}, logger=False)
+        self.body = NETWORKS.build(network, out_channels=features)
         self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
         self.heads = GrowingHeads(features, self.spatial_dims, heads)
         self.loss = loss if loss is not None else DiceCELoss(softmax=True, to_onehot_y=True)
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.post = Compose([build(step, ["lit_continual.segmentation.post", "monai.transforms"]) for step in post])
+        self.post = Compose([TRANSFORMS.build(step) for step in post])
         self.scores = VolumeScores([], [], self.device)  # of the evaluation that is running
 
     @property

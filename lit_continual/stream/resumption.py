@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
-from lit_continual.runs.storage import load_checkpoint
+from lit_continual.runs import checkpoint
 
 
 class EpochSeed(Callback):
@@ -65,7 +65,7 @@ class ResumePoint(Checkpoint):
         if not self.path.exists():
             return None
         try:
-            load_checkpoint(self.path)
+            checkpoint.Checkpoint(self.path)
         except ValueError as error:
             raise ValueError(f"{error} Remove it to train this experience from its start.") from error
         return self.path

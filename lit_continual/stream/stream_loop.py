@@ -14,9 +14,9 @@ from lightning.pytorch.loggers import Logger
 from lit_continual.data import JointDataModule
 from lit_continual.methods.partial_training import PartialTraining
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
+from lit_continual.runs.checkpoint import SECTION, Checkpoint, load_checkpoint, seal
 from lit_continual.runs.files import is_first_rank, replaced
 from lit_continual.runs.run_folder import RunFolder
-from lit_continual.runs.storage import load_checkpoint
 from lit_continual.stream.evaluation import CaseRecorder, judge
 from lit_continual.stream.resumption import EpochSeed, ResumePoint
 from lit_continual.stream.stream import Stream
@@ -35,6 +35,7 @@ class StreamLoop:
         folder: Where everything is written; started.
         seed: Seed of the run.
         loggers: Where rows and pictures go as well.
+        start: The checkpoint that the stream starts from, opened; by default the stream's is opened when it is needed.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class StreamLoop:
         folder: RunFolder,
         seed: int,
         loggers: Sequence[Logger] = (),
+        start: Checkpoint | None = None,
     ) -> None:
         self.stream, self.models, self.data, self.make_trainer = stream, models, data, make_trainer
         self.folder, self.seed, self.loggers = folder, seed, loggers
+        self._opened = start
 
     def run(self) -> None:
         """Learn what is left to learn, and evaluate what is left to evaluate."""
@@ -57,7 +60,7 @@ class StreamLoop:
             if not self.folder.checkpoint(i).exists():
                 self._fit(i)
             elif not self.folder.learnt(i):  # killed between the two
-                self._note(i, load_checkpoint(self.folder.checkpoint(i))["experience"])
+                self._note(i, self._open(self.folder.checkpoint(i)).content["experience"])
             if is_first_rank():
                 shutil.rmtree(self.folder.resume_folder(i), ignore_errors=True)
             if self._remembers and self.stream.experiences[i].remember and not self.folder.remembered(i):
@@ -74,9 +77,15 @@ class StreamLoop:
         module = copy.deepcopy(self.models[0 if self.stream.mode == "joint" else index])
         if path is None:
             return module, {}
-        checkpoint = load_checkpoint(path)
-        restore(module, checkpoint, path)
-        return module, checkpoint.get("callbacks", {})
+        checkpoint = self._open(path)
+        checkpoint.restore(module)
+        return module, checkpoint.callbacks
+
+    def _open(self, path: Path) -> Checkpoint:
+        """Open a checkpoint; the one that was opened last is not read again."""
+        if self._opened is None or self._opened.path != path:
+            self._opened = Checkpoint(path)
+        return self._opened
 
     def _fit(self, index: int) -> None:
         experience = self.stream.experiences[index]
@@ -111,9 +120,12 @@ class StreamLoop:
                 checkpoint.pop(key, None)
             mine = {callback.state_key for callback in _methods(trainer)}
             checkpoint["callbacks"] = {k: v for k, v in checkpoint.get("callbacks", {}).items() if k in mine}
+            if SECTION not in checkpoint:  # somebody else's module
+                seal(checkpoint, type(trainer.lightning_module))
             facts["memory_bytes"] = sum(_size(state) for state in checkpoint["callbacks"].values())
             with replaced(path) as temporary:
                 torch.save({**checkpoint, "experience": facts}, temporary)
+        self._opened = None
         trainer.strategy.barrier()
         self._note(index, facts)
 
@@ -177,22 +189,6 @@ class StreamLoop:
         known = set(getattr(module, "classes", []))
         ahead = range(after + 1, len(self.data))
         return [*range(after + 1), *(j for j in ahead if set(self.stream.experiences[j].classes) <= known)]
-
-
-def restore(module: LightningModule, checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Give ``module`` the heads and weights of a checkpoint.
-
-    Raises:
-        ValueError: If the checkpoint is of another network.
-    """
-    try:
-        module.on_load_checkpoint(dict(checkpoint))
-        module.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, KeyError) as error:
-        reason = str(error).splitlines()[min(1, len(str(error).splitlines()) - 1)].strip()
-        raise ValueError(
-            f"{path} does not fit the model of this config ({reason}). Use the `model` section it was trained with."
-        ) from error
 
 
 def _hand_on(memory: Mapping[str, Any], trainer: Trainer, trained: LightningModule | None = None) -> None:

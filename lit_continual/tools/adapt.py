@@ -1,5 +1,6 @@
 """Online learning: a denoiser is retrained on the study that it is to denoise."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,8 @@ from lit_continual.denoising.denoiser import Denoiser
 from lit_continual.denoising.noisy_pair import NoisyPair, read_noisy_pair
 from lit_continual.denoising.pet_slices import PetSlices
 from lit_continual.methods.tgd.callback import TargetedGradientDescent
-from lit_continual.runs.checkpoints import load_denoiser
+from lit_continual.runs.checkpoint import Checkpoint, seal
 from lit_continual.runs.files import replaced
-from lit_continual.runs.storage import load_checkpoint
 from lit_continual.stream.tracking import calm
 from lit_continual.tools.adaptation_figure import write_adaptation
 
@@ -32,6 +32,7 @@ def adapt(
     batch_size: int = 8,
     seed: int = 0,
     accelerator: str = "auto",
+    trust: Sequence[str] = (),
 ) -> Path:
     """Retrain a denoiser on one study by Noise2Noise, and denoise the study with it.
 
@@ -45,6 +46,7 @@ def adapt(
         batch_size: Slices a batch.
         seed: Seed of the order of the slices, and of an acquisition's halves.
         accelerator: As for the Trainer.
+        trust: Packages of your own whose classes the checkpoint may name.
 
     Returns:
         The folder.
@@ -52,11 +54,11 @@ def adapt(
     Raises:
         ValueError: If the checkpoint is no Denoiser's or would be overwritten, or the study has one realisation only.
     """
-    folder, content = Path(output), load_checkpoint(checkpoint)
+    folder, opened = Path(output), Checkpoint(checkpoint, trust)
     if (folder / "model.ckpt").resolve() == Path(checkpoint).resolve():
         raise ValueError(f"{checkpoint} would be overwritten. Choose another --output.")
     seed_everything(seed, verbose=False)
-    module, pair = load_denoiser(checkpoint), read_noisy_pair(study, seed)
+    module, pair = opened.module(Denoiser), read_noisy_pair(study, seed)
     methods = [] if phi is None else [TargetedGradientDescent(phi, network="network", hold_statistics=True)]
     before = _denoised(module, pair)
     module.optimizer = partial(torch.optim.Adam, lr=lr)
@@ -68,8 +70,9 @@ def adapt(
         trainer = Trainer(accelerator=accelerator, devices=1, max_epochs=epochs, callbacks=list(methods), **quiet)
         trainer.fit(module.train(), loader, [])
     after = _denoised(module.eval().cpu(), pair)
-    kept = {key: value for key, value in content.items() if key in _KEPT}
+    kept = {key: value for key, value in opened.content.items() if key in _KEPT}
     kept |= {"state_dict": module.state_dict(), "callbacks": {m.state_key: m.state_dict() for m in methods}}
+    seal(kept, type(module))
     with replaced(folder / "model.ckpt") as temporary:
         torch.save(kept, temporary)
     write_nifti(folder / f"{pair.name}.nii.gz", after.movedim(0, -1).numpy(), pair.affine, pair.source)

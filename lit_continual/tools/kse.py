@@ -15,7 +15,7 @@ from lit_continual.denoising.denoiser import Denoiser
 from lit_continual.methods.tgd.producers import find_producers
 from lit_continual.methods.tgd.redundancy import drop_kernels, free_share, kernel_scores
 from lit_continual.methods.tgd.report import Dropped, KernelStudy, kernel_table, write_kernel_study
-from lit_continual.runs.checkpoints import load_module, load_segmenter
+from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.segmentation.segmenter import Segmenter
 
 
@@ -26,6 +26,7 @@ def study_kernels(
     output: str = "kse",
     k: int = 5,
     alpha: float = 1.0,
+    trust: Sequence[str] = (),
 ) -> Path:
     """Score every kernel of a checkpoint, and say what each threshold would free for training.
 
@@ -38,6 +39,7 @@ def study_kernels(
         output: Folder for ``kse.html``, ``layers.csv``, ``kernels.csv`` and the pictures.
         k: Nearest neighbours in the kernels' entropy.
         alpha: Weight of the entropy.
+        trust: Packages of your own whose classes the checkpoint may name.
 
     Returns:
         The page.
@@ -49,7 +51,8 @@ def study_kernels(
     phis = sorted(set(phis))
     if not phis or not all(0 <= phi <= 1 for phi in phis):
         raise ValueError(f"`phis` must be thresholds in [0, 1], got {phis}.")
-    module = load_module(checkpoint)
+    opened = Checkpoint(checkpoint, trust)
+    module: LightningModule = opened.module(Segmenter, Denoiser)
     producers = find_producers(module)
     scores = kernel_scores(module, producers, k, alpha)
     study = KernelStudy(
@@ -57,7 +60,7 @@ def study_kernels(
         {name.removesuffix(".weight"): scores[name].flatten().numpy() for name in producers.layers},
         {phi: free_share(module, {name: score < phi for name, score in scores.items()}) for phi in phis},
         producers.notes,
-        _dropped(module, checkpoint, [image] if isinstance(image, str) else image, scores, phis) if image else None,
+        _dropped(module, opened, [image] if isinstance(image, str) else image, scores, phis) if image else None,
     )
     Console().print(kernel_table(study))
     return write_kernel_study(study, Path(output))
@@ -65,12 +68,12 @@ def study_kernels(
 
 @torch.no_grad()
 def _dropped(
-    module: LightningModule, checkpoint: str, files: Sequence[str], scores: dict[str, Tensor], phis: Sequence[float]
+    module: LightningModule, opened: Checkpoint, files: Sequence[str], scores: dict[str, Tensor], phis: Sequence[float]
 ) -> Dropped:
     case = Case(tuple(map(Path, files)), None, stem(files[0]))
     preprocessing = Preprocessing(orientation=None, normalise=())  # a denoiser takes SUV as it is
     if isinstance(module, Segmenter):
-        preprocessing = load_segmenter(checkpoint)[1]
+        preprocessing = Preprocessing(**opened.preprocessing)
     volume: Tensor = load_case(case, preprocessing)["image"]
     shown, intact = _output(module, volume)
     most = 1.0 if isinstance(module, Segmenter) else 2 * float(shown[shown > 0].median().nan_to_num())

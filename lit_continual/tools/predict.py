@@ -16,7 +16,7 @@ from lit_continual.data import Case, Preprocessing, read_cases
 from lit_continual.data.cases import stem
 from lit_continual.data.nifti import write_nifti
 from lit_continual.data.volumes import load_case
-from lit_continual.runs.checkpoints import load_segmenter
+from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import write_text
 from lit_continual.segmentation.segmenter import Segmenter
 
@@ -28,6 +28,7 @@ def predict(
     probabilities: bool = False,
     accelerator: str = "auto",
     devices: int = 1,
+    trust: Sequence[str] = (),
 ) -> Path:
     """Write a label map of every image, in the grid of its file and with its affine.
 
@@ -38,6 +39,7 @@ def predict(
         probabilities: Write ``<image>_probabilities.nii.gz`` too, one channel a class along the fourth axis.
         accelerator: As for the Trainer.
         devices: As for the Trainer.
+        trust: Packages of your own whose classes the checkpoint may name.
 
     Returns:
         The folder.
@@ -45,7 +47,8 @@ def predict(
     Raises:
         ValueError: If the checkpoint is no Segmenter's, an image cannot be read, or two images have one name.
     """
-    module, preprocessing = load_segmenter(checkpoint)
+    opened = Checkpoint(checkpoint, trust)
+    module, preprocessing = opened.module(Segmenter), Preprocessing(**opened.preprocessing)
     cases = read_cases(images).cases
     _check_names(cases)
     folder = Path(output)

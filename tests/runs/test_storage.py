@@ -4,13 +4,12 @@ import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import pytest
 import torch
 
 from lit_continual.runs import files
 from lit_continual.runs.files import read_json, replaced, write_json, write_text
-from lit_continual.runs.storage import AtomicCheckpointIO, load_checkpoint
+from lit_continual.runs.storage import AtomicCheckpointIO
 
 
 def names(folder):
@@ -105,7 +104,7 @@ def test_a_process_that_may_write_no_more(tmp_path):
     assert f"Cannot write {tmp_path / 'model.ckpt'} (" in first
     assert f"Cannot write {tmp_path / 'page.html'} (File too large)" in second
     assert names(tmp_path) == ["model.ckpt"]
-    assert torch.equal(load_checkpoint(tmp_path / "model.ckpt")["w"], torch.ones(2))
+    assert torch.equal(torch.load(tmp_path / "model.ckpt")["w"], torch.ones(2))
 
 
 def test_json(tmp_path):
@@ -119,27 +118,3 @@ def test_json(tmp_path):
         (tmp_path / "a.json").write_bytes(text)
         with pytest.raises(ValueError, match=r"a.json is not valid JSON \(.*Restore the file or make it anew"):
             read_json(tmp_path / "a.json")
-
-
-def test_checkpoints_of_tensors_and_plain_values_only(tmp_path):
-    content = {"w": torch.arange(3), "plain": [1, "a", {"b": (None, 2.5)}]}
-    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "sub" / "a.ckpt")
-    assert load_checkpoint(tmp_path / "sub" / "a.ckpt")["plain"] == content["plain"]
-    torch.save({"x": np.random.default_rng(0)}, tmp_path / "code.ckpt")
-    with pytest.raises(ValueError, match=r"code.ckpt cannot be read as a checkpoint of tensors and plain values"):
-        load_checkpoint(tmp_path / "code.ckpt")
-
-
-def test_bad_checkpoints(tmp_path):
-    torch.save({"w": torch.zeros(1000)}, tmp_path / "a.ckpt")
-    whole = (tmp_path / "a.ckpt").read_bytes()
-    for part in (b"", whole[:100], whole[:-30], b"text"):
-        (tmp_path / "a.ckpt").write_bytes(part)
-        with pytest.raises(ValueError, match=r"a.ckpt cannot be read as a checkpoint.*use another") as caught:
-            load_checkpoint(tmp_path / "a.ckpt")
-        assert "\n" not in str(caught.value)
-    torch.save([1, 2], tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match=r"a.ckpt holds a list, not a checkpoint. Use another file"):
-        load_checkpoint(tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match=r"There is no checkpoint at .*none.ckpt. Check the path"):
-        load_checkpoint(tmp_path / "none.ckpt")

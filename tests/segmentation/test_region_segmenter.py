@@ -4,7 +4,7 @@ from monai.transforms import ConvertToMultiChannelBasedOnBratsClasses
 from torch.testing import assert_close
 
 from lit_continual.modules import RegionSegmenter
-from lit_continual.tools.predict import load_segmenter
+from lit_continual.runs.checkpoint import Checkpoint
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
 NAMES = "necrosis,oedema,enhancing"
@@ -67,6 +67,6 @@ def test_a_checkpoint_predicts_regions_like_any_segmenter(segmenter, tmp_path):
     segmenter.hparams["roi_size"] = [8, 8]
     content = {"hyper_parameters": dict(segmenter.hparams), "state_dict": segmenter.state_dict()}
     torch.save({**content, "datamodule_hyper_parameters": {"preprocessing": {}}}, tmp_path / "model.ckpt")
-    loaded, _ = load_segmenter(tmp_path / "model.ckpt")
+    loaded = Checkpoint(tmp_path / "model.ckpt").module(RegionSegmenter)
     assert loaded.classes == ["whole_tumour", "tumour_core", "enhancing_tumour"]
     assert torch.equal(loaded(batch()["image"]), segmenter(batch()["image"]))

@@ -6,7 +6,7 @@ import torch
 from lit_continual.cli.continual_cli import main
 from lit_continual.data import PetScanner, pet_phantom, read_noisy_pair
 from lit_continual.modules import Denoiser
-from lit_continual.runs.checkpoints import load_denoiser
+from lit_continual.runs.checkpoint import Checkpoint
 
 AFFINE = np.array([[-4.0, 0, 0, 10], [0, 4, 0, -7], [0, 0, 5, 3], [0, 0, 0, 1]])
 
@@ -47,7 +47,7 @@ def test_writes_the_denoised_study_and_the_adapted_network_and_leaves_the_origin
     assert sorted(path.name for path in folder.iterdir()) == ["adapted.png", "frames.nii.gz", "model.ckpt"]
     with open(checkpoint, "rb") as file:
         assert file.read() == original
-    before, after = load_denoiser(checkpoint), load_denoiser(folder / "model.ckpt")
+    before, after = Checkpoint(checkpoint).module(Denoiser), Checkpoint(folder / "model.ckpt").module(Denoiser)
     assert not any(
         torch.equal(a, b) for a, b in zip(before.network.parameters(), after.network.parameters(), strict=True)
     )
@@ -58,12 +58,15 @@ def test_writes_the_denoised_study_and_the_adapted_network_and_leaves_the_origin
         expected = after.infer(whole[None])[0].movedim(0, -1)
     np.testing.assert_allclose(image.get_fdata(), expected, atol=1e-5)
     content = torch.load(folder / "model.ckpt", weights_only=True)
-    assert content.keys() == {"state_dict", "hyper_parameters", "callbacks"}
+    assert content.keys() == {"state_dict", "hyper_parameters", "callbacks", "lit_continual"}
 
 
 def test_with_a_threshold_only_redundant_kernels_move(checkpoint, study, tmp_path):
     folder = run(checkpoint, study, tmp_path, "--phi=0.6")
-    before, after = load_denoiser(checkpoint).network, load_denoiser(folder / "model.ckpt").network
+    before, after = (
+        Checkpoint(checkpoint).module(Denoiser).network,
+        Checkpoint(folder / "model.ckpt").module(Denoiser).network,
+    )
     masks = torch.load(folder / "model.ckpt", weights_only=True)["callbacks"]["TargetedGradientDescent[network]"][
         "masks"
     ]
@@ -76,7 +79,7 @@ def test_with_a_threshold_only_redundant_kernels_move(checkpoint, study, tmp_pat
 
 
 def test_the_same_seed_makes_the_same_network(checkpoint, study, tmp_path):
-    states = [load_denoiser(run(checkpoint, study, tmp_path) / "model.ckpt").state_dict() for _ in range(2)]
+    states = [Checkpoint(run(checkpoint, study, tmp_path) / "model.ckpt").state_dict for _ in range(2)]
     assert all(map(torch.equal, states[0].values(), states[1].values()))
 
 

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import Self
 
+from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
 from lit_continual.runs.files import replaced
-from lit_continual.runs.storage import load_checkpoint
 
 
 class Teacher:
@@ -41,10 +41,8 @@ class Teacher:
         Raises:
             ValueError: If the file is no readable checkpoint of that class.
         """
-        load_checkpoint(path)
         try:
-            with torch.random.fork_rng(devices=[]):  # its first weights are thrown away; draw nothing for them
-                module = type(pl_module).load_from_checkpoint(path, map_location="cpu")
+            module = Checkpoint(path).build(type(pl_module))
         except Exception as error:
             raise ValueError(
                 f"`{type(pl_module).__name__}` cannot be rebuilt as a teacher from {path}"

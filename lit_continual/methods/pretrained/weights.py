@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lit_continual.runs.storage import load_checkpoint
+from lit_continual.runs.checkpoint import load_checkpoint
 
 _DENSE_LAYER = re.compile(r"(denselayer\d+)\.(?:layers\.)?(norm|conv)\.?([12])\.")
 _LINES = 40  # a table that still fits a screen

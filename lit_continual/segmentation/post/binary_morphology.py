@@ -10,9 +10,12 @@ from monai.utils import convert_to_dst_type, convert_to_numpy
 from scipy import ndimage
 from typing_extensions import override
 
+from lit_continual.runs.classes import TRANSFORMS
+
 Operation = Literal["opening", "closing", "fill_holes"]
 
 
+@TRANSFORMS.add
 class BinaryMorphology(Transform):  # type: ignore[misc]  # MONAI is not typed
     """Open, close, or fill the holes of one class of a label map.
 
@@ -67,6 +70,7 @@ class BinaryMorphology(Transform):  # type: ignore[misc]  # MONAI is not typed
         return np.asarray(np.logical_or(closed[inner], mask))
 
 
+@TRANSFORMS.add
 class BinaryMorphologyd(MapTransform):  # type: ignore[misc]  # MONAI is not typed
     """:class:`BinaryMorphology` of dictionary entries.
 

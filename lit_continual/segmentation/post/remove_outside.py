@@ -10,7 +10,10 @@ from monai.utils import convert_to_dst_type, convert_to_numpy
 from scipy import ndimage
 from typing_extensions import override
 
+from lit_continual.runs.classes import TRANSFORMS
 
+
+@TRANSFORMS.add
 class RemoveOutside(Transform):  # type: ignore[misc]  # MONAI is not typed
     r"""Remove the connected components of a class that lie outside an organ, such as opacities outside the lungs.
 
@@ -63,6 +66,7 @@ class RemoveOutside(Transform):  # type: ignore[misc]  # MONAI is not typed
         return convert_to_dst_type(labels, data)[0]
 
 
+@TRANSFORMS.add
 class RemoveOutsided(MapTransform):  # type: ignore[misc]  # MONAI is not typed
     """:class:`RemoveOutside` of dictionary entries.
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from lit_continual.cli.continual_cli import main
 from lit_continual.modules import Segmenter
-from lit_continual.tools.predict import load_segmenter
+from lit_continual.runs.checkpoint import Checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for the process that forks, too
 import processes
@@ -58,7 +58,7 @@ def test_plain_training_then_meta_tuning(meta_stream, tmp_path):
     source, tuned = (whole / "experiences" / name for name in ("0_bright", "1_dim"))
     assert checkpoint(source)["experience"]["steps"] == 2 * 4  # two epochs of four batches
     assert checkpoint(tuned)["experience"]["steps"] == 2 * 4  # of four patients
-    assert load_segmenter(tuned / "model.ckpt")[0].classes == ["ball", "box"]
+    assert Checkpoint(tuned / "model.ckpt").module().classes == ["ball", "box"]
 
     start = {"start": str(source / "model.ckpt")}
     main(["fit", "--config", meta_stream("again", source={"max_epochs": 0}, **start)])

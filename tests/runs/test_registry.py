@@ -1,0 +1,307 @@
+import copy
+import os
+import sys
+
+import monai.networks.nets
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from monai.transforms import RandFlipd
+
+from lit_continual.callbacks import Distillation
+from lit_continual.modules import Denoiser, HydraNet, RegionSegmenter, Segmenter
+from lit_continual.runs.checkpoint import Checkpoint, seal
+from lit_continual.runs.classes import NETWORKS, TRANSFORMS
+from lit_continual.runs.registry import Registry, flat
+from lit_continual.tools.adapt import adapt
+from lit_continual.tools.kse import study_kernels
+from lit_continual.tools.predict import predict
+
+LAYERS = Registry("layer", lambda: torch.nn.Module, ["torch.nn"], lambda found: found.__name__ == "Linear")
+
+
+def test_a_config_names_any_class_in_either_form():
+    first = LAYERS.build({"class_path": "Linear", "init_args": {"in_features": 3, "out_features": 2}})
+    second = LAYERS.build({"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2})
+    assert type(first) is type(second) is torch.nn.Linear
+    assert isinstance(LAYERS.build("ReLU"), torch.nn.ReLU)
+    flip = TRANSFORMS.build({"class_path": "RandFlipd", "init_args": {"keys": ["image"], "prob": 0.3}})
+    assert isinstance(flip, RandFlipd)
+    assert flip.prob == 0.3
+
+
+def test_overrides_come_last_and_the_description_is_left_alone():
+    spec = {"class_path": "Linear", "init_args": {"in_features": 3, "out_features": 2}, "bias": False}
+    before = copy.deepcopy(spec)
+    layer = LAYERS.build(spec, out_features=7)
+    assert (layer.out_features, layer.bias) == (7, None)
+    assert spec == before
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"in_features": 3}, r"does not say what to build. Name a class under `class_path`"),
+        ("Liner", r"There is no `Liner` in torch.nn, lit_continual. Correct the layer `Liner`"),
+        ("no.such.Thing", r"There is no `Thing` in no.such"),
+        ("torch.nn.Liner", r"There is no `Liner` in torch.nn"),
+        ({"_target_": "Linear", "features": 3}, r"`Linear` has no argument `features`. It takes in_features, out_"),
+        (
+            {"_target_": "Linear", "in_features": 3},
+            r"`Linear` cannot be built from {'in_features': 3} \(.*out_features",
+        ),
+        ({"_target_": "Linear", "in_features": "a", "out_features": 1}, r"`Linear` cannot be built from"),
+        ({"_target_": 3}, r"`class_path` must be a name, got 3"),
+    ],
+)
+def test_what_cannot_be_built(spec, message):
+    with pytest.raises(ValueError, match=message):
+        LAYERS.build(spec)
+
+
+@pytest.mark.parametrize(
+    "name", ["BasicUNet", "monai.networks.nets.BasicUNet", "monai.networks.nets.basic_unet.BasicUNet"]
+)
+def test_a_file_names_a_network_in_each_usual_way(name):
+    known = NETWORKS.checked({"_target_": name, "spatial_dims": 2, "norm": ["GROUP", {"num_groups": 2}]})
+    assert known == {"_target_": "BasicUNet", "spatial_dims": 2, "norm": ["GROUP", {"num_groups": 2}]}
+    assert isinstance(NETWORKS.build(known, features=[8] * 6), monai.networks.nets.BasicUNet)
+
+
+BAD = [
+    (NETWORKS, "os.system"),
+    (NETWORKS, "torch.hub.load"),
+    (NETWORKS, "torch.load"),
+    (NETWORKS, "builtins.exec"),
+    (NETWORKS, "monai.bundle.run"),
+    (NETWORKS, "monai.networks.nets.os.system"),
+    (NETWORKS, "monai.networks.nets.basic_unet.torch.hub.load"),
+    (NETWORKS, "NormalizeIntensity"),
+    (NETWORKS, "Transchex"),
+    (NETWORKS, "resnet18"),  # a function, which may download
+    (NETWORKS, ""),
+    (NETWORKS, "."),
+    (NETWORKS, "..os.system"),
+    (NETWORKS, {"_target_": "EfficientNetBN", "model_name": "efficientnet-b0"}),  # downloads by default
+    (NETWORKS, {"_target_": "DenseNet121", "spatial_dims": 2, "pretrained": True}),
+    (NETWORKS, {"_target_": "VGG16Features", "weights": "anything.pth"}),
+    (NETWORKS, {"_target_": "HoVerNet", "pretrained_url": "http://x"}),
+    (NETWORKS, {"_target_": "BasicUNet", "act": "os.system"}),
+    (NETWORKS, {"_target_": "BasicUNet", "act": {"_target_": "os.system"}}),
+    (NETWORKS, {"_target_": "BasicUNet", "features": [1] * 1000}),
+    (NETWORKS, ["os.system"]),
+    (NETWORKS, 3),
+    (TRANSFORMS, "os.system"),
+    (TRANSFORMS, {"_target_": "LoadImage", "reader": "os.system", "command": "x"}),
+    (TRANSFORMS, {"_target_": "SaveImage", "output_dir": "x"}),
+    (TRANSFORMS, "Lambda"),
+    (TRANSFORMS, "monai.transforms.utility.array.Lambda"),
+    (TRANSFORMS, "TorchVision"),
+    (TRANSFORMS, "TorchIO"),
+    (TRANSFORMS, "CuCIM"),
+    (TRANSFORMS, "DataStats"),
+    (TRANSFORMS, "Compose"),
+    (TRANSFORMS, "BasicUNet"),
+    (TRANSFORMS, "monai.transforms.Transform"),
+    (TRANSFORMS, "WriteFileMapping"),
+]
+
+
+@pytest.mark.parametrize(("registry", "spec"), BAD)
+def test_a_file_may_not_name_what_does_more_than_compute(registry, spec):
+    loaded = set(sys.modules)
+    with pytest.raises(ValueError, match=r"no (network|transform)|in a file may not be|does not say") as caught:
+        registry.checked(spec)
+    assert "\n" not in str(caught.value)
+    assert {name for name in set(sys.modules) - loaded if not name.startswith(("monai", "lit_continual"))} == set()
+
+
+def test_nothing_is_imported_to_find_out(tmp_path, monkeypatch):
+    (tmp_path / "evil_package.py").write_text("import pathlib; pathlib.Path('ran').touch()\nclass Net: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"`evil_package.Net` is no network that a file may name. Give --trust evil_pac"
+    ):
+        NETWORKS.checked("evil_package.Net")
+    with pytest.raises(ValueError, match="no network that a file may name"):
+        NETWORKS.checked("evil_package.Net", trust=["other"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_caller_may_trust_a_package_and_its_own_networks_only(tmp_path, monkeypatch):
+    text = "import os\nfrom os import system\nfrom torch import nn\nclass Net(nn.Identity): pass\n"
+    (tmp_path / "own_package.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    known = NETWORKS.checked({"_target_": "own_package.Net"}, trust=["own_package"])
+    assert known == {"_target_": "own_package.Net"}
+    assert type(NETWORKS.build(known)).__name__ == "Net"
+    for other in ("own_package.system", "own_package.os.system", "own_package.nn.Linear"):
+        with pytest.raises((ValueError, ModuleNotFoundError)):
+            NETWORKS.checked(other, trust=["own_package"])
+
+
+TOUCH = f"{sys.executable} -c \"open('ran', 'w')\""
+SYSTEM = {"_target_": "os.system", "command": TOUCH}
+ATTACKS = [
+    {"post": [SYSTEM]},
+    {"post": [{"class_path": "os.system", "init_args": {"command": TOUCH}}]},
+    {"post": SYSTEM},
+    {"network": SYSTEM},
+    {"network": {"_target_": "subprocess.getoutput", "cmd": TOUCH}},
+    {"loss": SYSTEM},
+    {"heads": [SYSTEM]},
+    {"normalise": [SYSTEM]},
+    {"normalise": [{"_target_": "LoadImage", "reader": "os.system", "command": TOUCH}]},
+    {"normalise": [{"_target_": "SaveImage", "output_dir": "ran"}]},
+    {"normalise": ["os.getcwd"]},
+    {"spacing": SYSTEM},
+]
+
+
+@pytest.fixture
+def attack(tmp_path, monkeypatch):
+    """A checkpoint that names code, sealed so that its checksum is right, and an image to use it on."""
+    monkeypatch.chdir(tmp_path)
+    image = np.random.default_rng(0).uniform(size=(8, 8, 4)).astype(np.float32)
+    (tmp_path / "images").mkdir()
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "images/a.nii")
+
+    def write(changes, kind=Segmenter):
+        network = {"_target_": "Identity"} if kind is Segmenter else {"_target_": "DnCNN", "features": 2, "depth": 3}
+        module = Segmenter(network, features=1, heads=[["a"]], roi_size=[8, 8]) if kind is Segmenter else kind(network)
+        given = {k: v for k, v in changes.items() if k not in ("normalise", "spacing")}
+        ours = {k: v for k, v in changes.items() if k in ("normalise", "spacing")}
+        content = {"state_dict": module.state_dict(), "hyper_parameters": {**module.hparams, **given}}
+        content["datamodule_hyper_parameters"] = {"preprocessing": {"orientation": None, "normalise": [], **ours}}
+        seal(content, kind)
+        torch.save(content, tmp_path / "evil.ckpt")
+        return str(tmp_path / "evil.ckpt")
+
+    return write
+
+
+def refused(action):
+    with pytest.raises(ValueError, match=r"^[^\n]*$"):
+        action()
+    assert not os.path.exists("ran")
+
+
+@pytest.mark.parametrize("changes", ATTACKS, ids=str)
+def test_a_checkpoint_runs_no_code(attack, changes):
+    path = attack(changes)
+    refused(lambda: predict(path, "images", "out", accelerator="cpu"))
+    if not changes.keys() & {"normalise", "spacing"}:
+        refused(lambda: study_kernels(path))
+        refused(lambda: Segmenter.load_from_checkpoint(path))
+        teacher = Distillation(teacher=path)
+        student = Segmenter("Identity", features=1, heads=[["a"]])
+        refused(lambda: teacher.on_fit_start(_trainer(), student))
+
+
+def test_a_denoisers_checkpoint_runs_no_code(attack):
+    path = attack({"network": SYSTEM}, Denoiser)
+    refused(lambda: study_kernels(path))
+    refused(lambda: adapt(path, "images", "out", epochs=1, accelerator="cpu"))
+
+
+def _trainer():
+    from lightning.pytorch import Trainer
+
+    return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+
+SMALL = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [4] * 6}
+KINDS = {
+    Segmenter: lambda: Segmenter(SMALL, features=4, heads=[["a"], ["b"]], roi_size=[32, 32]),
+    HydraNet: lambda: HydraNet(
+        {"_target_": "DenseNet121UNet", "decoder_channels": [8] * 5}, features=8, heads=[["a"], ["b", "c"]]
+    ),
+    RegionSegmenter: lambda: RegionSegmenter({**SMALL, "in_channels": 1}, features=4, regions={"all": ["a", "b"]}),
+    Denoiser: lambda: Denoiser({"_target_": "DnCNN", "features": 4}),
+}
+
+
+def content_of(module, sealed=True):
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    if sealed:
+        module.on_save_checkpoint(content)
+    return content
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_door_knows_each_class_by_its_recorded_name(kind, tmp_path):
+    module = KINDS[kind]().eval()
+    torch.save(content_of(module), tmp_path / "a.ckpt")
+    again = Checkpoint(tmp_path / "a.ckpt").module()
+    assert type(again) is kind
+    assert not again.training
+    assert all(map(torch.equal, again.state_dict().values(), module.state_dict().values()))
+    assert dict(again.hparams) == dict(module.hparams)
+    assert type(kind.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)) is kind
+
+
+@pytest.mark.parametrize("kind", [Segmenter, HydraNet, Denoiser])
+def test_a_checkpoint_from_before_names_were_recorded_is_read(kind, tmp_path):
+    module = KINDS[kind]()
+    torch.save(content_of(module, sealed=False), tmp_path / "a.ckpt")
+    assert type(Checkpoint(tmp_path / "a.ckpt").module()) is kind
+
+
+def test_another_class_than_the_one_that_is_needed(tmp_path):
+    torch.save(content_of(KINDS[Denoiser]()), tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a.ckpt is no checkpoint of a Segmenter but of a Denoiser. Use an exp"):
+        Checkpoint(tmp_path / "a.ckpt").module(Segmenter)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["state_dict"]["heads.layers.0.bias"].add_(1e-3),
+        lambda content: content["hyper_parameters"].update(heads=[["b"], ["a"]]),
+        lambda content: content["lit_continual"].update(module="HydraNet"),
+        lambda content: content["state_dict"].pop("heads.layers.0.bias"),
+    ],
+)
+def test_flipped_weights_and_swapped_names_are_seen(change, tmp_path):
+    content = copy.deepcopy(content_of(KINDS[Segmenter]()))
+    change(content)
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a.ckpt is damaged: its weights or class names are not those"):
+        Checkpoint(tmp_path / "a.ckpt")
+
+
+def test_weights_that_are_nan(tmp_path):
+    module = KINDS[Segmenter]()
+    torch.nn.init.constant_(module.heads.layers[1].bias, float("nan"))
+    torch.save(content_of(module), tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"`heads.layers.1.bias` in .*a.ckpt is nan or infinite"):
+        Checkpoint(tmp_path / "a.ckpt").module()
+
+
+def test_a_torch_that_is_too_old_reads_no_checkpoint(tmp_path, monkeypatch):
+    torch.save(content_of(KINDS[Denoiser]()), tmp_path / "a.ckpt")
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(ValueError, match=r"torch 2.9.1\+cpu may run code that a checkpoint holds.*Install torch 2.10"):
+        Checkpoint(tmp_path / "a.ckpt")
+
+
+def test_what_was_fetched_is_not_fetched_again():
+    assert flat({"class_path": "UNet", "init_args": {"act": "PRELU"}}) == {"_target_": "UNet", "act": "PRELU"}
+
+
+class Own(LightningModule):
+    """Somebody's module, whose arguments are nobody else's to read."""
+
+    def __init__(self, network=3):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = torch.nn.Linear(network, 1)
+
+
+def test_a_class_of_the_callers_own_reads_its_arguments_itself(tmp_path):
+    module = Own(2)
+    torch.save(content_of(module, sealed=False), tmp_path / "a.ckpt")
+    assert Checkpoint(tmp_path / "a.ckpt").build(Own).layer.in_features == 2
