@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from lit_continual.runs.checkpoints import load_segmenter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -22,8 +21,10 @@ from numpy.typing import NDArray
 
 from lit_continual.data import ShoulderDataModule
 from lit_continual.data.volumes import load_evaluation_volume
+from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import replaced, write_text
 from lit_continual.runs.run import Run
+from lit_continual.segmentation.segmenter import Segmenter
 
 ROOT = Path(__file__).parents[1]
 PICTURE, README = ROOT / "docs" / "assets" / "demo.png", ROOT / "README.md"
@@ -145,7 +146,7 @@ def slices(runs: Sequence[Run]) -> tuple[NDArray[Any], dict[str, NDArray[Any]], 
     batch = {key: value[None] for key, value in volume.items() if isinstance(value, torch.Tensor)}
     predictions = []
     for run in runs:
-        module, _ = load_segmenter(run.folder / str(run.experiences[-1].checkpoint))
+        module = Checkpoint(run.checkpoint(len(run.experiences) - 1)).module(Segmenter)
         with torch.no_grad():
             masks = module.eval().masks(module.to_source_grid(module.infer(batch["image"]), batch))[0]
         predictions.append({name: turned(masks[k]) for k, name in enumerate(module.classes)})

@@ -16,19 +16,21 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, Logger
 from typing_extensions import override
 
-import lit_continual.callbacks
-import lit_continual.data
-import lit_continual.modules  # noqa: F401  # lets a config name what is in these rooms by its bare class name
+import lit_continual
 from lit_continual.cli.commands import TOOLS, announce, show_scores
 from lit_continual.cli.parser import Parser, made, merged, reason
 from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.experience import Experience
 from lit_continual.runs.files import FREE_SPACE
 from lit_continual.runs.run_folder import RunFolder
 from lit_continual.runs.storage import AtomicCheckpointIO
 from lit_continual.stream.evaluation import judge
-from lit_continual.stream.stream import Experience, Stream, check_stream
+from lit_continual.stream.stream import Stream, check_stream
 from lit_continual.stream.stream_loop import StreamLoop
 from lit_continual.stream.tracking import begin_tracking, calm, continue_steps, end_tracking, tell
+
+#: Everything public, so that a config names it by its bare class name.
+PUBLIC = [getattr(lit_continual, name) for name in lit_continual.__all__]
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 HELP = {

@@ -91,7 +91,7 @@ class Column:
 
 
 def _seconds(run: Run) -> float:
-    return sum(experience.seconds or 0.0 for experience in run.experiences)
+    return sum(facts.seconds or 0.0 for facts in run.facts)
 
 
 @dataclass(frozen=True)

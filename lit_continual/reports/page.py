@@ -121,7 +121,7 @@ def _matrix(run: Run, label: str, score: Score, scale: Scale) -> dict[str, Any]:
 
 
 def _run(run: Run, label: str) -> dict[str, Any]:
-    times = [e.seconds for e in run.experiences if e.seconds is not None]
+    times = [facts.seconds for facts in run.facts if facts.seconds is not None]
     return {
         "run": run,
         "label": label,
@@ -130,11 +130,11 @@ def _run(run: Run, label: str) -> dict[str, Any]:
             {
                 "name": e.name,
                 "classes": ", ".join(e.classes),
-                "epochs": "—" if e.epochs is None else e.epochs,
-                "times": [seconds_text(e.seconds), seconds_text(e.evaluation_seconds)],
-                "sizes": [bytes_text(e.checkpoint_bytes), bytes_text(e.memory_bytes)],
+                "epochs": "—" if known.epochs is None else known.epochs,
+                "times": [seconds_text(known.seconds), seconds_text(known.evaluation_seconds)],
+                "sizes": [bytes_text(known.checkpoint_bytes), bytes_text(known.memory_bytes)],
             }
-            for e in run.experiences
+            for e, known in zip(run.experiences, run.facts, strict=True)
         ],
         "seconds": seconds_text(sum(times)) if times else "—",
     }

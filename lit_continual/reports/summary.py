@@ -69,6 +69,10 @@ def last(run: Run, score: Score) -> NDArray[np.float64]:
     return np.array([R[run.last_at(j), j] if run.last_at(j) >= 0 else nan for j in range(len(R))])
 
 
+def _learnt(run: Run) -> list[tuple[str, list[str]]]:
+    return [(e.name, list(e.classes)) for e in run.experiences]
+
+
 def references(run: Run, runs: Iterable[Run]) -> list[Run]:
     """The runs that ``run`` can be held against: joint ones on the same experiences, or else single ones.
 
@@ -76,13 +80,9 @@ def references(run: Run, runs: Iterable[Run]) -> list[Run]:
     """
     if run.mode != "continual":
         return []
-    stream = [(e.name, e.classes) for e in run.experiences]
+    stream = _learnt(run)
     for mode in ("joint", "single"):
-        others = [
-            other
-            for other in runs
-            if other.mode == mode and other.finished and [(e.name, e.classes) for e in other.experiences] == stream
-        ]
+        others = [other for other in runs if other.mode == mode and other.finished and _learnt(other) == stream]
         if others:
             return [other for other in others if other.seed == run.seed][:1] or others
     return []

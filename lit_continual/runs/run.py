@@ -4,42 +4,19 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_continual.runs.case_scores import CaseScores
+from lit_continual.runs.experience import Experience, Facts
 from lit_continual.runs.score import Score
 
 FORMAT = 1
 MODES = ("continual", "joint", "single")
-
-
-@dataclass(frozen=True)
-class Experience:
-    """One line of ``run.json``; what is not known before the experience is finished is ``None``."""
-
-    name: str
-    classes: tuple[str, ...] = ()
-    epochs: int | None = None
-    seconds: float | None = None
-    evaluation_seconds: float | None = None
-    checkpoint: str | None = None
-    checkpoint_bytes: int | None = None
-    memory_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Case:
-    """The scores of one class in one volume of experience ``on``, after experience ``after``; nan is undefined."""
-
-    after: int
-    on: int
-    patient: str
-    label: str
-    values: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +30,9 @@ class Run:
             ``single`` (each experience trained alone, the diagonal).
         matrix: Per score ``R`` of shape ``(T, T)``: ``R[i, j]`` after experience ``i`` on experience ``j``, nan where
             it was not evaluated or is undefined.
+        facts: What is known of each experience.
         cases: The rows of ``cases.csv``.
+        described: All of ``run.json``.
         config: Text of ``config.yaml``, empty where there is none.
     """
 
@@ -65,7 +44,9 @@ class Run:
     experiences: tuple[Experience, ...]
     scores: tuple[Score, ...]
     matrix: Mapping[str, NDArray[np.float64]]
-    cases: tuple[Case, ...] = ()
+    facts: tuple[Facts, ...] = ()
+    cases: tuple[CaseScores, ...] = ()
+    described: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     parameters: int | None = None
@@ -87,7 +68,7 @@ class Run:
                 " that `fit` wrote, or install the version that wrote it."
             )
         try:
-            run = cls(folder=folder, matrix={}, **_fields(described))
+            run = cls(folder=folder, matrix={}, described=described, **_fields(described))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"`{folder / 'run.json'}` is incomplete or damaged ({_reason(error)}); repeat the run with `--resume`."
@@ -127,18 +108,25 @@ class Run:
         """Row of the matrix that says how well experience ``on`` is known in the end, or so far."""
         return {"continual": self.steps - 1, "joint": len(self.experiences) - 1, "single": on}[self.mode]
 
+    def checkpoint(self, index: int) -> Path:
+        """Where the network and the callbacks' memory lie after experience ``index``."""
+        return checkpoint_path(self.folder, index, self.experiences[index].name)
+
     def overlay(self, after: int, on: int) -> Path | None:
         """The file with the slice of experience ``on`` as segmented after experience ``after``, if there is one."""
         path = self.folder / "overlays" / f"{after}_{on}.npz"
         return path if path.is_file() else None
 
 
+def checkpoint_path(folder: Path, index: int, name: str) -> Path:
+    """Where a run keeps the checkpoint of experience ``index``; made of its name, whatever a file says."""
+    return folder / "experiences" / f"{index}_{name}" / "model.ckpt"
+
+
 def _fields(described: dict[str, Any]) -> dict[str, Any]:
-    known = Experience.__dataclass_fields__
-    experiences = tuple(
-        Experience(**{**{k: v for k, v in e.items() if k in known}, "classes": tuple(e["classes"])})
-        for e in described["experiences"]
-    )
+    experiences = tuple(Experience(e["name"], {name: name for name in e["classes"]}) for e in described["experiences"])
+    known = Facts.__dataclass_fields__
+    facts = tuple(Facts(**{k: v for k, v in e.items() if k in known}) for e in described["experiences"])
     names = [e.name for e in experiences]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"its experiences are {names}, and each needs a name of its own")
@@ -149,6 +137,7 @@ def _fields(described: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"mode {described['mode']!r} is none of {', '.join(MODES)}")
     return {
         "experiences": experiences,
+        "facts": facts,
         "scores": tuple(_score(n, s) for n, s in scores),
         "versions": {str(k): str(v) for k, v in described.get("versions", {}).items()},
         "name": str(described["name"]),
@@ -191,25 +180,16 @@ def _read_matrix(path: Path, run: Run) -> dict[str, NDArray[np.float64]]:
     return matrix
 
 
-def _read_cases(path: Path, run: Run) -> tuple[Case, ...]:
+def _read_cases(path: Path, run: Run) -> tuple[CaseScores, ...]:
     if not path.exists():
         return ()
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            cases = tuple(_case(row, run) for row in csv.DictReader(file))
+            names, count = [score.name for score in run.scores], len(run.experiences)
+            cases = tuple(CaseScores.read(row, names, count) for row in csv.DictReader(file))
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(f"`{path}` is damaged ({_reason(error)}); repeat the run with `--resume`.") from error
     return cases
-
-
-def _case(row: dict[str, str], run: Run) -> Case:
-    if None in row or None in row.values():
-        raise ValueError(f"a line with {sum(value is not None for value in row.values())} fields")
-    after, on = int(row["after"]), int(row["on"])
-    if not (0 <= after < len(run.experiences) and 0 <= on < len(run.experiences)):
-        raise ValueError(f"experience {max(after, on)} of {len(run.experiences)}")
-    values = {score.name: float(row[score.name] or nan) for score in run.scores}
-    return Case(after, on, row["patient"], row["class"], {k: v if isfinite(v) else nan for k, v in values.items()})
 
 
 def _reason(error: Exception) -> str:

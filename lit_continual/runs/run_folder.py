@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lit_continual.runs.files import is_first_rank, read_json, replaced, write_json, write_text
+from lit_continual.runs.case_scores import CaseScores
+from lit_continual.runs.files import is_first_rank, replaced, write_json, write_text
+from lit_continual.runs.run import Run, checkpoint_path
 
 
 class RunFolder:
@@ -34,7 +36,7 @@ class RunFolder:
 
     def checkpoint(self, index: int) -> Path:
         """Where the network and the callbacks' memory lie after experience ``index``."""
-        return self.path / str(self.run["experiences"][index]["checkpoint"])
+        return checkpoint_path(self.path, index, self.run["experiences"][index]["name"])
 
     def resume_folder(self, index: int) -> Path:
         """Where a fit that is under way keeps what it needs to go on."""
@@ -51,10 +53,10 @@ class RunFolder:
         if is_first_rank():
             self._prepare(known.exists(), resume, overwrite)
         if known.exists():
-            self.run = read_json(known)
+            found = Run.load(self.path)
+            self.run = dict(found.described)
             _require_same_run(self.path, run, self.run)
-            matrices = self.path / "matrix.json"
-            self.matrices = read_json(matrices) if matrices.exists() else self.matrices
+            self.matrices = {name: _without_nan(R.tolist()) for name, R in found.matrix.items()}
             return
         self.run = dict(run)
         if is_first_rank():
@@ -111,7 +113,7 @@ class RunFolder:
         """Whether the row of experience ``after`` is complete."""
         return self.run["experiences"][after].get("evaluation_seconds") is not None
 
-    def write_row(self, after: int, row: Mapping[str, Mapping[int, float]], cases: Iterable[Mapping[str, Any]]) -> None:
+    def write_row(self, after: int, row: Mapping[str, Mapping[int, float]], cases: Iterable[CaseScores]) -> None:
         """Write row ``after`` of every matrix and add the scores of its cases, in place of what a kill left of them."""
         for score, values in row.items():
             self.matrices[score][after] = [None] * len(self.run["experiences"])
@@ -127,7 +129,7 @@ class RunFolder:
         columns = ["after", "on", "patient", "class", *self.run["scores"]]
         table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        table.writerows([*kept, *({"after": after, **case} for case in cases)])
+        table.writerows([*kept, *(case.row() for case in cases)])
         write_text(path, text.getvalue())
         write_json(self.path / "matrix.json", self.matrices)
 
@@ -142,6 +144,10 @@ class RunFolder:
     def finish(self) -> None:
         """Mark the run as finished."""
         self.note(status="finished")
+
+
+def _without_nan(matrix: list[list[float]]) -> list[list[float | None]]:
+    return [[None if math.isnan(value) else value for value in row] for row in matrix]
 
 
 def _require_same_run(path: Path, run: Mapping[str, Any], found: Mapping[str, Any]) -> None:

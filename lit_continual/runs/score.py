@@ -9,9 +9,16 @@ _WORDS = {"cov": "CoV", "rmse": "RMSE"}
 
 @dataclass(frozen=True)
 class Score:
-    """What a column of numbers means: its name, its direction, its unit ("" for none), and where FWT counts from."""
+    """A score that the module logs as ``test/<name>``: what a column of numbers means.
 
-    name: str
+    Args:
+        name: Its name; in a config it is the key.
+        higher_is_better: False for distances and errors.
+        unit: What it is measured in, such as ``mm``; "" for none.
+        baseline: Score of a network that knows nothing, from which FWT is counted; ``None`` leaves FWT out.
+    """
+
+    name: str = ""
     higher_is_better: bool = True
     unit: str = ""
     baseline: float | None = None

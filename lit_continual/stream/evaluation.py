@@ -1,6 +1,5 @@
 """Scoring a network on an experience: the means, and scores and a picture of every case."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,6 +9,8 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor
 from tqdm.auto import tqdm
 from typing_extensions import override
+
+from lit_continual.runs.case_scores import CaseScores
 
 PICTURED = 24  # cases of an experience of which a slice is kept
 
@@ -38,12 +39,13 @@ class CaseRecorder(Callback):
     """Collect what ``test_step`` returns about each case: its ``scores`` by class, and a slice of its masks.
 
     Args:
+        after: Index of the experience that was learnt last.
         on: Index of the experience that is evaluated.
     """
 
-    def __init__(self, on: int) -> None:
-        self.on = on
-        self.cases: list[dict[str, Any]] = []
+    def __init__(self, after: int, on: int) -> None:
+        self.after, self.on = after, on
+        self.cases: list[CaseScores] = []
         self.overlays: list[dict[str, Any]] = []  # of the first cases of this process
 
     @override
@@ -66,8 +68,7 @@ class CaseRecorder(Callback):
             return  # Somebody else's module: its logged scores are all there is.
         patient = batch["patient"][0]
         for name, scores in outputs["scores"].items():
-            values = {score: "" if math.isnan(value) else f"{value:.6g}" for score, value in scores.items()}
-            self.cases.append({"on": self.on, "patient": patient, "class": name, **values})
+            self.cases.append(CaseScores(self.after, self.on, patient, name, scores))
         if len(self.overlays) < PICTURED and outputs["truth"]:
             if "image" in outputs:  # a picture that the module made
                 image, spacing = outputs["image"], outputs["spacing"]
@@ -82,7 +83,7 @@ class CaseRecorder(Callback):
         gathered: list[Any] = [self.cases] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(gathered, self.cases)
-        self.cases = sorted((c for cases in gathered for c in cases), key=lambda c: (c["patient"], c["class"]))
+        self.cases = sorted((c for cases in gathered for c in cases), key=lambda case: (case.patient, case.label))
 
 
 def _overlay(image: Tensor, outputs: Mapping[str, Any], patient: str, spacing: Tensor) -> dict[str, Any]:

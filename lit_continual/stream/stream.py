@@ -1,57 +1,19 @@
 """What an experience and a stream are."""
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from lit_continual.cli.parser import Arguments
 from lit_continual.data import check_leakage
 from lit_continual.methods.rehearsal.exemplars import Exemplars
+from lit_continual.runs.experience import Experience
+from lit_continual.runs.score import Score
 from lit_continual.stream.tracking import versions
 
-
-@dataclass
-class Experience:
-    """One thing to learn, in one fit.
-
-    Args:
-        name: Its name in tables and files.
-        classes: The classes it reveals, name to label value; given to the data module as ``classes``.
-        data: What differs from the ``data`` section, as arguments of the data module; or another data module in full,
-            with ``class_path``, dotted, and ``init_args``.
-        max_epochs: Epochs of this fit, where they differ from those of the trainer. With 0 nothing is learnt: the row
-            says what the network that the stream starts from knows.
-        model: What differs from the ``model`` section in this fit, such as the optimizer, as arguments of the model.
-        remember: Whether the memory of the stream keeps samples of it; not where nobody may, or nothing comes after.
-    """
-
-    name: str
-    classes: dict[str, int | str] = field(default_factory=dict)
-    data: Arguments = field(default_factory=dict)
-    max_epochs: int | None = None
-    model: Arguments = field(default_factory=dict)
-    remember: bool = True
-
-
-@dataclass
-class Score:
-    """A score that the module logs as ``test/<name>``.
-
-    Args:
-        higher_is_better: False for distances and errors.
-        unit: What it is measured in, such as ``mm``.
-        baseline: Score of a network that knows nothing, from which FWT is counted; ``None`` leaves FWT out.
-    """
-
-    higher_is_better: bool = True
-    unit: str = ""
-    baseline: float | None = None
-
-
-SCORES = {"dice": Score(baseline=0.0), "assd": Score(False, "mm"), "hd95": Score(False, "mm")}
+SCORES = {s.name: s for s in (Score("dice", baseline=0.0), Score("assd", False, "mm"), Score("hd95", False, "mm"))}
 
 
 @dataclass
@@ -77,7 +39,9 @@ class Stream:
     memory: Exemplars | None = None
 
     def __post_init__(self) -> None:
-        self.scores = self.scores or SCORES
+        for experience in self.experiences:
+            experience.require_name_of_a_folder()
+        self.scores = {name: replace(score, name=name) for name, score in (self.scores or SCORES).items()}
 
     def described(self, name: str, seed: int, module: LightningModule) -> dict[str, Any]:
         """What ``run.json`` says of a run of this stream that has just begun, by default under ``name``."""
@@ -91,11 +55,15 @@ class Stream:
                 {"name": e.name, "classes": list(e.classes), "checkpoint": f"experiences/{i}_{e.name}/model.ckpt"}
                 for i, e in enumerate(self.experiences)
             ],
-            "scores": {name: vars(score) for name, score in (self.scores or {}).items()},
+            "scores": {name: _described(score) for name, score in (self.scores or {}).items()},
             "versions": versions(),
             "tracking_id": uuid.uuid4().hex[:8],
             "parameters": sum(p.numel() for p in module.parameters()),
         }
+
+
+def _described(score: Score) -> dict[str, Any]:
+    return {key: value for key, value in vars(score).items() if key != "name"}
 
 
 def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:

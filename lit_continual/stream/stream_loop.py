@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lit_continual.data import JointDataModule
 from lit_continual.methods.partial_training import PartialTraining
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
+from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.checkpoint import SECTION, Checkpoint, load_checkpoint, seal
 from lit_continual.runs.files import is_first_rank, replaced
 from lit_continual.runs.run_folder import RunFolder
@@ -159,10 +160,10 @@ class StreamLoop:
     def _evaluate(self, after: int) -> None:
         module, memory = self._module(after, self.folder.checkpoint(after))
         row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores or ()}
-        cases: list[dict[str, Any]] = []
+        cases: list[CaseScores] = []
         begin = time.monotonic()
         for on in self._evaluated_on(after, module):
-            recorder = CaseRecorder(on)
+            recorder = CaseRecorder(after, on)
             trainer = self.make_trainer([recorder], logger=False)
             _hand_on(memory, trainer)
             found = judge(trainer, module, self.data[on], "test")

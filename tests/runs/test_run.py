@@ -16,7 +16,7 @@ def test_reads_what_the_stream_wrote(make_run):
     )
     assert (run.name, run.mode, run.seed, run.finished, run.steps) == ("lwfseg", "continual", 0, True, 2)
     assert [e.name for e in run.experiences] == ["humerus", "scapula"]
-    assert run.experiences[1].classes == ("scapula",)
+    assert list(run.experiences[1].classes) == ["scapula"]
     assert [(s.name, s.higher_is_better, s.unit) for s in run.scores][1] == ("assd", False, "mm")
     np.testing.assert_array_equal(run.matrix["dice"], [[0.95, np.nan], [0.91, 0.85]])
     assert len(run.cases) == 3 * 4

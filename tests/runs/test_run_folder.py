@@ -1,15 +1,23 @@
 import json
+from math import nan
 
 import pytest
 
+from lit_continual.runs.case_scores import CaseScores
+from lit_continual.runs.experience import Experience
 from lit_continual.runs.run_folder import RunFolder
+from lit_continual.stream.stream import Stream
 
 RUN = {
+    "format": 1,
+    "status": "running",
     "name": "tiny",
     "mode": "continual",
     "seed": 0,
-    "experiences": [{"name": n, "checkpoint": f"experiences/{i}_{n}/model.ckpt"} for i, n in enumerate("ab")],
-    "scores": {"dice": {}, "hd95": {}},
+    "experiences": [
+        {"name": n, "classes": [n], "checkpoint": f"experiences/{i}_{n}/model.ckpt"} for i, n in enumerate("ab")
+    ],
+    "scores": {"dice": {"higher_is_better": True}, "hd95": {"higher_is_better": False}},
 }
 
 
@@ -25,9 +33,9 @@ def rows(folder):
 
 def test_a_row_takes_the_place_of_what_a_kill_left_of_it(tmp_path):
     folder = started(tmp_path)
-    folder.write_row(0, {"dice": {0: 0.5}, "hd95": {0: float("nan")}}, [{"on": 0, "patient": "p", "class": "a"}])
-    folder.write_row(1, {"dice": {0: 0.1, 1: 0.2}}, [{"on": 1, "patient": "p", "class": "b", "dice": "0.2"}])
-    folder.write_row(1, {"dice": {1: 0.25}}, [{"on": 1, "patient": "p", "class": "b", "dice": "0.25"}])
+    folder.write_row(0, {"dice": {0: 0.5}, "hd95": {0: nan}}, [CaseScores(0, 0, "p", "a", {"dice": nan})])
+    folder.write_row(1, {"dice": {0: 0.1, 1: 0.2}}, [CaseScores(1, 1, "p", "b", {"dice": 0.2})])
+    folder.write_row(1, {"dice": {1: 0.25}}, [CaseScores(1, 1, "p", "b", {"dice": 0.25, "unasked": 1.0})])
     assert rows(folder) == ["after,on,patient,class,dice,hd95", "0,0,p,a,,", "1,1,p,b,0.25,"]
     written = json.loads((tmp_path / "matrix.json").read_text())
     assert written == {"dice": [[0.5, None], [None, 0.25]], "hd95": [[None, None], [None, None]]}
@@ -91,5 +99,45 @@ def test_another_run_is_not_gone_on_with(tmp_path, change):
 def test_a_damaged_description_is_named(tmp_path):
     started(tmp_path)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run\.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"run\.json` cannot be read"):
         started(tmp_path, resume=True)
+
+
+def test_paths_are_made_of_names_whatever_the_description_says(tmp_path):
+    started(tmp_path)
+    described = json.loads((tmp_path / "run.json").read_text())
+    described["experiences"][0]["checkpoint"] = str(tmp_path / "elsewhere/x.ckpt")
+    (tmp_path / "run.json").write_text(json.dumps(described))
+    folder = started(tmp_path, resume=True)
+    assert folder.checkpoint(0) == tmp_path / "experiences/0_a/model.ckpt"
+    assert folder.resume_folder(0) == tmp_path / "experiences/0_a/resume"
+
+
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    ".hidden",
+    "a/b",
+    "a\\b",
+    "../x",
+    "a\nb",
+    "a\x1b[2J",
+    "C:x",
+    " a",
+    "a ",
+    "a.",
+    "a\u202eb",
+    "a?",
+]
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, "a" * 101])
+def test_a_name_that_cannot_be_a_folders_is_refused(name):
+    with pytest.raises(ValueError, match=r"cannot be called .*: its name is that of a folder. Use letters"):
+        Stream([Experience(name)])
+
+
+@pytest.mark.parametrize("name", ["left parotid", "GTV+", "Größe 2", "v1.5", "a" * 100])
+def test_a_usual_name_is_taken(name):
+    assert Stream([Experience(name)]).experiences[0].name == name

@@ -1,0 +1,40 @@
+"""The scores of one case, as a line of ``cases.csv``."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import isfinite, isnan, nan
+from typing import Any
+
+from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """The scores of one class in one volume of experience ``on``, after experience ``after``; nan is undefined."""
+
+    after: int
+    on: int
+    patient: str
+    label: str
+    values: Mapping[str, float]
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any], scores: Iterable[str], experiences: int) -> Self:
+        """Make it from a line.
+
+        Raises:
+            ValueError: If the line is damaged.
+            KeyError: If it lacks a column.
+        """
+        if None in row or None in row.values():
+            raise ValueError(f"a line with {sum(value is not None for value in row.values())} fields")
+        after, on = int(row["after"]), int(row["on"])
+        if not (0 <= after < experiences and 0 <= on < experiences):
+            raise ValueError(f"experience {max(after, on)} of {experiences}")
+        values = {score: float(row[score] or nan) for score in scores}
+        return cls(after, on, row["patient"], row["class"], {k: v if isfinite(v) else nan for k, v in values.items()})
+
+    def row(self) -> dict[str, str | int]:
+        """The line, by column."""
+        written = {name: "" if isnan(value) else f"{value:.6g}" for name, value in self.values.items()}
+        return {"after": self.after, "on": self.on, "patient": self.patient, "class": self.label, **written}

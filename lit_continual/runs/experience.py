@@ -1,0 +1,70 @@
+"""What an experience is, and what is known of it once it was learnt."""
+
+import re
+from dataclasses import dataclass, field
+
+#: Arguments by name; not ``Any``, of which a parser makes objects where it finds a ``class_path``.
+Arguments = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
+
+#: What no file system, table or terminal may meet in a name: control characters, separators, and what Windows refuses.
+_UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069<>:"/\\|?*]|^[.\s]|[.\s]$')
+
+
+@dataclass
+class Experience:
+    """One thing to learn, in one fit.
+
+    Args:
+        name: Its name in tables and files.
+        classes: The classes it reveals, name to label value; given to the data module as ``classes``.
+        data: What differs from the ``data`` section, as arguments of the data module; or another data module in full,
+            with ``class_path``, dotted, and ``init_args``.
+        max_epochs: Epochs of this fit, where they differ from those of the trainer. With 0 nothing is learnt: the row
+            says what the network that the stream starts from knows.
+        model: What differs from the ``model`` section in this fit, such as the optimizer, as arguments of the model.
+        remember: Whether the memory of the stream keeps samples of it; not where nobody may, or nothing comes after.
+    """
+
+    name: str
+    classes: dict[str, int | str] = field(default_factory=dict)
+    data: Arguments = field(default_factory=dict)
+    max_epochs: int | None = None
+    model: Arguments = field(default_factory=dict)
+    remember: bool = True
+
+    def require_name_of_a_folder(self) -> None:
+        """Check the name, from which the paths of a run are made.
+
+        Raises:
+            ValueError: If it cannot be that of a folder.
+        """
+        if not 0 < len(self.name) <= 100 or _UNFIT.search(self.name):
+            raise ValueError(
+                f"An experience cannot be called {self.name!r}: its name is that of a folder. Use letters, digits,"
+                " spaces, `_` and `-`, up to 100."
+            )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What ``run.json`` says of an experience; ``None`` before it is known.
+
+    Attributes:
+        epochs: Epochs of its fit.
+        steps: Training steps of its fit.
+        seconds: Time of its fit, in s.
+        selection_seconds: Time of the choice of its exemplars, in s.
+        evaluation_seconds: Time of the evaluation after it, in s.
+        checkpoint_bytes: Size of its checkpoint.
+        memory_bytes: Size of what methods keep of the past: callbacks and exemplars.
+        exemplars: How many exemplars were kept of it.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    selection_seconds: float | None = None
+    evaluation_seconds: float | None = None
+    checkpoint_bytes: int | None = None
+    memory_bytes: int | None = None
+    exemplars: int | None = None
