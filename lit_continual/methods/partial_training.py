@@ -95,7 +95,7 @@ class PartialTraining(Callback):
             self._hold_statistics(network)
         for name in self.guarded:
             layer = network.get_submodule(name.rpartition(".")[0])
-            self._hooks.append(layer.register_forward_hook(partial(_mask_backward, self.masks[name])))
+            self._hooks.append(layer.register_forward_hook(_HookOfThisFit(_mask_backward, self.masks[name])))
 
     def _hold_statistics(self, network: nn.Module) -> None:
         whole = []
@@ -107,7 +107,7 @@ class PartialTraining(Callback):
                     whole.append(layer)
                 elif not free.all():
                     statistics = mean.clone(), layer.running_var.clone()
-                    self._hooks.append(layer.register_forward_hook(partial(_normalise_held, statistics, free)))
+                    self._hooks.append(layer.register_forward_hook(_HookOfThisFit(_normalise_held, statistics, free)))
         self._evaluated = EvaluatedLayers(whole)
 
     def _find(self, pl_module: LightningModule) -> nn.Module:
@@ -163,6 +163,17 @@ class PartialTraining(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.masks, self.guarded, self._known = state_dict["masks"], state_dict["guarded"], state_dict["known"]
         self._fits, self._to_resume = state_dict["fits"], state_dict["under_way"]
+
+
+class _HookOfThisFit(partial[Any]):
+    """A hook that does nothing in a copy of the module."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return _no_hook
+
+
+def _no_hook(*_: Any) -> None:
+    pass
 
 
 def _normalise_held(

@@ -81,14 +81,6 @@ def test_leaves_the_module_as_it_was(module, loader, trainer, fails):
     assert "training_step" not in vars(module)
 
 
-def test_a_copy_made_during_fit_is_a_plain_module(module, loader, trainer):
-    copies = []
-    copier = LambdaCallback(on_train_start=lambda trainer, pl_module: copies.append(copy.deepcopy(pl_module)))
-    trainer(callbacks=[Norm(), copier]).fit(module, loader)
-    assert type(copies[0].training_step.__self__) is type(module)
-    assert copies[0].training_step.__self__ is copies[0]
-
-
 def test_works_on_a_compiled_module(module, loader, trainer):
     eager = copy.deepcopy(module)
     trainer(callbacks=Norm()).fit(eager, loader)

@@ -74,24 +74,6 @@ def test_second_fit_equals_eq_1_written_by_hand(foreign, trainer, alpha, tempera
     assert_close(state(foreign), state(by_hand), rtol=1e-5, atol=1e-6)
 
 
-def test_first_fit_is_plain_training(foreign, trainer):
-    plain = copy.deepcopy(foreign)
-    torch.manual_seed(1)
-    trainer().fit(plain, batches(0))
-    torch.manual_seed(1)
-    trainer(callbacks=Distillation()).fit(foreign, batches(0))
-    assert_close(state(foreign), state(plain), rtol=0, atol=0)
-
-
-def test_alpha_1_is_plain_fine_tuning(foreign, trainer):
-    plain = copy.deepcopy(foreign)
-    torch.manual_seed(1)
-    trainer().fit(plain, batches(0))
-    torch.manual_seed(1)
-    trainer(callbacks=Distillation(alpha=1.0, teacher="start")).fit(foreign, batches(0))
-    assert_close(state(foreign), state(plain), rtol=0, atol=0)
-
-
 def test_teacher_teaches_in_eval_mode_and_does_not_move(foreign, trainer):
     callback, before = Distillation(teacher="start"), state(foreign)
     seen = []
@@ -130,23 +112,6 @@ def test_teacher_is_neither_parameter_nor_in_the_checkpoint(foreign, trainer, tm
     tensors = [v for v in mine["callbacks"]["Distillation[distillation]"].values() if torch.is_tensor(v)]
     assert not tensors
     assert len(list((tmp_path / "with").glob("teacher-*.pt"))) == 1
-
-
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
-@pytest.mark.parametrize("fresh", [False, True], ids=["module at hand", "another module"])
-def test_resumed_fit_equals_the_fit_that_was_not_stopped(foreign, trainer, tmp_path, fresh):
-    seed = LambdaCallback(on_train_batch_start=lambda t, m, b, i: torch.manual_seed(100 * t.current_epoch + i))
-
-    def callbacks(distillation):
-        return [distillation, seed, ModelCheckpoint(tmp_path / "c", "{epoch}", save_top_k=-1)]
-
-    kept, options = Distillation(), {"enable_checkpointing": True, "max_epochs": 3}
-    trainer(callbacks=kept).fit(foreign, batches(0))
-    trainer(callbacks=callbacks(kept), **options).fit(foreign, batches(1))
-    resumed = Foreign() if fresh else copy.deepcopy(foreign)
-    path = tmp_path / "c" / "epoch=1.ckpt"
-    trainer(callbacks=callbacks(Distillation()), **options).fit(resumed, batches(1), ckpt_path=path, weights_only=True)
-    assert_close(state(resumed), state(foreign), rtol=0, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -212,17 +177,6 @@ def test_mixed_batches_are_the_weighted_sum_of_pure_ones(foreign, precision):
     new, exemplar = term([0, 3], ["new", "new"]), term([1, 2], ["exemplar", "exemplar"])
     assert_close(mixed, 0.5 * new + 0.5 * exemplar)
     assert_close(term([0, 3], ["exemplar"] * 2) * 0.7, new)  # L_d alone, without the factor 1 - alpha
-
-
-def test_state_survives_weights_only_loading(foreign, trainer, tmp_path):
-    callback = Distillation()
-    first = trainer(callbacks=callback)
-    first.fit(foreign, batches(0))
-    first.save_checkpoint(tmp_path / "c.ckpt")
-    loaded = torch.load(tmp_path / "c.ckpt", weights_only=True)["callbacks"][callback.state_key]
-    other = Distillation()
-    other.load_state_dict(loaded)
-    assert other.state_dict() == callback.state_dict() == {"fitted": True, "channels": 3, "teacher": ""}
 
 
 def test_cached_targets_need_a_data_module_that_keeps_them(foreign, trainer):

@@ -4,7 +4,6 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -93,20 +92,6 @@ def test_the_first_fits_are_left_alone_and_new_layers_are_trained(module, loader
     before = copy.deepcopy(module.net.state_dict())
     trainer(callbacks=callback).fit(module, loader)
     assert moved(module, before) == {"2", "3"}
-
-
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
-def test_a_resumed_fit_holds_the_same(module, loader, trainer, tmp_path):
-    before, resumed = copy.deepcopy(module.net.state_dict()), copy.deepcopy(module)
-
-    def fit(module, epochs, **options):
-        callbacks = [TrainOnly(["net.1"]), ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)]
-        trainer(callbacks=callbacks, max_epochs=epochs, enable_checkpointing=True).fit(module, loader, **options)
-
-    fit(module, 3)
-    fit(resumed, 3, ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True)
-    assert moved(resumed, before) == {"1"}
-    assert all(map(torch.equal, resumed.state_dict().values(), module.state_dict().values()))
 
 
 def test_bad_input(module, loader, trainer):

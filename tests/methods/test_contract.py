@@ -1,0 +1,208 @@
+"""What every public callback must do, on one small module.
+
+A new method has one line more in `CASES`, and one in `NEUTRAL` if a setting of it is plain training.
+"""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+from torch.utils.data import DataLoader, TensorDataset
+
+from lit_continual import callbacks
+from lit_continual.callbacks import L2SP, Distillation, PartialTraining, Pretrained, TargetedGradientDescent, TrainOnly
+
+TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorials" / "own_method.md"
+
+
+class Small(LightningModule):
+    """A segmenter with all that a method can get wrong: batch normalisation, dropout, momentum, a mapping as output."""
+
+    def __init__(self):
+        super().__init__()
+        first, second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.encoder = nn.Sequential(first, nn.BatchNorm2d(4), nn.ReLU(), second, nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Conv2d(4, 3, 1))
+        self.example_input_array = torch.zeros(1, 1, 8, 8)
+
+    def forward(self, image):
+        return self.head(self.encoder(image))
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        return {"loss": cross_entropy(logits, batch[1]), "logits": logits}
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+def small():
+    torch.manual_seed(0)
+    return Small()
+
+
+def batches():
+    image = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return DataLoader(TensorDataset(image, (image[:, 0] > 0).long()), batch_size=4)
+
+
+class NoBias(PartialTraining):
+    """The least that a subclass can be: biases are held."""
+
+    def choose_masks(self, network, pl_module, fresh):
+        values = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        return {name: torch.tensor(not name.endswith("bias")) for name in values}
+
+
+def of_the_tutorial(folder):
+    page = TUTORIAL.read_text(encoding="utf-8")
+    source = re.search(r'^```python title="my_project.py"\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
+    exec(compile(source[1], str(TUTORIAL), "exec"), known := {"__name__": "my_project"})
+    return known["FeatureDistillation"]("encoder")
+
+
+def of_a_file(folder):
+    torch.save(small().state_dict(), folder / "weights.pt")
+    return Pretrained(str(folder / "weights.pt"))
+
+
+# Name of the class, and behind a space which of its ways -> a fresh callback, which may write to a folder.
+CASES = {
+    "Distillation": lambda folder: Distillation(),
+    "Distillation start": lambda folder: Distillation(teacher="start"),
+    "L2SP explicit": lambda folder: L2SP(0.7),
+    "L2SP proximal": lambda folder: L2SP(0.7, step="proximal", anchor="last_fit", hold_statistics=True),
+    "LossTerm": of_the_tutorial,
+    "PartialTraining": lambda folder: NoBias(),
+    "Pretrained": of_a_file,
+    "TargetedGradientDescent parameter": lambda folder: TargetedGradientDescent(0.7),
+    "TargetedGradientDescent activation": lambda folder: TargetedGradientDescent(
+        share=0.5, gradient="activation", hold_statistics=True
+    ),
+    "TrainOnly": lambda folder: TrainOnly(["head"], hold_statistics=True),
+}
+# What must be plain training, bit for bit, in a first fit.
+NEUTRAL = {
+    "Distillation alpha 1": lambda folder: Distillation(alpha=1.0, teacher="start"),
+    "Distillation without a teacher": lambda folder: Distillation(),
+    "L2SP explicit": lambda folder: L2SP(0.0),
+    "L2SP proximal": lambda folder: L2SP(0.0, step="proximal"),
+    "LossTerm without a term": of_the_tutorial,
+    "Pretrained": of_a_file,  # which has the weights that the module begins with
+    "TargetedGradientDescent": lambda folder: TargetedGradientDescent(after=1),
+    "TrainOnly": lambda folder: TrainOnly(["encoder", "head"]),
+}
+
+
+def test_every_public_callback_has_a_case():
+    found = {name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), Callback)}
+    assert {case.split()[0] for case in CASES} == found
+
+
+@pytest.fixture(params=CASES)
+def make(request, tmp_path):
+    return lambda: CASES[request.param](tmp_path)
+
+
+def fit(trainer, module, *callbacks, seed=0, **options):
+    """Train with the same random numbers in each batch, wherever a fit begins; return the trainer."""
+    seeded = LambdaCallback(on_train_batch_start=lambda t, m, b, i: torch.manual_seed(100 * t.current_epoch + i))
+    resume = {key: options.pop(key) for key in ("ckpt_path", "weights_only") if key in options}
+    fitted = trainer(callbacks=[*callbacks, seeded], **options)
+    fitted.fit(module, batches(), **resume)
+    return fitted
+
+
+def exact(module, other):
+    assert_close(dict(module.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_a_neutral_setting_is_plain_training(name, trainer, tmp_path):
+    module, plain = small(), small()
+    fit(trainer, plain)
+    fit(trainer, module, NEUTRAL[name](tmp_path))
+    exact(module, plain)
+
+
+def listed(state):
+    """Tensors as lists; plain containers, numbers and strings as they are; nothing else."""
+    if isinstance(state, dict):
+        return {key: listed(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [listed(value) for value in state]
+    assert state is None or type(state) in {torch.Tensor, str, int, float, bool}
+    return (str(state.dtype), state.tolist()) if torch.is_tensor(state) else state
+
+
+def test_the_state_is_plain_data_and_comes_back(make, trainer, tmp_path):
+    module, callback, again = small(), make(), make()
+    fit(trainer, module, callback)
+    fit(trainer, module, callback).save_checkpoint(tmp_path / "c.ckpt")
+    states = torch.load(tmp_path / "c.ckpt", weights_only=True)["callbacks"]
+    if callback.state_key in states:  # Lightning keeps no empty state, and hands none back.
+        again.load_state_dict(states[callback.state_key])
+    assert listed(again.state_dict()) == listed(callback.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
+def test_a_resumed_fit_ends_as_the_one_that_was_not_stopped(make, trainer, tmp_path):
+    module, callback = small(), make()
+    fit(trainer, module, callback)
+    save, options = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1), {"enable_checkpointing": True, "max_epochs": 3}
+    fit(trainer, module, callback, copy.deepcopy(save), **options)
+    torch.manual_seed(9)
+    resumed, again, path = Small(), make(), tmp_path / "epoch=0.ckpt"
+    fit(trainer, resumed, again, save, **options, ckpt_path=path, weights_only=True)
+    exact(resumed, module)
+    assert listed(again.state_dict()) == listed(callback.state_dict())
+
+
+def traces(module, fitted):
+    """Attributes, numbers of hooks and modes of all that a callback could leave something on."""
+    loop, parameters = fitted.fit_loop, list(module.parameters())
+    things = [*module.modules(), *fitted.optimizers, fitted, fitted.strategy, fitted.precision_plugin, loop]
+    names = [set(vars(one)) for one in [*things, *parameters, loop.epoch_loop]]
+    hooks = [len(value) for one in things for key, value in vars(one).items() if key.endswith("_hooks") and value]
+    hooks += [len(p._backward_hooks or ()) for p in parameters]
+    return names, hooks, [one.training for one in module.modules()], [p.requires_grad for p in parameters]
+
+
+@pytest.mark.parametrize("fails", [None, "setup", "on_fit_start", "on_before_optimizer_step", "on_train_epoch_end"])
+def test_nothing_is_left_behind(make, trainer, fails):
+    module, callback = small(), make()
+    fit(trainer, module, callback)
+    plain, found = copy.deepcopy(module), []
+    for one, mine in ((plain, []), (module, [callback])):
+        failing = [LambdaCallback(**{fails: lambda *_, **__: 1 / 0})] if fails else []
+        fitted = trainer(callbacks=[*mine, *failing])
+        if fails:
+            with pytest.raises(ZeroDivisionError):
+                fitted.fit(one, batches())
+        else:
+            fitted.fit(one, batches())
+        found.append(traces(one, fitted))
+    assert found[1] == found[0]
+
+
+def test_a_copy_made_during_fit_is_a_plain_module(make, trainer):
+    module, callback, copies = small(), make(), []
+    fit(trainer, module, callback)
+    copier = LambdaCallback(on_train_batch_end=lambda t, m, *_: copies.append(copy.deepcopy(m)))
+    fit(trainer, module, callback, copier, max_steps=1)
+    plain, (copied,) = small(), copies
+    plain.load_state_dict(copied.state_dict())
+    for one in (copied, plain):
+        torch.manual_seed(0)
+        one.train().zero_grad()
+        one.training_step(next(iter(batches())), 0)["loss"].backward()
+    exact(copied, plain)
+    gradients = [{name: p.grad for name, p in one.named_parameters()} for one in (copied, plain)]
+    assert_close(*gradients, rtol=0, atol=0)
