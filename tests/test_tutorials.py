@@ -4,6 +4,8 @@ import re
 import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,21 +62,32 @@ class Reader:
             getattr(self, block.language)(block)
 
     def python(self, block):
-        exec(compile(block.code, "<python block>", "exec"), self.known)
+        if block.title:
+            Path(block.title).write_text(block.code, encoding="utf-8")
+        else:
+            exec(compile(block.code, "<python block>", "exec"), self.known)
 
     def yaml(self, block):
         if block.title:
             Path(block.title).write_text(EPOCHS.sub(r"\g<1>2", block.code), encoding="utf-8")
 
+    def text(self, block):
+        """Only shown."""
+
     def bash(self, block):
         for words in commands(block.code):
             program, arguments = words[0], words[1:]
+            if words[:3] == ["python", "-m", "lit_continual"]:
+                program, arguments = "lit-continual", words[3:]
             if program == "lit-continual":
                 quick = [*QUICK, *self.options] if arguments[0] == "fit" else []
                 main([*arguments, *quick])
             elif program == "python":
                 shutil.copy(TUTORIALS / arguments[0], ".")
                 runpy.run_path(arguments[0], run_name="__main__")
+            elif program == "pytest":
+                done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
+                assert done.returncode == 0, done.stdout + done.stderr
             else:
                 assert program in ELSEWHERE, f"`{shlex.join(words)}` is run by no test"
 
@@ -108,6 +121,19 @@ def test_a_fragment_of_a_config_is_understood(page, fragment, folder, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["fit", "--config", "configs/lwfseg.yaml", "--config", "fragment.yaml", "--print_config"])
     assert stopped.value.code == 0
+
+
+@pytest.mark.slow
+def test_a_method_of_your_own(folder, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(folder)  # as `python -m` does
+    small = ["--data.init_args.subjects", "6", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
+    reader = Reader(small)
+    reader.follow(TUTORIALS / "own_method.md")
+    assert reader.known["trainer"].callback_metrics["train/features"] > 0
+    run = read_json("runs/features/run.json")
+    assert run["status"] == "finished"
+    sizes = [experience["memory_bytes"] for experience in run["experiences"]]
+    assert min(sizes) > 4 * run["parameters"]  # the state of both fits holds the network
 
 
 @pytest.mark.slow
