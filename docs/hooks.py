@@ -1,7 +1,8 @@
-"""What MkDocs does here beyond its plugins: formulas become MathML, and every room gets an API page."""
+"""What MkDocs does here beyond its plugins: formulas become MathML, and the public names get reference pages."""
 
 import ast
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 PACKAGE = Path(__file__).parents[1] / "lit_continual"
+REFERENCE_PAGES = ["callbacks", "functional", "modules", "data", "metrics", "networks"]  # `data` has all that is left
 
 BLOCK = re.compile(r"^(?:\.\. math::[ ]*(.+(?:\n[ ]*\S.*)*)|\$\$\s*([^$]+?)\s*\$\$)$", re.MULTILINE)
 INLINE = re.compile(r":math:`([^`]+)`|(?<![\w\\`$])\$([^$`\n]+)\$(?!\w)")
@@ -41,7 +43,7 @@ class Formulas(Preprocessor):
         return self.md.htmlStash.store(f"<p>{formula}</p>" if display == "block" else formula)
 
     def _reference(self, match: re.Match[str]) -> str:
-        # Optional: what a room does not export has no place to lead to.
+        # Optional: what is not public has no place to lead to.
         link = f'<autoref identifier="{match[1]}{match[2]}" optional><code>{match[2]}</code></autoref>'
         return self.md.htmlStash.store(link)
 
@@ -56,40 +58,59 @@ class DocstringExtension(Extension):
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Read pages and docstrings with the extension, and put every method and room into the navigation."""
+    """Read pages and docstrings with the extension, and put methods and reference into the navigation."""
     config.markdown_extensions.append(DocstringExtension())  # type: ignore[arg-type]
     methods = sorted((PACKAGE.parent / "docs" / "methods").glob("*.md"))
     config.nav = [
         *(config.nav or []),
         {"Methods": [f"methods/{path.name}" for path in methods]},
-        {"Reference": [f"reference/{name}.md" for name in _rooms()]},
+        {"Reference": [f"reference/{name}.md" for name in REFERENCE_PAGES]},
     ]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
-    """Add the page ``reference/x.md`` for every room and top-level module ``x``."""
-    for name in _rooms():
-        if (PACKAGE / name).is_dir():
-            content = _room(PACKAGE / name)
-        else:
-            content = f"# {name}\n\n::: lit_continual.{name}\n    options: {{ show_root_heading: false }}\n"
-        files.append(File.generated(config, f"reference/{name}.md", content=content))
+    """Add the page ``reference/x.md`` for every public module ``x``."""
+    shown = {name: _exported(_source(name)) for name in REFERENCE_PAGES}
+    known = {name for names in shown.values() for name in names}
+    others = {name: module for name, module in _exported(PACKAGE / "__init__.pyi").items() if name not in known}
+    for page, names in shown.items():
+        parts = [f"# {page}", _docstring(PACKAGE / f"{page}.py"), *_entries(page, names, 2)]
+        for room in sorted({_room(module) for module in others.values()} if page == "data" else ()):
+            of_room = {name: module for name, module in others.items() if _room(module) == room}
+            parts += [f"## {room}", _docstring(PACKAGE / room / "__init__.py"), *_entries(page, of_room, 3)]
+        files.append(File.generated(config, f"reference/{page}.md", content="\n\n".join(parts) + "\n"))
     return files
 
 
-def _rooms() -> list[str]:
-    modules = [path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")]
-    return sorted([*modules, *(path.parent.name for path in PACKAGE.glob("*/__init__.py"))])
+def _source(name: str) -> Path:
+    candidates = [PACKAGE / f"{name}.py", PACKAGE / name / "__init__.pyi", PACKAGE / name / "__init__.py"]
+    return next(path for path in candidates if path.exists())
 
 
-def _room(path: Path) -> str:
-    """Write the page of a room: its docstring and, of every module it exports from, what it exports."""
-    tree = ast.parse((path / "__init__.py").read_text(encoding="utf-8"))
-    parts = [f"# {path.stem}", ast.get_docstring(tree) or ""]
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    exported = sorted((alias.name, node.module or "") for node in imports for alias in node.names)
-    for name, module in (pair for pair in exported if pair[1].startswith("lit_continual.")):
-        # The anchor is what references name: a file of the same name can hide a function from mkdocstrings.
-        parts += [f"[](){{#lit_continual.{path.stem}.{name}}}", f"::: {module}.{name}"]
-    return "\n\n".join(parts) + "\n"
+def _docstring(path: Path) -> str:
+    path = path if path.exists() else path.with_suffix("") / "__init__.py"
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def _exported(path: Path) -> dict[str, str]:
+    """Return the names that a file imports from the package, each with its module."""
+    found = {}
+    package = ["lit_continual", *path.relative_to(PACKAGE).parent.parts]
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            module = ".".join([*(package if node.level else ()), *filter(None, [node.module])])
+            found |= {alias.name: module for alias in node.names if module.startswith("lit_continual.")}
+    return found
+
+
+def _room(module: str) -> str:
+    parts = module.split(".")
+    return "/".join(parts[1:3] if parts[1] == "methods" else parts[1:2])
+
+
+def _entries(page: str, names: Mapping[str, str], level: int) -> Iterator[str]:
+    """Write what mkdocstrings needs, behind the anchors of the public names, by which docstrings refer."""
+    for name, module in sorted(names.items()):
+        yield f"[](){{#lit_continual.{page}.{name}}} [](){{#lit_continual.{name}}}"
+        yield f"::: {module}.{name}\n    options: {{ heading_level: {level} }}"

@@ -139,7 +139,7 @@ def test_a_method_of_your_own(folder, capsys, monkeypatch):
 @pytest.mark.slow
 def test_own_data(folder, capsys):
     Reader().follow(TUTORIALS / "own_data.md")
-    run = read_json("runs/study/run.json")
+    run = read_json("runs/organs/run.json")
     assert run["status"] == "finished"
     assert [e["name"] for e in run["experiences"]] == ["liver", "spleen"]
     image, labels = nib.load("new/scan_30.nii.gz"), nib.load("predictions/scan_30.nii.gz")

@@ -1,4 +1,4 @@
-"""Write three small studies of the same abdomen, each with one organ annotated, in place of your own data."""
+"""Write three small data sets of the same abdomen, each with one organ annotated, in place of your own data."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def write(path: str, array: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 5.0, 1.0])), path)
 
 
-def study(organ: str, first: int) -> None:
+def dataset(organ: str, first: int) -> None:
     """Ten patients of whom one organ is annotated, in a folder of images and one of labels."""
     for number in range(first, first + 10):
         image, masks = patient(number)
@@ -36,7 +36,7 @@ def study(organ: str, first: int) -> None:
 
 if __name__ == "__main__":
     for number, organ in enumerate(ORGANS):
-        study(organ, 10 * number)
+        dataset(organ, 10 * number)
     rows = [f"images/p{n}.nii.gz,labels/p{n}.nii.gz,patient {n}" for n in range(10, 20)]
     Path("spleen/cases.csv").write_text("\n".join(["image,label,patient", *rows]) + "\n", encoding="utf-8")
     for number in (30, 31):
