@@ -1,6 +1,6 @@
 """What every public callback must do, on one small module.
 
-A new method has one line more in `CASES`, and one in `NEUTRAL` if a setting of it is plain training.
+A new method has one line more in `ENTRIES`, and one in `NEUTRAL` if a setting of it is plain training.
 """
 
 import copy
@@ -74,7 +74,7 @@ def of_a_file(folder):
 
 
 # Name of the class, and behind a space which of its ways -> a fresh callback, which may write to a folder.
-CASES = {
+ENTRIES = {
     "Distillation": lambda folder: Distillation(),
     "Distillation start": lambda folder: Distillation(teacher="start"),
     "L2SP explicit": lambda folder: L2SP(0.7),
@@ -101,14 +101,14 @@ NEUTRAL = {
 }
 
 
-def test_every_public_callback_has_a_case():
+def test_every_public_callback_has_an_entry():
     found = {name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), Callback)}
-    assert {case.split()[0] for case in CASES} == found
+    assert {entry.split()[0] for entry in ENTRIES} == found
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=ENTRIES)
 def make(request, tmp_path):
-    return lambda: CASES[request.param](tmp_path)
+    return lambda: ENTRIES[request.param](tmp_path)
 
 
 def fit(trainer, module, *callbacks, seed=0, **options):
