@@ -33,9 +33,9 @@ from .denoising.pet_volume_data_module import PetVolumeDataModule as PetVolumeDa
 from .methods.distillation.callback import Distillation as Distillation
 from .methods.l2sp.callback import L2SP as L2SP
 from .methods.loss_term import LossTerm as LossTerm
+from .methods.meta.callback import MetaTune as MetaTune
 from .methods.meta.episodes import Episodes as Episodes
 from .methods.meta.episodes import slice_dice as slice_dice
-from .methods.meta.meta_tune import MetaTune as MetaTune
 from .methods.meta.patient_episodes import PatientEpisodes as PatientEpisodes
 from .methods.meta.patient_tasks import patient_tasks as patient_tasks
 from .methods.meta.strategies import ANIL as ANIL

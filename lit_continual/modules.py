@@ -1,7 +1,6 @@
 """LightningModules, and the strategies of meta-learning, by the names that configs use."""
 
 from lit_continual.denoising.denoiser import Denoiser
-from lit_continual.methods.meta.meta_tune import MetaTune
 from lit_continual.methods.meta.strategies import ANIL, FOMAML, MAML, MetaStrategy, Naive, Reptile
 from lit_continual.segmentation.class_ratio_cross_entropy import ClassRatioCrossEntropy
 from lit_continual.segmentation.growing_heads import GrowingHeads
@@ -18,7 +17,6 @@ __all__ = [
     "GrowingHeads",
     "HydraNet",
     "MetaStrategy",
-    "MetaTune",
     "Naive",
     "RegionSegmenter",
     "Reptile",

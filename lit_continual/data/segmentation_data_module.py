@@ -18,7 +18,6 @@ from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit,
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
-from lit_continual.methods.meta.episodes import Episodes
 from lit_continual.methods.rehearsal.candidates import SliceCandidates
 from lit_continual.runs.files import in_one_line
 
@@ -59,8 +58,7 @@ class SegmentationDataModule(LightningDataModule):
         cache: Keep loaded volumes in ``"memory"``, or on ``"disk"`` for the next run too.
         num_workers: Processes that augment; 0 for none.
         seed: Seed of order and augmentation; ``None`` takes that of ``seed_everything``.
-        episodes: Make each patient a batch of tasks, for ``MetaTune``; 2D only. ``batch_size``,
-            ``samples_per_epoch`` and ``foreground`` mean nothing then.
+        episodes: Arguments of ``Episodes``, which a ``MetaTune`` without its own reads; nobody else does.
 
     Raises:
         ValueError: For a bad argument or bad data, with the file and the remedy; see ``read_cases`` and ``load_case``.
@@ -81,7 +79,7 @@ class SegmentationDataModule(LightningDataModule):
         cache: Literal["memory", "disk"] = "memory",
         num_workers: int = 0,
         seed: int | None = None,
-        episodes: Episodes | None = None,
+        episodes: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if len(patch_size) not in (2, 3) or min(patch_size) < 1:
@@ -95,8 +93,6 @@ class SegmentationDataModule(LightningDataModule):
         self.augmentation, self.samples_per_epoch = augmentation, samples_per_epoch
         self.patches_per_volume, self.cache, self.num_workers = patches_per_volume, cache, num_workers
         self.episodes, self.foreground = episodes, foreground
-        if episodes is not None and len(patch_size) != 2:
-            raise ValueError(f"`episodes` are of slices: give `patch_size` two numbers, got {patch_size}.")
         self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
         self._evaluation: dict[str, VolumeCache] = {}
         self.save_hyperparameters({"preprocessing": asdict(preprocessing), "classes": self.classes}, logger=False)
@@ -213,9 +209,6 @@ class SegmentationDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> Any:
-        if self.episodes is not None:
-            module = self.trainer.lightning_module if self.trainer else None
-            return self.episodes.loader(self.train_dataset, module, self.seed, self.num_workers)
         data, place = self.train_dataset, place_in_fit(self.trainer)
         return DataLoader(
             data,

@@ -1,11 +1,12 @@
 """Training patients as meta-batches, ordered by what the network in training can do already."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from lit_continual.data.patches import PatchDataset
@@ -30,30 +31,68 @@ class Episodes:
     shots: int = 1
     rerank_every: int = 1
 
-    def loader(self, dataset: PatchDataset, module: Any, seed: int, num_workers: int = 0) -> PatientEpisodes:
-        """Return the loader of a data set of slices.
-
-        Args:
-            dataset: The slices.
-            module: The network in training: a ``Segmenter``, or whatever has its ``infer``, ``masks`` and ``truths``.
-            seed: Seed of random orders.
-            num_workers: Processes that load slices.
+    @classmethod
+    def of(cls, given: Any) -> "Episodes | None":
+        """Return the episodes that a data module describes as plain data; ``None`` where it describes none.
 
         Raises:
-            ValueError: If the module cannot tell its masks.
+            ValueError: If it gives an argument that there is not.
         """
+        if not isinstance(given, Mapping):
+            return given if isinstance(given, Episodes) else None
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(given) - set(known)):
+            raise ValueError(f"`episodes` of the data has {', '.join(unknown)}: give only {', '.join(known)}.")
+        return cls(**given)
+
+    def check(self, data: Any, module: Any) -> None:
+        """Refuse, before anything is trained, what can be seen to give no episodes.
+
+        Args:
+            data: The data module, if the fit has one.
+            module: See :meth:`loader`.
+
+        Raises:
+            ValueError: If the module cannot tell its masks, or the data are not slices.
+            MisconfigurationException: If there is no data module.
+        """
+        if data is None:
+            raise MisconfigurationException(
+                "`episodes` makes tasks of the slices of a data module, and this fit has none: pass"
+                " `fit(..., datamodule=...)`, or leave `episodes` out and give batches that are lists of pairs."
+            )
+        if len(size := getattr(data, "patch_size", (0, 0))) != 2:
+            raise ValueError(f"`episodes` are of slices: give `patch_size` two numbers, got {list(size)}.")
         if not all(hasattr(module, name) for name in ("infer", "masks", "truths")):
             raise ValueError(
                 f"`episodes` rank slices by the Dice of the network, which {type(module).__name__} does not tell. Train"
                 " a `Segmenter`, or give it its methods `infer`, `masks` and `truths`."
+            )
+
+    def loader(self, given: Any, module: Any) -> PatientEpisodes:
+        """Return the loader of episodes that takes the place of one of slices.
+
+        Args:
+            given: The loader of a data module of slices; seed and workers are those of its own.
+            module: The network in training: a ``Segmenter``, or whatever has its ``infer``, ``masks`` and ``truths``.
+
+        Raises:
+            MisconfigurationException: If it loads something else, such as exemplars among the slices.
+        """
+        dataset = getattr(given, "dataset", None)
+        if not isinstance(dataset, PatchDataset):
+            raise MisconfigurationException(
+                f"`episodes` makes tasks of the slices of one `PatchDataset`, and the data module loads"
+                f" {type(dataset if dataset is not None else given).__name__}: use a `SegmentationDataModule`, without"
+                " a memory of exemplars."
             )
         patients = [dataset.volumes[i]["patient"] for i, _ in dataset.index]
         return PatientEpisodes(
             dataset,
             patients,
             lambda _: slice_dice(module, dataset),
-            seed=seed,
-            num_workers=num_workers,
+            seed=dataset.seed,
+            num_workers=given.num_workers,
             epoch_in_key=True,
             **asdict(self),
         )
