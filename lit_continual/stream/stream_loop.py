@@ -12,7 +12,6 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 
 from lit_continual.data import JointDataModule
-from lit_continual.methods.partial_training import PartialTraining
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
 from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.checkpoint import SECTION, Checkpoint, load_checkpoint, seal
@@ -197,7 +196,7 @@ def _hand_on(memory: Mapping[str, Any], trainer: Trainer, trained: LightningModu
     for callback in _methods(trainer):
         if callback.state_key in memory:
             callback.load_state_dict(copy.deepcopy(memory[callback.state_key]))
-        elif trained is not None and isinstance(callback, PartialTraining):
+        elif trained is not None and hasattr(callback, "follow"):
             callback.follow(trained)
 
 

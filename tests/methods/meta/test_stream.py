@@ -25,15 +25,15 @@ def meta_stream(stream, tmp_path, dim_shapes):
     def write(name, source=(), **stream_options):
         config = json.loads(Path(stream()).read_text())
         sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
-        plain = {"strategy": None, "module": {"init_args": {"optimizer": sgd}}}
         experiences = [
-            {"name": "bright", "data": {"episodes": None}, "model": plain, **dict(source)},
+            {"name": "bright", "model": {"optimizer": sgd}, **dict(source)},
             {"name": "dim", "data": {"dataset": str(dim_shapes)}},
         ]
         config["stream"] = {"experiences": experiences, **stream_options}
         strategy = {"class_path": "MAML", "init_args": {"inner_lr": 0.01}}
-        config["model"] = {"class_path": "MetaTune", "init_args": {"strategy": strategy, "module": config["model"]}}
-        config["data"]["init_args"] |= {"classes": CLASSES, "episodes": {"order": "active", "tasks": 1}}
+        tuning = {"after": 1, "strategy": strategy, "episodes": {"order": "active", "tasks": 1}}
+        config["trainer"]["callbacks"] = [{"class_path": "MetaTune", "init_args": tuning}]
+        config["data"]["init_args"] |= {"classes": CLASSES}
         config["trainer"]["default_root_dir"] = str(tmp_path / name)
         (tmp_path / f"{name}.yaml").write_text(json.dumps(config))
         return str(tmp_path / f"{name}.yaml")
@@ -75,8 +75,8 @@ def test_each_experience_trains_its_model(meta_stream, monkeypatch):
 
 
 def test_names_the_experience_whose_model_is_wrong(meta_stream):
-    with pytest.raises(ValueError, match=r"The model of experience bright is wrong: .*strateg"):
-        main(["fit", "--config", meta_stream("run", source={"model": {"strategie": None}})])
+    with pytest.raises(ValueError, match=r"The model of experience bright is wrong: .*optimiser"):
+        main(["fit", "--config", meta_stream("run", source={"model": {"optimiser": None}})])
 
 
 def test_an_experience_may_bring_another_data_module(stream, dim_shapes):
@@ -91,7 +91,7 @@ def test_an_experience_may_bring_another_data_module(stream, dim_shapes):
 def test_a_killed_meta_tuning_ends_as_if_it_had_not_been(meta_stream, tmp_path):
     main(["fit", "--config", meta_stream("whole")])
     args = ["fit", "--config", meta_stream("killed")]
-    kill = {"function": "lit_continual.methods.meta.meta_tune.MetaTune._meta_step", "call": 7}
+    kill = {"function": "lit_continual.methods.meta.meta_step.MetaStep.train", "call": 7}
     assert processes.run(args, tmp_path / "log", kill) == -9
     assert processes.run([*args, "--resume"], tmp_path / "log") == 0
     ends = (checkpoint(tmp_path / name / "experiences" / "1_dim")["state_dict"] for name in ("whole", "killed"))
