@@ -101,7 +101,7 @@ class ANIL(MAML):
     """MAML whose inner loop moves named parts only, such as the head; the outer gradient reaches everything.
 
     Args:
-        parts: Names of submodules or parameters of the wrapped module, as in ``named_parameters``; each selects
+        parts: Names of submodules or parameters of the module, as in ``named_parameters``; each selects
             itself and all below it.
         inner_lr: See :class:`MetaStrategy`.
         inner_steps: See :class:`MetaStrategy`.

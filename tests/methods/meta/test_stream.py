@@ -60,7 +60,9 @@ def test_plain_training_then_meta_tuning(meta_stream, tmp_path):
     assert checkpoint(tuned)["experience"]["steps"] == 2 * 4  # of four patients
     assert Checkpoint(tuned / "model.ckpt").module().classes == ["ball", "box"]
 
-    start = {"start": str(source / "model.ckpt")}
+    old = checkpoint(source) | {"callbacks": {}}  # as of a `MetaTune` that was a module, or of a fit without it
+    torch.save(old, tmp_path / "old.ckpt")
+    start = {"start": str(tmp_path / "old.ckpt")}
     main(["fit", "--config", meta_stream("again", source={"max_epochs": 0}, **start)])
     assert matrix(tmp_path / "again") == matrix(whole)
     weights = (checkpoint(folder / "experiences" / "1_dim")["state_dict"] for folder in (whole, tmp_path / "again"))
