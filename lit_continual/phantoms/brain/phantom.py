@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_continual.phantoms.brain.tissues import TISSUES, brain_tissues
-from lit_continual.phantoms.phantom_folder import write_phantom
-from lit_continual.phantoms.shoulder.tissues import Spacing, Triple, smooth_noise
+from lit_continual.phantoms.folder import write_phantom
+from lit_continual.phantoms.voxels import Spacing, Triple, smooth_noise
 
 VERSION = 1  # of the drawing: another one makes other images from the same seed
 SIZE: Triple = (96, 112, 20)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_continual.phantoms.phantom_folder import write_phantom
-from lit_continual.phantoms.shoulder.tissues import TISSUES, Spacing, Triple, shoulder_tissues, smooth_noise
+from lit_continual.phantoms.folder import write_phantom
+from lit_continual.phantoms.shoulder.tissues import TISSUES, shoulder_tissues
+from lit_continual.phantoms.voxels import Spacing, Triple, smooth_noise
 
 SIZE: Triple = (96, 96, 24)
 SPACING: Spacing = (1.8, 1.8, 6.0)

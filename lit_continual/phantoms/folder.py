@@ -12,7 +12,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-Spacing = tuple[float, float, float]
+from lit_continual.phantoms.voxels import Spacing
+
 Scan = Callable[[], tuple[NDArray[Any], NDArray[Any]]]
 
 
