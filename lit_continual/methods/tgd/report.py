@@ -87,7 +87,7 @@ def write_kernel_study(study: KernelStudy, folder: Path) -> Path:
             errors = ((phi, study.freed[phi], error) for phi, error in study.dropped.errors.items())
             _table(aside / "errors.csv", ("phi", "share", "rms_difference"), errors)
         shown = {name.removesuffix(".png"): picture(content) for name, content in pictures.items()}
-        text = render("kernels.html.j2", study=study, rows=rows, pictures=shown)
+        text = render("kernels.html.j2", Path(__file__).parent, study=study, rows=rows, pictures=shown)
         (aside / "kse.html").write_text(text, "utf-8")
     return folder / "kse.html"
 
