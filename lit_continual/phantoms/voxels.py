@@ -1,4 +1,6 @@
-"""What every phantom is drawn with: smooth noise, and the share of a voxel that lies inside."""
+"""What phantoms are drawn with: smooth noise, the share of a voxel that lies inside, and the signal of a scan."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.random import Generator
@@ -24,3 +26,22 @@ def coverage(distance: Array, edge: float) -> Array:
     """Share of a voxel of width ``edge`` that lies inside: 1/2 on the surface."""
     share: Array = np.clip(0.5 - distance / edge, 0, 1)
     return share
+
+
+def mr_signal(
+    rng: Generator, shares: Array, signals: Sequence[float], bias: float, noise: float
+) -> NDArray[np.float64]:
+    """Signal of an MR scan, Rician: ``|b · Σ_t s_t f_t + n|``, on a scale of its own.
+
+    Args:
+        rng: the scan's stream.
+        shares: ``f`` of each tissue in each voxel, ``(X, Y, Z, T)``.
+        signals: ``s`` of each tissue; a subject's differ from them by 6 % or so.
+        bias: logarithm of the bias field ``b``, which is smooth, one standard deviation.
+        noise: about the standard deviation of the complex normal noise ``n``.
+    """
+    seen = (np.array(signals) * rng.normal(1, 0.06, len(signals))).astype(np.float32)
+    clean = shares @ seen * np.exp(bias * smooth_noise(rng, shares.shape[:3], (3, 3, 3)))
+    n = rng.normal(0, noise * rng.uniform(0.7, 1.4), (2, *shares.shape[:3]))
+    image: NDArray[np.float64] = np.hypot(clean + n[0], n[1]) * rng.uniform(200, 1200)
+    return image
