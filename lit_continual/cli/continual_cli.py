@@ -23,7 +23,6 @@ from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.experience import Experience
 from lit_continual.runs.files import FREE_SPACE
 from lit_continual.runs.run_folder import RunFolder
-from lit_continual.runs.storage import AtomicCheckpointIO
 from lit_continual.stream.evaluation import judge
 from lit_continual.stream.stream import Stream, check_stream
 from lit_continual.stream.stream_loop import StreamLoop
@@ -143,7 +142,10 @@ class ContinualCLI(LightningCLI):
         described = self.stream.described(folder.path.resolve().name, config.seed_everything, self.model)
         folder.start(text, described, config.resume, config.overwrite)
         self.loggers = self._loggers(folder)
-        loop = StreamLoop(self.stream, models, data, self._trainer, folder, config.seed_everything, self.loggers, start)
+        loop = StreamLoop(
+            self.stream, models, data, self._trainer, folder, config.seed_everything, self.loggers, start,
+            resumable=config.trainer.enable_checkpointing is not False,
+        )  # fmt: skip
         loop.run()
         end_tracking(self.loggers)
         announce(folder.path)
@@ -204,8 +206,7 @@ class ContinualCLI(LightningCLI):
         config.trainer.logger = None
         options = vars(self._parser(self.subcommand).instantiate_classes(config).trainer)
         options["callbacks"] = [*before, *_listed(options.get("callbacks")), *behind]
-        options["plugins"] = [*_listed(options.get("plugins")), AtomicCheckpointIO()]
-        options["logger"], options["enable_checkpointing"] = self.loggers, True  # what resuming needs
+        options["logger"], options["enable_checkpointing"] = self.loggers, True  # each fit leaves one
         for logger in self.loggers:
             continue_steps(logger, step)
         return self.trainer_class(**{**options, **overrides})

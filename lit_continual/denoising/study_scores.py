@@ -1,6 +1,6 @@
 """How well a denoiser does on whole studies of several noise realisations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,15 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from lit_continual.denoising.region_score import CoefficientOfVariation, EnsembleBias, EnsembleRMSE
+from lit_continual.denoising.region_score import RegionScore
+from lit_continual.denoising.region_statistics import coefficient_of_variation, ensemble_bias, ensemble_rmse
+
+#: By the ending of their names; the first two compare with the truth.
+SCORES: dict[str, Callable[..., Tensor]] = {
+    "bias": ensemble_bias,
+    "rmse": ensemble_rmse,
+    "cov": coefficient_of_variation,
+}
 
 
 class StudyScores:
@@ -30,9 +38,8 @@ class StudyScores:
                 "psnr": PeakSignalNoiseRatio(data_range, dim=whole),
                 "ssim": StructuralSimilarityIndexMeasure(data_range=data_range),
             }
-            found |= {f"{region}_bias": EnsembleBias() for region in regions}
-            found |= {f"{region}_rmse": EnsembleRMSE() for region in regions}
-            found |= {f"{region}_cov": CoefficientOfVariation() for region in regions}
+            for name, score in SCORES.items():
+                found |= {f"{region}_{name}": RegionScore(score) for region in regions}
             return {name: metric.to(device) for name, metric in found.items()}
 
         self.metrics = {group: metrics() for group in ("", *groups)}

@@ -6,7 +6,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_continual.methods.tgd.redundancy import learnt_values
+#: Buffers that move with the data in training.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def learnt_values(network: nn.Module) -> dict[str, Tensor]:
+    """The live tensors of a network that training moves: parameters and running statistics, by name."""
+    statistics = {name: value for name, value in network.named_buffers() if name.endswith(_STATISTICS)}
+    return {**dict(network.named_parameters()), **statistics}
+
+
+def free_share(network: nn.Module, free: Mapping[str, Tensor]) -> float:
+    """The share of the parameters of a network that are free by masks that broadcast against them, in [0, 1]."""
+    sizes = {name: value.numel() for name, value in network.named_parameters()}
+    return sum(size * free[name].double().mean().item() for name, size in sizes.items()) / sum(sizes.values())
 
 
 class HeldEntries:

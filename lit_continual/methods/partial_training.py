@@ -13,8 +13,7 @@ from typing_extensions import override
 
 from lit_continual.methods.evaluated_layers import EvaluatedLayers
 from lit_continual.methods.guards import require_persistent_replicas
-from lit_continual.methods.held_entries import HeldEntries
-from lit_continual.methods.tgd.redundancy import free_share, learnt_values
+from lit_continual.methods.held_entries import HeldEntries, free_share, learnt_values
 
 
 class PartialTraining(Callback):

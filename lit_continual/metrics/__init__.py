@@ -1,4 +1,4 @@
-"""Torchmetrics classes: Dice, surface distance, the result matrix and what follows from it."""
+"""Torchmetrics of a case, and formulas over a run: overlap, surface distances, continual scores, paired tests."""
 
 import lazy_loader
 

@@ -1,16 +1,8 @@
-from .continual import AverageAccuracy as AverageAccuracy
-from .continual import BackwardTransfer as BackwardTransfer
-from .continual import ContinualScore as ContinualScore
-from .continual import Forgetting as Forgetting
-from .continual import ForwardTransfer as ForwardTransfer
-from .continual import Intransigence as Intransigence
 from .dice import Dice as Dice
-from .evaluations import Evaluations as Evaluations
 from .paired_test import PairedTest as PairedTest
 from .paired_test import paired_test as paired_test
 from .per_case_score import PerCaseScore as PerCaseScore
 from .precision import Precision as Precision
-from .result_matrix import ResultMatrix as ResultMatrix
 from .surface_distance import AverageSurfaceDistance as AverageSurfaceDistance
 from .surface_distance import HausdorffDistance95 as HausdorffDistance95
 from .surface_distance import SurfaceDistance as SurfaceDistance

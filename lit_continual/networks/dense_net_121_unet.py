@@ -20,7 +20,7 @@ class DenseNet121UNet(nn.Module):
     ``decoder(encoder(x))`` is the whole network: ``(B, C, H, W)`` to ``(B, out_channels, H, W)`` logits, for a softmax
     head, or features for heads that grow on it. The sides need not divide by 32: the encoder repeats the border and
     the decoder crops it. At 384 x 384 the coarsest features are 12 x 12. Weights of torchvision's or MONAI's network
-    fit the encoder by name; see :func:`~lit_continual.networks.load_pretrained`.
+    fit the encoder by name; see ``Pretrained``.
 
     Args:
         in_channels: Channels :math:`C` of the image.

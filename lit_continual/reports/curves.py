@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_continual.reports.shades import GREY, INK, RULE, line_styles, plain, scale_of, shorten
+from lit_continual.reports.panels import open_frame, panels
+from lit_continual.reports.shades import GREY, INK, line_styles, plain, scale_of, shorten
 from lit_continual.reports.summary import experiences_of, last
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
@@ -23,18 +24,13 @@ def curves_figure(runs: Sequence[Run], score: Score) -> Figure:
     dashed lines.
     """
     names = experiences_of(runs)
-    columns = min(len(names), _COLUMNS)
-    lines = -(-len(names) // columns)
-    figure = Figure(figsize=(3.1 * columns + 0.5, 2.2 * lines + 0.5), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    figure, grid = panels(len(names), _COLUMNS, (3.1, 2.2), (0.5, 0.5), sharey=True)
     scale = scale_of(runs, score)
     margin = 0.04 * (scale.high - scale.low)
-    for axes in grid[len(names) :]:
-        axes.set_axis_off()
-    for axes, name in zip(grid, names, strict=False):
+    for axes, name in zip(grid.ravel(), names, strict=False):
         _panel(axes, runs, score, name)
         axes.set_ylim(scale.low - margin, scale.high + margin)
-    for axes in grid[::columns]:
+    for axes in grid[:, 0]:
         axes.set_ylabel(plain(score.title), fontsize=8, color=INK)
     if len(runs) > 1:
         figure.legend(handles=_legend(runs), loc="outside upper center", ncols=3, fontsize=8, frameon=False)
@@ -75,13 +71,10 @@ def _frame(axes: Axes, steps: Sequence[str]) -> None:
     turned: dict[str, Any] = (
         {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, ticks)) > 32 else {}
     )
-    axes.tick_params(labelsize=7, color=RULE)
+    open_frame(axes)
     axes.set_xticks(range(len(steps)), ticks, **turned)
     axes.set_xlim(-0.3, max(len(steps), 2) - 0.7)
     axes.set_xlabel("after learning", fontsize=7.5, color=GREY)
-    axes.grid(axis="y", color=RULE, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
 
 
 def _legend(runs: Sequence[Run]) -> list[Line2D]:

@@ -1,19 +1,25 @@
 """HTML pages of one look that hold everything they show."""
 
 import base64
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import lit_continual
 from lit_continual.reports.shades import DPI
 
+HERE = Path(__file__).parent
 
-def render(template: str, **values: Any) -> str:
-    """Fill in a template of this room; its filter ``soft`` lets a name break after an underscore."""
+
+def render(template: str, folder: Path = HERE, /, **values: Any) -> str:
+    """Fill in a template of a folder, which may extend one of this room.
+
+    The filter ``soft`` lets a name break after an underscore.
+    """
     environment = Environment(
-        loader=PackageLoader("lit_continual", "reports"),
+        loader=FileSystemLoader([folder, HERE]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -10,6 +10,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from lit_continual.reports.panels import panels
 from lit_continual.reports.shades import GREY, INK, RULE, Scale, plain, scale_of, shorten
 from lit_continual.reports.summary import labels
 from lit_continual.runs.run import Run
@@ -25,19 +26,14 @@ def matrix_figure(runs: Sequence[Run], score: Score) -> Figure:
     undefined; a frame marks the diagonal, where an experience was just learnt.
     """
     scale, largest = scale_of(runs, score), max(len(run.experiences) for run in runs)
-    columns = min(len(runs), _COLUMNS)
-    lines = -(-len(runs) // columns)
     side = 1.0 + 0.58 * largest
-    figure = Figure(figsize=(columns * (side + 0.3) + 0.9, lines * side + 0.3), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes in grid[len(runs) :]:
-        axes.set_axis_off()
-    for axes, run, label in zip(grid, runs, labels(runs), strict=False):
+    figure, grid = panels(len(runs), _COLUMNS, (side + 0.3, side), (0.9, 0.3))
+    for axes, run, label in zip(grid.ravel(), runs, labels(runs), strict=False):
         _heat_map(axes, run, score, scale)
         axes.set_title(plain(shorten(label, 14 + 6 * largest)), fontsize=9, color=INK, fontweight="bold")
     shades = ListedColormap([scale.colour(v)[0] for v in np.linspace(scale.low, scale.high, 128)])
     bar = figure.colorbar(
-        ScalarMappable(Normalize(scale.low, scale.high), shades), ax=list(grid), shrink=0.7, aspect=25, pad=0.02
+        ScalarMappable(Normalize(scale.low, scale.high), shades), ax=list(grid.ravel()), shrink=0.7, aspect=25, pad=0.02
     )
     bar.set_label(plain(f"{score.title}, {'higher' if score.higher_is_better else 'lower'} is better"), fontsize=8)
     bar.outline.set_edgecolor(RULE)

@@ -7,37 +7,33 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_continual.reports.shades import GREY, INK, LINES, MARKERS, RULE, plain, shorten
+from lit_continual.reports.panels import open_frame, panels
+from lit_continual.reports.shades import GREY, INK, LINES, MARKERS, plain, shorten
 
 Lines = Mapping[str, Mapping[Any, Sequence[float]]]  # label -> value of the option -> a number a seed
 _COLUMNS, _TICKS, _DECADES = 3, 12, 50
 
 
-def over_option_figure(option: str, panels: Mapping[str, Lines]) -> Figure | None:
+def over_option_figure(option: str, drawn: Mapping[str, Lines]) -> Figure | None:
     """Draw each panel's lines over the option that names the axis; ``None`` if there is no number.
 
     A point is the mean of the seeds and its bar their standard deviation; small dots are single runs. A dozen values
     or less stand at equal distances, since 0 and 50 share no useful scale; more are on an axis, a logarithmic one where
     they span decades.
     """
-    values = [value for lines in panels.values() for line in lines.values() for value, found in line.items() if found]
+    values = [value for lines in drawn.values() for line in lines.values() for value, found in line.items() if found]
     if not values:
         return None
-    columns = min(len(panels), _COLUMNS)
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.3 * columns + 0.7, 2.5 * rows + 0.6), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
+    figure, grid = panels(len(drawn), _COLUMNS, (3.3, 2.5), (0.7, 0.6))
     place, spaced = _places(values)
-    for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+    for axes, (title, lines) in zip(grid.ravel(), drawn.items(), strict=False):
         for number, (label, line) in enumerate(lines.items()):
             style: dict[str, Any] = {"color": LINES[number % len(LINES)], "marker": MARKERS[number % len(MARKERS)]}
             style |= {"label": plain(shorten(label, 40)), "linewidth": 1.4 if spaced else 0}
             _line(axes, {place[value]: line[value] for value in place if line.get(value)}, style)
         _scale(axes, place, spaced)
         _dress(axes, title, option)
-    handles, labels = grid[0].get_legend_handles_labels()
+    handles, labels = grid[0, 0].get_legend_handles_labels()
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     return figure
@@ -63,10 +59,7 @@ def _scale(axes: Axes, place: Mapping[Any, float], spaced: bool) -> None:
 def _dress(axes: Axes, title: str, option: str) -> None:
     axes.set_title(plain(shorten(title, 36)), fontsize=9, color=INK, fontweight="bold", loc="left")
     axes.set_xlabel(plain(option), fontsize=8, color=GREY)
-    axes.tick_params(labelsize=7, color=RULE)
-    axes.grid(axis="y", color=RULE, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
+    open_frame(axes)
 
 
 def _places(values: Sequence[Any]) -> tuple[dict[Any, float], bool]:

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from lit_continual.reports.comparison import Line
 from lit_continual.reports.logged import logged_steps
-from lit_continual.reports.shades import GREY, INK, LINES, RULE, plain, shorten
+from lit_continual.reports.panels import open_frame
+from lit_continual.reports.shades import GREY, INK, LINES, plain, shorten
 
 
 def training_figure(lines: Sequence[Line], name: str) -> Figure | None:
@@ -29,8 +30,6 @@ def training_figure(lines: Sequence[Line], name: str) -> Figure | None:
         return None
     axes.set_title(plain(name), fontsize=9, color=INK, fontweight="bold", loc="left")
     axes.set_xlabel("training step", fontsize=8, color=GREY)
-    axes.tick_params(labelsize=7, color=RULE)
-    axes.grid(axis="y", color=RULE, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure

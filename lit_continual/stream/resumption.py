@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from lit_continual.runs import checkpoint
+from lit_continual.runs.files import replaced
 
 
 class EpochSeed(Callback):
@@ -51,10 +53,11 @@ class ResumePoint(Checkpoint):
 
     Args:
         dirpath: Folder of the checkpoint.
+        each_epoch: Whether to write any.
     """
 
-    def __init__(self, dirpath: Path) -> None:
-        self.dirpath, self.path = dirpath, dirpath / "resume.ckpt"
+    def __init__(self, dirpath: Path, each_epoch: bool = True) -> None:
+        self.dirpath, self.path, self.each_epoch = dirpath, dirpath / "resume.ckpt", each_epoch
 
     def found(self) -> Path | None:
         """The checkpoint to go on from, if there is one.
@@ -74,5 +77,47 @@ class ResumePoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epochs, steps = trainer.max_epochs, trainer.max_steps
         ends = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
-        if not (ends or trainer.should_stop or 0 <= steps <= trainer.global_step):
+        if self.each_epoch and not (ends or trainer.should_stop or 0 <= steps <= trainer.global_step):
             trainer.save_checkpoint(self.path)
+
+
+class ResumeFiles(CheckpointIO):
+    """Lightning's checkpoints in one folder: files of torch that are there whole or not at all.
+
+    All other files, such as those of a ``ModelCheckpoint``, are left to the ``CheckpointIO`` that the trainer had: it
+    may write them later, somewhere remote, or in a format of its own.
+
+    Args:
+        folder: The folder.
+        others: Writes and reads the other files.
+    """
+
+    def __init__(self, folder: Path, others: CheckpointIO) -> None:
+        self.folder, self.others = folder, others
+
+    def _is_mine(self, path: Any) -> bool:
+        return Path(path).parent == self.folder
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        if not self._is_mine(path):
+            self.others.save_checkpoint(checkpoint, path, storage_options=storage_options)
+            return
+        # Lightning's own (`_atomic_save`, an fsspec transaction) writes to the system's temporary folder and moves the
+        # file here, without fsync: from another file system that is a copy, of which a kill leaves a part.
+        with replaced(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    @override
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        if self._is_mine(path):
+            return checkpoint.load_checkpoint(path)
+        return self.others.load_checkpoint(path, *args, **options)
+
+    @override
+    def remove_checkpoint(self, path: Any) -> None:
+        self.others.remove_checkpoint(path)
+
+    @override
+    def teardown(self) -> None:
+        self.others.teardown()

@@ -18,7 +18,7 @@ from lit_continual.runs.checkpoint import SECTION, Checkpoint, load_checkpoint, 
 from lit_continual.runs.files import is_first_rank, replaced
 from lit_continual.runs.run_folder import RunFolder
 from lit_continual.stream.evaluation import CaseRecorder, judge
-from lit_continual.stream.resumption import EpochSeed, ResumePoint
+from lit_continual.stream.resumption import EpochSeed, ResumeFiles, ResumePoint
 from lit_continual.stream.stream import Stream
 from lit_continual.stream.tracking import log_row, tell
 
@@ -36,6 +36,7 @@ class StreamLoop:
         seed: Seed of the run.
         loggers: Where rows and pictures go as well.
         start: The checkpoint that the stream starts from, opened; by default the stream's is opened when it is needed.
+        resumable: Write a checkpoint each epoch, for a fit that is cut off to go on from; without, it starts anew.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class StreamLoop:
         seed: int,
         loggers: Sequence[Logger] = (),
         start: Checkpoint | None = None,
+        resumable: bool = True,
     ) -> None:
         self.stream, self.models, self.data, self.make_trainer = stream, models, data, make_trainer
-        self.folder, self.seed, self.loggers = folder, seed, loggers
+        self.folder, self.seed, self.loggers, self.resumable = folder, seed, loggers, resumable
         self._opened = start
 
     def run(self) -> None:
@@ -89,7 +91,7 @@ class StreamLoop:
 
     def _fit(self, index: int) -> None:
         experience = self.stream.experiences[index]
-        seeds, point = EpochSeed(self.seed, index), ResumePoint(self.folder.resume_folder(index))
+        seeds, point = EpochSeed(self.seed, index), ResumePoint(self.folder.resume_folder(index), self.resumable)
         under_way = point.found()
         module, memory = self._module(index, self._before(index))
         data = self.data[index] if self.stream.mode != "joint" else JointDataModule(self.data)
@@ -98,6 +100,7 @@ class StreamLoop:
         if experience.max_epochs is not None:
             options["max_epochs"] = experience.max_epochs
         trainer = self.make_trainer([seeds], [point], step=self.folder.steps(index), **options)
+        trainer.strategy.checkpoint_io = ResumeFiles(point.dirpath, trainer.strategy.checkpoint_io)
         _hand_on(memory, trainer, module if self._before(index) is not None else None)
         device = str(trainer.strategy.root_device)
         self.folder.note(index, evaluation_seconds=None)

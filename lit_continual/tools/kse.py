@@ -12,8 +12,9 @@ from lit_continual.data import Case, Preprocessing
 from lit_continual.data.cases import stem
 from lit_continual.data.volumes import load_case
 from lit_continual.denoising.denoiser import Denoiser
+from lit_continual.methods.held_entries import free_share
 from lit_continual.methods.tgd.producers import find_producers
-from lit_continual.methods.tgd.redundancy import drop_kernels, free_share, kernel_scores
+from lit_continual.methods.tgd.redundancy import drop_kernels, kernel_scores
 from lit_continual.methods.tgd.report import Dropped, KernelStudy, kernel_table, write_kernel_study
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.segmentation.segmenter import Segmenter

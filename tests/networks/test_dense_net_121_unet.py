@@ -4,7 +4,7 @@ from monai.networks.nets import DenseNet121
 from torch import nn
 from torch.testing import assert_close
 
-from lit_continual.methods.pretrained.weights import load_pretrained
+from lit_continual.methods.pretrained.load_pretrained import load_pretrained
 from lit_continual.networks import DenseNet121UNet
 
 NARROW = (8, 8, 8, 8, 4)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from lit_continual.methods.pretrained.weights import load_pretrained
+from lit_continual.methods.pretrained.load_pretrained import load_pretrained
 from lit_continual.modules import HydraNet, Segmenter
 
 NETWORK = {"_target_": "DenseNet121UNet", "decoder_channels": [8, 8, 8, 8, 8]}

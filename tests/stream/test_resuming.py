@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -5,14 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from lit_continual.cli.continual_cli import main
+from lit_continual.stream.resumption import ResumePoint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the process that forks, too
 import processes
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
-ENDED = {"run_folder.py", "resumption.py", "stream_loop.py", "files.py", "storage.py"}
+ENDED = {"run_folder.py", "resumption.py", "stream_loop.py", "files.py"}
 
 
 def load(path):
@@ -79,6 +85,83 @@ def test_killed_in_training_and_in_evaluation_a_run_ends_as_if_it_had_not_been(r
     # 2 experiences of 2 epochs of 2 batches: the last batch of all, and then the second case on the first experience.
     kills = {"function": STEP, "call": 8}, {"function": TEST_STEP, "call": 2, "after": True}
     assert_same_run(*resumed(*kills, reports=False))
+
+
+WRITE = "torch._C.PyTorchFileWriter.write_record"  # one tensor or so into the file of a `torch.save`
+
+
+def test_killed_while_a_resume_checkpoint_is_written_the_old_one_is_there(stream, tmp_path):
+    resume, log = tmp_path / "run/experiences/0_ball/resume", tmp_path / "log.txt"
+    arguments = ["fit", "--config", stream(), "--trainer.logger=false", "--trainer.max_epochs=3"]
+    written = {"function": "torch.save", "after": True}
+    kills = ({"function": WRITE, "call": 5}, None), ({**written, "call": 1}, None), ({**written, "call": 2}, 0)
+    for kill, epoch in kills:
+        assert processes.run([*arguments, "--overwrite"], log, kill) == -9, log.read_text()
+        parts = [path.name for path in resume.iterdir() if path.name != "resume.ckpt"]
+        assert [name.rpartition(".")[2] for name in parts] == ["part"]
+        if epoch is None:
+            assert not (resume / "resume.ckpt").exists()
+        else:
+            assert load(resume / "resume.ckpt")["epoch"] == epoch
+
+
+class Reversed(TorchCheckpointIO):
+    """A CheckpointIO of a user's own, in a format that nobody else reads."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(content.getvalue()[::-1])
+
+    def load_checkpoint(self, path, map_location=None, weights_only=None):
+        return torch.load(io.BytesIO(Path(path).read_bytes()[::-1]), weights_only=weights_only)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # two fits into one folder
+@pytest.mark.parametrize("plugin", [f"{__name__}.Reversed", "AsyncCheckpointIO", None])
+def test_a_checkpoint_io_of_the_user_writes_what_the_user_asked_for(stream, tmp_path, monkeypatch, plugin):
+    kept = tmp_path / "kept"
+    dirpath = str(kept) if plugin else "memory://kept"
+    keep = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": dirpath, "save_top_k": -1}}
+    arguments = ["fit", "--config", stream(keep), "--trainer.logger=false"]
+    if plugin:
+        arguments.append(f"--trainer.plugins={json.dumps([{'class_path': plugin}])}")
+    main([*arguments, f"--trainer.default_root_dir={tmp_path / 'whole'}"])
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumePoint, "on_train_batch_start", _fail_in_second_epoch, raising=False)
+        with pytest.raises(RuntimeError, match="cut"):
+            main(arguments)
+    main([*arguments, "--resume"])
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    if plugin:
+        read = Reversed().load_checkpoint if "Reversed" in plugin else torch.load
+        assert {read(path, weights_only=True)["epoch"] for path in kept.glob("*.ckpt")} == {0, 1}
+    else:
+        assert len(fsspec.filesystem("memory").ls("/kept")) >= 4
+
+
+def _fail_in_second_epoch(point, trainer, *_):
+    if trainer.current_epoch == 1:
+        raise RuntimeError("cut")
+
+
+def test_without_checkpoints_a_fit_that_was_cut_off_starts_anew(stream, tmp_path, monkeypatch, capsys):
+    arguments = ["fit", "--config", stream(LWF), "--trainer.logger=false"]
+    main([*arguments, f"--trainer.default_root_dir={tmp_path / 'whole'}"])
+    arguments.append("--trainer.enable_checkpointing=false")
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumePoint, "on_train_batch_start", _fail_in_second_epoch, raising=False)
+        with pytest.raises(RuntimeError, match="cut"):
+            main(arguments)
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+    capsys.readouterr()
+    main([*arguments, "--resume"])
+    assert "going on" not in capsys.readouterr().out
+    mine, theirs = (load(tmp_path / run / "experiences/1_box/model.ckpt") for run in ("run", "whole"))
+    assert same(mine["state_dict"], theirs["state_dict"])
+    assert same(mine["callbacks"], theirs["callbacks"])
+    assert not list((tmp_path / "run").rglob("*.pt"))
 
 
 @pytest.mark.slow

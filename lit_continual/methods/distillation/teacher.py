@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import Self
 
 from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
-from lit_continual.runs.files import replaced
+from lit_continual.runs.files import in_one_line, replaced
 
 
 class Teacher:
@@ -46,7 +46,7 @@ class Teacher:
         except Exception as error:
             raise ValueError(
                 f"`{type(pl_module).__name__}` cannot be rebuilt as a teacher from {path}"
-                f" ({str(error).splitlines()[0]}). Call `save_hyperparameters()` in its constructor and save the"
+                f" ({in_one_line(error)}). Call `save_hyperparameters()` in its constructor and save the"
                 " checkpoint again, or load the old weights before fit and use teacher='start'."
             ) from error
         return cls(module.to(pl_module.device))

@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from lit_continual.methods.pretrained.weights import match_names, read_weights
+from lit_continual.methods.weights import match_names, read_weights
 
 
 def select_parameters(module: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:

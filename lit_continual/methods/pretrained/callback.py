@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from lit_continual.methods.pretrained.weights import LoadReport, load_pretrained
+from lit_continual.methods.pretrained.load_pretrained import LoadReport, load_pretrained
 
 
 class Pretrained(Callback):
@@ -18,7 +18,7 @@ class Pretrained(Callback):
     Args:
         weights: File of a Lightning checkpoint or a state dict, of the whole module or a part such as its encoder.
             Prefixes may differ, and torchvision's and MONAI's names of a DenseNet are one; see
-            :func:`~lit_continual.networks.load_pretrained`.
+            :func:`~lit_continual.methods.pretrained.load_pretrained.load_pretrained`.
 
     Raises:
         ValueError: If the file cannot be read, or nothing in it fits.

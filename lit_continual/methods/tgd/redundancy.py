@@ -7,17 +7,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
+from lit_continual.methods.held_entries import free_share, learnt_values
 from lit_continual.methods.tgd.kernel_sparsity_entropy import kernel_sparsity_entropy
 from lit_continual.methods.tgd.producers import Producers
-
-#: Buffers that move with the data in training.
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
-
-def learnt_values(network: nn.Module) -> dict[str, Tensor]:
-    """The live tensors of a network that training moves: parameters and running statistics, by name."""
-    statistics = {name: value for name, value in network.named_buffers() if name.endswith(_STATISTICS)}
-    return {**dict(network.named_parameters()), **statistics}
 
 
 def kernel_scores(
@@ -76,12 +68,6 @@ def _spread(network: nn.Module, producers: Producers, worst: Mapping[str, list[f
         if name.endswith("num_batches_tracked"):
             spread[name] = spread[name.replace("num_batches_tracked", "running_mean")].min()
     return spread
-
-
-def free_share(network: nn.Module, free: Mapping[str, Tensor]) -> float:
-    """The share of the parameters of a network that are free by masks that broadcast against them, in [0, 1]."""
-    sizes = {name: value.numel() for name, value in network.named_parameters()}
-    return sum(size * free[name].double().mean().item() for name, size in sizes.items()) / sum(sizes.values())
 
 
 def threshold_for_share(network: nn.Module, scores: Mapping[str, Tensor], share: float) -> float:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
@@ -16,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lit_continual.reports.html import picture, render
+from lit_continual.reports.panels import open_frame, panels
 from lit_continual.reports.report import png, renewed
-from lit_continual.reports.shades import GREY, INK, RULE, plain, shorten
+from lit_continual.reports.shades import GREY, INK, plain, shorten
 
 _COLUMNS, _BINS = 5, np.linspace(0, 1, 21)
 _BAR, _MARK = "#0072b2", "#d55e00"
@@ -87,7 +87,7 @@ def write_kernel_study(study: KernelStudy, folder: Path) -> Path:
             errors = ((phi, study.freed[phi], error) for phi, error in study.dropped.errors.items())
             _table(aside / "errors.csv", ("phi", "share", "rms_difference"), errors)
         shown = {name.removesuffix(".png"): picture(content) for name, content in pictures.items()}
-        text = render("kernels.html.j2", study=study, rows=rows, pictures=shown)
+        text = render("kernels.html.j2", Path(__file__).parent, study=study, rows=rows, pictures=shown)
         (aside / "kse.html").write_text(text, "utf-8")
     return folder / "kse.html"
 
@@ -142,7 +142,8 @@ def _histograms(study: KernelStudy) -> Figure:
         for phi in study.freed:
             axes.axvline(phi, color=_MARK, linewidth=0.8, linestyle="--")
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True) if finite.size else NullLocator())
-        _tidy(axes)
+        open_frame(axes)
+        axes.set_axisbelow(True)
         axes.tick_params(labelbottom=True)
         axes.set_xlim(0, 1)
     return figure
@@ -152,15 +153,11 @@ def _outputs(dropped: Dropped) -> Figure:
     shown = {"image": dropped.image, "all kernels": dropped.intact}
     shown |= {f"without those below {phi:g}": output for phi, output in dropped.pictures.items()}
     height, width = np.rot90(dropped.image).shape
-    columns = min(len(shown), 3)
-    lines, wide = -(-len(shown) // columns), 3.2
-    figure = Figure(figsize=(wide * columns, (wide * height / width + 0.25) * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_axis_off()
+    figure, grid = panels(len(shown), 3, (3.2, 3.2 * height / width + 0.25))
     low, high = np.percentile(dropped.image, (1, 99.5)) if dropped.labels else (0.0, dropped.image.max())
     colours = "gray" if dropped.labels else "gray_r"  # as PET is read
-    for axes, (title, output) in zip(grid, shown.items(), strict=False):
+    for axes, (title, output) in zip(grid.ravel(), shown.items(), strict=False):
+        axes.set_axis_off()
         labels = dropped.labels and title != "image"
         axes.imshow(np.rot90(dropped.image if labels else output), cmap=colours, vmin=low, vmax=max(high, low + 1e-6))
         if labels:
@@ -181,13 +178,6 @@ def _errors(dropped: Dropped) -> Figure:
     axes.set_ylabel(f"RMS difference, {unit}", fontsize=8, color=INK)
     axes.set_xlabel("kernels below φ dropped", fontsize=8, color=INK)
     axes.set_ylim(bottom=0)
-    _tidy(axes)
-    return figure
-
-
-def _tidy(axes: Axes) -> None:
-    axes.tick_params(labelsize=7, color=RULE)
-    axes.grid(axis="y", color=RULE, linewidth=0.5)
+    open_frame(axes)
     axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
+    return figure

@@ -10,6 +10,8 @@ from torch.func import functional_call
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lit_continual.runs.files import in_one_line
+
 #: Pixels a side of the inputs that are tried where none is given.
 _SIZES = (64, 96, 128, 224, 32)
 
@@ -76,7 +78,7 @@ def _trace(network: nn.Module, state: dict[str, Tensor], examples: list[Any]) ->
                 return make_fx(forward, tracing_mode=mode, pre_dispatch=True)(list(state.values()), args, kwargs).graph
             except Exception as reason:  # a forward may raise anything
                 reasons.append(reason)
-    why = f"{type(reasons[0]).__name__}: {str(reasons[0]).strip().partition(chr(10))[0]}"
+    why = f"{type(reasons[0]).__name__}: {in_one_line(reasons[0])}"
     raise ValueError(
         f"`{type(network).__name__}` could not be traced ({why}). Give an example input that its forward accepts, as"
         " `example_input_array` of the LightningModule, or name the submodule that holds the convolutions."

@@ -7,8 +7,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.methods.held_entries import learnt_values
 from lit_continual.methods.partial_training import PartialTraining
-from lit_continual.methods.tgd.redundancy import learnt_values
 
 
 class TrainOnly(PartialTraining):

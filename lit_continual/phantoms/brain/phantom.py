@@ -6,16 +6,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_continual.phantoms.brain.tissues import TISSUES, brain_tissues
-from lit_continual.phantoms.phantom_folder import write_phantom
-from lit_continual.phantoms.shoulder.tissues import Spacing, Triple, smooth_noise
+from lit_continual.phantoms.brain.tissues import brain_tissues
+from lit_continual.phantoms.folder import patients_of, write_phantom
+from lit_continual.phantoms.voxels import Spacing, Triple, mr_signal
 
 VERSION = 1  # of the drawing: another one makes other images from the same seed
 SIZE: Triple = (96, 112, 20)
 SPACING: Spacing = (1.8, 1.8, 6.0)
 KINDS = ("glioma", "metastasis")
 LABELS = {"0": "background", "1": "necrosis", "2": "oedema", "3": "enhancing"}
-SUBJECTS_PER_SEED = 10_000
 #: Signal of each of ``TISSUES`` in each sequence.
 SIGNALS = {
     "FLAIR": (0.0, 0.55, 0.06, 0.10, 0.55, 0.42, 0.85, 0.10, 0.32, 0.92, 0.66),
@@ -30,10 +29,8 @@ def brain_subject(
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
     """Scan one patient in FLAIR, T1, T1 with contrast agent, and T2.
 
-    The signal of a sequence is Rician: ``|b · Σ_t s_t f_t + n|`` with the shares ``f`` of the tissues in the voxel,
-    their signals ``s``, a smooth bias field ``b`` and complex normal noise ``n``; scales differ by subject and
-    sequence. What is bright without being tumour: fat and, with contrast agent, the sagittal sinus; in FLAIR, caps
-    of the ventricles.
+    The signal of a sequence is that of :func:`~lit_continual.phantoms.voxels.mr_signal`. What is bright without being
+    tumour: fat and, with contrast agent, the sagittal sinus; in FLAIR, caps of the ventricles.
 
     Args:
         seed: the patient; another one for each kind.
@@ -58,12 +55,7 @@ def brain_subject(
         raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}.")
     shares, label = brain_tissues(np.random.default_rng([0, KINDS.index(kind), seed]), kind, size, spacing)
     rng = np.random.default_rng([1, KINDS.index(kind), seed])
-    channels = []
-    for signals in SIGNALS.values():
-        seen = (np.array(signals) * rng.normal(1, 0.06, len(TISSUES))).astype(np.float32)
-        clean = shares @ seen * np.exp(0.15 * smooth_noise(rng, size, (3, 3, 3)))
-        noise = rng.normal(0, 0.03 * rng.uniform(0.7, 1.4), (2, *size))
-        channels.append(np.hypot(clean + noise[0], noise[1]) * rng.uniform(200, 1200))
+    channels = [mr_signal(rng, shares, signals, bias=0.15, noise=0.03) for signals in SIGNALS.values()]
     return np.stack(channels, axis=-1).astype(np.int16), label
 
 
@@ -93,8 +85,7 @@ def write_brain_phantom(
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}.")
-    if not 1 <= subjects <= SUBJECTS_PER_SEED:
-        raise ValueError(f"`subjects` must lie in 1..{SUBJECTS_PER_SEED}, got {subjects}.")
+    patients = patients_of(seed, subjects)
     recipe = {"version": VERSION, "kind": kind, "subjects": subjects, "seed": seed}
     description = {
         "name": f"Brain phantom, {kind}",
@@ -102,6 +93,5 @@ def write_brain_phantom(
         "labels": LABELS,
         "phantom": {**recipe, "size": list(size), "spacing": list(spacing)},
     }
-    patients = [seed * SUBJECTS_PER_SEED + i for i in range(subjects)]
     scans = {f"{kind}-{p:08d}": partial(brain_subject, p, kind, size, spacing) for p in patients}
     return write_phantom(folder, description, scans, spacing)

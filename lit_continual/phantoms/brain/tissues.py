@@ -6,8 +6,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from lit_continual.phantoms.shoulder.signed_distance import Array
-from lit_continual.phantoms.shoulder.tissues import Spacing, Triple, coverage, smooth_noise
+from lit_continual.phantoms.voxels import Array, Spacing, Triple, coverage, smooth_noise
 
 TISSUES = ("air", "scalp", "skull", "csf", "grey", "white", "lesion", "sinus", "necrosis", "oedema", "rim")
 HEAD = np.array([76, 96, 84], np.float32)  # half axes of the scalp in mm, to the right, front and top

@@ -6,8 +6,9 @@ from typing import Any
 from typing_extensions import override
 
 from lit_continual.data.cases import Case
-from lit_continual.denoising.pet_study import Study, pet_study
+from lit_continual.denoising.pet_study import Study
 from lit_continual.denoising.pet_study_data_module import PetStudyDataModule
+from lit_continual.phantoms.pet.study import pet_study
 
 
 class PetDataModule(PetStudyDataModule):

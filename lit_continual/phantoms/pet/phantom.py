@@ -1,34 +1,16 @@
 """A whole-body phantom for FDG PET: activity, attenuation and organs."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Volume = NDArray[np.float32]
+from lit_continual.denoising.pet_phantom import WATER, PetPhantom
 
 #: Uptake in SUV of what does not vary; Boellaard et al., EANM guidelines, have the liver near 2.
 _UPTAKE = {"body": 0.7, "lung": 0.4, "heart": 2.5, "spine": 1.4, "liver": 2.1, "spleen": 1.8, "kidney": 3.0}
 #: Linear attenuation at 511 keV in 1/mm.
-WATER, _LUNG, _BONE = 0.0096, 0.0030, 0.0120
-
-
-@dataclass(frozen=True)
-class PetPhantom:
-    """One seeded patient.
-
-    Attributes:
-        activity: SUV ``(D, H, W)``, slices first, from the abdomen's end up.
-        attenuation: Linear attenuation at 511 keV in 1/mm, ``(D, H, W)``.
-        masks: ``liver``, ``bladder`` and ``lesion`` ``(D, H, W)``, boolean. The liver's is eroded, and without lesions.
-        pixel: Side of a pixel in mm.
-    """
-
-    activity: Volume
-    attenuation: Volume
-    masks: dict[str, NDArray[np.bool_]]
-    pixel: float
+_LUNG, _BONE = 0.0030, 0.0120
 
 
 def pet_phantom(
@@ -36,7 +18,8 @@ def pet_phantom(
 ) -> PetPhantom:
     """Make a whole-body phantom from ellipsoids, each patient with organs of their own size, place and uptake.
 
-    A high BMI is a larger body, which attenuates more and so counts less; the uptake of the organs is the same.
+    A high BMI is a larger body, which attenuates more and so counts less; the uptake of the organs is the same. The
+    masks are ``liver``, ``bladder`` and ``lesion``; the liver's is eroded, and without lesions.
 
     Args:
         seed: The patient.

@@ -12,7 +12,8 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 
-from lit_continual.phantoms.shoulder.signed_distance import Array, ellipsoid, extrude, polygon, smooth_union, tube
+from lit_continual.phantoms.shoulder.signed_distance import ellipsoid, extrude, polygon, smooth_union, tube
+from lit_continual.phantoms.voxels import Array
 
 HEAD = 23.0  # radius of the head of the humerus
 GAP = 3.0  # cartilage between head and glenoid

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_continual.phantoms.phantom_folder import write_phantom
-from lit_continual.phantoms.shoulder.tissues import TISSUES, Spacing, Triple, shoulder_tissues, smooth_noise
+from lit_continual.phantoms.folder import patients_of, write_phantom
+from lit_continual.phantoms.shoulder.tissues import shoulder_tissues
+from lit_continual.phantoms.voxels import Spacing, Triple, mr_signal
 
 SIZE: Triple = (96, 96, 24)
 SPACING: Spacing = (1.8, 1.8, 6.0)
 LABELS = {"0": "background", "1": "humerus", "2": "scapula"}
-SUBJECTS_PER_SEED = 10_000
 VERSION = 1  # raise it when the pictures change, so that no cached folder passes for the new ones
 
 
@@ -37,9 +37,8 @@ def shoulder_subject(
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
     """Scan one left shoulder.
 
-    The signal is Rician: ``|b · Σ_t s_t f_t + n|`` with the shares ``f`` of the tissues in the voxel, their signals
-    ``s`` in this contrast, a smooth bias field ``b`` and complex normal noise ``n``; the scale differs by subject.
-    Anatomy and contrast have separate random streams, so a seed is the same patient in every contrast.
+    The signal is that of :func:`~lit_continual.phantoms.voxels.mr_signal`. Anatomy and contrast have separate random
+    streams, so a seed is the same patient in every contrast.
 
     Args:
         seed: the patient.
@@ -65,11 +64,7 @@ def shoulder_subject(
     shares, label = shoulder_tissues(np.random.default_rng([0, seed]), size, spacing)
     look = CONTRASTS[contrast]
     rng = np.random.default_rng([1 + list(CONTRASTS).index(contrast), seed])
-    signals = (np.array(look.signals) * rng.normal(1, 0.06, len(TISSUES))).astype(np.float32)
-    clean = shares @ signals * np.exp(look.bias * smooth_noise(rng, size, (3, 3, 3)))
-    noise = rng.normal(0, look.noise * rng.uniform(0.7, 1.4), (2, *size))
-    image = np.hypot(clean + noise[0], noise[1]) * rng.uniform(200, 1200)
-    return image.astype(np.int16), label
+    return mr_signal(rng, shares, look.signals, look.bias, look.noise).astype(np.int16), label
 
 
 def write_shoulder_phantom(
@@ -99,9 +94,7 @@ def write_shoulder_phantom(
     Raises:
         ValueError: if ``subjects`` is out of range, or the folder holds another data set.
     """
-    if not 1 <= subjects <= SUBJECTS_PER_SEED:
-        raise ValueError(f"`subjects` must lie in 1..{SUBJECTS_PER_SEED}, got {subjects}.")
-    patients = [seed * SUBJECTS_PER_SEED + i for i in range(subjects)]
+    patients = patients_of(seed, subjects)
     recipe = {"version": VERSION, "contrast": contrast, "subjects": subjects, "seed": seed}
     description = {
         "name": "Shoulder phantom",

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float32]
+from lit_continual.phantoms.voxels import Array
+
 BLOCK = 16384  # points that fit the cache together: three times as fast as all at once
 
 

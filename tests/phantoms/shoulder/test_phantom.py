@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, label
 
-from lit_continual.phantoms import phantom_folder
+from lit_continual.phantoms import folder as phantom_folder
 from lit_continual.phantoms.shoulder import phantom as shoulder_phantom
 from lit_continual.phantoms.shoulder.phantom import CONTRASTS, SPACING, shoulder_subject, write_shoulder_phantom
 

@@ -9,7 +9,6 @@ import torch
 
 from lit_continual.runs import files
 from lit_continual.runs.files import read_json, replaced, write_json, write_text
-from lit_continual.runs.storage import AtomicCheckpointIO
 
 
 def names(folder):
@@ -79,13 +78,15 @@ def test_a_folder_that_cannot_be(tmp_path):
 
 LIMITED = """
 import resource, signal, sys, torch
-from lit_continual.runs.files import write_text
-from lit_continual.runs.storage import AtomicCheckpointIO
+from lit_continual.runs.files import replaced, write_text
 limit = 100_000
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+def save():
+    with replaced(sys.argv[1] + "/model.ckpt") as temporary:
+        torch.save({"w": torch.zeros(100_000)}, temporary)
 for write in (
-    lambda: AtomicCheckpointIO().save_checkpoint({"w": torch.zeros(100_000)}, sys.argv[1] + "/model.ckpt"),
+    save,
     lambda: write_text(sys.argv[1] + "/page.html", "x" * 200_000),
 ):
     try:
@@ -97,7 +98,7 @@ for write in (
 
 @pytest.mark.slow
 def test_a_process_that_may_write_no_more(tmp_path):
-    AtomicCheckpointIO().save_checkpoint({"w": torch.ones(2)}, tmp_path / "model.ckpt")
+    torch.save({"w": torch.ones(2)}, tmp_path / "model.ckpt")
     command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()

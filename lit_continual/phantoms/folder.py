@@ -12,7 +12,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-Spacing = tuple[float, float, float]
+from lit_continual.phantoms.voxels import Spacing
+
+SUBJECTS_PER_SEED = 10_000
 Scan = Callable[[], tuple[NDArray[Any], NDArray[Any]]]
 
 
@@ -48,6 +50,17 @@ def write_phantom(folder: Path | str, description: dict[str, Any], scans: Mappin
         (draft / "dataset.json").write_text(json.dumps(description, indent=2))
         _move(draft, folder, description)
     return folder / "dataset.json"
+
+
+def patients_of(seed: int, subjects: int) -> list[int]:
+    """Seeds of the patients of a data set; those of different data sets differ.
+
+    Raises:
+        ValueError: if there are fewer than one, or more than 10 000.
+    """
+    if not 1 <= subjects <= SUBJECTS_PER_SEED:
+        raise ValueError(f"`subjects` must lie in 1..{SUBJECTS_PER_SEED}, got {subjects}.")
+    return [seed * SUBJECTS_PER_SEED + i for i in range(subjects)]
 
 
 def _list_files(description: dict[str, Any], patients: list[str]) -> dict[str, Any]:
