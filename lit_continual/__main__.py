@@ -1,6 +1,6 @@
 """Run the command line: ``python -m lit_continual``, and ``lit-continual`` where it is installed."""
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 
 
 def command() -> None:

@@ -103,7 +103,7 @@ def dim_shapes(tmp_path_factory):
     return _write_shapes(tmp_path_factory.mktemp("data") / "dim", seed=1, contrast=-0.7)
 
 
-NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
+NETWORK = {"class_path": "UNet", "init_args": {"spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}}
 DISTILLATION = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 
 
@@ -149,4 +149,4 @@ def reports():
 @pytest.fixture(autouse=True)
 def _no_reports(request, monkeypatch):
     if "reports" not in request.fixturenames:  # which take longer than the runs they tell of
-        monkeypatch.setattr("lit_continual.cli.commands.write_report", lambda runs, output=None: output or runs[0])
+        monkeypatch.setattr("lit_continual.reports.report.write_report", lambda runs, output=None: output or runs[0])

@@ -33,11 +33,11 @@ def _run(args, kill, log, reports):
     import torch
 
     torch.set_num_threads(1)
-    from lit_continual.cli import commands
-    from lit_continual.cli.continual_cli import main
+    from lit_continual.cli import main
+    from lit_continual.reports import report
 
     if not reports:  # which take longer than the run
-        commands.write_report = lambda runs, output=None: runs[0]
+        report.write_report = lambda runs, output=None: runs[0]
     if kill and "files" in kill:
         sys.settrace(Killer(**kill))
     elif kill:

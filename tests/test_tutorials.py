@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.data import shoulder_subject
 from lit_continual.runs.checkpoint import load_checkpoint
 from lit_continual.runs.files import read_json

@@ -54,7 +54,8 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
     if path.is_dir():
         path = path / "dataset.json" if (path / "dataset.json").is_file() else path
     if not path.exists():
-        raise ValueError(f"There is no data set at {path}. Give a dataset.json, a CSV table or a folder.")
+        seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
+        raise ValueError(f"There is no data set at {path}{seen_from}. Give a dataset.json, a CSV table or a folder.")
     labels: Mapping[str, int] = {}
     if path.is_dir():
         entries = _folder(path)

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from lit_continual.runs.classes import TRANSFORMS
+from lit_continual.runs.spec import Spec
 
 FOREGROUND = 2 / 3  # share of patches that are centred on a revealed class
 CENTRES = 10_000  # voxels remembered of each volume for that
@@ -32,7 +33,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         volumes: Mappings with ``image`` ``(C, H, W, D)``, ``label`` ``(1, H, W, D)``, ``classes`` and ``patient``, at
             least as large as a patch.
         patch_size: In voxels, two numbers for slices along the last axis, three for patches.
-        spatial: MONAI dictionary transforms of ``image`` and ``label``, as ``_target_`` and its arguments. Cached
+        spatial: MONAI dictionary transforms of ``image`` and ``label``, as ``class_path`` and ``init_args``. Cached
             targets ride through them as further channels of the image.
         intensity: MONAI dictionary transforms of ``image`` alone.
         patches_per_volume: How often a volume is drawn from in an epoch; 3D only.
@@ -46,8 +47,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self,
         volumes: Sequence[Mapping[str, Any]],
         patch_size: Sequence[int],
-        spatial: Sequence[Mapping[str, Any]] = (),
-        intensity: Sequence[Mapping[str, Any]] = (),
+        spatial: Sequence[Spec] = (),
+        intensity: Sequence[Spec] = (),
         patches_per_volume: int = 4,
         seed: int = 0,
     ) -> None:

@@ -20,19 +20,20 @@ from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
 from lit_continual.methods.rehearsal.candidates import SliceCandidates
 from lit_continual.runs.files import in_one_line
+from lit_continual.runs.spec import Spec
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training sample, each a MONAI dictionary transform as ``_target_`` and its arguments.
+    """Random changes of a training sample, each a MONAI dictionary transform as ``class_path`` and ``init_args``.
 
     Args:
         spatial: Transforms of ``image`` and ``label`` together.
         intensity: Transforms of ``image`` alone.
     """
 
-    spatial: tuple[dict[str, Any], ...] = ()
-    intensity: tuple[dict[str, Any], ...] = ()
+    spatial: tuple[Spec, ...] = ()
+    intensity: tuple[Spec, ...] = ()
 
 
 class SegmentationDataModule(LightningDataModule):

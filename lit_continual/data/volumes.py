@@ -16,10 +16,12 @@ from torch import Tensor
 from lit_continual.data.cases import Case, CaseList
 from lit_continual.runs.classes import TRANSFORMS
 from lit_continual.runs.files import in_one_line
+from lit_continual.runs.registry import flat
+from lit_continual.runs.spec import Spec
 
 HAS_ITK = importlib.util.find_spec("itk") is not None
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))
-NORMALISE: dict[str, Any] = {"_target_": "NormalizeIntensity", "channel_wise": True}
+NORMALISE: Spec = {"class_path": "NormalizeIntensity", "init_args": {"channel_wise": True}}
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,15 @@ class Preprocessing:
         orientation: Axis codes that the array is turned to, such as ``RAS``; ``None`` leaves it as stored.
         spacing: Voxel size in mm that the image is resampled to; ``None`` leaves it. A negative or zero entry leaves
             that axis.
-        normalise: Transforms of MONAI on the image, one after another, as ``_target_`` and its arguments.
+        normalise: Transforms of MONAI on the image, one after another, as ``class_path`` and ``init_args``.
     """
 
     orientation: str | None = "RAS"
     spacing: tuple[float, ...] | None = None
-    normalise: tuple[dict[str, Any], ...] = field(default_factory=lambda: (NORMALISE,))
+    normalise: tuple[Spec, ...] = field(default_factory=lambda: (NORMALISE,))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "normalise", tuple(map(flat, self.normalise)))  # as checkpoints and caches know it
 
     def transforms(self) -> tuple[list[Any], Any]:
         """Build the transforms of the grid, with an interpolation mode to be given, and of the intensities."""

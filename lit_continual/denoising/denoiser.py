@@ -16,6 +16,7 @@ from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoint import CheckpointedModule
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.registry import flat
+from lit_continual.runs.spec import Spec
 
 #: Slices that go through the network together where a whole volume is denoised.
 _AT_ONCE = 16
@@ -36,7 +37,8 @@ class Denoiser(CheckpointedModule):
     ``(1, D, H, W)``, boolean masks ``regions`` by name, ``patient`` and ``group``.
 
     Args:
-        network: A network of this package or of MONAI, or a class path, as plain data; it maps C channels to one.
+        network: ``class_path``, a network of this package or of MONAI by its name or any class, and ``init_args``; it
+            maps C channels to one.
         loss: Loss between output and target; ``None`` is the mean squared error.
         data_range: Span of the intensities, in their unit, for PSNR and SSIM.
         optimizer: How to make the optimizer from the parameters.
@@ -53,14 +55,14 @@ class Denoiser(CheckpointedModule):
         Chen, Asma and Chan. Targeted Gradient Descent. MICCAI 2021, section 3; Lehtinen et al. Noise2Noise. ICML 2018.
 
     Example:
-        >>> denoiser = Denoiser({"_target_": "DnCNN", "features": 8})
+        >>> denoiser = Denoiser({"class_path": "DnCNN", "init_args": {"features": 8}})
         >>> denoiser(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 1, 16, 16])
     """
 
     def __init__(
         self,
-        network: dict[str, Any] | str = "DnCNN",
+        network: Spec = "DnCNN",
         loss: nn.Module | None = None,
         data_range: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.Adam,

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 
 class PairedTest(NamedTuple):
@@ -55,6 +54,8 @@ def paired_test(
     left_out = len(differences) - len(kept)
     if len(kept) < 2:
         return PairedTest(float(kept.mean()) if len(kept) else float("nan"), float("nan"), len(kept), left_out)
+    from scipy import stats  # half a second, which the report of a single run does not need
+
     if not kept.any():
         p_value = 1.0
     elif test == "wilcoxon":

@@ -3,8 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-#: Arguments by name; not ``Any``, of which a parser makes objects where it finds a ``class_path``.
-Arguments = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
+from lit_continual.runs.spec import Arguments
 
 #: What no file system, table or terminal may meet in a name: control characters, separators, and what Windows refuses.
 _UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069<>:"/\\|?*]|^[.\s]|[.\s]$')

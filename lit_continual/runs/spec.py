@@ -1,9 +1,28 @@
-"""Objects from plain data, in the words of a MONAI bundle: ``_target_`` and its arguments."""
+"""Objects from plain data: ``class_path`` and ``init_args`` in a config, ``_target_`` and its arguments in a file."""
 
 import importlib
-import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+from jsonargparse.typing import register_type
+
+from lit_continual.runs.registry import construct, flat
+
+#: Arguments by name; not ``Any``, of which a parser makes objects where it finds a ``class_path``.
+Arguments = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
+
+
+class ObjectSpec(dict[str, Any]):
+    """Type of an argument that says what to build; its values are plain dicts.
+
+    A parser takes ``{"class_path": name, "init_args": {…}}``, or ``{"_target_": name, argument: value, …}`` as files
+    have it, and gives ``{"class_path": name, argument: value, …}``. It has a type of its own because jsonargparse
+    imports what ``class_path`` names in any other dict, and so refuses a bare name.
+    """
+
+
+#: The annotation of such an argument: where an option names a single argument, a parser takes the second type.
+Spec: TypeAlias = ObjectSpec | Arguments | str
 
 
 def build(spec: Mapping[str, Any] | str, packages: Sequence[str], **overrides: Any) -> Any:
@@ -13,7 +32,7 @@ def build(spec: Mapping[str, Any] | str, packages: Sequence[str], **overrides: A
     where no training config is at hand.
 
     Args:
-        spec: ``{"_target_": name, argument: value, …}``, or the name alone.
+        spec: ``{"class_path": name, "init_args": {…}}``, ``{"_target_": name, argument: value, …}``, or the name alone.
         packages: Where a name without a dot is looked up, in this order.
         overrides: Arguments that take the place of those in ``spec``.
 
@@ -21,24 +40,12 @@ def build(spec: Mapping[str, Any] | str, packages: Sequence[str], **overrides: A
         ValueError: If the name is not there or does not take the arguments.
 
     Example:
-        >>> build({"_target_": "Linear", "in_features": 4, "out_features": 2}, ["torch.nn"])
+        >>> build({"class_path": "Linear", "init_args": {"in_features": 4, "out_features": 2}}, ["torch.nn"])
         Linear(in_features=4, out_features=2, bias=True)
     """
-    arguments: dict[str, Any] = {"_target_": spec} if isinstance(spec, str) else dict(spec)
-    if "_target_" not in arguments:
-        raise ValueError(f"{arguments} does not say what to build. Name a class under `_target_`.")
+    arguments = flat(spec)
     name = arguments.pop("_target_")
-    if not isinstance(name, str):
-        raise ValueError(f"`_target_` must be a name, got {name!r}. Name a class.")
-    found, arguments = find(name, packages), {**arguments, **overrides}
-    parameters = inspect.signature(found).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for argument in arguments.keys() - parameters.keys():
-            raise ValueError(f"`{name}` has no argument `{argument}`. It takes {', '.join(parameters)}.")
-    try:
-        return found(**arguments)
-    except (TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"`{name}` cannot be built from {arguments} ({error}). Correct its arguments.") from error
+    return construct(find(name, packages), {**arguments, **overrides}, name)
 
 
 def find(name: str, packages: Sequence[str]) -> Any:
@@ -55,4 +62,24 @@ def find(name: str, packages: Sequence[str]) -> Any:
             continue
         if callable(found):
             return found
-    raise ValueError(f"There is no `{name.rpartition('.')[2]}` in {', '.join(places)}. Correct `_target_: {name}`.")
+    raise ValueError(f"There is no `{name.rpartition('.')[2]}` in {', '.join(places)}. Correct the name `{name}`.")
+
+
+def _parsed(given: Any) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ValueError("Expected `class_path` and `init_args`")
+    arguments = flat(given)
+    return {"class_path": arguments.pop("_target_"), **arguments}
+
+
+def _is_parsed(value: Any, kind: type) -> bool:
+    return isinstance(value, dict) and "class_path" in value and not value.keys() & {"init_args", "_target_"}
+
+
+def _dumped(parsed: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = flat(parsed)
+    name = arguments.pop("_target_")
+    return {"class_path": name, **({"init_args": arguments} if arguments else {})}
+
+
+register_type(ObjectSpec, serializer=_dumped, deserializer=_parsed, type_check=_is_parsed)

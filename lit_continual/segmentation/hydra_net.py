@@ -13,10 +13,11 @@ from typing_extensions import override
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.files import replaced
+from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import head_loss
 from lit_continual.segmentation.segmenter import Segmenter
 
-DENSE_UNET = {"_target_": "DenseNet121UNet", "in_channels": 1}
+DENSE_UNET: Spec = {"class_path": "DenseNet121UNet", "init_args": {"in_channels": 1}}
 
 
 @MODULES.add
@@ -49,7 +50,7 @@ class HydraNet(Segmenter):
         multi-decoder network. SPIE Medical Imaging 2021.
 
     Example:
-        >>> narrow = {"_target_": "DenseNet121UNet", "decoder_channels": [8] * 5}
+        >>> narrow = {"class_path": "DenseNet121UNet", "init_args": {"decoder_channels": [8] * 5}}
         >>> hydra = HydraNet(narrow, features=4, heads=[["anterior", "posterior"], ["tumour"]]).eval()
         >>> hydra(torch.zeros(1, 1, 40, 40)).shape
         torch.Size([1, 5, 40, 40])
@@ -57,20 +58,20 @@ class HydraNet(Segmenter):
 
     def __init__(
         self,
-        network: dict[str, Any] | str = DENSE_UNET,
+        network: Spec = DENSE_UNET,
         features: int = 32,
         heads: Sequence[Sequence[str]] = (),
         roi_size: Sequence[int] | None = None,
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
-        post: Sequence[dict[str, Any]] = (),
+        post: Sequence[Spec] = (),
     ) -> None:
         super().__init__(network, features, heads, roi_size, loss, optimizer, scheduler, post)
         if not isinstance(getattr(self.body, "encoder", None), nn.Module) or not hasattr(self.body, "decoder"):
             raise ValueError(
                 f"`network` must have an `encoder` and a `decoder`, and {type(self.body).__name__} has not. Use"
-                " `_target_: DenseNet121UNet`."
+                " `class_path: DenseNet121UNet`."
             )
         self.body = nn.ModuleDict({"encoder": self.body.encoder})  # the names of `Segmenter(network)`, for transfer
         self.decoders = nn.ModuleList()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.runs.classes import MODULES
+from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.segmenter import UNET, Segmenter
 
 #: The nested regions that BraTS scores, of its labels.
@@ -42,7 +43,8 @@ class RegionSegmenter(Segmenter):
         Menze et al. The Multimodal Brain Tumor Image Segmentation Benchmark (BRATS). IEEE TMI 2015.
 
     Example:
-        >>> small = {"_target_": "BasicUNet", "spatial_dims": 2, "in_channels": 4, "features": [8] * 6}
+        >>> arguments = {"spatial_dims": 2, "in_channels": 4, "features": [8] * 6}
+        >>> small = {"class_path": "BasicUNet", "init_args": arguments}
         >>> module = RegionSegmenter(small, features=8)
         >>> label = torch.tensor([[[[0, 1], [2, 3]]]])
         >>> module.truths({"label": label, "classes": ["necrosis,oedema,enhancing"]})["tumour_core"].int()
@@ -52,7 +54,7 @@ class RegionSegmenter(Segmenter):
 
     def __init__(
         self,
-        network: dict[str, Any] | str = UNET,
+        network: Spec = UNET,
         features: int = 64,
         regions: Mapping[str, Sequence[str]] = BRATS,
         roi_size: Sequence[int] | None = None,

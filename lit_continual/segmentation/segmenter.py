@@ -15,6 +15,7 @@ from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoint import CheckpointedModule
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.registry import flat
+from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import head_loss, measure
 from lit_continual.segmentation.growing_heads import GrowingHeads
 from lit_continual.segmentation.post import TRANSFORMS
@@ -22,7 +23,8 @@ from lit_continual.segmentation.source_grid import to_source_grid
 from lit_continual.segmentation.volume_scores import SCORES, VolumeScores
 
 WIDTHS = [64, 128, 256, 512, 1024, 64]  # the paper's; MONAI's LeakyReLU, unlike its ReLU, cannot switch a class off
-UNET = {"_target_": "BasicUNet", "spatial_dims": 2, "features": WIDTHS, "norm": "BATCH", "dropout": 0.1}
+PAPER = {"spatial_dims": 2, "features": WIDTHS, "norm": "BATCH", "dropout": 0.1}
+UNET: Spec = {"class_path": "BasicUNet", "init_args": PAPER}
 
 
 @MODULES.add
@@ -38,8 +40,8 @@ class Segmenter(CheckpointedModule):
     training on one; ``norm: INSTANCE`` or ``[GROUP, {num_groups: 8}]`` in ``network`` makes the two the same.
 
     Args:
-        network: The body: ``_target_``, a network of MONAI or a class path, and its arguments. Plain data, so that a
-            checkpoint can be loaded without a config. It is built with ``out_channels=features``.
+        network: The body: ``class_path``, a network of MONAI by its name or any class, and ``init_args``. Plain data,
+            so that a checkpoint can be loaded without a config. It is built with ``out_channels=features``.
         features: Channels of the body's output, the input of every head.
         heads: The class names of each head to begin with.
         roi_size: Size in voxels of the window slid over a volume; ``None`` takes the patch size of the data.
@@ -48,7 +50,7 @@ class Segmenter(CheckpointedModule):
         optimizer: How to make the optimizer from the parameters.
         scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
         post: Post-processing of the label map of a volume, in evaluation and prediction: MONAI-style transforms, each
-            as ``_target_`` and arguments. A value is the place of a class in ``classes``, from 1; none overlap then.
+            as ``class_path`` and ``init_args``. A value is the place of a class in ``classes``, from 1; none overlap.
 
     Raises:
         ValueError: If the network cannot be built, or the data reveal only some of the classes of a head.
@@ -60,7 +62,7 @@ class Segmenter(CheckpointedModule):
         Ozdemir, Fuernstahl and Goksel. Learn the new, keep the old. MICCAI 2018, fig. 1.
 
     Example:
-        >>> small = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [8] * 6}
+        >>> small = {"class_path": "BasicUNet", "init_args": {"spatial_dims": 2, "features": [8] * 6}}
         >>> Segmenter(small, features=8, heads=[["humerus"], ["scapula"]])(torch.zeros(1, 1, 32, 32)).shape
         torch.Size([1, 4, 32, 32])
     """
@@ -69,14 +71,14 @@ class Segmenter(CheckpointedModule):
 
     def __init__(
         self,
-        network: dict[str, Any] | str = UNET,
+        network: Spec = UNET,
         features: int = 64,
         heads: Sequence[Sequence[str]] = (),
         roi_size: Sequence[int] | None = None,
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
-        post: Sequence[dict[str, Any]] = (),
+        post: Sequence[Spec] = (),
     ) -> None:
         super().__init__()
         heads = [list(head) for head in heads]

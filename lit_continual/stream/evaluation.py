@@ -15,7 +15,7 @@ from lit_continual.runs.case_scores import CaseScores
 PICTURED = 24  # cases of an experience of which a slice is kept
 
 
-def judge(
+def evaluate(
     trainer: Trainer, module: LightningModule, data: LightningDataModule, stage: Literal["test", "validate"]
 ) -> dict[str, float]:
     """Score a module on the test or validation cases of an experience.

@@ -1,4 +1,4 @@
-"""The loop over the experiences of a stream: fit after fit, each judged."""
+"""The loop over the experiences of a stream: fit after fit, each evaluated."""
 
 import copy
 import shutil
@@ -17,14 +17,14 @@ from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.checkpoint import SECTION, Checkpoint, load_checkpoint, seal
 from lit_continual.runs.files import is_first_rank, replaced
 from lit_continual.runs.run_folder import RunFolder
-from lit_continual.stream.evaluation import CaseRecorder, judge
+from lit_continual.stream.evaluation import CaseRecorder, evaluate
 from lit_continual.stream.resumption import EpochSeed, ResumeFiles, ResumePoint
 from lit_continual.stream.stream import Stream
-from lit_continual.stream.tracking import log_row, tell
+from lit_continual.stream.tracking import announce, log_row
 
 
 class StreamLoop:
-    """Fit after fit: hand the memory on, judge after each, write the row.
+    """Fit after fit: hand the memory on, evaluate after each, write the row.
 
     Args:
         stream: What is learnt.
@@ -105,7 +105,7 @@ class StreamLoop:
         device = str(trainer.strategy.root_device)
         self.folder.note(index, evaluation_seconds=None)
         self.folder.note(device=device)
-        tell(f"{self._title(index)} {'going on' if under_way else 'learning'} on {device}")
+        announce(f"{self._title(index)} {'going on' if under_way else 'learning'} on {device}")
         begin = time.monotonic()
         trainer.fit(module, datamodule=data, ckpt_path=under_way, weights_only=True)
         if trainer.interrupted:
@@ -150,7 +150,7 @@ class StreamLoop:
         module.to(self.make_trainer([], logger=False).strategy.root_device)
         exemplars = self._with_memory(index).remember(module)
         size = sum(exemplar.bytes for exemplar in exemplars)
-        tell(f"{self._title(index)} {len(exemplars)} exemplars of {size / 1e6:.1f} MB in {self.folder.memory}")
+        announce(f"{self._title(index)} {len(exemplars)} exemplars of {size / 1e6:.1f} MB in {self.folder.memory}")
         size += self.folder.run["experiences"][index].get("memory_bytes", 0)
         seconds = round(time.monotonic() - begin, 2)
         self.folder.note(index, exemplars=len(exemplars), memory_bytes=size, selection_seconds=seconds)
@@ -168,7 +168,7 @@ class StreamLoop:
             recorder = CaseRecorder(after, on)
             trainer = self.make_trainer([recorder], logger=False)
             _hand_on(memory, trainer)
-            found = judge(trainer, module, self.data[on], "test")
+            found = evaluate(trainer, module, self.data[on], "test")
             cases += recorder.cases
             if recorder.overlays:
                 self.folder.write_overlays(after, on, recorder.overlays)
@@ -183,7 +183,7 @@ class StreamLoop:
         facts, (score, values) = self.folder.run["experiences"][after], next(iter(row.items()))
         found = ", ".join(f"{self.stream.experiences[on].name} {value:.3f}" for on, value in sorted(values.items()))
         done = f"{self._title(after)} {facts['epochs']} epochs in {facts['seconds']:.0f} s"
-        tell(f"{done}; {score} on {found or 'nothing'}")
+        announce(f"{done}; {score} on {found or 'nothing'}")
 
     def _evaluated_on(self, after: int, module: LightningModule) -> list[int]:
         """All experiences so far, and those to come whose classes have a head already."""

@@ -105,13 +105,13 @@ def end_tracking(loggers: Sequence[Logger]) -> None:
 
 
 @rank_zero_only
-def tell(text: str) -> None:
+def announce(text: str) -> None:
     """Print a line."""
     Console().print(text, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def calm() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep back what Lightning says of itself at every fit and test, and no warning that a user can act on."""
 
     def keep(record: logging.LogRecord) -> bool:

@@ -98,7 +98,7 @@ class Workers:
         cell.folder.mkdir(parents=True, exist_ok=True)
         with (cell.folder / ".lock").open("a") as lock, (cell.folder / OUTPUT).open("ab") as output:
             self.jobs[cell] = None
-            if _held(lock.fileno()) and not cell.finished:
+            if _locked(lock.fileno()) and not cell.finished:
                 here = (f"--trainer.default_root_dir={cell.folder}", "--trainer.enable_progress_bar=false", "--resume")
                 self.jobs[cell] = subprocess.Popen(
                     [*self.command, *cell.arguments, *here],
@@ -170,7 +170,7 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _held(file: int) -> bool:
+def _locked(file: int) -> bool:
     """Whether the lock on an open file could be had; it lasts as long as the file is open in any process."""
     if sys.platform == "win32":  # has no such lock, so two parents must not share a folder there
         return True

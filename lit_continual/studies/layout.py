@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_continual.cli.parser import Arguments, checked, read_yaml
 from lit_continual.reports import Column, Spread
+from lit_continual.runs.files import read_yaml
+from lit_continual.runs.spec import Arguments
+from lit_continual.stream.section import instantiate
 
 
 @dataclass
@@ -102,11 +104,11 @@ def read_layout(path: Path, seeds: Sequence[int] = ()) -> Layout:
     kinds: dict[str, type[Any]] = {"methods": Method, "columns": Column, "cases": Case, "prepare": Recipe}
     given = read_yaml(path)
     named = {part: dict.fromkeys(given[part]) for part in kinds if isinstance(given.get(part), dict)}
-    layout = checked(Layout, {**given, **named}, str(path))
+    layout = instantiate(Layout, {**given, **named}, str(path))
     for part, kind in kinds.items():
         sections = given[part] if part in named else getattr(layout, part)
-        made = {str(n): checked(kind, s or {}, f"{path}, `{part}`, {n}") for n, s in sections.items()}
-        setattr(layout, part, made)
+        objects = {str(n): instantiate(kind, s or {}, f"{path}, `{part}`, {n}") for n, s in sections.items()}
+        setattr(layout, part, objects)
     layout.name, layout.seeds = layout.name or path.stem, list(seeds or layout.seeds)
     layout.baseline = layout.baseline or next(iter(layout.methods), "")
     if wrong := next(_contradictions(layout), ""):

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from lit_continual.reports import Sweep, sweep_table, write_sweep
-from lit_continual.stream.tracking import tell
+from lit_continual.stream.tracking import announce
 from lit_continual.studies.cells import PAUSE, Cell, Workers
 from lit_continual.studies.sweep_file import SweepFile, read_sweep
 from lit_continual.studies.trials import Trials
@@ -71,7 +71,7 @@ def _run(trials: Trials, workers: int, more: Sequence[str]) -> int:
     group = {"WANDB_MODE": "offline", **os.environ, "WANDB_RUN_GROUP": trials.sweep.name}
     waiting, numbers, failed = sorted(trials.open), dict[Cell, int](), 0
     done = len(trials.results())
-    tell(f"{trials.count} trials, {done} of them ended before; {workers} at a time")
+    announce(f"{trials.count} trials, {done} of them ended before; {workers} at a time")
     with Workers(workers, environment=group) as pool:
         while True:
             while pool.free and (number := waiting.pop(0) if waiting else trials.next()) is not None:
@@ -82,10 +82,10 @@ def _run(trials: Trials, workers: int, more: Sequence[str]) -> int:
                 return failed
             for cell, error in pool.ended().items():
                 failed, done = failed + bool(error), done + (not error)
-                said = error or f"{trials.sweep.metric.name} {trials.tell(numbers[cell]):.4g}"
-                tell(f"{done}/{trials.count} {cell.name}: {said}")
-            for cell in [c for c in pool.jobs if trials.hopeless(numbers[c])]:
+                said = error or f"{trials.sweep.metric.name} {trials.finish(numbers[cell]):.4g}"
+                announce(f"{done}/{trials.count} {cell.name}: {said}")
+            for cell in [c for c in pool.jobs if trials.prune(numbers[c])]:
                 pool.stop(cell)
                 done += 1
-                tell(f"{done}/{trials.count} {cell.name}: ended early")
+                announce(f"{done}/{trials.count} {cell.name}: ended early")
             time.sleep(PAUSE)

@@ -9,7 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_continual.cli.parser import checked, read_yaml
+from lit_continual.runs.files import read_yaml
+from lit_continual.stream.section import instantiate
 
 CHOICES = ("categorical", "constant")
 RANGES = ("int_uniform", "uniform", "q_uniform", "log_uniform", "log_uniform_values")
@@ -163,11 +164,11 @@ def read_sweep(path: Path) -> SweepFile:
     Raises:
         ValueError: If something in it is missing, unknown or cannot be run without a server, with the place.
     """
-    sweep = checked(SweepFile, read_yaml(path), str(path))
-    sweep.name, sweep.metric = sweep.name or path.stem, checked(Metric, sweep.metric, f"{path}, `metric`")
+    sweep = instantiate(SweepFile, read_yaml(path), str(path))
+    sweep.name, sweep.metric = sweep.name or path.stem, instantiate(Metric, sweep.metric, f"{path}, `metric`")
     sweep.parameters = {n: _parameter(s, f"{path}, parameter {n}") for n, s in sweep.parameters.items()}
     if sweep.early_terminate is not None:
-        sweep.early_terminate = checked(Hyperband, sweep.early_terminate, f"{path}, `early_terminate`")
+        sweep.early_terminate = instantiate(Hyperband, sweep.early_terminate, f"{path}, `early_terminate`")
     if not sweep.parameters:
         raise ValueError(f"{path}: `parameters` is empty; name at least one option and its values.")
     if ranges := [n for n, p in sweep.parameters.items() if p.values is None and sweep.method == "grid"]:
@@ -187,7 +188,7 @@ def read_sweep(path: Path) -> SweepFile:
 def _parameter(section: Any, place: str) -> Parameter:
     if isinstance(section, dict) and "parameters" in section:
         raise ValueError(f"{place}: nested parameters cannot be passed to `fit`. Write dotted names.")
-    parameter = checked(Parameter, section, place)
+    parameter = instantiate(Parameter, section, place)
     if not {"value", "values"} & set(section) and (parameter.min is None or parameter.max is None):
         raise ValueError(f"{place}: it needs `value`, `values`, or `min` and `max`.")
     return parameter

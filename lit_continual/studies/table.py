@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from lit_continual.cli.parser import read_yaml
 from lit_continual.reports import Comparison, comparison_table, lines_of, write_comparison
 from lit_continual.reports.page import seconds_text
+from lit_continual.runs.files import read_yaml
 from lit_continual.runs.run import Run
 from lit_continual.stream.stream import SCORES
-from lit_continual.stream.tracking import tell
+from lit_continual.stream.tracking import announce
 from lit_continual.studies.cells import Cell, Workers, run_cells
 from lit_continual.studies.layout import Layout, Recipe, read_layout
 
@@ -176,14 +176,14 @@ def compare(
 def _run(cells: Sequence[Cell], workers: int) -> int:
     """Run the cells, say how far it is, and return how many failed."""
     left = [cell for cell in cells if not cell.finished]
-    tell(f"{len(cells)} runs, {len(cells) - len(left)} of them finished before; {workers} at a time")
+    announce(f"{len(cells)} runs, {len(cells) - len(left)} of them finished before; {workers} at a time")
     failed, begin = 0, time.monotonic()
     with Workers(workers) as pool:
         for number, (cell, error) in enumerate(run_cells(cells, pool), start=1):
             failed += bool(error)
             remaining = (time.monotonic() - begin) / number * (len(left) - number)
             ahead = f"; about {seconds_text(remaining)} to go" if number < len(left) else ""
-            tell(f"{len(cells) - len(left) + number}/{len(cells)} {cell.name}: {error or 'finished'}{ahead}")
+            announce(f"{len(cells) - len(left) + number}/{len(cells)} {cell.name}: {error or 'finished'}{ahead}")
     return failed
 
 

@@ -22,7 +22,7 @@ SAME = ("method", "metric", "parameters", "command", "early_terminate")
 class Trials:
     """What a sweep tried, tries and will try.
 
-    A trial is open from when its values are drawn until its result is told. One that was open when the process was
+    A trial is open from when its values are drawn until its result is in. One that was open when the process was
     killed keeps its number, values and folder, and is gone on with. The values of a trial depend on its number and on
     the results so far, not on how often the sweep was interrupted.
 
@@ -83,8 +83,8 @@ class Trials:
         arguments = (*self.sweep.arguments(values), f"--stream.name={self.sweep.name}-{number}", *more)
         return Cell(f"trial {number} ({name})", self.folder / "trials" / str(number), arguments)
 
-    def hopeless(self, number: int) -> bool:
-        """Look at the curve of a trial under way: whether it should be ended, which then is told."""
+    def prune(self, number: int) -> bool:
+        """Look at the curve of a trial under way, and close it if it should be ended early; return whether it was."""
         stop, trial = self.sweep.early_terminate, self.open[number]
         if stop is None:
             return False
@@ -97,7 +97,7 @@ class Trials:
                 return True
         return False
 
-    def tell(self, number: int) -> float:
+    def finish(self, number: int) -> float:
         """Close a trial whose run is finished, and return its result.
 
         Raises:

@@ -18,7 +18,7 @@ from lit_continual.denoising.pet_slices import PetSlices
 from lit_continual.methods.tgd.callback import TargetedGradientDescent
 from lit_continual.runs.checkpoint import Checkpoint, seal
 from lit_continual.runs.files import replaced
-from lit_continual.stream.tracking import calm
+from lit_continual.stream.tracking import quiet
 from lit_continual.tools.adaptation_figure import write_adaptation
 
 
@@ -64,10 +64,10 @@ def adapt(
     module.optimizer = partial(torch.optim.Adam, lr=lr)
     halves = PetSlices([(pair.first.numpy(), pair.second.numpy())], "twin")
     loader = DataLoader(halves, batch_size, sampler=EpochSampler(halves, seed, None, 1, 0))
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    quiet["limit_val_batches"] = 0  # nobody knows the truth
-    with calm():
-        trainer = Trainer(accelerator=accelerator, devices=1, max_epochs=epochs, callbacks=list(methods), **quiet)
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    options["limit_val_batches"] = 0  # nobody knows the truth
+    with quiet():
+        trainer = Trainer(accelerator=accelerator, devices=1, max_epochs=epochs, callbacks=list(methods), **options)
         trainer.fit(module.train(), loader, [])
     after = _denoised(module.eval().cpu(), pair)
     kept = {key: value for key, value in opened.content.items() if key in _KEPT}

@@ -2,12 +2,15 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from lit_continual.cli.continual_cli import main
+import lit_continual
+from lit_continual.cli import main
+from lit_continual.cli.commands import COMMANDS
 from lit_continual.modules import Segmenter
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
@@ -111,7 +114,10 @@ def test_callbacks_that_are_given_again_inherit_nothing(stream, tmp_path, capsys
     [
         ("--trainer.max_epohcs=2", "max_epohcs"),
         ("--trainer.max_epoch=2", "Did you mean --trainer.max_epochs"),
-        ("--model.featurs=4", "featurs"),
+        ("--model.featurs=4", "Did you mean features?"),
+        ("--data.batchsize=4", "Did you mean batch_size"),
+        ("--trainer.callbacks=Destillation", "Did you mean Distillation?"),
+        ("--trainer.callbacks=none", "Write `null` for none."),
         ("--stream.mode=both", "both"),
         ("--trainer.callbacks+=Destillation", "Destillation"),
         ("--data.batch_size=many", "many"),
@@ -130,6 +136,30 @@ def test_a_wrong_option_of_an_experience_is_an_error_that_names_it(stream):
     experiences = [{"name": "ball", "classes": {"ball": 1}, "data": {"batchsize": 2}}]
     with pytest.raises(ValueError, match=r"The data of experience ball are wrong: .*batchsize"):
         main(["fit", "--config", stream(experiences=experiences)])
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_without_arguments_a_command_says_what_it_needs(command, capsys):
+    code, written = outcome(capsys, *command)
+    assert code == 2
+    assert re.fullmatch(r"lit-continual: error: .*(required|was not provided).* See `--help` .*\n", written.err)
+
+
+def test_a_misspelt_command_gives_the_nearest(capsys):
+    assert outcome(capsys, "fti")[1].err.endswith("Did you mean fit?\n")
+    assert outcome(capsys, "memory", "shwo")[1].err.endswith("Did you mean show?\n")
+
+
+def test_a_misspelt_section_of_a_config_gives_the_nearest(stream, tmp_path, capsys):
+    (tmp_path / "more.yaml").write_text("trainer: {max_epohcs: 5}")
+    code, written = outcome(capsys, "fit", "--config", stream(), "--config", str(tmp_path / "more.yaml"))
+    assert code == 2
+    assert "Did you mean --trainer.max_epochs" in written.err
+
+
+def test_the_version(capsys):
+    code, written = outcome(capsys, "--version")
+    assert (code, written.out) == (0, f"lit-continual {lit_continual.__version__}\n")
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "report"])
@@ -196,8 +226,7 @@ def test_in_a_process_of_its_own_an_error_is_one_line_and_exit_code_1(stream, tm
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 1
     (line,) = [line for line in ended.stderr.splitlines() if "error" in line]
-    assert (
-        line == "lit-continual: error: There is no data set at nowhere. Give a dataset.json, a CSV table or a folder."
-    )
+    where = f"There is no data set at nowhere, seen from {Path.cwd()}"
+    assert line == f"lit-continual: error: {where}. Give a dataset.json, a CSV table or a folder."
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "run").exists()

@@ -14,10 +14,10 @@ import pytest
 import torch
 import yaml
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.modules import Segmenter
 
-NET = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [4, 4, 4, 4, 4, 4], "norm": "BATCH"}
+NET = {"class_path": "BasicUNet", "init_args": {"spatial_dims": 2, "features": [4, 4, 4, 4, 4, 4], "norm": "BATCH"}}
 
 
 def edit(path, change):

@@ -10,14 +10,14 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.testing import assert_close
 
 from lit_continual.callbacks import Distillation
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 L2SP = {"class_path": "L2SP", "init_args": {"strength": 0.5, "parameters": "body.*.weight", "anchor": "last_fit"}}
-NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
+NETWORK = {"class_path": "UNet", "init_args": {"spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}}
 
 KEEP = """
 import os

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.stream.resumption import ResumePoint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the process that forks, too
@@ -229,7 +229,7 @@ def test_killed_again_and_again(resumed):
 def test_killed_with_workers_that_load(resumed):
     workers = [
         "--data.num_workers=2",
-        '--data.augmentation.intensity=[{"_target_":"RandGaussianNoised","keys":"image"}]',
+        '--data.augmentation.intensity=[{"class_path": "RandGaussianNoised", "init_args": {"keys":"image"}}]',
     ]
     assert_same_run(*resumed({"function": STEP, "call": 7}, options=workers))
 

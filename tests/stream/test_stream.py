@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 
 from lit_continual.callbacks import Distillation
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
@@ -16,7 +16,7 @@ from lit_continual.reports.overlay import Overlay
 from lit_continual.reports.summary import measures
 from lit_continual.runs.run import Run
 
-NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
+NETWORK = {"class_path": "UNet", "init_args": {"spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}}
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 
 

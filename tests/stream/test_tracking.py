@@ -6,8 +6,8 @@ import struct
 import pytest
 import yaml
 
-from lit_continual.cli.continual_cli import main
-from lit_continual.stream.tracking import calm
+from lit_continual.cli import main
+from lit_continual.stream.tracking import quiet
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 
@@ -128,7 +128,7 @@ def test_calm_keeps_warnings_and_what_callbacks_say(capfd):
         record = log.makeRecord(log.name, level, path, 1, "said", (), None)
         kept.append(bool(handler.filter(record)))
 
-    with calm():
+    with quiet():
         say("lib/lightning/pytorch/trainer/setup.py", logging.INFO)
         say("lib/lightning/pytorch/trainer/setup.py", logging.WARNING)
         say("lib/lightning/pytorch/callbacks/early_stopping.py", logging.INFO)

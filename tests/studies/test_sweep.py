@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.studies.cells import Workers
 from lit_continual.studies.sweep_file import read_sweep
 
@@ -23,7 +23,7 @@ import sys
 from functools import partial
 import lit_continual.studies.sweep
 from lit_continual.studies.cells import Workers
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 lit_continual.studies.sweep.Workers = partial(Workers, command=[sys.executable, sys.argv[1]])
 main(sys.argv[2:])
 """

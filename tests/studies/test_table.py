@@ -11,7 +11,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.studies.cells import Workers
 from lit_continual.studies.layout import read_layout
 from lit_continual.studies.table import RunTable

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.data import PetScanner, pet_phantom, read_noisy_pair
 from lit_continual.modules import Denoiser
 from lit_continual.runs.checkpoint import Checkpoint

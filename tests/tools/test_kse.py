@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.functional import kernel_sparsity_entropy
 from lit_continual.modules import Denoiser, Segmenter
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.data.volumes import Preprocessing

@@ -10,6 +10,8 @@ from lit_continual.methods.rehearsal.exemplar import Exemplar
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.selection.policy_of import policy_of
 from lit_continual.methods.rehearsal.selection.samples import Measurement, Samples, of_class, union
+from lit_continual.runs.registry import flat
+from lit_continual.runs.spec import Spec
 
 
 @dataclass
@@ -19,7 +21,7 @@ class Exemplars:
     Args:
         policy: Which samples are kept: ``Random``, ``ClassBalancedReservoir``, ``Herding``, ``CertaintyCoverage``
             (AeiSeg), ``ContentCoverage`` (CoRiSeg), or the path of a class or function of your own; with arguments as
-            ``{_target_: name, argument: value}``.
+            ``class_path`` and ``init_args``.
         budget: How many; limits of the whole memory, or of each class.
         layer: Abstraction layer for policies that need features, by its name in the module, such as ``body.down_4``.
         passes: Monte Carlo dropout passes for policies that need certainty.
@@ -33,11 +35,12 @@ class Exemplars:
         ValueError: If the policy cannot be built or a number is out of range.
 
     Example:
-        >>> Exemplars({"_target_": "CertaintyCoverage", "most_certain": 50}, layer="body.down_4").name
+        >>> policy = {"class_path": "CertaintyCoverage", "init_args": {"most_certain": 50}}
+        >>> Exemplars(policy, layer="body.down_4").name
         'CertaintyCoverage'
     """
 
-    policy: dict[str, Any] | str = "Random"
+    policy: Spec = "Random"
     budget: Budget = field(default_factory=Budget)
     layer: str | None = None
     passes: int = 29
@@ -58,7 +61,7 @@ class Exemplars:
     @property
     def name(self) -> str:
         """Name of the policy."""
-        return self.policy if isinstance(self.policy, str) else str(self.policy["_target_"])
+        return str(flat(self.policy)["_target_"])
 
     def chosen(
         self, candidates: Candidates, samples: Samples, experience: str, source: str

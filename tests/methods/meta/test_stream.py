@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.modules import Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
 

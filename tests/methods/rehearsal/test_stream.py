@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.data import ExemplarMemory, Split, read_cases, split_cases
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}

@@ -12,7 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for the process that forks, too
 import processes
 
-from lit_continual.cli.continual_cli import main
+from lit_continual.cli import main
 from lit_continual.methods.tgd.producers import find_producers
 from lit_continual.methods.tgd.redundancy import kernel_scores
 from lit_continual.modules import Denoiser
@@ -40,7 +40,7 @@ def pet(tmp_path, studies):
         experiences = [{"name": name, "data": {"version": name}} for name in ("v1", "v2")]
         experiences += [{"name": "online", "data": {"pairs": "twin", "low": [9], "high": [9]}}]
         adam = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01, "weight_decay": 0.1}}
-        network = {"_target_": "DnCNN", "features": 6, "depth": 4}
+        network = {"class_path": "DnCNN", "init_args": {"features": 6, "depth": 4}}
         data = {"low": [0], "val": [8], "test": [9], "seconds": [60], "realisations": 2, "size": 32, "depth": 8}
         trainer = {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "callbacks": list(callbacks)}
         trainer |= {"default_root_dir": str(tmp_path / "run"), "enable_progress_bar": False, "logger": False}

@@ -24,9 +24,10 @@ class ContentCoverage:
     unless all slices of a class are candidates.
 
     Args:
-        network: What sees the content: ``_target_``, a network of ours or of MONAI or a class path, and its arguments;
-            ``"own"`` for the network that has learnt from the samples; or a function that maps a batch of images to
-            the activations of one layer after the other (a generator saves memory; it must treat images one by one).
+        network: What sees the content: ``class_path``, a network of ours or of MONAI by its name or any class, and
+            ``init_args``; ``"own"`` for the network that has learnt from the samples; or a function that maps a batch
+            of images to the activations of one layer after the other (a generator saves memory; it must treat images
+            one by one).
         layers: Names of its layers; not for a network that has ``activations`` of its own, such as ``VGG16Features``.
         most_certain: :math:`k_c`, 50 in the paper; ``None`` for all slices of a class.
         reduction: See :func:`~lit_continual.functional.content_distance`.

@@ -1,0 +1,118 @@
+"""Configs given one after another: what of them takes whose place."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from lit_continual.runs.files import is_first_rank, read_yaml
+
+#: Lists that take the place of those before. Where one has as many entries as the one before, jsonargparse lays each
+#: entry over its predecessor: the epochs of the first experience, or an argument of the first callback, stayed where
+#: another stands now. It has no setting for that and no public place between a config and the next.
+LISTS = ("stream.experiences", "trainer.callbacks")
+CONFIG = ("--config", "-c")
+
+
+def parsed_anew(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """Parse a command line on which experiences and callbacks that are given again inherit nothing from those before.
+
+    Example:
+        >>> parser = ArgumentParser()
+        >>> _ = parser.add_argument("--trainer.callbacks", type=list[dict[str, int]])
+        >>> parsed_anew(parser, ['--trainer.callbacks=[{"phi": 1}]', '--trainer.callbacks=[{"rho": 2}]'])
+        Namespace(trainer=Namespace(callbacks=[{'rho': 2}]))
+    """
+    parsed: Namespace = parser.parse_args([*_with_lists_anew(arguments)])
+    return parsed
+
+
+def print_old_form(arguments: Sequence[str]) -> bool:
+    """Print a line if an object is written with ``_target_``; return whether there is one."""
+    place = next(_old_form(arguments), None)
+    if place is not None and is_first_rank():
+        sys.stderr.write(
+            "lit-continual: `_target_` in a config is read for now; write `class_path` and `init_args` (first at"
+            f" {place}).\n"
+        )
+    return place is not None
+
+
+def _with_lists_anew(arguments: Sequence[str]) -> Iterator[str]:
+    """Empty a list before each option and each config file that gives it."""
+    for argument, name, value in _given(arguments):
+        lists = [n for n in LISTS if isinstance(_at(value, n), list)] if name in CONFIG else [name.removeprefix("--")]
+        yield from (f"--{name}=[]" for name in LISTS if name in lists)
+        yield argument
+
+
+def _old_form(arguments: Sequence[str]) -> Iterator[str]:
+    """Where objects are written with ``_target_``."""
+    for _, name, value in _given(arguments):
+        if name in CONFIG:
+            yield from _targets(value, ())
+        elif name.startswith("--") and "_target_" in f"{name}{value}":
+            yield name.removeprefix("--").removesuffix("._target_")
+
+
+def _targets(section: Any, place: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(section, dict):
+        if "_target_" in section:
+            yield ".".join(place)
+        for key, value in section.items():
+            yield from _targets(value, place if key == "init_args" else (*place, str(key)))
+    elif isinstance(section, list):
+        for value in section:
+            yield from _targets(value, place)
+
+
+def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
+    """Each argument, with the name of the option and its value; that of a config file is what it holds."""
+    for argument, following in pairwise([*arguments, ""]):
+        name, _, value = argument.partition("=")
+        value = value or ("" if following.startswith("-") else following)
+        yield argument, name, _sections(Path(value)) if name in CONFIG else value
+
+
+def _sections(path: Path) -> dict[str, Any]:
+    try:
+        return read_yaml(path)
+    except ValueError:
+        return {}  # the parser says what is wrong with the file
+
+
+def _at(sections: Any, name: str) -> Any:
+    for key in name.split("."):
+        sections = sections.get(key) if isinstance(sections, dict) else None
+    return sections
+
+
+def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``own`` over ``shared``; mappings are merged, except classes and objects, which are named in full.
+
+    Example:
+        >>> unet = {"class_path": "UNet", "init_args": {"norm": "BATCH"}, "act": "PRELU"}
+        >>> merged({"network": unet}, {"network": {"init_args": {"act": "RELU"}}})
+        {'network': {'class_path': 'UNet', 'init_args': {'norm': 'BATCH', 'act': 'RELU'}}}
+    """
+    nested = {
+        key: merged(_in_full(shared[key], shared[key]), _in_full(value, shared[key]))
+        for key, value in own.items()
+        if isinstance(value, dict) and isinstance(shared.get(key), dict)
+        if key != "classes" and not value.keys() & {"class_path", "_target_"}
+    }
+    return {**shared, **own, **nested}
+
+
+def _in_full(section: Mapping[str, Any], of: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return arguments of the object that ``of`` describes with each in its place, none beside ``init_args``."""
+    beside = ("class_path", "dict_kwargs") if "class_path" in of else ("_target_",)
+    if not of.keys() & {"class_path", "_target_"}:
+        return section
+    kept = {key: value for key, value in section.items() if key in beside}
+    arguments = {key: value for key, value in section.items() if key not in (*beside, "init_args")}
+    arguments = {**(section.get("init_args") or {}), **arguments}
+    return {**kept, "init_args": arguments} if "class_path" in of else {**kept, **arguments}

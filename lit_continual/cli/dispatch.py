@@ -1,0 +1,62 @@
+"""From the first word of a command line to the command, which alone imports what it needs."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_continual import __version__
+from lit_continual.cli.commands import COMMANDS
+from lit_continual.cli.parser import Parser
+from lit_continual.runs.files import FREE_SPACE
+from lit_continual.stream.section import reason
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+EXPECTED = {"ValueError", "OSError", "MisconfigurationException"}  # by name: the last is Lightning's, seconds to import
+
+
+def main(args: Sequence[str] | None = None) -> Any:
+    """Run the command line.
+
+    Args:
+        args: In place of ``sys.argv``; errors are raised then, and not printed.
+
+    Returns:
+        The ``ContinualCLI`` of ``fit``, ``validate`` and ``test``, for inspection.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            return COMMANDS[arguments[0]](arguments[1:])
+        return _overview().parse_args(arguments)
+    except Exception as error:
+        text = _explained(error)
+        if args is not None or not text or os.environ.get("LIT_CONTINUAL_TRACEBACK"):
+            raise
+        sys.stderr.write(f"lit-continual: error: {text}\n")
+        sys.exit(1)
+
+
+def _overview() -> Parser:
+    """The parser that knows the names of all commands, for help and for what is wrong with a first word."""
+    parser = Parser(description="Continual learning for medical images, on PyTorch Lightning.")
+    parser.add_argument("--version", action="version", version=f"lit-continual {__version__}")
+    commands = parser.add_subcommands()
+    for name, command in COMMANDS.items():
+        commands.add_subcommand(name, Parser(description=command.__doc__), help=command.__doc__)
+    return parser
+
+
+def _explained(error: Exception) -> str:
+    """What an error says to the user; nothing where the error is not the user's."""
+    if not EXPECTED & {kind.__name__ for kind in type(error).__mro__}:
+        return ""
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if "jsonargparse" in raised_in.parts:  # wraps what a constructor says
+        return reason(str(error)) + "."
+    if isinstance(error, OSError) and error.errno in DISK_FULL:  # where others write, such as a logger
+        return f"{error}. {FREE_SPACE}"
+    return str(error) if raised_in.is_relative_to(Path(__file__).parents[1]) else ""

@@ -1,0 +1,54 @@
+"""Objects from the sections of a config."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser
+
+T = TypeVar("T")
+
+
+def instantiate(kind: type[T], section: Any, place: str) -> T:
+    """Make an object from a section of a config, with names and types checked.
+
+    Args:
+        kind: The class, or its base where the section has a ``class_path``.
+        section: The arguments as plain data, or ``class_path`` and ``init_args``.
+        place: Where they were found, for errors.
+
+    Raises:
+        ValueError: If an argument is missing, unknown or of the wrong type.
+
+    Example:
+        >>> from dataclasses import make_dataclass
+        >>> instantiate(make_dataclass("Point", [("x", int)]), {"y": 1}, "point.yaml")
+        Traceback (most recent call last):
+        ValueError: point.yaml: Option 'y' is not accepted.
+    """
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{place}: expected names and their values, got {section!r}.")
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        if "class_path" in section:
+            parser.add_subclass_arguments(kind, "object")
+            parsed = parser.parse_object({"object": dict(section)})
+        else:
+            parser.add_class_arguments(kind)
+            return kind(**parser.parse_object(dict(section)).as_dict())
+    except Exception as error:
+        raise ValueError(f"{place}: {reason(str(error))}.") from error
+    made: T = parser.instantiate_classes(parsed).object
+    return made
+
+
+def reason(message: str) -> str:
+    """Boil a report of jsonargparse down to what is wrong: the first of its tries at a value, followed inwards."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    skipped = ("Does not validate", "Subtypes", "Errors", "Given value")
+    kept, depth = [], -1
+    for line in lines:
+        indent = len(line) - len(line.lstrip(" -"))
+        if indent > depth and not line.strip(" -").startswith(skipped):
+            kept.append(line.strip(" -").rstrip(".:"))
+            depth = indent
+    return ": ".join(kept)

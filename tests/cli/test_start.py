@@ -1,0 +1,42 @@
+"""What the commands that train nothing import."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SEEN = """
+import contextlib, io, sys
+from lit_continual.cli import main
+def run(*arguments):
+    with contextlib.redirect_stdout(io.StringIO()) as written, contextlib.suppress(SystemExit):
+        main(list(arguments))
+    print(bool(written.getvalue()), *(name in sys.modules for name in ("lightning", "torch")))
+run("--help")
+run("--version")
+run("report", "--help")
+run("memory", "show", sys.argv[1])
+run("report", sys.argv[2])
+"""
+
+
+def test_commands_that_train_nothing_start_without_lightning(tmp_path, make_run):
+    run, memory = make_run(), tmp_path / "memory"
+    memory.mkdir()
+    (memory / "manifest.json").write_text(json.dumps({"format": 1, "experiences": {}, "exemplars": []}))
+    done = subprocess.run([sys.executable, "-c", SEEN, memory, run], capture_output=True, text=True)
+    assert done.stderr == ""
+    help_, version, help_of_report, memory, report = (line.split() for line in done.stdout.splitlines())
+    assert help_ == version == help_of_report == ["True", "False", "False"]
+    assert memory[:2] == report[:2] == ["True", "False"]
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_the_first_rank_is_known_without_lightning(name):
+    for rank in ("0", "1"):
+        environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "SLURM_PROCID")}
+        code = "from lit_continual.runs.files import is_first_rank; print(is_first_rank())"
+        done = subprocess.run([sys.executable, "-c", code], env={**environment, name: rank}, capture_output=True)
+        assert done.stdout.decode().strip() == str(rank == "0")
