@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_continual.methods.rehearsal.maximum_coverage import candidate_indices, check_budget
+from lit_continual.methods.rehearsal.candidates import candidate_indices
+from lit_continual.methods.rehearsal.coverage import check_budget
 
 
 def herding(features: Tensor, k: int, candidates: Sequence[int] | Tensor | None = None) -> list[int]:

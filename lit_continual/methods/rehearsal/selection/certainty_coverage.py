@@ -4,7 +4,7 @@ from itertools import islice
 
 from torch import Tensor
 
-from lit_continual.methods.rehearsal.coverage_of_features import coverage_order
+from lit_continual.methods.rehearsal.coverage import coverage_order
 from lit_continual.methods.rehearsal.selection.progress import shown
 from lit_continual.methods.rehearsal.selection.samples import Samples, union
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lit_continual.methods.rehearsal.content_distance import Reduction
-from lit_continual.methods.rehearsal.maximum_coverage import maximum_coverage
+from lit_continual.methods.rehearsal.coverage import maximum_coverage
 from lit_continual.methods.rehearsal.selection.abstraction import layer_activations
 from lit_continual.methods.rehearsal.selection.certainty_coverage import most_certain
 from lit_continual.methods.rehearsal.selection.content_distances import Activations, content_distances
