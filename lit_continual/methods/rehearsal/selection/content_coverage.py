@@ -63,8 +63,8 @@ class ContentCoverage:
 
     def __call__(self, samples: Samples, budget: int) -> list[int]:
         """Return up to ``budget`` samples, the classes in turn."""
-        images, orders = samples.need("images", self), []
-        activations = self._activations(samples, images.device)
+        images, orders = samples.given("images", self), []
+        activations = self._activations(samples, samples.contains.device)
         for label in range(samples.contains.shape[1]):
             if self.most_certain is None:
                 candidates = samples.members(label)
