@@ -14,10 +14,9 @@ from lit_continual.methods.rehearsal.content_distance import (
     pairwise_squared_distance,
     squared_norms,
 )
-from lit_continual.methods.rehearsal.coverage_of_features import coverage_order, maximum_coverage_of_features
-from lit_continual.methods.rehearsal.herding import herding
-from lit_continual.methods.rehearsal.maximum_coverage import maximum_coverage
-from lit_continual.methods.rehearsal.mc_uncertainty import mc_uncertainty
+from lit_continual.methods.rehearsal.coverage import coverage_order, maximum_coverage, maximum_coverage_of_features
+from lit_continual.methods.rehearsal.selection.herding import herding
+from lit_continual.methods.rehearsal.selection.mc_dropout import mc_uncertainty
 from lit_continual.methods.tgd.kernel_sparsity_entropy import kernel_sparsity_entropy
 from lit_continual.metrics.continual_scores import continual_scores
 from lit_continual.segmentation.class_ratio_weights import class_ratio_weights

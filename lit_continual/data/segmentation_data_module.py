@@ -18,7 +18,6 @@ from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit,
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
-from lit_continual.methods.rehearsal.candidates import SliceCandidates
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.spec import Spec
 
@@ -191,11 +190,6 @@ class SegmentationDataModule(LightningDataModule):
     def annotations(self) -> list[tuple[Tensor, list[str]]]:
         """Return the label map of each training volume, ``(H, W, D)``, and the names of its values from 1."""
         return self.train_dataset.annotations
-
-    def candidates(self) -> SliceCandidates:
-        """Return the training samples, not augmented, for a memory to choose from."""
-        dataset = getattr(self, "train_dataset", None) or self.patches()
-        return SliceCandidates(dataset.volumes, self.patch_size)
 
     def _evaluation_volumes(self, split: str) -> VolumeCache:
         if split not in self._evaluation:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from lit_continual.networks.vgg16_features import vgg16_convolutions
 from lit_continual.runs.classes import NETWORKS
 
-STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 #: Standard deviation of red, green and blue over ImageNet, on the scale 0-255 that the weights expect.
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -53,7 +53,7 @@ class FCN8s(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.features = _features(in_channels)
+        self.features = vgg16_convolutions(in_channels)
         self.head = nn.Sequential(
             *(nn.Conv2d(512, head_channels, 7, padding=3), nn.ReLU(), nn.Dropout(dropout)),
             *(nn.Conv2d(head_channels, head_channels, 1), nn.ReLU(), nn.Dropout(dropout)),
@@ -84,17 +84,6 @@ class FCN8s(nn.Module):
         return cropped
 
 
-def _features(in_channels: int) -> nn.Sequential:
-    """VGG16's convolutions at the places where the weights' names have them."""
-    layers: list[nn.Module] = []
-    for stage in STAGES:
-        for width in stage:
-            layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU()]
-            in_channels = width
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers)
-
-
 def _score(in_channels: int, out_channels: int) -> nn.Conv2d:
     score = nn.Conv2d(in_channels, out_channels, 1)
     nn.init.zeros_(score.weight)
@@ -117,7 +106,7 @@ def _read(file: str, in_channels: int) -> dict[str, Tensor]:
         raise ValueError(f"`weights` must be a file with VGG16's convolutions, and there is none at {file}.")
     found = torch.load(file, map_location="cpu", weights_only=True)
     with torch.device("meta"):  # only the shapes
-        expected = {f"features.{name}": value.shape for name, value in _features(3).state_dict().items()}
+        expected = {f"features.{name}": value.shape for name, value in vgg16_convolutions(3).state_dict().items()}
     wrong = [name for name, shape in expected.items() if name not in found or found[name].shape != shape]
     if wrong:
         raise ValueError(

@@ -19,7 +19,23 @@ URLS: dict[Convention, str] = {
     "torchvision": "https://download.pytorch.org/models/vgg16-397923af.pth",
     "oxford": "https://download.pytorch.org/models/vgg16_features-amdegroot-88682ab5.pth",
 }
-_WIDTHS = [64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512]  # 0 is a pooling
+STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def vgg16_convolutions(in_channels: int = 3, inplace: bool = False) -> nn.Sequential:
+    """Return the 13 convolutions of VGG16, a ReLU after each and a pooling after each stage, at the published places.
+
+    Example:
+        >>> [name for name, layer in vgg16_convolutions().named_children() if isinstance(layer, nn.MaxPool2d)]
+        ['4', '9', '16', '23', '30']
+    """
+    layers: list[nn.Module] = []
+    for stage in STAGES:
+        for width in stage:
+            layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(inplace)]
+            in_channels = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
 
 
 @NETWORKS.add
@@ -66,12 +82,8 @@ class VGG16Features(nn.Module):
         }[convention]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        layers: list[nn.Module] = []
-        channels = 3
-        for width in _WIDTHS:
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)] if width else [nn.MaxPool2d(2)]
-            channels = width or channels
-        self.features = nn.Sequential(*layers)
+        self.features = vgg16_convolutions(inplace=True)
+        del self.features[-1]  # nothing asks for the last pooling
         if weights != "random":
             self._load(published_weights(convention) if weights is None else Path(os.path.expandvars(weights)))
         self.requires_grad_(False)

@@ -158,3 +158,16 @@ class ItemCandidates:
         if whole:
             raise ValueError("A budget of whole volumes needs a data module with `candidates()`. Limit `samples`.")
         return dict(self.items[k])
+
+
+def candidate_indices(candidates: Sequence[int] | Tensor | None, m: int, device: torch.device) -> Tensor:
+    """Return the candidates in ascending order, or all of ``m``; raise unless they are a set of indices below ``m``."""
+    if candidates is None:
+        return torch.arange(m, device=device)
+    indices = torch.as_tensor(candidates, dtype=torch.int64, device=device).flatten()
+    unique: Tensor = indices.unique()
+    if len(unique) < len(indices):
+        raise ValueError(f"`candidates` names {len(indices) - len(unique)} samples twice; name each once.")
+    if len(unique) and (unique[0] < 0 or unique[-1] >= m):
+        raise ValueError(f"`candidates` must lie in [0, {m}), got {int(unique[0])} to {int(unique[-1])}.")
+    return unique

@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Ra
 from typing_extensions import override
 
 from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit
-from lit_continual.methods.rehearsal.candidates import Candidates, ItemCandidates
+from lit_continual.data.segmentation_data_module import SegmentationDataModule
+from lit_continual.methods.rehearsal.candidates import Candidates, ItemCandidates, SliceCandidates
 from lit_continual.methods.rehearsal.exemplar import Exemplar
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.exemplars import Exemplars
 from lit_continual.methods.rehearsal.replay import ReplayDataset, ReplaySampler
-from lit_continual.methods.rehearsal.selection.measured import measured
+from lit_continual.methods.rehearsal.selection.measurement import measure_samples
 from lit_continual.runs.files import is_first_rank
 
 #: Hooks of the wrapped data module.
@@ -36,8 +37,10 @@ class ExemplarMemoryDataModule(LightningDataModule):
     ranks. Evaluation, and everything else, is that of the wrapped data module.
 
     A data module may offer ``candidates()``, its samples without augmentation, and ``replayed(samples)``, a data set
-    that augments stored ones; :class:`SegmentationDataModule` does. Of another, samples are stored as its training
-    data set gives them, and come back as they were stored; these must be mappings with an ``image``.
+    that augments stored ones. Of one whose ``train_dataset`` is a :class:`PatchDataset`, such as
+    :class:`SegmentationDataModule`, the candidates are the slices or volumes of its patches. Of another, samples are
+    stored as its training data set gives them, and come back as they were stored; these must be mappings with an
+    ``image``.
 
     Args:
         data: What is learnt now.
@@ -157,7 +160,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
         if not keep.budget.empty:
             candidates = self._candidates()
             classes, contains = candidates.classes, candidates.contains()
-            samples = measured(
+            samples = measure_samples(
                 module,
                 candidates.images(),
                 contains,
@@ -188,7 +191,9 @@ class ExemplarMemoryDataModule(LightningDataModule):
         rows = contains.any(1).nonzero().flatten()[:2].tolist()
         probabilities = _probabilities(module, candidates.classes)
         if rows:
-            two = measured(module, [images[k] for k in rows], contains[rows], probabilities, keep.layer, passes=2)
+            two = measure_samples(
+                module, [images[k] for k in rows], contains[rows], probabilities, keep.layer, passes=2
+            )
             with torch.random.fork_rng():
                 keep.chooser(two, 1)
             candidates.sample(rows[0], keep.budget.volumes is not None)
@@ -197,6 +202,11 @@ class ExemplarMemoryDataModule(LightningDataModule):
         if hasattr(self.data, "candidates"):
             candidates: Candidates = self.data.candidates()
             return candidates
+        patches = getattr(self.data, "train_dataset", None)
+        if patches is None and isinstance(self.data, SegmentationDataModule):
+            patches = self.data.patches()
+        if isinstance(patches, PatchDataset) and hasattr(self.data, "replayed"):  # slices come back as patches
+            return SliceCandidates(patches.volumes, patches.patch_size)
         if not self.data.trainer:  # of this process, nobody has trained on the data
             self.data.setup("fit")
         loader = self.data.train_dataloader()

@@ -1,6 +1,9 @@
 """Which exemplars a stream keeps, and how they come back."""
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from typing import Any, Literal
 
@@ -8,9 +11,9 @@ from lit_continual.methods.rehearsal.budget import Budget
 from lit_continual.methods.rehearsal.candidates import Candidates
 from lit_continual.methods.rehearsal.exemplar import Exemplar
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
-from lit_continual.methods.rehearsal.selection.policy_of import policy_of
-from lit_continual.methods.rehearsal.selection.samples import Measurement, Samples, of_class, union
-from lit_continual.runs.registry import flat
+from lit_continual.methods.rehearsal.selection import POLICIES
+from lit_continual.methods.rehearsal.selection.samples import Measurement, Policy, Samples, of_class, union
+from lit_continual.runs.registry import construct, flat
 from lit_continual.runs.spec import Spec
 
 
@@ -116,6 +119,27 @@ class Exemplars:
             return union(orders), orders
         order = order[: budget.count]
         return order, [[k for k in of if k in order] for of in orders]
+
+
+def policy_of(spec: Mapping[str, Any] | str) -> Policy:
+    """Build the policy that ``spec`` describes.
+
+    Args:
+        spec: ``class_path`` and ``init_args``, or the name alone: a class of
+            ``lit_continual.methods.rehearsal.selection``, or the path of any class or function that is a policy.
+
+    Raises:
+        ValueError: If the name is not there or does not take the arguments.
+
+    Example:
+        >>> policy_of({"class_path": "CertaintyCoverage", "init_args": {"most_certain": 5}}).most_certain
+        5
+    """
+    arguments = flat(spec)
+    name = arguments.pop("_target_")
+    found = POLICIES.find(name)
+    policy: Policy = partial(found, **arguments) if inspect.isfunction(found) else construct(found, arguments, name)
+    return policy
 
 
 def _uncertainty(samples: Samples, k: int, classes: list[str]) -> dict[str, float]:

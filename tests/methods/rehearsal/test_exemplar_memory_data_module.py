@@ -12,11 +12,12 @@ from lit_continual.data import (
     Budget,
     ExemplarMemoryDataModule,
     Exemplars,
+    ItemCandidates,
     SegmentationDataModule,
     SliceCandidates,
     Split,
 )
-from lit_continual.methods.rehearsal.selection.measured import measured
+from lit_continual.methods.rehearsal.selection.measurement import measure_samples
 from lit_continual.modules import Segmenter
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2], "dropout": 0.2}
@@ -89,7 +90,7 @@ def test_what_certainty_means_is_chosen_and_noted(certainty, memory, data, segme
     dataset = data().patches()
     slices = SliceCandidates(dataset.volumes, (16, 16))
     ball, relative = partial(_ball, segmenter), certainty == "relative"
-    by_hand = measured(segmenter, slices.images(), slices.contains(), ball, None, 3, relative=relative)
+    by_hand = measure_samples(segmenter, slices.images(), slices.contains(), ball, None, 3, relative=relative)
     expected = by_hand.need("uncertainty", "test")[:, 0].tolist()
     places = {(dataset.volumes[i]["patient"], z): k for k, (i, z) in enumerate(slices.index)}
     for e in module.memory.exemplars:
@@ -273,6 +274,24 @@ def test_wraps_any_data_module(trainer, tmp_path):
     new = [(10.0 + i, "new") for i in range(6)]
     assert sorted(module.seen)[2:] == new
     assert {origin for _, origin in sorted(module.seen)[:2]} == {"exemplar"}
+
+
+def test_candidates_are_those_of_the_data_module_or_slices_of_its_patches_or_its_samples(data, tmp_path):
+    def found(module):
+        return ExemplarMemoryDataModule(module, tmp_path)._candidates()
+
+    patches = data().patches()
+    slices = found(data())
+    assert slices.index == SliceCandidates(patches.volumes, patches.patch_size).index
+    assert torch.equal(slices.sample(3, whole=False)["image"], patches.volumes[0]["image"][..., 3:4])
+    module = data()
+    module.setup("fit")
+    assert found(module).volumes is module.train_dataset.volumes  # nothing is read twice
+    module.candidates = lambda: "my own"
+    assert found(module) == "my own"
+    plain = Plain()
+    plain.train_dataset = patches  # but it could not take slices back
+    assert isinstance(found(plain), ItemCandidates)
 
 
 class Endless(IterableDataset):

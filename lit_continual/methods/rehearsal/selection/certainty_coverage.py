@@ -4,9 +4,9 @@ from itertools import islice
 
 from torch import Tensor
 
-from lit_continual.methods.rehearsal.coverage_of_features import coverage_order
+from lit_continual.methods.rehearsal.coverage import coverage_order
 from lit_continual.methods.rehearsal.selection.progress import shown
-from lit_continual.methods.rehearsal.selection.samples import Samples, union
+from lit_continual.methods.rehearsal.selection.samples import POLICIES, Samples, union
 
 
 def most_certain(samples: Samples, uncertainty: Tensor, label: int, count: int) -> Tensor:
@@ -22,6 +22,7 @@ def most_certain(samples: Samples, uncertainty: Tensor, label: int, count: int) 
     return members[uncertainty[members, label].argsort(stable=True)[:count]]
 
 
+@POLICIES.add
 class CertaintyCoverage:
     r"""AeiSeg: for each class, greedy coverage of the whole training set from its most certain slices.
 

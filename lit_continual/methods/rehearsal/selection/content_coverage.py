@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from lit_continual.methods.rehearsal.content_distance import Reduction
-from lit_continual.methods.rehearsal.maximum_coverage import maximum_coverage
+from lit_continual.methods.rehearsal.coverage import maximum_coverage
 from lit_continual.methods.rehearsal.selection.abstraction import layer_activations
 from lit_continual.methods.rehearsal.selection.certainty_coverage import most_certain
 from lit_continual.methods.rehearsal.selection.content_distances import Activations, content_distances
-from lit_continual.methods.rehearsal.selection.samples import Samples, union
-from lit_continual.runs.spec import build
+from lit_continual.methods.rehearsal.selection.samples import POLICIES, Samples, union
+from lit_continual.networks import NETWORKS
 
 
+@POLICIES.add
 class ContentCoverage:
     r"""CoRiSeg: for each class, greedy coverage of the whole training set by content distance.
 
@@ -64,8 +65,8 @@ class ContentCoverage:
 
     def __call__(self, samples: Samples, budget: int) -> list[int]:
         """Return up to ``budget`` samples, the classes in turn."""
-        images, orders = samples.need("images", self), []
-        activations = self._activations(samples, images.device)
+        images, orders = samples.given("images", self), []
+        activations = self._activations(samples, samples.contains.device)
         for label in range(samples.contains.shape[1]):
             if self.most_certain is None:
                 candidates = samples.members(label)
@@ -96,5 +97,5 @@ def _built(network: Mapping[str, Any] | str) -> nn.Module:
     """Build a network; its weights, if they are random, are always the same, and disturb no random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        built: nn.Module = build(network, ["lit_continual.networks", "monai.networks.nets"])
+        built: nn.Module = NETWORKS.build(network)
     return built.eval().requires_grad_(False)

@@ -1,6 +1,6 @@
 """Content distances of many images to a few, in bounded memory."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -21,7 +21,7 @@ Activations = Callable[[Tensor], Iterable[Tensor]]
 
 @torch.no_grad()
 def content_distances(
-    images: Tensor,
+    images: Sequence[Tensor] | Tensor,
     candidates: Tensor,
     activations: Activations,
     reduction: Reduction = "mean",
@@ -30,13 +30,14 @@ def content_distances(
 ) -> Tensor:
     """Content distances of all images to some of them, from one pass of each image through the network.
 
-    What is held is the activations of the candidates and of one batch. The first layer, the largest and the cheapest,
-    has a pass of its own, so that it is never held together with the others: 1.5 instead of 2 GB for 50 candidates of
-    192 x 192 in VGG16. Activations are centred on the mean candidate, so that float32 products keep their digits.
+    What is held is the activations of the candidates, and one batch of images with its activations. The first layer,
+    the largest and the cheapest, has a pass of its own, so that it is never held together with the others: 1.5 instead
+    of 2 GB for 50 candidates of 192 x 192 in VGG16. Activations are centred on the mean candidate, so that float32
+    products keep their digits.
 
     Args:
-        images: ``(n, C, H, W)``.
-        candidates: ``(m,)`` indices into ``images``.
+        images: ``n`` of ``(C, H, W)``, on any device.
+        candidates: ``(m,)`` indices into ``images``, on the device that images are looked at on.
         activations: Maps a batch of images to the activations of one layer after the other, of each image by itself;
             a generator, so that no layer is computed that is not asked for.
         reduction: See :func:`~lit_continual.functional.content_distance`.
@@ -51,7 +52,7 @@ def content_distances(
         >>> content_distances(images, torch.tensor([1]), lambda batch: [batch]).T
         tensor([[ 1.,  0., 16.]], dtype=torch.float64)
     """
-    total = torch.zeros(len(images), len(candidates), dtype=torch.float64, device=images.device)
+    total = torch.zeros(len(images), len(candidates), dtype=torch.float64, device=candidates.device)
     if len(candidates):
         first, rest = (lambda batch: islice(activations(batch), 1)), (lambda batch: islice(activations(batch), 1, None))
         _add(total, images, candidates, first, batch_size, reduction, group)
@@ -63,7 +64,7 @@ def content_distances(
 
 def _add(
     total: Tensor,
-    images: Tensor,
+    images: Sequence[Tensor] | Tensor,
     candidates: Tensor,
     layers: Activations,
     batch_size: int,
@@ -75,15 +76,15 @@ def _add(
     held = list(_held(images, candidates, layers, batch_size, reduction))
     for _, centred, norms, weight in held if rank == 0 else ():
         total[candidates] += pairwise_squared_distance(centred, centred, norms) * weight
-    others = torch.ones(len(images), dtype=torch.bool, device=images.device).index_fill_(0, candidates, False)
-    batches = others.nonzero().flatten().split(batch_size) if held else ()
+    others = torch.ones(len(images), dtype=torch.bool, device=candidates.device).index_fill_(0, candidates, False)
+    batches = others.nonzero().flatten().split(batch_size) if held and others.any() else ()
     for chosen in shown(batches[rank::world], "Content distance"):
-        for layer, (centre, centred, norms, weight) in zip(layers(images[chosen]), held, strict=True):
+        for layer, (centre, centred, norms, weight) in zip(layers(_batch(images, chosen)), held, strict=True):
             total[chosen] += pairwise_squared_distance(layer, centred, norms, centre) * weight
 
 
 def _held(
-    images: Tensor, candidates: Tensor, layers: Activations, batch_size: int, reduction: Reduction
+    images: Sequence[Tensor] | Tensor, candidates: Tensor, layers: Activations, batch_size: int, reduction: Reduction
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
     """Yield for each layer the mean candidate, all less that mean, their squared norms, and the layer's weight.
 
@@ -91,7 +92,7 @@ def _held(
     """
     kept: list[tuple[Tensor, float]] = []
     for begin in range(0, len(candidates), batch_size):
-        for index, layer in enumerate(layers(images[candidates[begin : begin + batch_size]])):
+        for index, layer in enumerate(layers(_batch(images, candidates[begin : begin + batch_size]))):
             if begin == 0:
                 empty = layer.new_empty(layer[0].numel(), len(candidates))
                 kept.append((empty, layer_weight(layer, reduction)))
@@ -100,3 +101,7 @@ def _held(
         centre = columns.mean(1)
         centred = columns.sub_(centre[:, None]).T
         yield centre, centred, squared_norms(centred), weight
+
+
+def _batch(images: Sequence[Tensor] | Tensor, indices: Tensor) -> Tensor:
+    return torch.stack([images[k] for k in indices.tolist()]).to(indices.device)

@@ -1,14 +1,15 @@
 """What a selection policy may know about the samples it chooses from."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+
+from lit_continual.runs.registry import Registry
 
 
 class Measurement:
@@ -37,10 +38,10 @@ class Samples:
 
     Args:
         contains: ``(n, J)``, bool: which of the classes are in the label of a sample.
-        uncertainty: ``(n, J)``, low for certain. This and the next two may be a :class:`Measurement`.
+        uncertainty: ``(n, J)``, low for certain. This and the features may be a :class:`Measurement`.
         features: ``(n, d)``.
-        images: ``(n, C, H, W)``; a view of a memory-mapped file will do.
-        network: The network that has learnt from the samples, on the device of the others.
+        images: ``n`` of ``(C, H, W[, D])``, on any device: a tensor, or a sequence that need not be in memory.
+        network: The network that has learnt from the samples, on the device of ``contains``.
         group: Processes that choose together, each with the same samples; they share the work.
 
     Example:
@@ -51,7 +52,7 @@ class Samples:
     contains: Tensor
     uncertainty: Tensor | Measurement | None = None
     features: Tensor | Measurement | None = None
-    images: Tensor | Measurement | None = None
+    images: Sequence[Tensor] | Tensor | None = None
     network: nn.Module | None = None
     group: ProcessGroup | None = None
 
@@ -60,21 +61,31 @@ class Samples:
             raise ValueError(f"`contains` must have shape (samples, classes), got {tuple(self.contains.shape)}.")
         for name in ("uncertainty", "features", "images"):
             value = getattr(self, name)
-            if isinstance(value, Tensor) and len(value) != len(self.contains):
+            if isinstance(value, Sequence | Tensor) and len(value) != len(self.contains):
                 raise ValueError(f"`{name}` describes {len(value)} samples, and `contains` {len(self.contains)}.")
 
     def members(self, label: int) -> Tensor:
         """Return the samples that contain class ``label``, in ascending order."""
         return self.contains[:, label].nonzero().flatten()
 
-    def need(self, name: str, who: object) -> Tensor:
-        """Return the field ``name``, or raise if it was not given."""
-        value: Tensor | Measurement | None = getattr(self, name)
-        if value is None:
+    def given(self, name: str, who: object) -> Any:
+        """Return the field ``name`` as it is, or raise if it was not given."""
+        if (value := getattr(self, name)) is None:
             raise ValueError(
                 f"`{type(who).__name__}` needs the `{name}` of the samples; compute it or choose `Random`."
             )
-        return value() if isinstance(value, Measurement) else value
+        return value
+
+    def need(self, name: str, who: object) -> Tensor:
+        """Return the field ``name`` as one tensor, measured if need be, or raise if it was not given."""
+        value: Tensor | Sequence[Tensor] | Measurement = self.given(name, who)
+        if isinstance(value, Measurement):
+            return value()
+        return value if isinstance(value, Tensor) else torch.stack([*value]).to(self.contains.device)
+
+
+#: Policies by the names that configs use.
+POLICIES = Registry("policy", lambda: object)
 
 
 class Policy(Protocol):
@@ -96,17 +107,6 @@ def union(orders: Sequence[Sequence[int]]) -> list[int]:
     return list(dict.fromkeys(turns))
 
 
-def per_class(policy: Policy, samples: Samples, budget: int) -> list[int]:
-    """Pick up to ``budget`` samples for each class, the paper's :math:`k_r`, and merge them.
-
-    Example:
-        >>> samples = Samples(torch.tensor([[True, False], [True, True]]))
-        >>> per_class(lambda samples, budget: samples.members(0)[:budget].tolist(), samples, 1)
-        [0, 1]
-    """
-    return union([policy(of_class(samples, label), budget) for label in range(samples.contains.shape[1])])
-
-
 def of_class(samples: Samples, label: int) -> Samples:
     """Return the same samples with one class alone.
 
@@ -118,28 +118,3 @@ def of_class(samples: Samples, label: int) -> Samples:
     column = Measurement(lambda: samples.need("uncertainty", samples)[:, label : label + 1])
     uncertainty = None if whole is None else column
     return replace(samples, contains=samples.contains[:, label : label + 1], uncertainty=uncertainty)
-
-
-def volumes(order: Sequence[int], volume: Sequence[str]) -> list[str]:
-    """Order whole volumes by their first sample in an order of samples.
-
-    Example:
-        >>> volumes([2, 0, 1], ["a", "a", "b"])
-        ['b', 'a']
-    """
-    return list(dict.fromkeys(volume[index] for index in order))
-
-
-def seeded_keys(n: int, seed: int | None) -> Tensor:
-    """Draw one random key a sample; the lowest ``k`` keys are a uniform sample, and a prefix of those of ``k + 1``.
-
-    Args:
-        n: Number of samples.
-        seed: Of the keys; ``None`` takes that of ``seed_everything``.
-
-    Example:
-        >>> torch.equal(seeded_keys(3, 0), seeded_keys(3, 0))
-        True
-    """
-    seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
-    return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -1,4 +1,6 @@
 import math
+import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +11,15 @@ from torch import distributed, multiprocessing
 from torch.testing import assert_close
 
 from lit_continual.functional import content_distance
+from lit_continual.methods.rehearsal.exemplars import policy_of
 from lit_continual.methods.rehearsal.selection.abstraction import layer_activations
 from lit_continual.methods.rehearsal.selection.certainty_coverage import CertaintyCoverage, most_certain
-from lit_continual.methods.rehearsal.selection.class_balanced_reservoir import ClassBalancedReservoir
 from lit_continual.methods.rehearsal.selection.content_coverage import ContentCoverage
 from lit_continual.methods.rehearsal.selection.content_distances import content_distances
 from lit_continual.methods.rehearsal.selection.herding import Herding
-from lit_continual.methods.rehearsal.selection.measured import measured
-from lit_continual.methods.rehearsal.selection.policy_of import policy_of
-from lit_continual.methods.rehearsal.selection.random import Random
-from lit_continual.methods.rehearsal.selection.samples import Samples, per_class, union, volumes
+from lit_continual.methods.rehearsal.selection.measurement import measure_samples
+from lit_continual.methods.rehearsal.selection.random import ClassBalancedReservoir, Random
+from lit_continual.methods.rehearsal.selection.samples import Samples, of_class, union
 
 GOLDEN = np.load(Path(__file__).parents[3] / "golden" / "coverage.npz")
 
@@ -60,11 +61,11 @@ def test_contract(policy, samples):
     assert policy(samples, 10**6) == whole
     nothing = Samples(samples.contains[:0], *(x[:0] for x in (samples.uncertainty, samples.features, samples.images)))
     assert policy(nothing, 3) == []
-    for_each = per_class(policy, samples, 2)
-    assert len(for_each) <= 8
-    assert all(
-        int(samples.contains[for_each, label].sum()) >= min(2, len(samples.members(label))) for label in range(4)
-    )
+    for label in range(4):
+        members = samples.members(label)
+        picks = policy(of_class(samples, label), 2)
+        assert len(picks) == min(2, len(members))
+        assert set(picks) <= set(members.tolist())
 
 
 @pytest.mark.parametrize("policy", [Random, ClassBalancedReservoir])
@@ -101,7 +102,8 @@ def test_content_coverage_is_greedy_over_eq_3(samples):
             left = [j for j in range(len(members)) if j not in picks]
             picks.append(min(left, key=lambda j: distance[:, [*picks, j]].min(1).sum()))
         expected.append([members[j] for j in picks])
-    assert per_class(ContentCoverage(activations, most_certain=12), samples, 5) == union(expected)
+    policy = ContentCoverage(activations, most_certain=12)
+    assert [policy(of_class(samples, label), 5) for label in range(4)] == expected
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "layer_mean"])
@@ -112,6 +114,36 @@ def test_content_distances_in_batches_are_those_of_all_at_once(samples, reductio
     result = content_distances(samples.images, candidates, activations, reduction, batch_size)
     assert_close(result, expected, rtol=1e-5, atol=0)
     assert all(result[i, j] == 0 for j, i in enumerate(candidates))
+
+
+class Slices(Sequence):
+    """Images that are cut when they are asked for; counts how many exist at once."""
+
+    def __init__(self, images):
+        self.images, self.alive, self.most = images, 0, 0
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, k):
+        image = self.images[k].clone()
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(image, self.forget)
+        return image
+
+    def forget(self):
+        self.alive -= 1
+
+
+def test_content_coverage_holds_one_batch_of_images(samples):
+    slices = Slices(samples.images)
+    network = torch.nn.Conv2d(1, 1, 1)
+    measured = measure_samples(network, slices, samples.contains, network, passes=2)
+    policy = ContentCoverage(activations, most_certain=None, batch_size=3)
+    assert policy(measured, 9) == policy(Samples(samples.contains, images=samples.images), 9)
+    assert slices.most == 3
+    assert torch.equal(measured.need("images", policy), samples.images)  # a policy of one's own may want all at once
 
 
 def test_content_coverage_works_without_certainty(samples):
@@ -138,10 +170,6 @@ def test_union_takes_turns_and_names_none_twice():
     assert union([]) == []
 
 
-def test_volumes_are_ordered_by_their_best_slice():
-    assert volumes([5, 0, 4, 1], ["a", "a", "b", "b", "c", "c"]) == ["c", "a"]
-
-
 def test_names_what_is_missing(samples):
     bare = Samples(samples.contains)
     for policy, name in (
@@ -165,7 +193,9 @@ def choose_in_a_group(rank, world, store, results):
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Dropout(0.3), torch.nn.Conv2d(4, 2, 1))
     images = list(torch.randn(21, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     contains = torch.arange(42).view(21, 2) % 3 > 0
-    samples = measured(network, images, contains, lambda x: network(x).sigmoid(), "0", 3, 4, distributed.group.WORLD)
+    samples = measure_samples(
+        network, images, contains, lambda x: network(x).sigmoid(), "0", 3, 4, distributed.group.WORLD
+    )
     policies = [CertaintyCoverage(9), ContentCoverage(activations, most_certain=9), Herding()]
     picks = [policy(samples, 12) for policy in policies]
     torch.save({"picks": picks, "uncertainty": samples.uncertainty.value}, results / f"{world}-{rank}.pt")
@@ -212,7 +242,7 @@ def test_measures_only_what_a_policy_asks_for_and_of_candidates_only():
         seen.append(len(batch))
         return network(batch).sigmoid()
 
-    samples = measured(network, list(torch.rand(3, 1, 4, 4)), contains, probabilities, "1", passes=2)
+    samples = measure_samples(network, list(torch.rand(3, 1, 4, 4)), contains, probabilities, "1", passes=2)
     Random()(samples, 3), Herding()(samples, 3)
     assert seen == []
     assert samples.uncertainty.value is None

@@ -1,4 +1,4 @@
-"""Samples as the network sees them that has learnt from them."""
+"""What the network that has learnt from the samples measures of them."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from lit_continual.methods.rehearsal.selection.progress import shown
 from lit_continual.methods.rehearsal.selection.samples import Measurement, Samples
 
 
-def measured(
+def measure_samples(
     network: nn.Module,
     images: Sequence[Tensor],
     contains: Tensor,
@@ -41,7 +41,7 @@ def measured(
     Example:
         >>> network = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(1, 1, 1))
         >>> images = [torch.ones(1, 4, 4)] * 3
-        >>> samples = measured(network, images, torch.ones(3, 1, dtype=torch.bool), network, layer="1")
+        >>> samples = measure_samples(network, images, torch.ones(3, 1, dtype=torch.bool), network, layer="1")
         >>> samples.need("features", "me").shape, samples.uncertainty.value
         (torch.Size([3, 1]), None)
     """
@@ -82,7 +82,7 @@ def measured(
         contains.to(device),
         Measurement(uncertainty),
         Measurement(features),
-        Measurement(lambda: torch.stack([*images]).to(device)),
+        images,
         network,
         group,
     )
