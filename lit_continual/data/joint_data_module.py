@@ -1,6 +1,7 @@
 """Several experiences at once: the bound that continual learning is measured against."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -55,7 +56,20 @@ class JointDataModule(LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        self.train_dataset = _JointDataset([part.patches() for part in self.parts])
+        _ = self.train_dataset
+
+    @cached_property
+    def train_dataset(self) -> _JointDataset:
+        """The training samples of all parts, until :meth:`teardown`."""
+        return _JointDataset([part.patches() for part in self.parts])
+
+    @override
+    def teardown(self, stage: str) -> None:
+        """Let go of volumes, targets, and the trainer whose loaders hold them; a stream keeps its data modules."""
+        for part in self.parts:
+            part.teardown(stage)
+        self.__dict__.pop("train_dataset", None)
+        self.trainer = None
 
     def annotations(self) -> list[tuple[Tensor, list[str]]]:
         """Return the label maps of all parts; see :class:`SegmentationDataModule`."""

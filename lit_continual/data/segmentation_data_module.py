@@ -56,7 +56,7 @@ class SegmentationDataModule(LightningDataModule):
         foreground: Least share of an epoch's samples that are slices with a revealed class, for small lesions in many
             slices; ``None`` takes slices as they come.
         patches_per_volume: How often a volume is drawn from in an epoch; 3D only.
-        cache: Keep loaded volumes in ``"memory"``, or on ``"disk"`` for the next run too.
+        cache: Keep loaded volumes in ``"memory"`` as long as a fit or an evaluation lasts, or on ``"disk"``.
         num_workers: Processes that augment; 0 for none.
         seed: Seed of order and augmentation; ``None`` takes that of ``seed_everything``.
         episodes: Arguments of ``Episodes``, which a ``MetaTune`` without its own reads; nobody else does.
@@ -137,17 +137,30 @@ class SegmentationDataModule(LightningDataModule):
         """Return the same patients with ``classes`` revealed instead."""
         other = copy.copy(self)
         other.classes, other._evaluation = dict(classes), {}
-        other.__dict__.pop("values", None)
+        for name in ("values", "train_dataset"):
+            other.__dict__.pop(name, None)
         return other
 
     @override
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            self.train_dataset = self.patches()
+            _ = self.train_dataset
         split = "test" if stage == "test" else "val"
         if stage != "fit" and not self.cases[split]:
             raise ValueError(f"The {split} split of {self.listed.source} is empty: {self.split}. Change `split`.")
         self._evaluation_volumes(split)
+
+    @override
+    def teardown(self, stage: str) -> None:
+        """Let go of volumes, targets, and the trainer whose loaders hold them; a stream keeps its data modules."""
+        self._evaluation.clear()
+        self.__dict__.pop("train_dataset", None)
+        self.trainer = None
+
+    @cached_property
+    def train_dataset(self) -> PatchDataset:
+        """The training samples, from :meth:`setup` to :meth:`teardown`; loaded again where they are asked for later."""
+        return self.patches()
 
     def patches(self) -> PatchDataset:
         """Load the training volumes and return their samples.
@@ -195,8 +208,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def candidates(self) -> SliceCandidates:
         """Return the training samples, not augmented, for a memory to choose from."""
-        dataset = getattr(self, "train_dataset", None) or self.patches()
-        return SliceCandidates(dataset.volumes, self.patch_size)
+        return SliceCandidates(self.train_dataset.volumes, self.patch_size)
 
     def _evaluation_volumes(self, split: str) -> VolumeCache:
         if split not in self._evaluation:

@@ -77,7 +77,7 @@ class Column:
         return next((s for run in runs for s in run.scores if s.name == self.score), Score(self.score))
 
     def patients(self, runs: Sequence[Run]) -> dict[str, float]:
-        """Mean over volumes, classes and runs for each patient; nan if that is undefined in any of them, or for a measure."""
+        """Mean over volumes, classes and runs of each patient; nan if any of them is undefined, and for a measure."""
         found: dict[str, list[float]] = {}
         for run in runs if self.measure is None else ():
             for (patient, *_), value in self._scores(run).items():

@@ -56,8 +56,8 @@ def test_every_step_has_a_batch_of_every_task(tasks):
     for batch in batches:
         assert batch["first"]["image"].shape[1:] == (1, 32, 32)
         assert batch["second"]["image"].shape[1:] == (1, 48, 32)
-        assert set(batch["first"]["classes"]) == {"anterior,posterior"}
-        assert set(batch["second"]["classes"]) == {"tumour"}
+        assert set(batch["first"]["classes"]) == {("anterior", "posterior")}
+        assert set(batch["second"]["classes"]) == {("tumour",)}
     assert len(list(MultiTaskDataModule(tasks, "min_size").train_dataloader())) == min(lengths)
 
 
