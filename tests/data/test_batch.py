@@ -42,7 +42,7 @@ MODULES = {
     "joint": lambda folder, path: JointDataModule([data(folder, {"ball": 1}), data(folder, {"box": 2}, 1)]),
     "several tasks": lambda folder, path: MultiTaskDataModule(tasks(folder)),
     "with exemplars": rehearsed,
-    "studies": lambda folder, path: PetDataModule(low=[0], seconds=[60], realisations=2, size=32, depth=4, cache=path),
+    "studies": lambda folder, path: PetDataModule(low=[0], seconds=[60], realisations=2, size=32, depth=8, cache=path),
 }
 
 
@@ -55,10 +55,10 @@ def test_no_batch_holds_a_number_that_a_device_or_a_precision_would_spoil(make, 
         if stage == "fit" or not isinstance(module, JointDataModule):  # which is for training
             module.setup(stage)
             seen += [first(getattr(module, f"{name}_dataloader")()) for name in loaders]
+    dtypes = []
+    apply_to_collection(seen, torch.Tensor, lambda tensor: dtypes.append(tensor.dtype))
+    assert set(dtypes) <= {torch.float32, torch.uint8, torch.bool}
     for batch in seen:
-        dtypes = []
-        apply_to_collection(batch, torch.Tensor, lambda tensor: dtypes.append(tensor.dtype))
-        assert set(dtypes) <= {torch.float32, torch.uint8, torch.bool}
         moved = HalfPrecision("bf16-true").convert_input(move_data_to_device(batch, "cpu"))
         assert plain(moved) == plain(batch)
 

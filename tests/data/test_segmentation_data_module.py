@@ -1,15 +1,20 @@
+import gc
 import json
 import os
 import pickle
+import weakref
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch.testing import assert_close
 
-from lit_continual.data import Augmentation, Preprocessing, SegmentationDataModule, Split
+from lit_continual.data import Augmentation, Preprocessing, SegmentationDataModule, Split, segmentation_data_module
 from lit_continual.data.volume_cache import VolumeCache
+from lit_continual.modules import Segmenter
+from lit_continual.stream.evaluation import CaseRecorder
 
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5, "spatial_axis": 0}
 HALVES = Split((0.5, 0.25, 0.25))
@@ -265,6 +270,67 @@ def test_a_share_of_an_epoch_shows_a_class(module):
     assert shown() < 5 <= shown(foreground=0.5)
     with pytest.raises(ValueError, match=r"`foreground` is a share between 0 and 1, got 1.5"):
         module(foreground=1.5)
+
+
+def test_two_volumes_of_one_patient_are_scored_and_named(module, decathlon, trainer):
+    folder = decathlon(4, entries=[{"patient": "p"}] * 2 + [{"patient": "q"}, {"patient": "r"}])
+    data = module(folder, split=Split((0.34, 0.33, 0.33)))
+    data.cases["test"] = [case for case in data.listed.cases if case.patient == "p"]
+    recorder, network = CaseRecorder(0, 0), {"_target_": "torch.nn.Identity"}
+    segmenter = Segmenter(network, features=1, heads=[["first", "second"]])
+    trainer(callbacks=[recorder]).test(segmenter, datamodule=data, verbose=False)
+    assert [(case.patient, case.volume, case.label) for case in recorder.cases] == [
+        ("p", f"case_{i}", name) for i in range(2) for name in ("first", "second")
+    ]
+    assert [str(shown["volume"]) for shown in recorder.overlays] == ["case_0", "case_1"]
+
+
+class Still(LightningModule):
+    """A network that counts what it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.seen = torch.nn.Linear(1, 1), Counter()
+
+    def training_step(self, batch):
+        return self.layer(batch["image"].mean().view(1, 1)).sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.seen.update(batch["patient"])
+
+    test_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def test_volumes_are_loaded_once_a_stage_and_let_go_after_it(module, trainer, monkeypatch):
+    """Also while somebody keeps the data module, as a stream does."""
+    loaded, alive, load = Counter(), [], segmentation_data_module.load_evaluation_volume
+
+    def counted(case, *options):
+        loaded[case.patient] += 1
+        volume = load(case, *options)
+        alive.append(weakref.ref(volume["image"]))
+        return volume
+
+    monkeypatch.setattr(segmentation_data_module, "load_evaluation_volume", counted)
+    data, still = module(), Still()
+    data.setup("fit")
+    data.cache_targets("teacher", lambda image: image)
+    dataset = data.train_dataset
+    alive += [weakref.ref(x) for x in (dataset.volumes[0]["image"], dataset.targets["teacher"][0], dataset)]
+    del dataset
+    trainer(max_epochs=3).fit(still, datamodule=data)
+    val = [case.patient for case in data.cases["val"]]
+    assert loaded == Counter(val)
+    assert still.seen == Counter(4 * val)  # a check and three epochs
+    trainer().test(still, datamodule=data, verbose=False)
+    assert loaded == Counter([*val, *(case.patient for case in data.cases["test"])])
+    still.trainer = None
+    gc.collect()
+    assert [reference() for reference in alive] == [None] * len(alive)
+    assert len(next(iter(data.train_dataloader()))["image"]) == 4  # and loaded again for whoever asks
 
 
 def test_seed_of_the_run(module, monkeypatch):

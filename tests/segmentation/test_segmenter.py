@@ -1,3 +1,5 @@
+from functools import partial
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -6,12 +8,14 @@ from lightning.pytorch import LightningDataModule
 from monai.losses import DiceCELoss
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from scipy.ndimage import affine_transform, binary_opening
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.data.volumes import Preprocessing
 from lit_continual.modules import Segmenter
+from lit_continual.segmentation.volume_scores import VolumeScores
+from lit_continual.stream.evaluation import CaseRecorder
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are trying to"),  # steps called without a trainer
@@ -33,6 +37,44 @@ def batch(classes, size=16):
     label = torch.randint(0, 3, (len(classes), 1, size, size), generator=generator)
     label = torch.minimum(label, torch.tensor([max(len(names), 1) for names in classes])[:, None, None, None])
     return {"image": torch.randn(len(classes), 1, size, size, generator=generator), "label": label, "classes": classes}
+
+
+def test_names_may_hold_a_comma():
+    module, given = segmenter(heads=[["lung, left"]]), batch([("lung, left",)])
+    logits = module(given["image"])
+    expected = DiceCELoss(softmax=True, to_onehot_y=True)(logits, given["label"])
+    torch.testing.assert_close(module.training_step(given, 0)["loss"], expected)
+
+
+def test_the_names_of_other_peoples_batches():
+    """Joined by commas, as a list, left out, or mixed up by torch's own collating of tuples."""
+    module, ours = segmenter(), batch([("b", "c"), ("b", "c"), ()])
+    expected = module.training_step(ours, 0)["loss"]
+    for theirs in (["b,c", "b,c", ""], [["b", "c"], ["b", "c"], []]):
+        assert module.training_step({**ours, "classes": theirs}, 0)["loss"] == expected
+    label = ours["label"]
+    assert module.names({"label": label}) == [("a", "b", "c")] * 3
+    module._of_data = ["b", "c"]
+    assert module.names({"label": label}) == [("b", "c")] * 3
+    for samples in ([("b", "c")] * 2, [("b", "c")] * 3, [("a",)] * 2):
+        mixed = default_collate([{"label": label[0], "classes": names} for names in samples])
+        with pytest.raises(ValueError, match=r"Give each sample its own names, as a DataLoader with `collate_fn="):
+            module.names(mixed)
+
+
+def test_the_mean_dice_is_over_the_classes_that_occur():
+    module, logged = segmenter(), {}
+    module.log_dict = lambda values, **options: logged.update(values)
+    module.log = lambda name, value, **options: logged.update({name: value})
+    mask = torch.ones(1, 2, 2, 2, dtype=torch.bool)
+    for found, expected in (([mask, mask[:, :1].repeat(1, 2, 1, 1)], 1.0), ([mask & False], float("nan"))):
+        module.scores = VolumeScores(["a", "b"], ["dice"], "cpu")
+        for prediction in found:
+            module.scores.update("a", prediction, prediction, [(1.0, 1.0, 1.0)])
+        module.scores.update("b", mask & False, mask & False, [(1.0, 1.0, 1.0)])
+        module._log_scores("val")
+        assert logged["val/dice"] == pytest.approx(expected, nan_ok=True)
+        assert logged["val/dice/b"].isnan()
 
 
 def test_growing_in_a_fit_leaves_the_old_outputs_bit_for_bit():
@@ -204,6 +246,23 @@ def test_scores_are_of_volumes_in_the_grid_of_the_file_in_mm(oblique, trainer, s
     for score, values in expected.items():
         assert found[f"test/{score}"] == pytest.approx(np.mean(values), rel=1e-4 if exact else 0.15)
         assert found[f"test/{score}/ball"] == found[f"test/{score}"]
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # monai 1.6 of itself
+@pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 2.0)])
+def test_distances_of_a_run_in_bfloat16_are_in_the_same_mm(oblique, trainer, spacing):
+    preprocessing = Preprocessing(orientation=None, spacing=spacing, normalise=())
+    data = SegmentationDataModule(
+        str(oblique), [14, 12], {"ball": 1}, split=Split((0.5, 0.25, 0.25)), preprocessing=preprocessing
+    )
+    found = []
+    for precision in ("32-true", "bf16-true"):
+        module, recorder = thresholding(["ball"], optimizer=partial(torch.optim.SGD, lr=0.0)), CaseRecorder(0, 0)
+        trainer(precision=precision).fit(module, datamodule=data)
+        found += trainer(precision=precision, callbacks=[recorder]).test(module, datamodule=data, verbose=False)
+        assert len(recorder.overlays) == 1
+    assert found[0]["test/hd95"] > 1
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # monai 1.6 of itself

@@ -1,3 +1,4 @@
+import json
 from functools import partial
 
 import pytest
@@ -146,6 +147,18 @@ def test_an_exemplar_free_memory_measures_nothing_and_says_so(memory):
     assert module.memory.manifest["exemplar_free"] is True
     module.setup("fit")
     assert "origin" not in next(iter(module.train_dataloader()))
+
+
+@pytest.mark.parametrize("stored", ["ball,left", ["ball", "left"]], ids=["of an older version", "of this one"])
+def test_class_names_come_back_from_a_manifest(memory, stored):
+    module = memory(Exemplars(budget=Budget(samples=2)))
+    content = json.loads(module.memory.path.read_text())
+    assert [entry["values"]["classes"] for entry in content["exemplars"]] == [["ball"]] * 2
+    for entry in content["exemplars"]:
+        entry["values"]["classes"] = stored
+    module.memory.path.write_text(json.dumps(content))
+    module.setup("fit")
+    assert module.stored[0]["classes"] == ("ball", "left")
 
 
 @pytest.mark.parametrize("batches", ["pure", "mixed"])
