@@ -77,3 +77,19 @@ def class_names(given: str | Sequence[str]) -> tuple[str, ...]:
         (('humerus', 'scapula'), (), ('bone, left',))
     """
     return tuple(given.split(",") if given else ()) if isinstance(given, str) else tuple(given)
+
+
+def names_of_samples(batch: Batch, default: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the class names of each sample, ``default`` in a batch that says nothing of ``classes``.
+
+    Raises:
+        ValueError: If they are not one group of different names a sample.
+    """
+    size = len(batch["label"])
+    found = [class_names(given) for given in batch.get("classes", [tuple(default)] * size)]
+    if len(found) != size or any(len(set(names)) < len(names) for names in found):
+        raise ValueError(
+            f"`classes` of a batch of {size} samples are {batch['classes']}. Give each sample its own names, as a"
+            " DataLoader with `collate_fn=lit_continual.data.collate` does."
+        )
+    return found

@@ -11,7 +11,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.data.batch import Batch, class_names
+from lit_continual.data.batch import Batch, names_of_samples
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoint import CheckpointedModule
 from lit_continual.runs.classes import MODULES
@@ -144,19 +144,8 @@ class Segmenter(CheckpointedModule):
         return {"loss": loss, "logits": logits}
 
     def names(self, batch: Batch) -> list[tuple[str, ...]]:
-        """Return for each sample of a batch what its label values 1, 2, … stand for.
-
-        Raises:
-            ValueError: If ``classes`` are not one group of different names a sample.
-        """
-        size = len(batch["label"])
-        found = [class_names(given) for given in batch.get("classes", [tuple(self._of_data or self.classes)] * size)]
-        if len(found) != size or any(len(set(names)) < len(names) for names in found):
-            raise ValueError(
-                f"`classes` of a batch of {size} samples are {batch['classes']}. Give each sample its own names, as a"
-                " DataLoader with `collate_fn=lit_continual.data.collate` does."
-            )
-        return found
+        """What the label values 1, 2, … of each sample stand for; also of batches that others make."""
+        return names_of_samples(batch, self._of_data or self.classes)
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
         total = logits[:0].sum()  # Every output is in the graph, as DDP asks; 0 * inf would be nan.
