@@ -3,17 +3,20 @@
 from typing import Any
 
 import lit_continual
+from lit_continual.data.batch import Batch, Sample, collate
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.decathlon_data_module import DecathlonDataModule
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.multi_task_data_module import MultiTaskDataModule
-from lit_continual.data.patches import EpochSampler, PatchDataset, WholeSampler
+from lit_continual.data.patches import PatchDataset
+from lit_continual.data.samplers import EpochSampler, WholeSampler
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
 from lit_continual.data.splits import Split, check_leakage, split_cases
 from lit_continual.data.volumes import Preprocessing
 
 __all__ = [
     "Augmentation",
+    "Batch",
     "Case",
     "CaseList",
     "DecathlonDataModule",
@@ -22,10 +25,12 @@ __all__ = [
     "MultiTaskDataModule",
     "PatchDataset",
     "Preprocessing",
+    "Sample",
     "SegmentationDataModule",
     "Split",
     "WholeSampler",
     "check_leakage",
+    "collate",
     "read_cases",
     "split_cases",
 ]

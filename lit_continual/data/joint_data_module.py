@@ -1,7 +1,7 @@
 """Several experiences at once: the bound that continual learning is measured against."""
 
-import bisect
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -9,19 +9,18 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
-from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit, whole_loader
+from lit_continual.data.batch import Sample, collate
+from lit_continual.data.patches import PatchDataset
+from lit_continual.data.samplers import EpochSampler, place_in_fit, whole_loader
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
 
 
-class _JointDataset(ConcatDataset[dict[str, Any]]):
-    """Patch data sets one after another, which are told the epoch with every index."""
+class _JointDataset(ConcatDataset[Sample]):
+    """Patch data sets one after another, all in one epoch."""
 
-    @override
-    def __getitem__(self, key: Any) -> dict[str, Any]:
-        epoch, k = key
-        part = bisect.bisect_right(self.cumulative_sizes, k)
-        first = self.cumulative_sizes[part - 1] if part else 0
-        return self.datasets[part][epoch, k - first]
+    def set_epoch(self, epoch: int) -> None:
+        for part in self.datasets:
+            part.set_epoch(epoch)  # type: ignore[attr-defined]  # a `PatchDataset`
 
 
 class JointDataModule(LightningDataModule):
@@ -57,7 +56,20 @@ class JointDataModule(LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        self.train_dataset = _JointDataset([part.patches() for part in self.parts])
+        _ = self.train_dataset
+
+    @cached_property
+    def train_dataset(self) -> _JointDataset:
+        """The training samples of all parts, until :meth:`teardown`."""
+        return _JointDataset([part.patches() for part in self.parts])
+
+    @override
+    def teardown(self, stage: str) -> None:
+        """Let go of volumes, targets, and the trainer whose loaders hold them; a stream keeps its data modules."""
+        for part in self.parts:
+            part.teardown(stage)
+        self.__dict__.pop("train_dataset", None)
+        self.trainer = None
 
     def annotations(self) -> list[tuple[Tensor, list[str]]]:
         """Return the label maps of all parts; see :class:`SegmentationDataModule`."""
@@ -81,6 +93,7 @@ class JointDataModule(LightningDataModule):
                 first.foreground,
                 lambda: [found for dataset in data for found in dataset.foreground],
             ),
+            collate_fn=collate,
             num_workers=first.num_workers,
             persistent_workers=first.num_workers > 0,
         )

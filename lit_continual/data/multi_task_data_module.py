@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
-from lit_continual.data.patches import whole_loader
+from lit_continual.data.cases import Case
+from lit_continual.data.samplers import whole_loader
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
+from lit_continual.data.splits import SPLITS
 
 
 class MultiTaskDataModule(LightningDataModule):
@@ -53,11 +55,21 @@ class MultiTaskDataModule(LightningDataModule):
         """Classes of each task, which are learnt under one head."""
         return [list(part.classes) for part in self.tasks.values()]
 
+    @property
+    def cases(self) -> dict[str, list[Case]]:
+        """The cases of each split, of all tasks."""
+        return {split: [case for part in self.tasks.values() for case in part.cases[split]] for split in SPLITS}
+
     @override
     def setup(self, stage: str) -> None:
         for part in self.tasks.values():
             part.trainer = self.trainer
             part.setup(stage)
+
+    @override
+    def teardown(self, stage: str) -> None:
+        for part in self.tasks.values():
+            part.teardown(stage)
 
     def annotations(self) -> list[tuple[Tensor, list[str]]]:
         """Return the label maps of all tasks; see :class:`SegmentationDataModule`."""

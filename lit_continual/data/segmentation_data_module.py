@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import Self, override
 
+from lit_continual.data.batch import class_names, collate
 from lit_continual.data.cases import Case, CaseList, read_cases
-from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit, whole_loader
+from lit_continual.data.patches import PatchDataset
+from lit_continual.data.samplers import EpochSampler, place_in_fit, whole_loader
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
@@ -38,9 +40,8 @@ class Augmentation:
 class SegmentationDataModule(LightningDataModule):
     """One experience of a segmenter: some patients of a data set, of whom some classes are revealed.
 
-    Training batches hold ``image`` ``(B, C, *patch_size)``, ``label`` ``(B, 1, *patch_size)`` with 1, 2, … for the
-    revealed classes, ``classes`` (their names joined by commas) and ``patient``. Evaluation batches hold one whole
-    volume each, the label in the grid of its file.
+    Batches are those of :class:`~lit_continual.data.Batch`: in training ``image`` ``(B, C, *patch_size)``, ``label``,
+    ``classes`` and ``patient``; in evaluation one whole volume each, the label in the grid of its file.
 
     Args:
         dataset: A Decathlon ``dataset.json``, a CSV table or a folder; see ``read_cases``.
@@ -55,7 +56,7 @@ class SegmentationDataModule(LightningDataModule):
         foreground: Least share of an epoch's samples that are slices with a revealed class, for small lesions in many
             slices; ``None`` takes slices as they come.
         patches_per_volume: How often a volume is drawn from in an epoch; 3D only.
-        cache: Keep loaded volumes in ``"memory"``, or on ``"disk"`` for the next run too.
+        cache: Keep loaded volumes in ``"memory"`` as long as a fit or an evaluation lasts, or on ``"disk"``.
         num_workers: Processes that augment; 0 for none.
         seed: Seed of order and augmentation; ``None`` takes that of ``seed_everything``.
         episodes: Arguments of ``Episodes``, which a ``MetaTune`` without its own reads; nobody else does.
@@ -84,8 +85,8 @@ class SegmentationDataModule(LightningDataModule):
         super().__init__()
         if len(patch_size) not in (2, 3) or min(patch_size) < 1:
             raise ValueError(f"`patch_size` must be two or three positive numbers of voxels, got {patch_size}.")
-        if any(not name or set(name) & set(",/") for name in classes or {}):
-            raise ValueError(f"`classes` must be names without ',' and '/', got {list(classes or {})}.")
+        if any(not name or "/" in name for name in classes or {}):
+            raise ValueError(f"`classes` must be names without '/', got {list(classes or {})}.")
         if foreground is not None and not 0 <= foreground <= 1:
             raise ValueError(f"`foreground` is a share between 0 and 1, got {foreground}.")
         self.dataset, self.classes, self.patch_size = dataset, dict(classes or {}), tuple(patch_size)
@@ -136,17 +137,30 @@ class SegmentationDataModule(LightningDataModule):
         """Return the same patients with ``classes`` revealed instead."""
         other = copy.copy(self)
         other.classes, other._evaluation = dict(classes), {}
-        other.__dict__.pop("values", None)
+        for name in ("values", "train_dataset"):
+            other.__dict__.pop(name, None)
         return other
 
     @override
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            self.train_dataset = self.patches()
+            _ = self.train_dataset
         split = "test" if stage == "test" else "val"
         if stage != "fit" and not self.cases[split]:
             raise ValueError(f"The {split} split of {self.listed.source} is empty: {self.split}. Change `split`.")
         self._evaluation_volumes(split)
+
+    @override
+    def teardown(self, stage: str) -> None:
+        """Let go of volumes, targets, and the trainer whose loaders hold them; a stream keeps its data modules."""
+        self._evaluation.clear()
+        self.__dict__.pop("train_dataset", None)
+        self.trainer = None
+
+    @cached_property
+    def train_dataset(self) -> PatchDataset:
+        """The training samples, from :meth:`setup` to :meth:`teardown`; loaded again where they are asked for later."""
+        return self.patches()
 
     def patches(self) -> PatchDataset:
         """Load the training volumes and return their samples.
@@ -185,7 +199,8 @@ class SegmentationDataModule(LightningDataModule):
     def replayed(self, volumes: Sequence[Mapping[str, Any]]) -> PatchDataset:
         """Return volumes of other experiences as samples, padded and augmented like those of this one."""
         pad = SpatialPad((*self.patch_size, *[1] * (3 - len(self.patch_size))))
-        return self._samples([{**v, **{k: pad(v[k]).as_tensor() for k in ("image", "label")}} for v in volumes])
+        padded = [{**v, **{k: pad(v[k]).as_tensor() for k in ("image", "label")}} for v in volumes]
+        return self._samples([{**v, "classes": class_names(v["classes"])} for v in padded])
 
     def annotations(self) -> list[tuple[Tensor, list[str]]]:
         """Return the label map of each training volume, ``(H, W, D)``, and the names of its values from 1."""
@@ -211,6 +226,7 @@ class SegmentationDataModule(LightningDataModule):
             sampler=EpochSampler(
                 data, self.seed, self.samples_per_epoch, *place, self.foreground, lambda: data.foreground
             ),
+            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from lit_continual import __version__
+from lit_continual.data.batch import Sample
 from lit_continual.data.cases import Case
 from lit_continual.runs.files import replaced
 
@@ -20,12 +21,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LIT_CONTINUAL_CACHE") or Path.home() / ".cache" / "lit_continual")
 
 
-class VolumeCache(Sequence[dict[str, Any]]):
+LAYOUT = 2  # of a volume, in the name of its file
+
+
+class VolumeCache(Sequence[Sample]):
     """The volumes of some cases, each loaded when the cache is made, so that a bad file stops a run at its start.
 
     Args:
         cases: What is loaded.
-        load: Loads one case as a mapping of tensors and strings.
+        load: Loads one case as tensors, strings and numbers.
         keep: ``"memory"``, or ``"disk"`` for files in the cache folder, which are used again by later runs.
         key: What else the result of ``load`` depends on; tells files on disk apart.
         name: What the progress bar says.
@@ -34,20 +38,20 @@ class VolumeCache(Sequence[dict[str, Any]]):
     def __init__(
         self,
         cases: Sequence[Case],
-        load: Callable[[Case], dict[str, Any]],
+        load: Callable[[Case], Sample],
         keep: Literal["memory", "disk"] = "memory",
         key: str = "",
         name: str = "volumes",
     ) -> None:
         bar = tqdm(cases, desc=f"Loading {name}", leave=False, disable=None)
         if keep == "memory":
-            self.volumes: list[dict[str, Any] | Path] = [load(case) for case in bar]
+            self.volumes: list[Sample | Path] = [load(case) for case in bar]
         else:
             self.volumes = [self._on_disk(case, load, key) for case in bar]
 
     @staticmethod
-    def _on_disk(case: Case, load: Callable[[Case], dict[str, Any]], key: str) -> Path:
-        digest = hashlib.sha256(repr((case, key, __version__)).encode())
+    def _on_disk(case: Case, load: Callable[[Case], Sample], key: str) -> Path:
+        digest = hashlib.sha256(repr((case, key, __version__, LAYOUT)).encode())
         for file in (*case.images, *([case.label] if case.label else [])):
             stat = file.stat()
             digest.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())

@@ -13,6 +13,7 @@ from monai.transforms import Compose, LoadImage, Orientation, Spacing, SpatialPa
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
+from lit_continual.data.batch import Matrix, Sample
 from lit_continual.data.cases import Case, CaseList
 from lit_continual.runs.classes import TRANSFORMS
 from lit_continual.runs.files import in_one_line
@@ -49,12 +50,11 @@ class Preprocessing:
         return grid, Compose([TRANSFORMS.build(spec) for spec in self.normalise])
 
 
-def load_case(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
+def load_case(case: Case, preprocessing: Preprocessing) -> Sample:
     """Load the image of a case and bring it to the grid and scale of ``preprocessing``.
 
     Returns:
-        ``image`` ``(C, H, W, D)`` float32; ``affine`` of it; ``source_affine``, ``source_shape`` and ``spacing`` (mm)
-        of the file's grid; ``patient`` and ``path``.
+        ``image`` ``(C, H, W, D)``, ``patient``, ``path``, and where it lies.
 
     Raises:
         ValueError: If a file cannot be read, has voxels that are not finite, or channels of different grids.
@@ -70,19 +70,23 @@ def load_case(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
     grid, normalise = preprocessing.transforms()
     for transform in grid:
         image = transform(image)
-    affine = torch.as_tensor(image.affine, dtype=torch.float64)
+    spacing = torch.as_tensor(source.affine, dtype=torch.float64)[:3, :3].norm(dim=0)
     return {
         "image": convert_to_tensor(normalise(image.as_tensor()), track_meta=False).float(),
-        "affine": affine,
-        "source_affine": torch.as_tensor(source.affine, dtype=torch.float64),
-        "source_shape": torch.tensor(source.shape[1:]),
-        "spacing": torch.as_tensor(source.affine, dtype=torch.float64)[:3, :3].norm(dim=0),
+        "affine": _numbers(image.affine),
+        "source_affine": _numbers(source.affine),
+        "source_shape": tuple(source.shape[1:]),
+        "spacing": tuple(spacing.tolist()),
         "patient": case.patient,
         "path": str(case.images[0]),
     }
 
 
-def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: Mapping[str, Any]) -> MetaTensor:
+def _numbers(affine: Any) -> Matrix:
+    return tuple(tuple(row) for row in torch.as_tensor(affine, dtype=torch.float64).tolist())
+
+
+def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: Sample) -> MetaTensor:
     """Load the label map of a case in its own grid, with 1, 2, … for the revealed classes in order and 0 elsewhere.
 
     Args:
@@ -100,8 +104,8 @@ def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: 
     if case.label is None:
         raise ValueError(f"{case.images[0]} has no label in {listed.source}. Add one to train or evaluate on it.")
     label = _read(case.label)
-    affine = image["source_affine"]
-    _require_one_grid(case.images[0], image["source_shape"].tolist(), affine, case.label, label)
+    affine = torch.tensor(image["source_affine"], dtype=torch.float64)
+    _require_one_grid(case.images[0], image["source_shape"], affine, case.label, label)
     if len(label) > 1:
         raise ValueError(f"{case.label} has {len(label)} channels. Give one label map with a value for each class.")
     values = label.as_tensor()
@@ -122,7 +126,7 @@ def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: 
 
 def load_training_volume(
     case: Case, classes: Mapping[str, int], listed: CaseList, preprocessing: Preprocessing, patch_size: tuple[int, ...]
-) -> dict[str, Any]:
+) -> Sample:
     """Load image and label on the preprocessed grid, padded to at least ``patch_size``."""
     volume = load_case(case, preprocessing)
     label = load_label(case, classes, listed, volume)
@@ -133,16 +137,16 @@ def load_training_volume(
         "image": pad(volume["image"]).as_tensor(),
         "label": pad(label.as_tensor()).as_tensor().to(torch.uint8),
         "patient": volume["patient"],
-        "classes": ",".join(classes),
+        "classes": tuple(classes),
     }
 
 
 def load_evaluation_volume(
     case: Case, classes: Mapping[str, int], listed: CaseList, preprocessing: Preprocessing
-) -> dict[str, Any]:
+) -> Sample:
     """Load the image on the preprocessed grid and the label in the grid of its file."""
     volume = load_case(case, preprocessing)
-    return {**volume, "label": load_label(case, classes, listed, volume).as_tensor(), "classes": ",".join(classes)}
+    return {**volume, "label": load_label(case, classes, listed, volume).as_tensor(), "classes": tuple(classes)}
 
 
 def _read(path: Path) -> MetaTensor:

@@ -160,7 +160,7 @@ def _pictured(denoised: Tensor, batch: Mapping[str, Any], regions: Sequence[str]
         "image": denoised.permute(1, 2, 0),
         "truth": truth,
         "prediction": {name: torch.zeros_like(mask) for name, mask in truth.items()},
-        "spacing": torch.tensor([side, side, side]),
+        "spacing": (side, side, side),
     }
 
 

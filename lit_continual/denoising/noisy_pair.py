@@ -73,13 +73,13 @@ def _frames(path: Path) -> tuple[Tensor, NDArray[np.float64], Path]:
     loaded = [load_case(case, Preprocessing(orientation=None, normalise=())) for case in cases]
     for case, volume in zip(cases, loaded, strict=True):
         same = volume["image"].shape[1:] == loaded[0]["image"].shape[1:]
-        if not same or not torch.allclose(volume["affine"], loaded[0]["affine"], atol=1e-3):
+        if not same or not np.allclose(volume["affine"], loaded[0]["affine"], rtol=1e-5, atol=1e-3):
             raise ValueError(
                 f"{case.images[0]} and {cases[0].images[0]} are not on one grid, as two noise realisations of a study"
                 " are. Resample one onto the other."
             )
     frames = torch.cat([volume["image"] for volume in loaded]).movedim(-1, 1)
-    return frames, loaded[0]["affine"].numpy(), cases[0].images[0]
+    return frames, np.array(loaded[0]["affine"]), cases[0].images[0]
 
 
 def _halves(path: Path, seed: int) -> NoisyPair:

@@ -38,8 +38,8 @@ class PetSlices(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Tensor]:
-        pair, z = self.index[index[1] if isinstance(index, tuple) else index]  # a tuple has the epoch first
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        pair, z = self.index[index]
         noisy, other = self.pairs[pair]
         around = slice_neighbours(len(noisy), 3)[z].numpy()
         partner = other[around] if self.key == "twin" else other[z : z + 1]

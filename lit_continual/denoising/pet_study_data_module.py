@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from lit_continual.data.cases import Case
-from lit_continual.data.patches import EpochSampler, place_in_fit, whole_loader
+from lit_continual.data.samplers import EpochSampler, place_in_fit, whole_loader
 from lit_continual.denoising.pet_slices import PetSlices, WholeStudies
 from lit_continual.denoising.pet_study import REALISATION_TIME, SCAN_TIMES, Study
 

@@ -30,7 +30,7 @@ def pet_volume(case: Case, listed: CaseList, size: int = 64, depth: int = 24) ->
         ValueError: If the image cannot be read, is negative, or has pixels that are not square.
     """
     image = load_case(case, Preprocessing(orientation=None, normalise=()))
-    activity, (height, width, _) = image["image"][0].numpy(), image["spacing"].tolist()
+    activity, (height, width, _) = image["image"][0].numpy(), image["spacing"]
     if abs(height - width) > 1e-2 * width:
         raise ValueError(f"{case.images[0]} has pixels of {height:g} x {width:g} mm. Resample it to square pixels.")
     if activity.min() < 0:

@@ -24,4 +24,5 @@ class Dice(PerCaseScore):
 
     def case_score(self, prediction: Tensor, truth: Tensor, spacing: list[float]) -> float:
         foreground = prediction.sum() + truth.sum()
-        return (2 * torch.logical_and(prediction, truth).sum() / foreground).item()  # 0 / 0 is nan
+        shared = 2 * torch.logical_and(prediction, truth).sum()
+        return (shared.float() / foreground.float()).item()  # 0 / 0 is nan; integers divide in torch's default dtype

@@ -27,4 +27,5 @@ class Precision(PerCaseScore):
     higher_is_better = True
 
     def case_score(self, prediction: Tensor, truth: Tensor, spacing: list[float]) -> float:
-        return (torch.logical_and(prediction, truth).sum() / prediction.sum()).item()  # 0 / 0 is nan
+        shared = torch.logical_and(prediction, truth).sum()
+        return (shared.float() / prediction.sum().float()).item()  # 0 / 0 is nan; see Dice

@@ -77,17 +77,17 @@ class Column:
         return next((s for run in runs for s in run.scores if s.name == self.score), Score(self.score))
 
     def patients(self, runs: Sequence[Run]) -> dict[str, float]:
-        """Mean over classes and runs for each patient; nan if that is undefined in any of them, or for a measure."""
+        """Mean over volumes, classes and runs of each patient; nan if any of them is undefined, and for a measure."""
         found: dict[str, list[float]] = {}
         for run in runs if self.measure is None else ():
-            for (patient, _), value in self._scores(run).items():
+            for (patient, *_), value in self._scores(run).items():
                 found.setdefault(patient, []).append(value)
         return {patient: float(np.mean(values)) for patient, values in found.items()}
 
-    def _scores(self, run: Run) -> dict[tuple[str, str], float]:
-        """The score of each patient and class."""
+    def _scores(self, run: Run) -> dict[tuple[str, str, str], float]:
+        """The score of each volume, named by its patient and itself, and class."""
         cases = [c for c in run.cases if (c.after, c.on) == self.at(run) and self.label in (None, c.label)]
-        return {(case.patient, case.label): case.values.get(self.score, nan) for case in cases}
+        return {(case.patient, case.volume, case.label): case.values.get(self.score, nan) for case in cases}
 
 
 def _seconds(run: Run) -> float:

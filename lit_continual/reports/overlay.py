@@ -22,6 +22,12 @@ class Overlay:
     patient: str
     spacing: tuple[float, float]
     slice: int
+    volume: str = ""  # its file, as in `cases.csv`
+
+    @property
+    def whose(self) -> tuple[str, str]:
+        """Patient and volume."""
+        return self.patient, self.volume
 
     @classmethod
     def load(cls, path: Path) -> "Overlay":
@@ -42,7 +48,8 @@ class Overlay:
         try:
             with np.load(path, allow_pickle=False) as file:
                 ends = ["", *(f"_{case}" for case in range(1, sum(key.startswith("image") for key in file.files)))]
-                found = [cls._read({key: file[key + end] for key in cls.__dataclass_fields__}) for end in ends]
+                keys = [key for key in cls.__dataclass_fields__ if key != "volume" or key in file]
+                found = [cls._read({key: file[key + end] for key in keys}) for end in ends]
         except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
             raise ValueError(f"`{path}` cannot be read ({error}); delete it, and the report leaves it out.") from error
         for one in found:
@@ -60,6 +67,7 @@ class Overlay:
             patient=str(stored["patient"]),
             spacing=(rows, columns),
             slice=int(stored["slice"]),
+            volume=str(stored.get("volume", "")),
         )
 
     def _require_that_shapes_fit(self, path: Path) -> None:

@@ -135,6 +135,6 @@ def slice_name(overlay: Overlay, length: int) -> str:
 def scored(run: Run, after: int, on: int, overlay: Overlay) -> str:
     """What a volume scored in its classes; empty where they are none, or too many for a line."""
     score = run.scores[0]
-    cases = {c.label: c for c in run.cases if (c.after, c.on, c.patient) == (after, on, overlay.patient)}
+    cases = {c.label: c for c in run.cases if (c.after, c.on, c.patient, c.volume) == (after, on, *overlay.whose)}
     values = [score.text(cases[name].values[score.name]) for name in overlay.classes if name in cases]
     return f"{score.title} {' / '.join(values)}" if 0 < len(values) <= 2 else ""

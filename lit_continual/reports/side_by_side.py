@@ -63,14 +63,14 @@ def _rows(runs: Mapping[str, Run], baseline: str) -> Iterator[tuple[str, str, di
     for name in dict.fromkeys(e.name for run in runs.values() for e in run.experiences):
         found = {method: slices for method, run in runs.items() if (slices := _slices(run, name))}
         judge = baseline if baseline in found else next(iter(found), "")
-        for which, patient in _chosen(runs[judge], name, list(found[judge])) if judge else ():
-            yield name, which, {method: slices[patient] for method, slices in found.items() if patient in slices}
+        for which, volume in _chosen(runs[judge], name, list(found[judge])) if judge else ():
+            yield name, which, {method: slices[volume] for method, slices in found.items() if volume in slices}
 
 
 def _own_images(row: Mapping[str, Overlay]) -> bool:
     """Whether what the methods show are images of their own making, and not one that they segment."""
     first, *others = row.values()
-    return any(other.patient == first.patient and not np.array_equal(other.image, first.image) for other in others)
+    return any(other.whose == first.whose and not np.array_equal(other.image, first.image) for other in others)
 
 
 def _near(row: Mapping[str, Overlay]) -> dict[str, Overlay]:
@@ -85,29 +85,29 @@ def _uptake(overlay: Overlay) -> tuple[float, float]:
     return max(low - median / 4, 0.0), high + median / 4
 
 
-def _slices(run: Run, name: str) -> dict[str, Overlay]:
-    """The slice of each volume of an experience, by patient."""
+def _slices(run: Run, name: str) -> dict[tuple[str, str], Overlay]:
+    """The slice of each volume of an experience, by patient and volume."""
     on = {e.name: i for i, e in enumerate(run.experiences)}.get(name)
     path = None if on is None else run.overlay(run.last_at(on), on)
-    return {overlay.patient: overlay for overlay in Overlay.load_all(path)} if path else {}
+    return {overlay.whose: overlay for overlay in Overlay.load_all(path)} if path else {}
 
 
-def _chosen(run: Run, name: str, patients: Sequence[str]) -> list[tuple[str, str]]:
-    """The patients on whom a run scores best and worst; the first one, where no two differ."""
+def _chosen(run: Run, name: str, volumes: Sequence[tuple[str, str]]) -> list[tuple[str, tuple[str, str]]]:
+    """The volumes on which a run scores best and worst; the first one, where no two differ."""
     on, score = [e.name for e in run.experiences].index(name), run.scores[0]
-    found: dict[str, list[float]] = {}
+    found: dict[tuple[str, str], list[float]] = {}
     for case in run.cases:
         if (case.after, case.on) == (run.last_at(on), on):
-            found.setdefault(case.patient, []).append(case.values.get(score.name, nan))
-    means = {p: float(np.mean(found[p])) for p in patients if p in found and isfinite(np.mean(found[p]))}
-    order = sorted(means, key=lambda patient: means[patient], reverse=score.higher_is_better)
+            found.setdefault((case.patient, case.volume), []).append(case.values.get(score.name, nan))
+    means = {v: float(np.mean(found[v])) for v in volumes if v in found and isfinite(np.mean(found[v]))}
+    order = sorted(means, key=lambda volume: means[volume], reverse=score.higher_is_better)
     if not order or means[order[0]] == means[order[-1]]:
-        return [("", patients[0])]
+        return [("", volumes[0])]
     return [("best", order[0]), ("worst", order[-1])]
 
 
 def _caption(run: Run, name: str, overlay: Overlay, first: Overlay) -> str:
     """What the volume scored; and which it is, where it is not the one whose image stands at the left."""
     on = [e.name for e in run.experiences].index(name)
-    same = (overlay.patient, overlay.slice) == (first.patient, first.slice)
+    same = (*overlay.whose, overlay.slice) == (*first.whose, first.slice)
     return (scored if same else caption)(run, run.last_at(on), on, overlay)

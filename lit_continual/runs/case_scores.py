@@ -10,13 +10,17 @@ from typing_extensions import Self
 
 @dataclass(frozen=True)
 class CaseScores:
-    """The scores of one class in one volume of experience ``on``, after experience ``after``; nan is undefined."""
+    """The scores of one class in one volume of experience ``on``, after experience ``after``; nan is undefined.
+
+    ``volume`` is the name of its file, which tells the volumes of a patient apart; "" in runs that did not note it.
+    """
 
     after: int
     on: int
     patient: str
     label: str
     values: Mapping[str, float]
+    volume: str = ""
 
     @classmethod
     def read(cls, row: Mapping[str, Any], scores: Iterable[str], experiences: int) -> Self:
@@ -32,9 +36,11 @@ class CaseScores:
         if not (0 <= after < experiences and 0 <= on < experiences):
             raise ValueError(f"experience {max(after, on)} of {experiences}")
         values = {score: float(row[score] or nan) for score in scores}
-        return cls(after, on, row["patient"], row["class"], {k: v if isfinite(v) else nan for k, v in values.items()})
+        values = {k: v if isfinite(v) else nan for k, v in values.items()}
+        return cls(after, on, row["patient"], row["class"], values, row.get("volume", ""))
 
     def row(self) -> dict[str, str | int]:
         """The line, by column."""
         written = {name: "" if isnan(value) else f"{value:.6g}" for name, value in self.values.items()}
-        return {"after": self.after, "on": self.on, "patient": self.patient, "class": self.label, **written}
+        whose = {"patient": self.patient, "volume": self.volume}
+        return {"after": self.after, "on": self.on, **whose, "class": self.label, **written}

@@ -126,7 +126,7 @@ class RunFolder:
             with path.open(newline="", encoding="utf-8") as file:
                 kept = [r for r in csv.DictReader(file) if r["after"] != str(after)]
         text = io.StringIO()
-        columns = ["after", "on", "patient", "class", *self.run["scores"]]
+        columns = ["after", "on", "patient", "volume", "class", *self.run["scores"]]
         table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         table.writerows([*kept, *(case.row() for case in cases)])

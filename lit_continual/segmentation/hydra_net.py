@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.data.batch import Batch
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.files import replaced
@@ -100,7 +101,7 @@ class HydraNet(Segmenter):
         return torch.cat(logits, 1)
 
     @override
-    def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _evaluate(self, batch: Batch) -> dict[str, Any]:
         """Score one volume; without post-processing, only the decoders of the classes that it reveals run."""
         revealed = set(self.truths(batch))
         if not self.post.transforms:
@@ -115,7 +116,9 @@ class HydraNet(Segmenter):
         return logits
 
     @override
-    def training_step(self, batch: Mapping[str, dict[str, Any]], batch_idx: int) -> dict[str, Tensor]:
+    def training_step(  # type: ignore[override]  # a batch of each task
+        self, batch: Mapping[str, Batch], batch_idx: int
+    ) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         for tasks in _of_one_size(batch):
             features = self.body["encoder"](torch.cat([batch[task]["image"] for task in tasks]))
@@ -132,14 +135,15 @@ class HydraNet(Segmenter):
         self.log("train/loss", total, prog_bar=True, batch_size=size)
         return {"loss": total}
 
-    def _head(self, task: str, part: Mapping[str, Any]) -> int:
-        names = [part["classes"][0].split(",")] * (len(set(part["classes"])) == 1)
-        if not names or names[0] not in self.heads.classes:
+    def _head(self, task: str, part: Batch) -> int:
+        revealed = {*self.names(part)}
+        head = list(next(iter(revealed)))
+        if len(revealed) > 1 or head not in self.heads.classes:
             raise ValueError(
-                f"Task {task} gave samples of {sorted(set(part['classes']))}, and the decoders are for"
+                f"Task {task} gave samples of {sorted(revealed)}, and the decoders are for"
                 f" {self.heads.classes}. Let each task be one data module with the classes of one decoder."
             )
-        return self.heads.classes.index(names[0])
+        return self.heads.classes.index(head)
 
     def export_encoder(self, path: str | Path) -> None:
         """Write the encoder's weights as ``encoder.<name>``, for ``Pretrained`` to load and ``L2SP`` to anchor to."""
@@ -148,7 +152,7 @@ class HydraNet(Segmenter):
             torch.save(state, temporary)
 
 
-def _of_one_size(batch: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+def _of_one_size(batch: Mapping[str, Batch]) -> list[list[str]]:
     groups = defaultdict(list)
     for task, part in batch.items():
         groups[part["image"].shape[1:]].append(task)

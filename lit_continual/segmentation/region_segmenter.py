@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.data.batch import Batch
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.segmenter import UNET, Segmenter
@@ -47,7 +48,7 @@ class RegionSegmenter(Segmenter):
         >>> small = {"class_path": "BasicUNet", "init_args": arguments}
         >>> module = RegionSegmenter(small, features=8)
         >>> label = torch.tensor([[[[0, 1], [2, 3]]]])
-        >>> module.truths({"label": label, "classes": ["necrosis,oedema,enhancing"]})["tumour_core"].int()
+        >>> module.truths({"label": label, "classes": [("necrosis", "oedema", "enhancing")]})["tumour_core"].int()
         tensor([[[0, 1],
                  [0, 1]]], dtype=torch.int32)
     """
@@ -84,22 +85,22 @@ class RegionSegmenter(Segmenter):
         return [region for region, parts in self.regions.items() if known.issuperset(parts)]
 
     @override
-    def truths(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        names = batch["classes"][0].split(",")
+    def truths(self, batch: Batch) -> dict[str, Tensor]:
+        names = self.names(batch)[0]
         values = {region: [names.index(part) + 1 for part in self.regions[region]] for region in self._revealed(names)}
         label = batch["label"][:, 0]
         return {region: torch.isin(label, label.new_tensor(found)) for region, found in values.items()}
 
     @override
-    def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
         samples = [
-            self.truths({"label": label[None], "classes": [classes]})
-            for label, classes in zip(batch["label"], batch["classes"], strict=True)
+            self.truths({"label": label[None], "classes": [names]})
+            for label, names in zip(batch["label"], self.names(batch), strict=True)
         ]
         total = logits[:0].sum()
         for region in self.regions:
             label = torch.stack([truths.get(region, batch["label"][i] * 0) for i, truths in enumerate(samples)])
-            revealed = [region if region in truths else "" for truths in samples]
+            revealed: list[tuple[str, ...]] = [(region,) if region in truths else () for truths in samples]
             total = total + super()._loss(logits, {"label": label.long(), "classes": revealed})
         return total
 

@@ -1,6 +1,6 @@
 """Segmentation with a shared body and heads that grow."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.data.batch import Batch, names_of_samples
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoint import CheckpointedModule
 from lit_continual.runs.classes import MODULES
@@ -31,10 +32,11 @@ UNET: Spec = {"class_path": "BasicUNet", "init_args": PAPER}
 class Segmenter(CheckpointedModule):
     """Segment volumes, slice by slice or in 3D, with one head for each group of classes learnt together.
 
-    A batch is a mapping with ``image`` ``(B, C, *spatial)``, ``label`` ``(B, 1, *spatial)`` of integers, and
-    ``classes``, for each sample the names that its label values 1, 2, … stand for, joined by commas. A head is trained
-    on the samples that reveal its classes; a sample without classes is not trained on. When a fit starts, the classes
-    of the data module that have no head yet get one together.
+    A batch is a :class:`~lit_continual.data.Batch`: ``image`` ``(B, C, *spatial)``, ``label`` ``(B, 1, *spatial)`` of
+    integers, and ``classes``, for each sample the names that its label values 1, 2, … stand for. A head is trained on
+    the samples that reveal its classes; a sample without classes is not trained on. Data modules of others may join
+    the names by commas, and where they leave ``classes`` out, they are those of the data module. When a fit starts, the
+    classes of the data module that have no head yet get one together.
 
     Batch normalisation takes its statistics from the samples of one process, so that training on several differs from
     training on one; ``norm: INSTANCE`` or ``[GROUP, {num_groups: 8}]`` in ``network`` makes the two the same.
@@ -56,7 +58,8 @@ class Segmenter(CheckpointedModule):
         ValueError: If the network cannot be built, or the data reveal only some of the classes of a head.
 
     Logs ``train/loss`` and, per volume in the source grid, ``val/dice`` and ``test/{dice,precision,assd,hd95}``: the
-    mean over classes, each class as ``…/<class>``, and ``test/…/left_out``, the cases where it is undefined.
+    mean over classes, of Dice over those that occur, each class as ``…/<class>``, and ``test/…/left_out``, the cases
+    where it is undefined.
 
     References:
         Ozdemir, Fuernstahl and Goksel. Learn the new, keep the old. MICCAI 2018, fig. 1.
@@ -92,6 +95,7 @@ class Segmenter(CheckpointedModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.post = Compose([TRANSFORMS.build(step) for step in post])
         self.scores = VolumeScores([], [], self.device)  # of the evaluation that is running
+        self._of_data: list[str] = []  # the classes of the data module
 
     @property
     def head_channels(self) -> list[list[int]]:
@@ -127,6 +131,7 @@ class Segmenter(CheckpointedModule):
     @override
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
+        self._of_data = list(getattr(data, "classes", []))
         if stage == "fit" and data is not None and hasattr(data, "classes"):
             for classes in getattr(data, "head_classes", [list(data.classes)]):
                 self.grow(classes)
@@ -134,21 +139,26 @@ class Segmenter(CheckpointedModule):
             self.hparams["roi_size"] = self.hparams["roi_size"] or list(data.patch_size)
 
     @override
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         logits = self(batch["image"])
         loss = self._loss(logits, batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         return {"loss": loss, "logits": logits}
 
-    def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+    def names(self, batch: Batch) -> list[tuple[str, ...]]:
+        """What the label values 1, 2, … of each sample stand for; also of batches that others make."""
+        return names_of_samples(batch, self._of_data or self.classes)
+
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
         total = logits[:0].sum()  # Every output is in the graph, as DDP asks; 0 * inf would be nan.
-        for classes in sorted(set(batch["classes"]) - {""}):
-            rows = [i for i, revealed in enumerate(batch["classes"]) if revealed == classes]
-            whole, names = len(rows) == len(logits), classes.split(",")
+        revealed = self.names(batch)
+        for names in sorted(set(revealed) - {()}):
+            rows = [i for i, mine in enumerate(revealed) if mine == names]
+            whole = len(rows) == len(logits)
             outputs, label = (logits, batch["label"]) if whole else (logits[rows], batch["label"][rows])
             for head, channels in zip(self.heads.classes, self.heads.channels, strict=True):
                 if set(head) <= set(names):
-                    target = sum((label == names.index(name) + 1) * (c + 1) for c, name in enumerate(head))
+                    target: Any = sum((label == names.index(name) + 1) * (c + 1) for c, name in enumerate(head))
                     total = total + len(rows) / len(logits) * head_loss(self.loss, head, outputs[:, channels], target)
         return total
 
@@ -195,20 +205,20 @@ class Segmenter(CheckpointedModule):
     def _revealed(self, classes: Iterable[str]) -> list[str]:
         return [name for name in classes if name in self.classes]
 
-    def truths(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def truths(self, batch: Batch) -> dict[str, Tensor]:
         """The mask ``(B, *spatial)`` of each known class in a batch that reveals the same classes throughout."""
-        names = batch["classes"][0].split(",")
+        names = self.names(batch)[0]
         return {name: batch["label"][:, 0] == names.index(name) + 1 for name in self._revealed(names)}
 
     @override
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)
 
     @override
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         return self._evaluate(batch)
 
-    def _evaluate(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _evaluate(self, batch: Batch) -> dict[str, Any]:
         """Score one volume in its source grid; return its masks and scores by class."""
         masks = self.processed(self.to_source_grid(self.infer(batch["image"]), batch))
         shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
@@ -230,14 +240,16 @@ class Segmenter(CheckpointedModule):
         for score in self.scores.names:
             means = self.scores.compute(score)
             self.log_dict({f"{stage}/{score}/{name}": mean for name, mean in means.items()}, sync_dist=True)
-            mean = torch.stack(list(means.values())).mean()
+            values = torch.stack(list(means.values()))
+            # Dice is undefined for a class that is nowhere, the others also for one that is never found.
+            mean = values.nanmean() if score == "dice" else values.mean()
             self.log(f"{stage}/{score}", mean, prog_bar=score == "dice", sync_dist=True)
             if stage == "test":
                 self.log(f"{stage}/{score}/left_out", self.scores.left_out(score))
         self.scores = VolumeScores([], [], self.device)
 
     @override
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.to_source_grid(self.infer(batch["image"]), batch)
 
     @override

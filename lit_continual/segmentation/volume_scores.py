@@ -28,7 +28,7 @@ class VolumeScores:
         >>> import torch
         >>> scores = VolumeScores(["tumour"], ["dice", "precision"], "cpu")
         >>> whole, half = torch.tensor([[[True, True]]]), torch.tensor([[[True, False]]])
-        >>> scores.update("tumour", whole, half, torch.ones(1, 2))
+        >>> scores.update("tumour", whole, half, [(1.0, 1.0)])
         {'dice': 0.666..., 'precision': 0.5}
     """
 
@@ -36,8 +36,10 @@ class VolumeScores:
         self.names = list(scores) if classes else []
         self.metrics = {name: {score: SCORES[score]().to(device) for score in scores} for name in classes}
 
-    def update(self, name: str, prediction: Tensor, truth: Tensor, spacing: Tensor) -> dict[str, float]:
-        """Score masks ``(1, *spatial)`` of a class in one volume, and return its own values."""
+    def update(
+        self, name: str, prediction: Tensor, truth: Tensor, spacing: Sequence[Sequence[float]]
+    ) -> dict[str, float]:
+        """Score masks ``(1, *spatial)`` of a class in one volume, with its voxel size in mm, and return its values."""
         for metric in self.metrics[name].values():
             metric.update(prediction, truth, spacing)
         return {score: float(metric.cases[-1]) for score, metric in self.metrics[name].items()}

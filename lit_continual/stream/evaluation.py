@@ -1,6 +1,6 @@
 """Scoring a network on an experience: the means, and scores and a picture of every case."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from typing_extensions import override
 
+from lit_continual.data.cases import stem
 from lit_continual.runs.case_scores import CaseScores
 
 PICTURED = 24  # cases of an experience of which a slice is kept
@@ -66,16 +67,16 @@ class CaseRecorder(Callback):
         self.bar.update()
         if not isinstance(outputs, Mapping) or "scores" not in outputs:
             return  # Somebody else's module: its logged scores are all there is.
-        patient = batch["patient"][0]
+        whose = {"patient": str(batch["patient"][0]), "volume": stem(batch["path"][0]) if "path" in batch else ""}
         for name, scores in outputs["scores"].items():
-            self.cases.append(CaseScores(self.after, self.on, patient, name, scores))
+            self.cases.append(CaseScores(self.after, self.on, whose["patient"], name, scores, whose["volume"]))
         if len(self.overlays) < PICTURED and outputs["truth"]:
             if "image" in outputs:  # a picture that the module made
                 image, spacing = outputs["image"], outputs["spacing"]
             else:
                 to_source_grid: Any = getattr(pl_module, "to_source_grid", lambda image, batch: image)
                 image, spacing = to_source_grid(batch["image"], batch)[0, 0], batch["spacing"][0]
-            self.overlays.append(_overlay(image, outputs, str(patient), spacing))
+            self.overlays.append(_overlay(image, outputs, whose, spacing))
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,10 +84,16 @@ class CaseRecorder(Callback):
         gathered: list[Any] = [self.cases] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(gathered, self.cases)
-        self.cases = sorted((c for cases in gathered for c in cases), key=lambda case: (case.patient, case.label))
+        self.cases = sorted((c for cases in gathered for c in cases), key=_place)
 
 
-def _overlay(image: Tensor, outputs: Mapping[str, Any], patient: str, spacing: Tensor) -> dict[str, Any]:
+def _place(case: CaseScores) -> tuple[str, str, str]:
+    return case.patient, case.volume, case.label
+
+
+def _overlay(
+    image: Tensor, outputs: Mapping[str, Any], whose: Mapping[str, str], spacing: Sequence[float]
+) -> dict[str, Any]:
     """Take the slice along the last axis with the most truth, turned so that the second axis points up."""
     names = list(outputs["truth"])
     truth = torch.stack([outputs["truth"][name] for name in names]).cpu()
@@ -94,14 +101,15 @@ def _overlay(image: Tensor, outputs: Mapping[str, Any], patient: str, spacing: T
     z = int(truth.sum((0, 1, 2)).argmax())
 
     def shown(volume: Tensor, dtype: Any) -> Any:
-        return np.rot90(volume[..., z].cpu().numpy().astype(dtype), axes=(-2, -1)).copy()
+        plane = volume[..., z].float().cpu().numpy()  # of bfloat16, which numpy does not know
+        return np.rot90(plane.astype(dtype), axes=(-2, -1)).copy()
 
     return {
         "image": shown(image, np.float32),
         "truth": shown(truth, np.uint8),
         "prediction": shown(prediction, np.uint8),
         "classes": np.array(names),
-        "patient": np.array(patient),
-        "spacing": spacing[[1, 0]].cpu().numpy().astype(np.float64),
+        **{name: np.array(value) for name, value in whose.items()},
+        "spacing": np.array([float(spacing[1]), float(spacing[0])]),
         "slice": np.array(z),
     }

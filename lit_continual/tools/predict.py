@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from lit_continual.data import Case, Preprocessing, read_cases
+from lit_continual.data import Case, Preprocessing, Sample, collate, read_cases
 from lit_continual.data.cases import stem
 from lit_continual.data.nifti import write_nifti
 from lit_continual.data.volumes import load_case
@@ -61,7 +61,7 @@ def predict(
         enable_model_summary=False,
         callbacks=[SegmentationWriter(folder, probabilities)],
     )
-    loader: DataLoader[Any] = DataLoader(_Images(cases, preprocessing), batch_size=1)
+    loader: DataLoader[Any] = DataLoader(_Images(cases, preprocessing), batch_size=1, collate_fn=collate)
     trainer.predict(module, loader, return_predictions=False)
     return folder
 
@@ -80,7 +80,7 @@ def _values(module: Segmenter) -> dict[str, int]:
     return {name: k for k, name in enumerate(module.classes, start=1)}
 
 
-class _Images(Dataset[dict[str, Any]]):
+class _Images(Dataset[Sample]):
     def __init__(self, cases: Sequence[Case], preprocessing: Preprocessing) -> None:
         self.cases, self.preprocessing = cases, preprocessing
 
@@ -88,7 +88,7 @@ class _Images(Dataset[dict[str, Any]]):
         return len(self.cases)
 
     @override
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Sample:
         return load_case(self.cases[index], self.preprocessing)
 
 
@@ -127,5 +127,5 @@ class SegmentationWriter(BasePredictionWriter):
             self._write(f"{stem(source)}_probabilities", moved, source, batch)
 
     def _write(self, name: str, array: np.ndarray[Any, Any], source: Path, batch: Any) -> None:
-        affine = batch["source_affine"][0].cpu().numpy()
+        affine = np.array(batch["source_affine"][0])
         write_nifti(self.folder / f"{name}.nii.gz", array, affine, source)

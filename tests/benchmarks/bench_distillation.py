@@ -34,7 +34,7 @@ class Batches(LightningDataModule):
         super().__init__()
         self.steps = steps
         image = torch.randn(8, 1, 96, 96, generator=torch.Generator().manual_seed(0))
-        self.batch = {"image": image, "label": (image > 1).byte(), "classes": ["scapula"] * 8}
+        self.batch = {"image": image, "label": (image > 1).byte(), "classes": [("scapula",)] * 8}
 
     def train_dataloader(self):
         return DataLoader([self.batch] * (self.steps + 1), batch_size=None)

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from lit_continual.callbacks import L2SP
+from lit_continual.data import collate
 from lit_continual.modules import Segmenter
 
 ROUNDS, STEPS, BATCH, SIZE, LIMIT = 3, 3, 8, 96, 1.03
@@ -58,10 +59,10 @@ class TimedL2SP(L2SP):
 
 def run(module, callbacks):
     watch = Stopwatch()
-    sample = {"image": torch.rand(1, SIZE, SIZE), "label": torch.ones(1, SIZE, SIZE), "classes": "a", "patient": "p"}
+    sample = {"image": torch.rand(1, SIZE, SIZE), "label": torch.ones(1, SIZE, SIZE), "classes": ("a",), "patient": "p"}
     options = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
     trainer = Trainer(accelerator="cpu", max_steps=STEPS + 1, callbacks=[watch, *callbacks], **options)
-    trainer.fit(module, DataLoader([sample] * BATCH * (STEPS + 1), batch_size=BATCH))
+    trainer.fit(module, DataLoader([sample] * BATCH * (STEPS + 1), batch_size=BATCH, collate_fn=collate))
     return torch.stack(watch.steps)
 
 

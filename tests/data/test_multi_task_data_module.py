@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 
 from lit_continual.data import MultiTaskDataModule, SegmentationDataModule, Split
 from lit_continual.modules import HydraNet
+from lit_continual.stream.stream import Experience, Stream, check_stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Orientation")  # MONAI 1.5 on its own default
 NETWORK = {"_target_": "DenseNet121UNet", "decoder_channels": [8, 8, 8, 8, 8]}
@@ -56,8 +57,8 @@ def test_every_step_has_a_batch_of_every_task(tasks):
     for batch in batches:
         assert batch["first"]["image"].shape[1:] == (1, 32, 32)
         assert batch["second"]["image"].shape[1:] == (1, 48, 32)
-        assert set(batch["first"]["classes"]) == {"anterior,posterior"}
-        assert set(batch["second"]["classes"]) == {"tumour"}
+        assert set(batch["first"]["classes"]) == {("anterior", "posterior")}
+        assert set(batch["second"]["classes"]) == {("tumour",)}
     assert len(list(MultiTaskDataModule(tasks, "min_size").train_dataloader())) == min(lengths)
 
 
@@ -92,6 +93,17 @@ def test_a_hydra_learns_and_judges_the_tasks(tasks, tmp_path):
     assert {f"val/dice/{name}" for name in data.classes} <= set(trainer.callback_metrics)
     (scores,) = trainer.test(module, datamodule=data, verbose=False)
     assert {f"test/dice/{name}" for name in data.classes} <= set(scores)
+
+
+def test_a_patient_who_trains_one_task_and_tests_another_is_found(tasks):
+    data = MultiTaskDataModule(tasks)
+    assert {split: len(cases) for split, cases in data.cases.items()} == {
+        split: sum(len(part.cases[split]) for part in tasks.values()) for split in ("train", "val", "test")
+    }
+    tasks["second"].cases["test"].append(tasks["first"].cases["train"][0])
+    stream = Stream([Experience("both")])
+    with pytest.raises(ValueError, match=r"is in the train split of both and the test split of both"):
+        check_stream(stream, [data])
 
 
 def test_bad_input_is_named(tasks):

@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from monai.data import get_track_meta
 from torch.utils.data import DataLoader, SequentialSampler
 
-from lit_continual.data import EpochSampler, PatchDataset, WholeSampler
+from lit_continual.data import EpochSampler, PatchDataset, WholeSampler, collate
 from lit_continual.methods.rehearsal.replay import ReplaySampler
 
 KEYS = {"keys": ["image", "label"]}
@@ -21,7 +22,7 @@ def volume(seed, shape=(24, 20, 6), foreground=True):
     noise = torch.randn(1, 1, 6, 6, 4, generator=torch.Generator().manual_seed(seed))
     image = torch.nn.functional.interpolate(noise, shape, mode="trilinear", align_corners=True)[0]
     label = (image > 0).to(torch.uint8) if foreground else torch.zeros(1, *shape, dtype=torch.uint8)
-    return {"image": image, "label": label, "classes": "a", "patient": f"p{seed}"}
+    return {"image": image, "label": label, "classes": ("a",), "patient": f"p{seed}"}
 
 
 @pytest.fixture
@@ -33,14 +34,19 @@ def same(first, second):
     return all(torch.equal(v, second[k]) if torch.is_tensor(v) else v == second[k] for k, v in first.items())
 
 
+def drawn(dataset, epoch, k):
+    dataset.set_epoch(epoch)
+    return dataset[k]
+
+
 def test_every_slice_once(volumes):
     dataset = PatchDataset(volumes, [24, 20])
     assert len(dataset) == 18
     for k in range(18):
-        sample, (i, z) = dataset[0, k], divmod(k, 6)
+        sample, (i, z) = dataset[k], divmod(k, 6)
         assert torch.equal(sample["image"], volumes[i]["image"][..., z])
         assert torch.equal(sample["label"], volumes[i]["label"][..., z])
-        assert (sample["patient"], sample["classes"]) == (f"p{i}", "a")
+        assert (sample["patient"], sample["classes"]) == (f"p{i}", ("a",))
 
 
 @pytest.mark.parametrize("patch", [(9, 7), (9, 7, 3)])
@@ -52,7 +58,7 @@ def test_patches_are_windows_of_the_volume(volumes, patch):
     corners = set()
     for epoch in range(4):
         for k in range(len(dataset)):
-            sample = dataset[epoch, k]
+            sample = drawn(dataset, epoch, k)
             assert sample["image"].shape == sample["label"].shape == (1, *patch)
             x, rest = divmod(int(sample["image"].flatten()[0]), 120)
             window = (slice(x, x + 9), slice(rest // 6, rest // 6 + 7), slice(rest % 6, rest % 6 + ((*patch, 1))[2]))
@@ -66,7 +72,7 @@ def test_patches_are_windows_of_the_volume(volumes, patch):
 def test_two_of_three_patches_are_centred_on_a_class():
     label = torch.zeros(1, 40, 40, 40, dtype=torch.uint8)
     label[0, 30, 31, 8] = 2
-    lone = {"image": torch.zeros(1, 40, 40, 40), "label": label, "classes": "a,b", "patient": "p"}
+    lone = {"image": torch.zeros(1, 40, 40, 40), "label": label, "classes": ("a", "b"), "patient": "p"}
     dataset = PatchDataset([lone], [5, 5, 5], patches_per_volume=600)
     centred = sum(int(dataset[k]["label"][0, 2, 2, 2]) == 2 for k in range(600))
     assert 340 < centred < 460  # 400, give or take five deviations
@@ -75,9 +81,9 @@ def test_two_of_three_patches_are_centred_on_a_class():
 def test_two_of_three_windows_are_centred_on_a_class_of_their_slice_where_there_is_room():
     label = torch.zeros(1, 40, 30, 2, dtype=torch.uint8)
     label[0, 29, 11, 1] = 2
-    lone = {"image": torch.zeros(1, 40, 30, 2), "label": label, "classes": "a,b", "patient": "p"}
+    lone = {"image": torch.zeros(1, 40, 30, 2), "label": label, "classes": ("a", "b"), "patient": "p"}
     dataset = PatchDataset([lone], [5, 5])
-    assert 340 < sum(int(dataset[epoch, 1]["label"][0, 2, 2]) == 2 for epoch in range(600)) < 460
+    assert 340 < sum(int(drawn(dataset, epoch, 1)["label"][0, 2, 2]) == 2 for epoch in range(600)) < 460
     assert dataset.foreground == [False, True]
     whole = PatchDataset([lone], [40, 30])
     assert torch.equal(whole[1]["label"], label[..., 1])
@@ -105,7 +111,7 @@ def test_a_share_of_an_epoch_is_of_slices_with_a_class():
 
 
 def test_few_centres_are_remembered_of_a_large_class():
-    full = {"image": torch.zeros(1, 40, 40, 40), "label": torch.ones(1, 40, 40, 40), "classes": "a", "patient": "p"}
+    full = {"image": torch.zeros(1, 40, 40, 40), "label": torch.ones(1, 40, 40, 40), "classes": ("a",), "patient": "p"}
     (centres,) = PatchDataset([full], [5, 5, 5]).centres
     assert 5_000 < len(centres) <= 10_000
     assert int(centres.max()) > 63_000  # from everywhere
@@ -124,21 +130,77 @@ def test_a_sample_is_one_of_seed_epoch_and_index(volumes, patch):
     np.random.seed(1)  # nobody's state matters
     torch.manual_seed(1)
     order = [(e, k) for e in range(2) for k in range(6)]
-    ahead, back = [first[key] for key in order], [second[key] for key in order[::-1]][::-1]
+    ahead, back = [drawn(first, *key) for key in order], [drawn(second, *key) for key in order[::-1]][::-1]
     assert all(map(same, ahead, back))
-    assert not same(first[0, 2], first[1, 2])
-    assert not torch.equal(first[0, 2]["image"], make(4)[0, 2]["image"])
-    assert same(first[2], first[0, 2])
+    assert not same(drawn(first, 0, 2), drawn(first, 1, 2))
+    assert not torch.equal(drawn(first, 0, 2)["image"], make(4)[2]["image"])
+    assert same(make()[2], drawn(first, 0, 2))
 
 
 def test_workers_change_nothing(volumes):
     dataset = PatchDataset(volumes, [16, 12], [AFFINE, FLIP], [NOISE], seed=3)
-    order = [(4, k) for k in range(len(dataset))]
-    loaders = [DataLoader(dataset, 4, sampler=order, num_workers=workers) for workers in (0, 2)]
+    loaders = [DataLoader(dataset, 4, num_workers=workers, collate_fn=collate) for workers in (0, 2)]
+    dataset.set_epoch(4)
     for first, second in zip(*loaders, strict=True):
         assert torch.equal(first["image"], second["image"])
         assert torch.equal(first["label"], second["label"])
         assert first["patient"] == second["patient"]
+
+
+def loader_of(dataset, workers, epoch=0, **options):
+    sampler = EpochSampler(dataset, 1, None, 1, 0, epoch)
+    persistent = {"persistent_workers": True, "num_workers": workers} if workers else {}
+    return DataLoader(dataset, 4, sampler=sampler, collate_fn=collate, **persistent, **options)
+
+
+def equal(first, second):
+    return len(first) == len(second) and all(map(same, first, second))
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_persistent_workers_draw_each_epoch_as_one_process_does(volumes, method):
+    options = [volumes, [16, 12], [AFFINE, FLIP], [NOISE]]
+    alone, helped = (PatchDataset(*options, seed=3) for _ in range(2))
+    loaders = loader_of(alone, 0), loader_of(helped, 2, multiprocessing_context=method)
+    seen = []
+    for epoch, limit in ((0, None), (1, 2), (2, None), (0, None), (5, 1)):  # some are cut short, and it goes back
+        for loader in loaders:
+            loader.sampler.set_epoch(epoch)
+        seen.append([list(islice(loader, limit)) for loader in loaders])
+        assert equal(*seen[-1])
+        k = loaders[0].sampler.order()[0]
+        by_hand = drawn(PatchDataset(*options, seed=3), epoch, k)
+        assert torch.equal(seen[-1][1][0]["image"][0], by_hand["image"])
+    assert equal(seen[0][1], seen[3][1])
+    assert not equal(seen[0][1][:2], seen[1][1])
+
+
+def test_loaders_of_several_data_sets_are_in_epochs_of_their_own(volumes):
+    helped = [loader_of(PatchDataset(volumes, [16, 12], [AFFINE], seed=seed), 1) for seed in (3, 4)]
+    for epochs in ((0, 0), (1, 7)):
+        expected = []
+        for loader, epoch in zip(helped, epochs, strict=True):
+            loader.sampler.set_epoch(epoch)
+            alone = PatchDataset(volumes, [16, 12], [AFFINE], seed=loader.dataset.seed)
+            expected.append(list(loader_of(alone, 0, epoch)))
+        for found, wanted in zip(zip(*helped, strict=True), zip(*expected, strict=True), strict=True):  # in turns
+            assert equal(found, wanted)
+
+
+def test_loaders_of_one_data_set_do_not_keep_each_others_epoch(volumes):
+    dataset = PatchDataset(volumes, [16, 12], [AFFINE], seed=3)
+    first, second = loader_of(dataset, 2, epoch=3), loader_of(dataset, 0, epoch=1)
+    before = list(first)
+    assert not equal(before, list(second))
+    assert equal(before, list(first))
+
+
+def test_workers_of_a_resumed_fit_begin_with_its_epoch(volumes):
+    """They draw before Lightning says which epoch it is."""
+    alone, helped = (PatchDataset(volumes, [16, 12], [AFFINE], seed=3) for _ in range(2))
+    told = loader_of(alone, 0)
+    told.sampler.set_epoch(3)
+    assert equal(list(loader_of(helped, 2, epoch=3)), list(told))
 
 
 @pytest.mark.parametrize("patch", [(18, 16), (18, 16, 5)])
@@ -152,7 +214,7 @@ def test_image_label_and_targets_move_together(volumes, patch):
         }
     changed = 0
     for k in range(10):
-        sample = moved[1, k]
+        sample = drawn(moved, 1, k)
         image = sample["image"]
         assert sample["logits"].dtype == sample["more"].dtype == torch.float32
         assert sample["logits"].shape == (2, *patch)
@@ -161,7 +223,7 @@ def test_image_label_and_targets_move_together(volumes, patch):
         clear = image.abs() > 0.25  # farther from zero than half a voxel's change
         assert clear.float().mean() > 0.4
         assert ((image > 0) == (sample["label"] == 1))[clear].float().mean() > 0.99
-        changed += not torch.equal(image, still[1, k]["image"])
+        changed += not torch.equal(image, drawn(still, 1, k)["image"])
     assert changed == 10
 
 
@@ -169,7 +231,7 @@ def test_intensity_is_of_the_image_alone(volumes):
     plain, noisy = (PatchDataset(volumes, [24, 20], (), intensity) for intensity in ((), [NOISE]))
     for dataset in (plain, noisy):
         dataset.targets = {"t": [v["image"].half() for v in volumes]}
-    before, after = plain[0, 3], noisy[0, 3]
+    before, after = plain[3], noisy[3]
     assert torch.equal(before["t"], after["t"])
     assert torch.equal(before["label"], after["label"])
     noise = (after["image"] - before["image"]).std()
@@ -210,10 +272,10 @@ def test_samples_are_plain_tensors_that_share_no_memory(volumes):
 )
 def test_leaving_out_the_place_in_the_world_changes_no_voxel(volumes, transform, monkeypatch):
     dataset = PatchDataset(volumes, [20, 20], [transform])
-    quick = [dataset[0, k] for k in range(3)]
+    quick = [dataset[k] for k in range(3)]
     assert get_track_meta()
     monkeypatch.setattr("lit_continual.data.patches.set_track_meta", lambda track: None)
-    assert all(map(same, quick, [dataset[0, k] for k in range(3)]))
+    assert all(map(same, quick, [dataset[k] for k in range(3)]))
 
 
 def test_tracking_is_as_before_after_an_error(volumes):
@@ -266,14 +328,13 @@ def test_the_ranks_share_the_batches_of_one_process(ranks, samples):
         assert not Counter(whole) - together
         assert extra.total() == (-len(whole) % ranks if b == len(alone) - 1 else 0)
     assert sum(map(len, alone)) == (samples or 48)
-    assert all(e == epoch for x in alone for e, _ in x)
 
 
 def test_epochs_are_shuffled_anew_and_again_the_same():
     def order(seed, epoch):
         sampler = EpochSampler(range(30), seed, None, 1, 0)
         sampler.set_epoch(epoch)
-        return [k for _, k in sampler]
+        return list(sampler)
 
     assert sorted(order(0, 0)) == list(range(30))
     assert order(0, 3) == order(0, 3)
@@ -286,8 +347,7 @@ def test_a_resumed_fit_begins_with_the_order_of_its_epoch():
     told, begun = EpochSampler(range(30), 0, None, 1, 0), EpochSampler(range(30), 0, None, 1, 0, epoch=3)
     told.set_epoch(3)
     assert list(begun) == list(told)
-    assert list(ReplaySampler(begun, 5, 2)) == list(ReplaySampler(EpochSampler(range(30), 0, None, 1, 0, 3), 5, 2))
-    assert {epoch for batch in ReplaySampler(begun, 5, 2) for epoch, _ in batch} == {3}
+    assert list(ReplaySampler(begun, range(5), 2)) == list(ReplaySampler(told, range(5), 2))
 
 
 def test_part_of_an_epoch_is_another_part_in_the_next():
@@ -295,7 +355,7 @@ def test_part_of_an_epoch_is_another_part_in_the_next():
     seen = set()
     for epoch in range(20):
         sampler.set_epoch(epoch)
-        seen |= {k for _, k in sampler}
+        seen |= set(sampler)
     assert len(seen) > 45
 
 

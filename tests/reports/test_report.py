@@ -12,10 +12,11 @@ from PIL import Image
 from rich.console import Console
 
 from lit_continual.reports import matrix_table, report, write_report
-from lit_continual.reports.comparison import Line
+from lit_continual.reports.comparison import Column, Line
 from lit_continual.reports.overlay import Overlay
-from lit_continual.reports.overlays import caption, overlays_figure, slice_name
+from lit_continual.reports.overlays import caption, overlays_figure, scored, slice_name
 from lit_continual.reports.side_by_side import side_by_side_figure
+from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.run import Run
 
 DICE = [[0.9512, None], [0.4134, 0.8464]]
@@ -217,6 +218,25 @@ def test_tables_show_the_volumes_on_which_the_baseline_is_best_and_worst(make_ru
     assert {"humerus, best", "humerus, worst", "scapula"} <= {text.get_text() for text in figure.texts}
     shown = [axes.get_xlabel() for axes in figure.axes[::3]]  # the image that stands at the left of each row
     assert [words.partition(",")[0] for words in shown[:2]] == [max(dice, key=dice.get), min(dice, key=dice.get)]
+
+
+def test_two_volumes_of_one_patient_both_count(make_run):
+    run = Run.load(make_run(matrix={"dice": [[0.9, None], [0.5, 0.8]]}))
+    twins = [("knee", 0.9), ("hip", 0.3)]
+    cases = [CaseScores(1, 0, "p", "humerus", {"dice": dice, "hd95": 1.0}, volume) for volume, dice in twins]
+    run = replace(run, cases=tuple(cases))
+    column = Column("dice", "humerus", label="humerus")
+    assert column.value(run, []) == pytest.approx(0.6)
+    assert column.patients([run]) == {"p": pytest.approx(0.6)}
+    path = run.folder / "overlays" / "1_0.npz"
+    with np.load(path) as stored:
+        first = {**stored, "patient": np.array("p")}
+    slices = [{**first, "volume": np.array(volume)} for volume, _ in twins]
+    np.savez(path, **{k + (f"_{n}" if n else ""): v for n, s in enumerate(slices) for k, v in s.items()})
+    overlays = Overlay.load_all(path)
+    assert [scored(run, 1, 0, overlay) for overlay in overlays] == ["Dice 0.900", "Dice 0.300"]
+    figure = side_by_side_figure([Line("fine-tuning", (run,), ())], "fine-tuning")
+    assert {"humerus, best", "humerus, worst"} <= {text.get_text() for text in figure.texts}
 
 
 def test_images_that_methods_made_are_shown_close_to_the_region_in_shades_around_it(make_runs):

@@ -33,10 +33,10 @@ def rows(folder):
 
 def test_a_row_takes_the_place_of_what_a_kill_left_of_it(tmp_path):
     folder = started(tmp_path)
-    folder.write_row(0, {"dice": {0: 0.5}, "hd95": {0: nan}}, [CaseScores(0, 0, "p", "a", {"dice": nan})])
-    folder.write_row(1, {"dice": {0: 0.1, 1: 0.2}}, [CaseScores(1, 1, "p", "b", {"dice": 0.2})])
-    folder.write_row(1, {"dice": {1: 0.25}}, [CaseScores(1, 1, "p", "b", {"dice": 0.25, "unasked": 1.0})])
-    assert rows(folder) == ["after,on,patient,class,dice,hd95", "0,0,p,a,,", "1,1,p,b,0.25,"]
+    folder.write_row(0, {"dice": {0: 0.5}, "hd95": {0: nan}}, [CaseScores(0, 0, "p", "a", {"dice": nan}, "v")])
+    folder.write_row(1, {"dice": {0: 0.1, 1: 0.2}}, [CaseScores(1, 1, "p", "b", {"dice": 0.2}, "v")])
+    folder.write_row(1, {"dice": {1: 0.25}}, [CaseScores(1, 1, "p", "b", {"dice": 0.25, "unasked": 1.0}, "v")])
+    assert rows(folder) == ["after,on,patient,volume,class,dice,hd95", "0,0,p,v,a,,", "1,1,p,v,b,0.25,"]
     written = json.loads((tmp_path / "matrix.json").read_text())
     assert written == {"dice": [[0.5, None], [None, 0.25]], "hd95": [[None, None], [None, None]]}
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
+from lit_continual.data import collate
 from lit_continual.methods.pretrained.load_pretrained import load_pretrained
 from lit_continual.modules import HydraNet, Segmenter
 
@@ -29,14 +30,14 @@ def samples(size, classes, count, seed):
         {
             "image": torch.rand(1, *size, generator=generator),
             "label": torch.randint(0, len(classes) + 1, (1, *size), generator=generator),
-            "classes": ",".join(classes),
+            "classes": tuple(classes),
         }
         for _ in range(count)
     ]
 
 
 def batch_of(items):
-    return next(iter(DataLoader(items, batch_size=len(items))))
+    return collate(items)
 
 
 class Tasks(LightningDataModule):
@@ -50,8 +51,8 @@ class Tasks(LightningDataModule):
 
     def train_dataloader(self):
         loaders = {
-            "hippocampus": DataLoader(samples(self.sizes[0], HEADS[0], 4, 0), batch_size=2),
-            "sts": DataLoader(samples(self.sizes[1], HEADS[1], 9, 1), batch_size=3),
+            "hippocampus": DataLoader(samples(self.sizes[0], HEADS[0], 4, 0), batch_size=2, collate_fn=collate),
+            "sts": DataLoader(samples(self.sizes[1], HEADS[1], 9, 1), batch_size=3, collate_fn=collate),
         }
         return CombinedLoader(loaders, "max_size_cycle")
 
@@ -127,7 +128,7 @@ def decoders_run(module):
 @pytest.mark.slow
 def test_a_volume_is_scored_by_its_own_decoder_alone():
     module, volume = hydra(roi_size=[32, 32]).eval(), batch_of(samples((32, 32, 2), HEADS[1], 1, 0))
-    volume |= {"spacing": torch.ones(1, 3), "affine": torch.eye(4)[None]}
+    volume |= {"spacing": [(1.0, 1.0, 1.0)]}
     module.to_source_grid = lambda logits, batch: logits
     ran = decoders_run(module)
     with torch.no_grad():
@@ -143,7 +144,7 @@ def test_a_volume_is_scored_by_its_own_decoder_alone():
 
 def test_post_processing_sees_the_classes_of_every_decoder():
     module = hydra(roi_size=[32, 32], post=[{"_target_": "RemoveOutside", "label": 3, "organ": [1]}]).eval()
-    volume = batch_of(samples((32, 32, 2), HEADS[1], 1, 0)) | {"spacing": torch.ones(1, 3)}
+    volume = batch_of(samples((32, 32, 2), HEADS[1], 1, 0)) | {"spacing": [(1.0, 1.0, 1.0)]}
     module.to_source_grid = lambda logits, batch: logits
     ran = decoders_run(module)
     with torch.no_grad():
@@ -180,7 +181,7 @@ def test_bad_input_is_named():
         HydraNet(small, features=8)
     module = hydra()
     part = batch_of(samples((64, 64), ["mandible"], 2, 0))
-    with pytest.raises(ValueError, match=r"Task neck gave samples of \['mandible'\].*for \[\['anterior'"):
+    with pytest.raises(ValueError, match=r"Task neck gave samples of \[\('mandible',\)\].*for \[\['anterior'"):
         module.training_step({"neck": part}, 0)
 
 

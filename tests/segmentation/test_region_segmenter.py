@@ -7,7 +7,7 @@ from lit_continual.modules import RegionSegmenter
 from lit_continual.runs.checkpoint import Checkpoint
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
-NAMES = "necrosis,oedema,enhancing"
+NAMES = ("necrosis", "oedema", "enhancing")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_regions_are_those_of_brats(segmenter):
 
 
 def test_values_follow_the_order_in_which_the_data_reveal_the_classes(segmenter):
-    given = batch(classes="enhancing,necrosis,oedema")
+    given = batch(classes=("enhancing", "necrosis", "oedema"))
     assert torch.equal(segmenter.truths(given)["enhancing_tumour"], given["label"][:, 0] == 1)
 
 
@@ -46,7 +46,7 @@ def test_the_loss_is_the_sum_over_binary_heads(segmenter):
 
 def test_a_sample_trains_the_regions_that_it_reveals(segmenter):
     given = batch(3)
-    given["classes"] = [NAMES, "enhancing", ""]
+    given["classes"] = [NAMES, ("enhancing",), ()]
     label = given["label"].clone()
     logits = segmenter(given["image"])
     parts = [segmenter.loss(logits[:1, :2], (label[:1] > 0).long()) / 3]

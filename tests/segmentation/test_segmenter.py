@@ -1,3 +1,5 @@
+from functools import partial
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -6,12 +8,14 @@ from lightning.pytorch import LightningDataModule
 from monai.losses import DiceCELoss
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from scipy.ndimage import affine_transform, binary_opening
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.data.volumes import Preprocessing
 from lit_continual.modules import Segmenter
+from lit_continual.segmentation.volume_scores import VolumeScores
+from lit_continual.stream.evaluation import CaseRecorder
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are trying to"),  # steps called without a trainer
@@ -31,12 +35,50 @@ def segmenter(heads=HEADS, **options):
 def batch(classes, size=16):
     generator = torch.Generator().manual_seed(1)
     label = torch.randint(0, 3, (len(classes), 1, size, size), generator=generator)
-    label = torch.minimum(label, torch.tensor([len(c.split(",")) for c in classes])[:, None, None, None])
+    label = torch.minimum(label, torch.tensor([max(len(names), 1) for names in classes])[:, None, None, None])
     return {"image": torch.randn(len(classes), 1, size, size, generator=generator), "label": label, "classes": classes}
 
 
+def test_names_may_hold_a_comma():
+    module, given = segmenter(heads=[["lung, left"]]), batch([("lung, left",)])
+    logits = module(given["image"])
+    expected = DiceCELoss(softmax=True, to_onehot_y=True)(logits, given["label"])
+    torch.testing.assert_close(module.training_step(given, 0)["loss"], expected)
+
+
+def test_the_names_of_other_peoples_batches():
+    """Joined by commas, as a list, left out, or mixed up by torch's own collating of tuples."""
+    module, ours = segmenter(), batch([("b", "c"), ("b", "c"), ()])
+    expected = module.training_step(ours, 0)["loss"]
+    for theirs in (["b,c", "b,c", ""], [["b", "c"], ["b", "c"], []]):
+        assert module.training_step({**ours, "classes": theirs}, 0)["loss"] == expected
+    label = ours["label"]
+    assert module.names({"label": label}) == [("a", "b", "c")] * 3
+    module._of_data = ["b", "c"]
+    assert module.names({"label": label}) == [("b", "c")] * 3
+    for samples in ([("b", "c")] * 2, [("b", "c")] * 3, [("a",)] * 2):
+        mixed = default_collate([{"label": label[0], "classes": names} for names in samples])
+        with pytest.raises(ValueError, match=r"Give each sample its own names, as a DataLoader with `collate_fn="):
+            module.names(mixed)
+
+
+def test_the_mean_dice_is_over_the_classes_that_occur():
+    module, logged = segmenter(), {}
+    module.log_dict = lambda values, **options: logged.update(values)
+    module.log = lambda name, value, **options: logged.update({name: value})
+    mask = torch.ones(1, 2, 2, 2, dtype=torch.bool)
+    for found, expected in (([mask, mask[:, :1].repeat(1, 2, 1, 1)], 1.0), ([mask & False], float("nan"))):
+        module.scores = VolumeScores(["a", "b"], ["dice"], "cpu")
+        for prediction in found:
+            module.scores.update("a", prediction, prediction, [(1.0, 1.0, 1.0)])
+        module.scores.update("b", mask & False, mask & False, [(1.0, 1.0, 1.0)])
+        module._log_scores("val")
+        assert logged["val/dice"] == pytest.approx(expected, nan_ok=True)
+        assert logged["val/dice/b"].isnan()
+
+
 def test_growing_in_a_fit_leaves_the_old_outputs_bit_for_bit():
-    module, image = segmenter().eval(), batch(["a"])["image"]
+    module, image = segmenter().eval(), batch([("a",)])["image"]
     old = module(image)
     module.grow(["d", "a"])
     assert torch.equal(module(image)[:, :5], old)
@@ -53,7 +95,7 @@ def test_data_that_reveal_a_part_of_a_head_are_refused():
 
 def test_the_loss_of_pure_batches_is_that_of_the_heads_they_reveal():
     module, loss = segmenter(), DiceCELoss(softmax=True, to_onehot_y=True)
-    a, bc, c_first = batch(["a"] * 3), batch(["b,c"] * 2), batch(["c,b"] * 2)
+    a, bc, c_first = batch([("a",)] * 3), batch([("b", "c")] * 2), batch([("c", "b")] * 2)
     outputs = module.training_step(a, 0)
     torch.testing.assert_close(outputs["loss"], loss(module(a["image"])[:, [0, 1]], a["label"]))
     assert torch.equal(outputs["logits"], module(a["image"]))
@@ -61,7 +103,7 @@ def test_the_loss_of_pure_batches_is_that_of_the_heads_they_reveal():
     torch.testing.assert_close(module.training_step(bc, 0)["loss"], loss(logits[:, 2:], bc["label"]))
     swapped = torch.tensor([0, 2, 1])[c_first["label"]]  # value 1 stands for c, which is channel 2 of its head
     torch.testing.assert_close(module.training_step(c_first, 0)["loss"], loss(logits[:, 2:], swapped))
-    every = batch(["a,b,c"])
+    every = batch([("a", "b", "c")])
     every["label"] = torch.randint(0, 4, (1, 1, 16, 16), generator=torch.Generator().manual_seed(2))
     logits, label = module(every["image"]), every["label"]
     by_hand = loss(logits[:, :2], (label == 1).long()) + loss(logits[:, 2:], (label - 1).clamp(min=0))
@@ -69,7 +111,7 @@ def test_the_loss_of_pure_batches_is_that_of_the_heads_they_reveal():
 
 
 def test_the_loss_of_a_mixed_batch_is_the_mean_over_its_samples():
-    module, mixed = segmenter(), batch(["a", "b,c", "", "b,c", "a"])
+    module, mixed = segmenter(), batch([("a",), ("b", "c"), (), ("b", "c"), ("a",)])
     alone = [
         module.training_step({k: v[i : i + 1] for k, v in mixed.items()}, 0)["loss"] for i in range(len(mixed["label"]))
     ]
@@ -77,7 +119,7 @@ def test_the_loss_of_a_mixed_batch_is_the_mean_over_its_samples():
 
 
 def test_exemplars_give_no_loss_and_no_gradient_but_stay_in_the_graph():
-    module, exemplars = segmenter(), batch(["", ""])
+    module, exemplars = segmenter(), batch([(), ()])
     loss = module.training_step(exemplars, 0)["loss"]
     assert loss == 0
     loss.backward()
@@ -85,7 +127,7 @@ def test_exemplars_give_no_loss_and_no_gradient_but_stay_in_the_graph():
 
 
 def test_an_overflow_of_a_head_without_samples_does_not_reach_the_loss():
-    module, a = segmenter(), batch(["a"])
+    module, a = segmenter(), batch([("a",)])
     with torch.no_grad():
         module.heads.layers[1].bias.fill_(float("inf"))
     loss = module.training_step(a, 0)["loss"]
@@ -120,7 +162,7 @@ def test_three_dimensions_go_through_patches():
     module = Segmenter({**network, "norm": "INSTANCE"}, features=3, heads=[["a"]], roi_size=[8, 8, 8]).eval()
     assert module.spatial_dims == 3
     assert module.infer(torch.zeros(1, 2, 10, 5, 8)).shape == (1, 2, 10, 5, 8)
-    assert module.training_step({**batch3d(), "classes": ["a"]}, 0)["loss"] > 0
+    assert module.training_step({**batch3d(), "classes": [("a",)]}, 0)["loss"] > 0
 
 
 def batch3d():
@@ -144,7 +186,7 @@ def test_a_checkpoint_brings_its_heads_and_its_window(tmp_path, trainer):
     loaded = Segmenter.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True).eval()
     assert loaded.head_channels == [[0, 1], [2, 3, 4], [5, 6]]
     assert loaded.hparams["roi_size"] == [16, 16]
-    image = batch(["a"])["image"]
+    image = batch([("a",)])["image"]
     assert torch.equal(loaded(image), module.eval()(image))
     fresh, checkpoint = segmenter(heads=[]), torch.load(tmp_path / "model.ckpt", weights_only=True)
     fresh.on_load_checkpoint(checkpoint)
@@ -207,6 +249,23 @@ def test_scores_are_of_volumes_in_the_grid_of_the_file_in_mm(oblique, trainer, s
 
 
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # monai 1.6 of itself
+@pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 2.0)])
+def test_distances_of_a_run_in_bfloat16_are_in_the_same_mm(oblique, trainer, spacing):
+    preprocessing = Preprocessing(orientation=None, spacing=spacing, normalise=())
+    data = SegmentationDataModule(
+        str(oblique), [14, 12], {"ball": 1}, split=Split((0.5, 0.25, 0.25)), preprocessing=preprocessing
+    )
+    found = []
+    for precision in ("32-true", "bf16-true"):
+        module, recorder = thresholding(["ball"], optimizer=partial(torch.optim.SGD, lr=0.0)), CaseRecorder(0, 0)
+        trainer(precision=precision).fit(module, datamodule=data)
+        found += trainer(precision=precision, callbacks=[recorder]).test(module, datamodule=data, verbose=False)
+        assert len(recorder.overlays) == 1
+    assert found[0]["test/hd95"] > 1
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # monai 1.6 of itself
 def test_what_is_scored_is_the_map_after_post_processing(oblique, trainer):
     options = {"split": Split(fractions=(0.5, 0.0, 0.5)), "preprocessing": Preprocessing(None, None, ())}
     data = SegmentationDataModule(str(oblique), [14, 12], {"ball": 1}, **options)
@@ -232,9 +291,9 @@ def test_logits_are_resampled_to_the_points_of_the_source_grid():
     source[:3, 3] = 6.0
     volume = rng.normal(size=(12, 12, 8)).astype(np.float32)
     batch = {
-        "affine": torch.tensor(affine)[None],
-        "source_affine": torch.tensor(source)[None],
-        "source_shape": torch.tensor([[5, 6, 4]]),
+        "affine": [affine.tolist()],
+        "source_affine": [source.tolist()],
+        "source_shape": [(5, 6, 4)],
     }
     found = Segmenter.to_source_grid(torch.tensor(volume)[None, None], batch)
     to_volume = np.linalg.inv(affine) @ source

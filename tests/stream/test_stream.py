@@ -53,10 +53,10 @@ def test_a_stream_leaves_a_matrix_checkpoints_cases_and_overlays(stream, run, re
     for e in facts["experiences"]:
         assert (run / e["checkpoint"]).stat().st_size == e["checkpoint_bytes"]
     lines = (run / "cases.csv").read_text().splitlines()
-    assert lines[0] == "after,on,patient,class,dice,assd,hd95"
+    assert lines[0] == "after,on,patient,volume,class,dice,assd,hd95"
     cases = [line.split(",") for line in lines[1:]]
     for i, j in ((0, 0), (1, 0), (1, 1)):
-        scores = [float(c[4]) for c in cases if c[:2] == [str(i), str(j)]]
+        scores = [float(c[5]) for c in cases if c[:2] == [str(i), str(j)]]
         assert len(scores) == 2
         assert np.mean(scores) == pytest.approx(R[i, j], abs=1e-5)
     assert sorted(path.name for path in (run / "overlays").iterdir()) == ["0_0.npz", "1_0.npz", "1_1.npz"]

@@ -109,7 +109,7 @@ class Distillation(LossTerm):
         """Hide the classes of exemplars: with a teacher, they are trained on its answers alone (eq. 1)."""
         if self._teacher is not None and isinstance(batch, dict) and "origin" in batch and "classes" in batch:
             pairs = zip(batch["classes"], batch["origin"], strict=True)
-            batch["classes"] = ["" if origin == "exemplar" else classes for classes, origin in pairs]
+            batch["classes"] = [type(names)() if origin == "exemplar" else names for names, origin in pairs]
 
     @override
     def compute(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor | None:

@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from lit_continual.data.batch import collate
 from lit_continual.data.patches import PatchDataset
 from lit_continual.methods.meta.patient_episodes import PatientEpisodes
 
@@ -93,7 +94,7 @@ class Episodes:
             lambda _: slice_dice(module, dataset),
             seed=dataset.seed,
             num_workers=given.num_workers,
-            epoch_in_key=True,
+            collate=collate,
             **asdict(self),
         )
 

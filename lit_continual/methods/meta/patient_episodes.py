@@ -9,6 +9,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from lit_continual.data.samplers import pass_on
 from lit_continual.methods.meta.patient_tasks import Episode, patient_tasks
 
 
@@ -27,7 +28,7 @@ class PatientEpisodes:
     that all agree on the order. Lightning resumes it within an epoch, with the Dice of that epoch's start.
 
     Args:
-        dataset: Any dataset of slices by index.
+        dataset: Any dataset of slices by index; told the epoch, if it has a ``set_epoch``.
         patients: The patient of each slice, as long as the dataset.
         scores: Gets a list of slice indices and returns their current Dice, nan where it is undefined. Called in the
             main process; it must evaluate without gradients, in eval mode, and leave the network as it was.
@@ -37,8 +38,6 @@ class PatientEpisodes:
         shots: Slices in ``D`` and in ``D'``.
         rerank_every: Number of epochs after which Dice is computed again; 0 keeps the first.
         seed: Seed of the permutations; the number of the epoch is added.
-        epoch_in_key: Ask ``dataset`` for ``(epoch, index)`` in place of ``index``, as :class:`PatchDataset` wants it to
-            augment anew in each epoch.
         collate: Makes a batch of a list of items of ``dataset``.
         num_workers: Processes that load slices.
 
@@ -69,7 +68,6 @@ class PatientEpisodes:
         shots: int = 1,
         rerank_every: int = 1,
         seed: int = 0,
-        epoch_in_key: bool = False,
         collate: Callable[[list[Any]], Any] = default_collate,
         num_workers: int = 0,
     ) -> None:
@@ -82,7 +80,7 @@ class PatientEpisodes:
                 f"`tasks` and `shots` must be at least 1 and `rerank_every` at least 0, got {tasks}, {shots} and"
                 f" {rerank_every}."
             )
-        self.dataset, self.epoch_in_key, self.collate = dataset, epoch_in_key, collate
+        self.dataset, self.collate = dataset, collate
         self.slices: dict[Hashable, list[int]] = {}
         for index, patient in enumerate(patients):
             self.slices.setdefault(patient, []).append(index)
@@ -100,6 +98,7 @@ class PatientEpisodes:
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next, as for a distributed sampler; Lightning does."""
         self.epoch = epoch
+        pass_on(self.dataset, epoch)
 
     def __len__(self) -> int:
         return math.ceil(len(self.slices) / _world()[1])
@@ -109,12 +108,13 @@ class PatientEpisodes:
             self.position = 0
             self._rank_slices()
         self.resumed = False
+        pass_on(self.dataset, self.epoch)  # also where a fit is resumed
         rank, world = _world()
         plan = self.episodes()
         places = range(self.position * world + rank, len(self) * world, world)
         episodes: Sequence[Any] = [plan[place % len(plan)] for place in places]
         loader: DataLoader[Any] = DataLoader(
-            _Episodes(self.dataset, self.collate, self.epoch if self.epoch_in_key else None),
+            _Episodes(self.dataset, self.collate),
             batch_size=None,
             sampler=episodes,
             num_workers=self.num_workers,
@@ -181,13 +181,12 @@ class PatientEpisodes:
 class _Episodes(Dataset[list[tuple[Any, Any]]]):
     """The batches of an episode, in place of its slice indices."""
 
-    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any], epoch: int | None) -> None:
-        self.dataset, self.collate, self.epoch = dataset, collate, epoch
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset, self.collate = dataset, collate
 
     def __getitem__(self, episode: Any) -> list[tuple[Any, Any]]:
         def batch(slices: list[int]) -> Any:
-            keys = slices if self.epoch is None else [(self.epoch, index) for index in slices]
-            return self.collate([self.dataset[key] for key in keys])
+            return self.collate([self.dataset[index] for index in slices])
 
         return [(batch(inner), batch(outer)) for inner, outer in episode]
 

@@ -42,7 +42,7 @@ class SliceCandidates:
     Example:
         >>> label = torch.zeros(1, 6, 6, 2, dtype=torch.uint8)
         >>> label[0, 4, 1, 1] = 1
-        >>> volume = {"image": label.float(), "label": label, "classes": "bone", "patient": "p"}
+        >>> volume = {"image": label.float(), "label": label, "classes": ("bone",), "patient": "p"}
         >>> slices = SliceCandidates([volume], (3, 3))
         >>> slices.contains().tolist(), slices.images()[1][0].tolist()[1]
         ([[False], [True]], [0.0, 1.0, 0.0])
@@ -51,7 +51,7 @@ class SliceCandidates:
     def __init__(self, volumes: Sequence[Mapping[str, Any]], patch_size: Sequence[int]) -> None:
         self.volumes, self.patch_size = volumes, tuple(patch_size)
         self.flat = len(self.patch_size) == 2
-        self.classes: list[str] = str(volumes[0]["classes"]).split(",")
+        self.classes: list[str] = list(volumes[0]["classes"])
         depths = [int(volume["label"].shape[-1]) if self.flat else 1 for volume in volumes]
         self.index = [(i, z) for i, depth in enumerate(depths) for z in range(depth)]
 

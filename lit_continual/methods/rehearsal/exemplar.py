@@ -65,20 +65,23 @@ class Exemplar:
 
 
 def packed(sample: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """Return the file of a sample's arrays, the same for the same arrays, and its strings and numbers.
+    """Return the file of a sample's arrays, the same for the same arrays, and its strings, numbers and tuples.
 
     Example:
-        >>> content, values = packed({"image": torch.ones(2), "patient": "p", "slice": 3})
+        >>> content, values = packed({"image": torch.ones(2), "classes": ("bone",), "slice": 3})
+        >>> values
+        {'classes': ['bone'], 'slice': 3}
         >>> unpacked(content, values)
-        {'image': tensor([1., 1.]), 'patient': 'p', 'slice': 3}
+        {'image': tensor([1., 1.]), 'classes': ('bone',), 'slice': 3}
     """
     arrays = {k: v.numpy(force=True) if isinstance(v, Tensor) else v for k, v in sample.items()}
     arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items() if isinstance(v, np.ndarray)}
-    values = {k: v for k, v in sample.items() if isinstance(v, (str, int, float)) or v is None}
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in sample.items() if _is_plain(v)}  # as JSON has it
     if lost := sample.keys() - arrays.keys() - values.keys():
         name = min(lost)
         raise ValueError(
-            f"A memory keeps tensors, strings and numbers, and `{name}` of a sample is a {type(sample[name]).__name__}."
+            f"A memory keeps tensors, strings, numbers and tuples of them, and `{name}` of a sample is a"
+            f" {type(sample[name]).__name__}."
         )
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
@@ -88,7 +91,12 @@ def packed(sample: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
 def unpacked(content: bytes, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sample that was packed."""
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {**{name: torch.from_numpy(arrays[name]) for name in arrays.files}, **values}
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return {**{name: torch.from_numpy(arrays[name]) for name in arrays.files}, **plain}
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, (str, int, float, type(None)))
 
 
 def checksum(content: bytes) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 from typing_extensions import override
 
-from lit_continual.data.patches import EpochSampler, PatchDataset, place_in_fit
+from lit_continual.data.patches import PatchDataset
+from lit_continual.data.samplers import EpochSampler, place_in_fit
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
 from lit_continual.methods.rehearsal.candidates import Candidates, ItemCandidates, SliceCandidates
 from lit_continual.methods.rehearsal.exemplar import Exemplar
@@ -107,11 +108,11 @@ class ExemplarMemoryDataModule(LightningDataModule):
         self._rehearse()
         if not len(self.stored):
             return loader
-        keep, told = self.exemplars, isinstance(loader.sampler, EpochSampler)
+        keep = self.exemplars
         return DataLoader(
-            ReplayDataset(loader.dataset, self.stored, told),
+            ReplayDataset(loader.dataset, self.stored),
             batch_size=None,  # the sampler makes the batches
-            sampler=ReplaySampler(sampler, len(self.stored), loader.batch_size or 1, keep.batches, keep.share),
+            sampler=ReplaySampler(sampler, self.stored, loader.batch_size or 1, keep.batches, keep.share),
             collate_fn=loader.collate_fn,
             num_workers=loader.num_workers,
             persistent_workers=loader.persistent_workers,

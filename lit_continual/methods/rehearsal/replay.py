@@ -1,13 +1,13 @@
 """New samples and exemplars in the batches of one epoch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
 from typing_extensions import override
 
-from lit_continual.data.patches import EpochSampler, PatchDataset
+from lit_continual.data.samplers import EpochSampler, pass_on
 
 
 class ReplayDataset(Dataset[list[dict[str, Any]]]):
@@ -16,31 +16,28 @@ class ReplayDataset(Dataset[list[dict[str, Any]]]):
     Args:
         new: The new samples, mappings.
         exemplars: The exemplars, with the same keys.
-        told: Whether ``new`` is asked for ``(epoch, index)`` instead of an index.
     """
 
-    def __init__(self, new: Dataset[Any], exemplars: Sequence[Any] | PatchDataset, told: bool) -> None:
-        self.new, self.exemplars, self.told = new, exemplars, told
+    def __init__(self, new: Dataset[Any], exemplars: Sequence[Any] | Dataset[Any]) -> None:
+        self.new, self.exemplars = new, exemplars
         self.size: int = len(new)  # type: ignore[arg-type]  # a map-style data set has a length
 
     @override
-    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-        return [self._sample(epoch, k) for epoch, k in keys]
+    def __getitem__(self, batch: Sequence[int]) -> list[dict[str, Any]]:
+        return [self._sample(k) for k in batch]
 
-    def _sample(self, epoch: int, k: int) -> dict[str, Any]:
+    def _sample(self, k: int) -> dict[str, Any]:
         if k < self.size:
-            return {**self.new[(epoch, k) if self.told else k], "origin": "new"}
-        k -= self.size
-        exemplars: Any = self.exemplars
-        return {**exemplars[(epoch, k) if isinstance(exemplars, PatchDataset) else k], "origin": "exemplar"}
+            return {**self.new[k], "origin": "new"}
+        return {**self.exemplars[k - self.size], "origin": "exemplar"}
 
 
 class ReplaySampler(DistributedSampler[Any]):
-    """Yield the keys of this rank's batches, drawn by seed and epoch: those of all ranks together are the same batches.
+    """Yield this rank's batches of indices, drawn by seed and epoch: those of all ranks together are the same batches.
 
     Args:
         new: The sampler of the new samples; its ranks and seed are taken.
-        exemplars: How many there are; they are counted behind the new samples.
+        exemplars: The exemplars, counted behind the new samples; told the epoch, if they listen.
         batch_size: Samples of a batch, on each rank.
         batches: ``"pure"`` gives each batch one origin, ``"mixed"`` puts exemplars in every batch.
         share: Of exemplars among all samples of an epoch, above 0 and below 1; ``None`` draws each about once.
@@ -49,13 +46,13 @@ class ReplaySampler(DistributedSampler[Any]):
         ValueError: If batches of one sample are to be mixed.
 
     Example:
-        >>> sampler = ReplaySampler(EpochSampler(range(4), 0, None, 1, 0), 2, batch_size=2)
-        >>> [["exemplar" if k > 3 else "new" for epoch, k in batch] for batch in sampler]
+        >>> sampler = ReplaySampler(EpochSampler(range(4), 0, None, 1, 0), range(2), batch_size=2)
+        >>> [["exemplar" if k > 3 else "new" for k in batch] for batch in sampler]
         [['exemplar', 'exemplar'], ['new', 'new'], ['new', 'new']]
     """
 
     def __init__(
-        self, new: EpochSampler, exemplars: int, batch_size: int, batches: str = "pure", share: float | None = None
+        self, new: EpochSampler, exemplars: Sized, batch_size: int, batches: str = "pure", share: float | None = None
     ) -> None:
         super().__init__(new.dataset, new.num_replicas, new.rank, shuffle=True, seed=new.seed)
         self.new, self.exemplars, self.size = new, exemplars, batch_size * new.num_replicas
@@ -68,26 +65,31 @@ class ReplaySampler(DistributedSampler[Any]):
         return len(self.batches())
 
     @override
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for batch in self.batches():
-            yield [(self.epoch, k) for k in batch[self.rank :: self.num_replicas]]
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.new.set_epoch(epoch)
+        pass_on(self.exemplars, epoch)
+
+    @override
+    def __iter__(self) -> Iterator[list[int]]:
+        self.set_epoch(self.epoch)  # which another loader of the data may have changed
+        return iter([batch[self.rank :: self.num_replicas] for batch in self.batches()])
 
     def batches(self) -> list[list[int]]:
         """The batches of this epoch, of all ranks together; the size of each is a multiple of their number."""
-        self.new.set_epoch(self.epoch)
         new, draw = self.new.order(), self._endless(np.random.default_rng([self.seed, self.epoch, 1]))
         if self.mixed:
             return self._mix(new, draw)
         pure = _chunks(new, self.size)
         if self.share is None:
-            pure += _chunks(draw(-(-self.exemplars // self.num_replicas) * self.num_replicas), self.size)
+            pure += _chunks(draw(-(-len(self.exemplars) // self.num_replicas) * self.num_replicas), self.size)
         else:
             count = max(round(self.share / (1 - self.share) * len(pure)), 1)
             pure += _chunks(draw(count * self.size), self.size)
         return [pure[i] for i in np.random.default_rng([self.seed, self.epoch, 2]).permutation(len(pure))]
 
     def _mix(self, new: list[int], draw: Callable[[int], list[int]]) -> list[list[int]]:
-        share = self.exemplars / (self.exemplars + len(new)) if self.share is None else self.share
+        share = len(self.exemplars) / (len(self.exemplars) + len(new)) if self.share is None else self.share
         old = min(max(round(share * self.size), 1), self.size - 1)
         parts = _chunks(new, self.size - old)
         return [part + draw(old + -(len(part) + old) % self.num_replicas) for part in parts]
@@ -98,7 +100,7 @@ class ReplaySampler(DistributedSampler[Any]):
 
         def draw(count: int) -> list[int]:
             while len(left) < count:
-                left.extend((len(self.dataset) + random.permutation(self.exemplars)).tolist())  # type: ignore[arg-type]
+                left.extend((len(self.dataset) + random.permutation(len(self.exemplars))).tolist())  # type: ignore[arg-type]
             drawn, left[:] = left[:count], left[count:]
             return drawn
 

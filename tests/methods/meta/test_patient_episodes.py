@@ -52,12 +52,15 @@ def test_batches_are_collated_items_of_the_dataset():
     assert others.tolist() == [[18.0, 19.0], [20.0, 21.0]]
 
 
-def test_tells_the_epoch_with_the_slice():
-    class Keys(list):
-        def __getitem__(self, key):
-            return torch.tensor(key)
+def test_says_the_epoch_to_the_dataset():
+    class Epochs(list):
+        def set_epoch(self, epoch):
+            self.epoch = epoch
 
-    loader = PatientEpisodes(Keys(range(2)), "aa", lambda slices: [0.1, 0.2], epoch_in_key=True)
+        def __getitem__(self, index):
+            return torch.tensor([self.epoch, index])
+
+    loader = PatientEpisodes(Epochs(range(2)), "aa", lambda slices: [0.1, 0.2])
     loader.set_epoch(3)
     assert numbers(loader) == [[([[3, 0]], [[3, 1]])]]
 

@@ -239,7 +239,7 @@ def test_killed_anywhere_it_holds_what_it_held_or_what_it_should(tmp_path):
 
 def test_refuses_what_it_cannot_keep(memory):
     exemplar, sample = picks("second", 1)[0]
-    with pytest.raises(ValueError, match=r"tensors, strings and numbers, and `meta` of a sample is a dict"):
+    with pytest.raises(ValueError, match=r"numbers and tuples of them, and `meta` of a sample is a dict"):
         memory.add("second", ["bone"], [(exemplar, {**sample, "meta": {}})], Budget())
     memory.add("second", ["bone"], [(exemplar, {**sample, "array": np.ones(2), "none": None})], Budget())
     assert memory.load(memory.exemplars[-1])["none"] is None

@@ -1,3 +1,4 @@
+import json
 from functools import partial
 
 import pytest
@@ -149,6 +150,18 @@ def test_an_exemplar_free_memory_measures_nothing_and_says_so(memory):
     assert "origin" not in next(iter(module.train_dataloader()))
 
 
+@pytest.mark.parametrize("stored", ["ball,left", ["ball", "left"]], ids=["of an older version", "of this one"])
+def test_class_names_come_back_from_a_manifest(memory, stored):
+    module = memory(Exemplars(budget=Budget(samples=2)))
+    content = json.loads(module.memory.path.read_text())
+    assert [entry["values"]["classes"] for entry in content["exemplars"]] == [["ball"]] * 2
+    for entry in content["exemplars"]:
+        entry["values"]["classes"] = stored
+    module.memory.path.write_text(json.dumps(content))
+    module.setup("fit")
+    assert module.stored[0]["classes"] == ("ball", "left")
+
+
 @pytest.mark.parametrize("batches", ["pure", "mixed"])
 def test_batches_say_where_their_samples_come_from(memory, batches):
     module = memory(Exemplars(budget=Budget(samples=5), batches=batches, share=0.5))
@@ -156,7 +169,7 @@ def test_batches_say_where_their_samples_come_from(memory, batches):
     loader = module.train_dataloader()
     keys = ("origin", "classes", "patient")
     seen = [triple for batch in loader for triple in zip(*(batch[k] for k in keys), strict=True)]
-    assert {triple[:2] for triple in seen} == {("new", "box"), ("exemplar", "ball")}
+    assert {triple[:2] for triple in seen} == {("new", ("box",)), ("exemplar", ("ball",))}
     assert {p for o, _, p in seen if o == "exemplar"} <= {e.patient for e in module.memory.exemplars}
     for batch in loader:
         assert batch["image"].shape[1:] == (1, 16, 16)
@@ -168,10 +181,15 @@ def test_exemplars_are_augmented_as_new_samples_are(memory):
     module.setup("fit")
     plain = [module.memory.load(e)["image"][..., 0] for e in module.memory.exemplars]
     for epoch in range(3):
+        module.stored.set_epoch(epoch)
         for k, image in enumerate(plain):
-            drawn = module.stored[epoch, k]["image"]
+            drawn = module.stored[k]["image"]
             assert torch.equal(drawn, image) or torch.equal(drawn, image.flip(1))
-    assert any(not torch.equal(module.stored[epoch, 0]["image"], plain[0]) for epoch in range(6))
+    flipped = []
+    for epoch in range(6):
+        module.stored.set_epoch(epoch)
+        flipped.append(not torch.equal(module.stored[0]["image"], plain[0]))
+    assert any(flipped)
 
 
 def test_without_exemplars_of_others_it_is_the_wrapped_module(data, segmenter, tmp_path):
@@ -199,10 +217,10 @@ def test_eq_1_takes_the_labels_of_exemplars_off_under_distillation_only(memory, 
             return step(self, batch, batch_idx)
 
     segmenter.__class__ = Watched
-    for callbacks, exemplar in (([Distillation(teacher="start")], ""), ([], "ball")):
+    for callbacks, exemplar in (([Distillation(teacher="start")], ()), ([], ("ball",))):
         seen.clear()
         trainer(callbacks=callbacks, limit_val_batches=0).fit(segmenter, datamodule=module)
-        assert set(seen) == {("new", "box"), ("exemplar", exemplar)}
+        assert set(seen) == {("new", ("box",)), ("exemplar", exemplar)}
 
 
 def test_alone_exemplars_train_their_own_head(memory, segmenter, trainer, data):
@@ -372,7 +390,7 @@ def test_a_run_may_begin_with_the_memory_of_another(memory, data, trainer, tmp_p
 def test_a_network_looks_at_the_middle_of_the_foreground():
     label = torch.zeros(1, 9, 9, 2, dtype=torch.uint8)
     label[0, 6:8, 0, 1] = 2
-    volume = {"image": torch.arange(162.0).view(1, 9, 9, 2), "label": label, "classes": "a,b", "patient": "p"}
+    volume = {"image": torch.arange(162.0).view(1, 9, 9, 2), "label": label, "classes": ("a", "b"), "patient": "p"}
     slices = SliceCandidates([volume], (4, 3))
     assert slices.contains().tolist() == [[False, False], [False, True]]
     first, second = slices.images()[0:2]

@@ -1,0 +1,113 @@
+"""Which samples make an epoch, in which order, and on which rank."""
+
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, DistributedSampler
+from typing_extensions import override
+
+from lit_continual.data.batch import collate
+
+
+def place_in_fit(trainer: Trainer | None) -> tuple[int, int, int]:
+    """Number of ranks, this one, and the epoch that a fit begins with, which is not the first when it is resumed.
+
+    When the loaders are made, ``trainer.current_epoch`` does not count the epoch that ended with the checkpoint yet.
+    """
+    progress: Any = trainer.fit_loop.epoch_progress.current if trainer is not None else None
+    return (*_ranks(trainer), 0 if progress is None else progress.processed)
+
+
+def whole_loader(volumes: Any, trainer: Trainer | None, batch_size: int = 1) -> Any:
+    """Make the loader of an evaluation, whose volumes are divided among the ranks; no loader for no volumes."""
+    if not len(volumes):
+        return []
+    return DataLoader(volumes, batch_size, sampler=WholeSampler(volumes, *_ranks(trainer)), collate_fn=collate)
+
+
+def _ranks(trainer: Trainer | None) -> tuple[int, int]:
+    """How many there are, and which this one is."""
+    return (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
+
+
+def pass_on(dataset: Any, epoch: int) -> None:
+    """Say the epoch to a data set, if it listens."""
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(epoch)
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Shuffle by seed and epoch, divide among the ranks, and pass the epoch on to the data set.
+
+    With the same global batch, the batches of any number of ranks hold the same samples. The ``set_epoch`` of the data
+    set, if it has one, is called before an index of the epoch is drawn.
+
+    Args:
+        dataset: What is sampled from.
+        seed: Seed of the order.
+        samples: How many of the shuffled samples make an epoch; ``None`` for all.
+        num_replicas: Number of ranks.
+        rank: This one.
+        epoch: The epoch to begin with. When a fit is resumed, worker processes draw the first samples before Lightning
+            says which epoch it is.
+        share: Least share of an epoch that is drawn from the ``preferred``, again where they are too few.
+        preferred: Which samples those are; asked for if there is a share.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        seed: int,
+        samples: int | None,
+        num_replicas: int,
+        rank: int,
+        epoch: int = 0,
+        share: float | None = None,
+        preferred: Callable[[], Sequence[bool]] = list,
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
+        self.epoch, self.share = epoch, share
+        self.preferred = np.array(preferred() if share else [], dtype=bool)
+        total = min(samples or len(dataset), len(dataset))
+        self.num_samples = -(-total // num_replicas)
+
+    @override
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        pass_on(self.dataset, epoch)
+
+    @override
+    def __iter__(self) -> Iterator[int]:
+        pass_on(self.dataset, self.epoch)  # which another loader of the data set may have changed
+        return iter(self.order()[self.rank :: self.num_replicas])
+
+    def order(self) -> list[int]:
+        """The samples of this epoch, of all ranks together."""
+        size = len(self.dataset)  # type: ignore[arg-type]
+        random = np.random.default_rng([self.seed, self.epoch])
+        order, total = random.permutation(size), self.num_samples * self.num_replicas
+        if self.share and self.preferred.any():
+            first = np.resize(order[self.preferred[order]], ceil(self.share * total))
+            order = random.permutation([*first, *order[~np.isin(order, first)]][:total])
+        return [int(k) for k in np.resize(order, total)]
+
+
+class WholeSampler(DistributedSampler[Any]):
+    """Divide cases among the ranks in their order, none twice, whatever their number.
+
+    Args:
+        dataset: What is sampled from.
+        num_replicas: Number of ranks.
+        rank: This one.
+    """
+
+    def __init__(self, dataset: Any, num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
+        self.num_samples = len(range(rank, len(dataset), num_replicas))
+
+    @override
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
