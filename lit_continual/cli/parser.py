@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from typing_extensions import override
 
 import lit_continual
+from lit_continual.methods.meta.old_config import how_to_convert
 from lit_continual.stream.section import reason
 
 
@@ -38,6 +39,8 @@ class Parser(ArgumentParser):
 
     def nearest(self, message: str) -> str:
         """Name what is most like the option, command or class that a message says is not there."""
+        if said := how_to_convert(message):
+            return said
         parsers = [
             self,
             *(p for action in self._actions for p in (getattr(action, "_name_parser_map", None) or {}).values()),

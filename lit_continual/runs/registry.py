@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 C = TypeVar("C", bound=type)
-Spec = Mapping[str, Any] | str
 
 #: Arguments by which a class fetches something or reads a file.
 FETCHES = re.compile(r"pretrain|weights$|url|path|file|repo|checkpoint$|ckpt|output_dir|reader|writer")
@@ -54,7 +53,7 @@ class Registry:
         self.own[found.__name__] = found
         return found
 
-    def build(self, spec: Spec, **overrides: Any) -> Any:
+    def build(self, spec: Mapping[str, Any] | str, **overrides: Any) -> Any:
         """Build the object that a config describes; its author may name any class.
 
         Args:

@@ -17,7 +17,16 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual import callbacks
-from lit_continual.callbacks import L2SP, Distillation, PartialTraining, Pretrained, TargetedGradientDescent, TrainOnly
+from lit_continual.callbacks import (
+    L2SP,
+    Distillation,
+    MetaTune,
+    PartialTraining,
+    Pretrained,
+    TargetedGradientDescent,
+    TrainOnly,
+)
+from lit_continual.modules import MAML
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorials" / "own_method.md"
 
@@ -80,6 +89,7 @@ ENTRIES = {
     "L2SP explicit": lambda folder: L2SP(0.7),
     "L2SP proximal": lambda folder: L2SP(0.7, step="proximal", anchor="last_fit", hold_statistics=True),
     "LossTerm": of_the_tutorial,
+    "MetaTune": lambda folder: MetaTune(MAML(inner_lr=0.05), learn_inner_lr=True),
     "PartialTraining": lambda folder: NoBias(),
     "Pretrained": of_a_file,
     "TargetedGradientDescent parameter": lambda folder: TargetedGradientDescent(0.7),
@@ -95,6 +105,7 @@ NEUTRAL = {
     "L2SP explicit": lambda folder: L2SP(0.0),
     "L2SP proximal": lambda folder: L2SP(0.0, step="proximal"),
     "LossTerm without a term": of_the_tutorial,
+    "MetaTune": lambda folder: MetaTune(MAML(), after=1),
     "Pretrained": of_a_file,  # which has the weights that the module begins with
     "TargetedGradientDescent": lambda folder: TargetedGradientDescent(after=1),
     "TrainOnly": lambda folder: TrainOnly(["encoder", "head"]),
@@ -111,12 +122,18 @@ def make(request, tmp_path):
     return lambda: ENTRIES[request.param](tmp_path)
 
 
+def _loader(callbacks):
+    """Batches, or where MetaTune is at work lists of pairs of them."""
+    pairs = any(isinstance(callback, MetaTune) and not callback.after for callback in callbacks)
+    return DataLoader([[tuple(batches())]] * 2, batch_size=None) if pairs else batches()
+
+
 def fit(trainer, module, *callbacks, seed=0, **options):
     """Train with the same random numbers in each batch, wherever a fit begins; return the trainer."""
     seeded = LambdaCallback(on_train_batch_start=lambda t, m, b, i: torch.manual_seed(100 * t.current_epoch + i))
     resume = {key: options.pop(key) for key in ("ckpt_path", "weights_only") if key in options}
     fitted = trainer(callbacks=[*callbacks, seeded], **options)
-    fitted.fit(module, batches(), **resume)
+    fitted.fit(module, _loader(callbacks), **resume)
     return fitted
 
 
@@ -185,9 +202,9 @@ def test_nothing_is_left_behind(make, trainer, fails):
         fitted = trainer(callbacks=[*mine, *failing])
         if fails:
             with pytest.raises(ZeroDivisionError):
-                fitted.fit(one, batches())
+                fitted.fit(one, _loader(mine))
         else:
-            fitted.fit(one, batches())
+            fitted.fit(one, _loader(mine))
         found.append(traces(one, fitted))
     assert found[1] == found[0]
 

@@ -14,7 +14,6 @@ from typing_extensions import override
 
 from lit_continual.data.patches import PatchDataset
 from lit_continual.data.samplers import EpochSampler, place_in_fit
-from lit_continual.data.segmentation_data_module import SegmentationDataModule
 from lit_continual.methods.rehearsal.candidates import Candidates, ItemCandidates, SliceCandidates
 from lit_continual.methods.rehearsal.exemplar import Exemplar
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
@@ -204,8 +203,6 @@ class ExemplarMemoryDataModule(LightningDataModule):
             candidates: Candidates = self.data.candidates()
             return candidates
         patches = getattr(self.data, "train_dataset", None)
-        if patches is None and isinstance(self.data, SegmentationDataModule):
-            patches = self.data.patches()
         if isinstance(patches, PatchDataset) and hasattr(self.data, "replayed"):  # slices come back as patches
             return SliceCandidates(patches.volumes, patches.patch_size)
         if not self.data.trainer:  # of this process, nobody has trained on the data
