@@ -59,6 +59,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Make a batch: tensors, also in mappings, are stacked as torch does, and of all other parts there is a list.
 
     Example:
+        >>> import torch
         >>> collate([{"image": torch.ones(2), "classes": ("a", "b")}, {"image": torch.zeros(2), "classes": ()}])
         {'image': tensor([[1., 1.],
                 [0., 0.]]), 'classes': [('a', 'b'), ()]}
