@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_distillation.py
 
 Each step of a fit is followed by one of the bare loop, so that what else runs on the machine slows both; the ratio is
-that of their medians, in CPU time and by the clock on the wall. Memory is that of a process of its own.
+that of their medians, in CPU time, which has the limit, and by the clock on the wall. Memory is that of a process of
+its own. A variant that passes its limit makes the script exit with 1.
 """
 
 import argparse
@@ -105,11 +106,15 @@ def main():
         return
     print(f"{'variant':8} {'bare':>7} {'fit':>7} {'ratio':>6} {'wall':>6} {'limit':>6} {'peak':>8}")
     print(f"{'bare':8} {'':7} {'':7} {1:6.3f} {1:6.3f} {'':6} {peak('bare'):5.0f} MB")
+    missed = False
     for variant, limit in LIMITS.items():
         fit(variant, pairs := Pairs(), steps=options.steps)
         (mine, bare), (wall, bare_wall) = pairs.medians("CPU"), pairs.medians("wall")
         times = f"{bare * 1e3:4.0f} ms {mine * 1e3:4.0f} ms {mine / bare:6.3f} {wall / bare_wall:6.3f}"
-        print(f"{variant:8} {times} {limit:6.2f} {peak(variant):5.0f} MB", flush=True)
+        verdict = "ok" if mine / bare <= limit else "MISSED"
+        missed |= verdict != "ok"
+        print(f"{variant:8} {times} {limit:6.2f} {peak(variant):5.0f} MB  {verdict}", flush=True)
+    raise SystemExit(missed)
 
 
 if __name__ == "__main__":
