@@ -6,7 +6,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from monai.data import get_track_meta, set_track_meta
-from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -15,6 +14,7 @@ from typing_extensions import override
 
 from lit_continual.data.batch import Sample
 from lit_continual.data.shared_epoch import SharedEpoch
+from lit_continual.data.sliding_window import slide
 from lit_continual.runs.classes import TRANSFORMS
 from lit_continual.runs.spec import Spec
 
@@ -115,12 +115,8 @@ class PatchDataset(Dataset[Sample]):
             key: Name of the answers; in a sample they have gone through the spatial augmentation of the image.
             predict: Maps images ``(B, C, *patch_size)``, preprocessed but not augmented, to logits ``(B, K, …)``.
         """
-        flat = len(self.patch_size) == 2
-        window = [*self.patch_size] + [1] * flat
-        ask = (lambda x: predict(x.squeeze(-1)).unsqueeze(-1)) if flat else predict
-        inferer = SlidingWindowInferer(window, sw_batch_size=16, overlap=0.25, mode="gaussian")
         bar = tqdm(self.volumes, desc="Asking the teacher", leave=False, disable=None)
-        self.targets[key] = [inferer(volume["image"][None], ask)[0].half() for volume in bar]
+        self.targets[key] = [slide(predict, volume["image"][None], self.patch_size)[0].half() for volume in bar]
 
     def _window(self, k: int, random: np.random.Generator) -> tuple[Any, ...]:
         """Choose what is cut out of ``(C, H, W, D)`` for sample ``k``."""

@@ -13,7 +13,7 @@ from typing_extensions import override
 from lit_continual.denoising.slice_neighbours import slice_neighbours
 from lit_continual.denoising.study_scores import StudyScores
 from lit_continual.networks import NETWORKS
-from lit_continual.runs.checkpoint import CheckpointedModule
+from lit_continual.runs.checkpointed_module import CheckpointedModule
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.registry import flat
 from lit_continual.runs.spec import Spec

@@ -1,8 +1,6 @@
 """The one door to checkpoints: what is in a file, checked before anything is built from it."""
 
-import hashlib
 import inspect
-import json
 import os
 from collections.abc import Collection, Mapping
 from functools import cached_property
@@ -12,19 +10,17 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from typing_extensions import Self, override
 
-from lit_continual import __version__
 from lit_continual.runs.classes import MODULES, NETWORKS, TRANSFORMS
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.registry import Registry
+from lit_continual.runs.seal import SECTION, digest
 
 M = TypeVar("M", bound=LightningModule)
 
-SECTION = "lit_continual"  # of a checkpoint: what this package says of it
 SAFE_TORCH = (2, 10)  # before it, reading a checkpoint of tensors could run code: CVE-2025-32434, CVE-2026-24747
-#: Which hyper-parameters describe an object, or a list of them, and of which kind.
-DESCRIBED: dict[str, Registry] = {"network": NETWORKS, "post": TRANSFORMS, "normalise": TRANSFORMS}
+#: Which hyper-parameters, beside ``network``, describe a list of objects, and of which kind.
+LISTED: dict[str, Registry] = {"post": TRANSFORMS, "normalise": TRANSFORMS}
 #: Arguments of modules that are objects, which no file can hold.
 _OBJECTS = {"loss", "optimizer", "scheduler"}
 
@@ -210,77 +206,20 @@ class Checkpoint:
             module.on_load_checkpoint(dict(self.content))
             module.load_state_dict(self.state_dict)
         except (RuntimeError, KeyError) as error:
-            lines = str(error).splitlines() or [type(error).__name__]
+            reason = ([line.strip() for line in str(error).splitlines()[:2]] or [type(error).__name__])[-1]
             raise ValueError(
-                f"{self.path} does not fit the model of this config ({lines[min(1, len(lines) - 1)].strip()}). Use the"
-                " `model` section it was trained with."
+                f"{self.path} does not fit the model of this config ({reason}). Use the `model` section it was"
+                " trained with."
             ) from error
-
-
-class CheckpointedModule(LightningModule):
-    """A module whose checkpoints say what they are, and are read by :class:`Checkpoint` alone."""
-
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        seal(checkpoint, type(self))
-
-    @classmethod
-    @override
-    def load_from_checkpoint(
-        cls,
-        checkpoint_path: Any,
-        map_location: Any = None,
-        hparams_file: Any = None,
-        strict: bool | None = None,
-        weights_only: bool | None = None,
-        trust: Collection[str] = (),
-        **arguments: Any,
-    ) -> Self:
-        """Build the module of a checkpoint, without running any code that it names.
-
-        Args:
-            checkpoint_path: The file.
-            map_location: Device that the module is moved to.
-            hparams_file: Not taken: the arguments are in the checkpoint.
-            strict: Whether every weight of the module must be in the file, and no other; by default it must.
-            weights_only: Nothing else is read, whatever is given.
-            trust: Packages of the caller's own whose classes the file may name too.
-            arguments: Arguments of the module that take the place of those in the file.
-
-        Raises:
-            ValueError: If the checkpoint is not one of this class, or ``hparams_file`` is given.
-        """
-        if hparams_file is not None:
-            raise ValueError(f"`hparams_file` is not read, got {hparams_file}. Give the arguments by name.")
-        module = Checkpoint(checkpoint_path, trust).build(cls, strict is not False, **arguments)
-        return module.to(map_location) if map_location is not None else module
-
-
-def seal(checkpoint: dict[str, Any], kind: type) -> None:
-    """Write into a checkpoint which class it is of, and a checksum of its weights and class names."""
-    name = kind.__name__ if MODULES.own.get(kind.__name__) is kind else f"{kind.__module__}.{kind.__qualname__}"
-    checkpoint[SECTION] = {"module": name, "version": __version__}
-    checkpoint[SECTION]["sha256"] = digest(checkpoint)
-
-
-def digest(checkpoint: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the module's class, its hyper-parameters, class names among them, and its weights."""
-    known = {"module": checkpoint[SECTION]["module"], "hyper_parameters": checkpoint.get("hyper_parameters")}
-    found = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
-    for name, value in checkpoint["state_dict"].items():
-        if isinstance(value, Tensor):
-            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def _plain(key: str, value: Any, trust: Collection[str]) -> Any:
     """Check a hyper-parameter: a described object of a known kind, or plain data that describes none."""
-    if key in DESCRIBED and key == "network":
+    if key == "network":
         return NETWORKS.checked(value, trust)
-    if key in DESCRIBED:
+    if key in LISTED:
         steps = [value] if isinstance(value, (str, Mapping)) else value
-        return [DESCRIBED[key].checked(step, trust) for step in steps or ()]
+        return [LISTED[key].checked(step, trust) for step in steps or ()]
     if _describes(value):
         raise ValueError(f"`{key}` describes an object, which no file may give here. Use another checkpoint.")
     return value

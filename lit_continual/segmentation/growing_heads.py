@@ -53,6 +53,20 @@ class GrowingHeads(nn.Module):
         self.layers.append(layer)
         self.classes.append(list(classes))
 
+    def missing(self, classes: Sequence[str]) -> list[str]:
+        """Return those of ``classes`` that have no head yet.
+
+        Raises:
+            ValueError: If the classes are only a part of an old head, which could not be trained on them.
+        """
+        for head in self.classes:
+            if 0 < len(set(head) & set(classes)) < len(head):
+                raise ValueError(
+                    f"The head of {', '.join(head)} cannot be trained on data that reveal only {', '.join(classes)}."
+                    " Reveal all of its classes, or give each class an experience of its own."
+                )
+        return [name for name in classes if all(name not in head for head in self.classes)]
+
     @property
     def channels(self) -> list[list[int]]:
         """Output channels of each head: its background, then its classes."""

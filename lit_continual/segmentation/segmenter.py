@@ -5,15 +5,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from monai.inferers import SlidingWindowInferer
 from monai.losses import DiceCELoss
 from monai.transforms import Compose
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.data.batch import Batch, names_of_samples
+from lit_continual.data.sliding_window import slide
 from lit_continual.networks import NETWORKS
-from lit_continual.runs.checkpoint import CheckpointedModule
+from lit_continual.runs.checkpointed_module import CheckpointedModule
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.registry import flat
 from lit_continual.runs.spec import Spec
@@ -24,8 +24,7 @@ from lit_continual.segmentation.source_grid import to_source_grid
 from lit_continual.segmentation.volume_scores import SCORES, VolumeScores
 
 WIDTHS = [64, 128, 256, 512, 1024, 64]  # the paper's; MONAI's LeakyReLU, unlike its ReLU, cannot switch a class off
-PAPER = {"spatial_dims": 2, "features": WIDTHS, "norm": "BATCH", "dropout": 0.1}
-UNET: Spec = {"class_path": "BasicUNet", "init_args": PAPER}
+UNET: Spec = {"class_path": "BasicUNet", "spatial_dims": 2, "features": WIDTHS, "norm": "BATCH", "dropout": 0.1}
 
 
 @MODULES.add
@@ -109,8 +108,7 @@ class Segmenter(CheckpointedModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images ``(B, C, *spatial)`` to the logits of all heads."""
-        logits: Tensor = self.heads(self.body(image))
-        return logits
+        return self.heads(self.body(image))  # type: ignore[no-any-return]
 
     def grow(self, classes: Sequence[str]) -> None:
         """Add one head for those of ``classes`` that have none yet.
@@ -118,13 +116,7 @@ class Segmenter(CheckpointedModule):
         Raises:
             ValueError: If the classes are only a part of an old head, which could not be trained on them.
         """
-        for head in self.heads.classes:
-            if 0 < len(set(head) & set(classes)) < len(head):
-                raise ValueError(
-                    f"The head of {', '.join(head)} cannot be trained on data that reveal only {', '.join(classes)}."
-                    " Reveal all of its classes, or give each class an experience of its own."
-                )
-        if new := [name for name in classes if name not in self.classes]:
+        if new := self.heads.missing(classes):
             self.heads.grow(new)
             self.hparams["heads"] = [list(head) for head in self.heads.classes]
 
@@ -164,12 +156,8 @@ class Segmenter(CheckpointedModule):
 
     def infer(self, image: Tensor) -> Tensor:
         """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""
-        flat = image.ndim - 2 > self.spatial_dims
-        window = [*(self.hparams["roi_size"] or image.shape[2 : 2 + self.spatial_dims])] + [1] * flat
-        inferer = SlidingWindowInferer(window, sw_batch_size=16, overlap=0.25, mode="gaussian")
-        network = (lambda x: self(x.squeeze(-1)).unsqueeze(-1)) if flat else self
-        logits: Tensor = inferer(image, network)
-        return logits.float()  # of bf16, neighbouring voxels and heads would tie
+        window = self.hparams["roi_size"] or image.shape[2 : 2 + self.spatial_dims]
+        return slide(self, image, window).float()  # of bf16, neighbouring voxels and heads would tie
 
     def masks(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to a boolean mask of each class, ``(B, K, *spatial)``."""
@@ -237,15 +225,9 @@ class Segmenter(CheckpointedModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        for score in self.scores.names:
-            means = self.scores.compute(score)
-            self.log_dict({f"{stage}/{score}/{name}": mean for name, mean in means.items()}, sync_dist=True)
-            values = torch.stack(list(means.values()))
-            # Dice is undefined for a class that is nowhere, the others also for one that is never found.
-            mean = values.nanmean() if score == "dice" else values.mean()
-            self.log(f"{stage}/{score}", mean, prog_bar=score == "dice", sync_dist=True)
-            if stage == "test":
-                self.log(f"{stage}/{score}/left_out", self.scores.left_out(score))
+        for name, value in self.scores.logged().items():
+            if stage == "test" or not name.endswith("left_out"):
+                self.log(f"{stage}/{name}", value, prog_bar=name == "dice", sync_dist=not name.endswith("left_out"))
         self.scores = VolumeScores([], [], self.device)
 
     @override
@@ -260,10 +242,10 @@ class Segmenter(CheckpointedModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         known, mine = checkpoint["hyper_parameters"], self.heads.classes
-        if known["heads"][: len(mine)] != mine:
+        if (heads := known["heads"])[: len(mine)] != mine:
             raise ValueError(
-                f"The checkpoint has the heads {known['heads']}, the model {mine}. Drop `heads` to take the former."
+                f"The checkpoint has the heads {heads}, the model {mine}. Drop `heads` to take the former."
             )
-        for head in known["heads"][len(self.heads.classes) :]:
+        for head in heads[len(mine) :]:
             self.grow(head)
         self.hparams["roi_size"] = self.hparams["roi_size"] or known["roi_size"]  # Dice falls with another window.

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lit_continual.metrics import AverageSurfaceDistance, Dice, HausdorffDistance95, Precision
@@ -49,6 +50,18 @@ class VolumeScores:
         with warnings.catch_warnings():  # as in the sanity check
             warnings.filterwarnings("ignore", ".*before the ``update`` method")
             return {name: metrics[score].compute() for name, metrics in self.metrics.items()}
+
+    def logged(self) -> dict[str, Tensor | float]:
+        """What is logged of all scores: the mean of each class, the mean over classes, and how many were left out."""
+        found: dict[str, Tensor | float] = {}
+        for score in self.names:
+            means = self.compute(score)
+            values = torch.stack(list(means.values()))
+            # Dice is undefined for a class that is nowhere, the others also for one that is never found.
+            mean = values.nanmean() if score == "dice" else values.mean()
+            found |= {f"{score}/{name}": value for name, value in means.items()}
+            found |= {score: mean, f"{score}/left_out": self.left_out(score)}
+        return found
 
     def left_out(self, score: str) -> float:
         """How many cases were left out of the means of a score, since it is undefined there."""

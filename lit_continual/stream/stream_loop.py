@@ -14,9 +14,10 @@ from lightning.pytorch.loggers import Logger
 from lit_continual.data import JointDataModule
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
 from lit_continual.runs.case_scores import CaseScores
-from lit_continual.runs.checkpoint import SECTION, Checkpoint, load_checkpoint, seal
+from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
 from lit_continual.runs.files import is_first_rank, replaced
 from lit_continual.runs.run_folder import RunFolder
+from lit_continual.runs.seal import SECTION, seal
 from lit_continual.stream.evaluation import CaseRecorder, evaluate
 from lit_continual.stream.resumption import EpochSeed, ResumeFiles, ResumePoint
 from lit_continual.stream.stream import Stream

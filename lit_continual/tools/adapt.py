@@ -16,8 +16,9 @@ from lit_continual.denoising.denoiser import Denoiser
 from lit_continual.denoising.noisy_pair import NoisyPair, read_noisy_pair
 from lit_continual.denoising.pet_slices import PetSlices
 from lit_continual.methods.tgd.callback import TargetedGradientDescent
-from lit_continual.runs.checkpoint import Checkpoint, seal
+from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import replaced
+from lit_continual.runs.seal import seal
 from lit_continual.stream.tracking import quiet
 from lit_continual.tools.adaptation_figure import write_adaptation
 

@@ -12,9 +12,10 @@ from monai.transforms import RandFlipd
 
 from lit_continual.callbacks import Distillation
 from lit_continual.modules import Denoiser, HydraNet, RegionSegmenter, Segmenter
-from lit_continual.runs.checkpoint import Checkpoint, seal
+from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.classes import NETWORKS, TRANSFORMS
 from lit_continual.runs.registry import Registry, flat
+from lit_continual.runs.seal import seal
 from lit_continual.tools.adapt import adapt
 from lit_continual.tools.kse import study_kernels
 from lit_continual.tools.predict import predict

@@ -1,7 +1,6 @@
 """The old network: frozen, on its own, the same after a resume."""
 
 import copy
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from typing_extensions import Self
 
 from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
 from lit_continual.runs.files import in_one_line, replaced
+from lit_continual.runs.seal import weights_digest
 
 
 class Teacher:
@@ -22,7 +22,7 @@ class Teacher:
 
     def __init__(self, module: LightningModule) -> None:
         self.module = module.eval().requires_grad_(False)
-        self.digest = _digest(module)
+        self.digest = weights_digest(module.state_dict())
 
     @property
     def file_name(self) -> str:
@@ -85,12 +85,3 @@ def _folders(trainer: Trainer) -> list[Path]:
     checkpoints: Any = trainer.checkpoint_callbacks
     folders = [*(getattr(checkpoint, "dirpath", None) for checkpoint in checkpoints), trainer.default_root_dir]
     return list(dict.fromkeys(Path(folder) for folder in folders if folder))
-
-
-def _digest(module: LightningModule) -> str:
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        if isinstance(value, torch.Tensor):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

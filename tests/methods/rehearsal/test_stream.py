@@ -82,7 +82,7 @@ def test_policies_and_budgets_are_chosen_on_the_command_line(stream, run):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("policy=Hrding", "There is no `Hrding` in lit_continual.methods.rehearsal.selection"),
+        ("policy=Hrding", "There is no `Hrding` in lit_continual"),
         ("share=1.5", "`share` of exemplars must lie between 0 and 1, got 1.5"),
         ("budget.volumes=2", "counts `samples` or whole `volumes`, got both"),
         ("layr=3", "layr"),
