@@ -85,8 +85,7 @@ class Segmenter(CheckpointedModule):
         super().__init__()
         heads = [list(head) for head in heads]
         plain = {"features": features, "heads": heads, "roi_size": roi_size and list(roi_size)}
-        described = {"network": flat(network), "post": [flat(step) for step in post]}
-        self.save_hyperparameters({**plain, **described}, logger=False)
+        self.save_hyperparameters({**plain, "network": flat(network), "post": list(map(flat, post))}, logger=False)
         self.body = NETWORKS.build(network, out_channels=features)
         self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
         self.heads = GrowingHeads(features, self.spatial_dims, heads)
