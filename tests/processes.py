@@ -126,7 +126,7 @@ class Prepared:
         self.process.start()
 
     def run(self, folder, kill=None, resume=False, seconds=60):
-        """Run in a folder, killed at a point if one is given; return the exit codes of the ranks, or that it is stuck."""
+        """Run in a folder, killed at a point if one is given; return the exit code of each rank, or STUCK."""
         self.orders.send((str(folder), kill, resume, self.ranks, seconds))
         assert self.orders.poll(2 * seconds), "the process that forks is gone"
         return self.orders.recv()
