@@ -105,7 +105,7 @@ def outcomes(stream, tmp_path):
     def count(points, options=(), ranks=1):
         method = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
         arguments = ["fit", "--config", stream(method), "--trainer.logger=false", "--trainer.num_sanity_val_steps=0"]
-        arguments += ["--model.scheduler=StepLR", "--model.scheduler.step_size=1"]
+        arguments += ["--model.scheduler=StepLR", "--model.scheduler.step_size=1", "--model.network.dropout=0.2"]
         arguments += [f"--stream.memory.{setting}" for setting in ("policy=Random", "budget.samples=5", "share=0.5")]
         whole, log, found = tmp_path / "whole/run", tmp_path / "log.txt", {}
         prepared = Prepared([*arguments, *options], log, ranks)
