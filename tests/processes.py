@@ -82,6 +82,8 @@ def _at(function, call, act, after=False):
 def _quiet_process(log, reports):
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     os.dup2(1, 2)
+    with contextlib.suppress(ValueError):  # Windows has no fork
+        multiprocessing.set_start_method("fork", force=True)  # for loaders: as in a process that nobody forked
     import torch
 
     torch.set_num_threads(1)
