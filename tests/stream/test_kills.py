@@ -20,6 +20,7 @@ TEARDOWN = "lightning.pytorch.Trainer._teardown"
 LOOP = "lit_continual.stream.stream_loop.StreamLoop"
 KEEP, NOTE, REMEMBER = f"{LOOP}._keep", f"{LOOP}._note", f"{LOOP}._remember"
 RESUME = "lit_continual.stream.resumption.ResumeFiles.save_checkpoint"
+SAVED = "lightning.pytorch.Trainer.save_checkpoint"  # of every rank, though one alone writes
 FOLDER = "lit_continual.runs.run_folder.RunFolder"
 ROW, OVERLAYS, FINISH = f"{FOLDER}.write_row", f"{FOLDER}.write_overlays", f"{FOLDER}.finish"
 FACT = f"{FOLDER}.note"
@@ -82,7 +83,7 @@ WORKERS = {
 }
 RANKS = {
     "training": [before(STEP, n, rank=rank) for n in (1, 4, 8) for rank in (0, 1)],
-    "checkpoints": [before(RECORD, 7, (RESUME, 2)), after(RESUME, 2, rank=1), before(REPLACE, 2, (KEEP, 2))],
+    "checkpoints": [before(RECORD, 7, (RESUME, 2)), after(SAVED, 2, rank=1), before(REPLACE, 2, (KEEP, 2))],
     "teardown": [before(FIT_END, 2, rank=1), before(TEARDOWN, 1), after(TEARDOWN, 1, rank=1), before(KEEP, 2, rank=1)],
     "between checkpoint and note": [before(NOTE, 1), before(NOTE, 1, rank=1)],
     "memory": [before(COMMIT, 1), before(REMEMBER, 2, rank=1)],
