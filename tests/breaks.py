@@ -48,13 +48,19 @@ BREAKS = [
         ('if reduction == "mean" else total', 'if reduction != "mean" else total'),
     ),
     *room(
-        "methods/rehearsal/maximum_coverage.py",
-        f"{REHEARSAL}test_maximum_coverage.py",
-        ("return block.sum(0) if coverage is None", "return block.clamp_min(0).sum(0) if coverage is None"),
+        "methods/rehearsal/coverage.py",
+        f"{REHEARSAL}test_coverage.py",
+        ("coverage = similarity.amin(1).double()", "coverage = 0 * similarity.amin(1).double()"),
     ),
-    *room("methods/rehearsal/herding.py", f"{REHEARSAL}test_herding.py", ("+ unit) / step)", "+ unit) / (step + 1))")),
     *room(
-        "methods/rehearsal/mc_uncertainty.py", f"{REHEARSAL}test_mc_uncertainty.py", ("correction=0", "correction=1")
+        "methods/rehearsal/selection/herding.py",
+        f"{REHEARSAL}test_herding.py",
+        ("+ unit) / step)", "+ unit) / (step + 1))"),
+    ),
+    *room(
+        "methods/rehearsal/selection/mc_dropout.py",
+        f"{REHEARSAL}test_mc_uncertainty.py",
+        ("correction=0", "correction=1"),
     ),
     *room(
         "metrics/continual_scores.py",
@@ -195,12 +201,16 @@ BREAKS = [
     ),
     # Samplers and splits
     *room(
-        "data/patches.py",
+        "data/samplers.py",
         "tests/data/test_patches.py tests/data/test_segmentation_data_module.py",
         ("self.order()[self.rank :: self.num_replicas]", "self.order()"),
-        ("random = np.random.default_rng([self.seed, self.epoch])", "random = np.random.default_rng([self.seed])"),
-        ("np.random.default_rng([self.seed, epoch, k])", "np.random.default_rng([self.seed, k])"),
+        ("np.random.default_rng([self.seed, self.epoch])", "np.random.default_rng([self.seed])"),
         ("iter(range(self.rank, len(", "iter(range(0, len("),
+    ),
+    *room(
+        "data/patches.py",
+        "tests/data/test_patches.py tests/data/test_segmentation_data_module.py",
+        ("np.random.default_rng([self.seed, self.epoch.value, k])", "np.random.default_rng([self.seed, k])"),
     ),
     *room(
         "methods/rehearsal/replay.py",

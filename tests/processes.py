@@ -18,7 +18,7 @@ from pathlib import Path
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.processes", "lit_continual.cli.continual_cli"])
 
-REPORT = "lit_continual.cli.commands.write_report"  # where the command line takes it from
+REPORT = "lit_continual.reports.report.write_report"  # where the command line takes it from
 STUCK = "stuck"
 
 
@@ -31,16 +31,12 @@ def wait_until(happens, seconds=60, pause=0.02):
     return found
 
 
-def no_report(runs, output=None):
+def no_report(runs, folder=None):
     """Stand in for `write_report`, which takes longer than a run: read the runs as it does, and write nothing."""
-    from lit_continual.reports.report import write_report
     from lit_continual.runs.run import Run
 
-    inspect.signature(write_report).bind(runs, output)
-    for run in runs:
-        assert Run.load(run).described["status"] == "finished"
-    assert runs
-    return (Path(output) if output else Path(runs[0]) / "report") / "report.html"
+    assert {Run.load(run).described["status"] for run in runs} == {"finished"}
+    return (Path(folder) if folder else Path(runs[0]) / "report") / "report.html"
 
 
 def _place(function):
@@ -93,7 +89,7 @@ def _quiet_process(log, reports):
 
 def _run(args, kill, log, reports):
     _quiet_process(log, reports)
-    from lit_continual.__main__ import main
+    from lit_continual.cli import main
 
     if kill:
         kill_at(**kill)
@@ -143,7 +139,7 @@ class Prepared:
 
 def _prepare(args, log, orders):
     _quiet_process(log, reports=False)
-    from lit_continual.__main__ import main
+    from lit_continual.cli import main
 
     owner, name = _place("lit_continual.cli.continual_cli.ContinualCLI._learn")
     learn = getattr(owner, name)
@@ -168,8 +164,7 @@ def _learn(learn, cli, environment, folder, kill, resume):
 
         os.environ.update(environment)
         rank_zero_only.rank = int(os.environ.get("RANK", 0))
-        config = cli.config.get("fit", cli.config)
-        config.trainer.default_root_dir, config.resume = folder, resume
+        cli.config.trainer.default_root_dir, cli.config.resume = folder, resume
         if kill:
             kill_at(**kill)
         learn(cli)

@@ -90,7 +90,7 @@ RANKS = {
     "rows": [before(TEST_STEP, 2), before(TEST_STEP, 2, rank=1), before(REPLACE, 2, (ROW, 2)), after(ROW, 1, rank=1)],
 }
 
-INTENSITY = '--data.augmentation.intensity=[{"_target_":"RandGaussianNoised","keys":"image"}]'
+INTENSITY = '--data.augmentation.intensity=[{"class_path":"RandGaussianNoised","init_args":{"keys":"image"}}]'
 SETTINGS = {
     "online": (MEANWHILE, [], 1),
     "cached": (CACHED, ["--trainer.callbacks.targets=cached"], 1),
