@@ -3,6 +3,7 @@
 #   PYTHON       the interpreter to build .venv with, where the first one found is not the one you want
 #   TORCH_INDEX  another index to take torch from, such as the one with PyTorch's CPU wheels
 #   ARGS         more arguments for pytest: make test ARGS="-x -k distillation"
+#   BREAKS       words of the breaks to try: make mutate BREAKS="resumption samplers"
 
 VENV   ?= .venv
 PYTHON ?= python3 python3.13 python3.12 python3.11 python3.10 python
@@ -13,7 +14,7 @@ DEMO   := runs/demo
 export OMP_WAIT_POLICY := PASSIVE  # before torch starts: spinning threads starve shared cores
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all check format bench docs readme clean
+.PHONY: help env demo test test-all check format bench mutate docs readme clean
 
 help:  ## list the doors
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +42,13 @@ format: env  ## mend lint and format
 	$(RUN) -m ruff format .
 
 bench: env  ## print step time and memory relative to bare PyTorch
-	@set -e; for script in tests/benchmarks/bench_*.py; do \
+	@failed=; for script in tests/benchmarks/bench_*.py; do \
 	  test -e "$$script" || { echo "There is no tests/benchmarks/bench_*.py." >&2; exit 1; }; \
-	  echo "== $$script"; $(RUN) "$$script"; done
+	  echo "== $$script"; $(RUN) "$$script" || failed="$$failed $$script"; done; \
+	test -z "$$failed" || { echo "Failed:$$failed" >&2; exit 1; }
+
+mutate: env  ## break the package by hand, one line at a time, and count what the tests find
+	$(RUN) tests/mutations.py $(BREAKS)
 
 docs: $(VENV)/installed-docs  ## build the documentation into site/
 	$(RUN) -m mkdocs build --strict

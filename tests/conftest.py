@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning th
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6.6 on jsonargparse 4.53
 
 import json
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
+
+from tests.processes import REPORT, no_report
 
 pytest_plugins = ["tests.fixtures.data", "tests.fixtures.runs"]
 
@@ -142,11 +145,28 @@ def _own_command_line(monkeypatch):
 
 
 @pytest.fixture
+def deadline():
+    """What a test asks for that waits for others in a loop: it fails after two minutes."""
+
+    def fail(*_):
+        raise TimeoutError("two minutes are over")
+
+    if not hasattr(signal, "SIGALRM"):  # Windows
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
 def reports():
     """What a test asks for whose runs are to be followed by their reports."""
 
 
 @pytest.fixture(autouse=True)
 def _no_reports(request, monkeypatch):
-    if "reports" not in request.fixturenames:  # which take longer than the runs they tell of
-        monkeypatch.setattr("lit_continual.reports.report.write_report", lambda runs, output=None: output or runs[0])
+    if "reports" not in request.fixturenames:
+        monkeypatch.setattr(REPORT, no_report)

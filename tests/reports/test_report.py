@@ -1,5 +1,6 @@
 import csv
 import html
+import inspect
 import io
 import json
 import re
@@ -18,6 +19,7 @@ from lit_continual.reports.overlays import caption, overlays_figure, scored, sli
 from lit_continual.reports.side_by_side import side_by_side_figure
 from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.run import Run
+from tests.processes import no_report
 
 DICE = [[0.9512, None], [0.4134, 0.8464]]
 MM = [[1.25, None], [7.5, 2.75]]
@@ -266,3 +268,7 @@ def test_a_long_name_gives_way_to_the_number_of_the_slice(make_run):
     assert slice_name(overlay, 28) == "shoulder-00000008, slice 14"
     assert slice_name(overlay, 20) == "shoul…0008, slice 14"
     assert caption(run, 0, 0, replace(overlay, patient="x" * 40)) == "xxxxxxxxx…xxxxxxxx, slice 14"
+
+
+def test_what_stands_in_for_the_report_in_other_tests_takes_what_it_takes():
+    assert list(inspect.signature(no_report).parameters) == list(inspect.signature(write_report).parameters)

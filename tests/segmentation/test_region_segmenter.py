@@ -1,10 +1,14 @@
+import json
+
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.transforms import ConvertToMultiChannelBasedOnBratsClasses
 from torch.testing import assert_close
 
 from lit_continual.modules import RegionSegmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.tools.predict import predict
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
 NAMES = ("necrosis", "oedema", "enhancing")
@@ -63,10 +67,23 @@ def test_refuses_data_and_regions_that_do_not_meet(segmenter):
         RegionSegmenter(NETWORK, features=4, regions={"nothing": []})
 
 
-def test_a_checkpoint_predicts_regions_like_any_segmenter(segmenter, tmp_path):
-    segmenter.hparams["roi_size"] = [8, 8]
-    content = {"hyper_parameters": dict(segmenter.hparams), "state_dict": segmenter.state_dict()}
-    torch.save({**content, "datamodule_hyper_parameters": {"preprocessing": {}}}, tmp_path / "model.ckpt")
-    loaded = Checkpoint(tmp_path / "model.ckpt").module(RegionSegmenter)
-    assert loaded.classes == ["whole_tumour", "tumour_core", "enhancing_tumour"]
-    assert torch.equal(loaded(batch()["image"]), segmenter(batch()["image"]))
+def test_a_checkpoint_predicts_regions_like_any_segmenter(tmp_path):
+    """Each region is where the image is above a threshold of its own, so that regions are nested."""
+    module, at = RegionSegmenter({"_target_": "torch.nn.Identity"}, features=1, roi_size=[8, 8]), (0.2, 0.5, 0.8)
+    with torch.no_grad():
+        for layer, threshold in zip(module.heads.layers, at, strict=True):
+            layer.weight.copy_(torch.tensor([0.0, 10.0])[:, None, None, None])
+            layer.bias.copy_(torch.tensor([0.0, -10 * threshold]))
+    content = {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict()}
+    plain = {"preprocessing": {"orientation": None, "normalise": []}}
+    torch.save({**content, "datamodule_hyper_parameters": plain}, tmp_path / "model.ckpt")
+    (tmp_path / "images").mkdir()
+    image = np.random.default_rng(0).uniform(0, 1, (12, 8, 3)).astype(np.float32)
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "images/case.nii.gz")
+
+    folder = predict(str(tmp_path / "model.ckpt"), str(tmp_path / "images"), str(tmp_path / "out"), probabilities=True)
+    found = nib.load(folder / "case_probabilities.nii.gz").get_fdata() > 0.5
+    assert np.array_equal(found, image[..., None] > np.array(at))
+    assert np.array_equal(np.asarray(nib.load(folder / "case.nii.gz").dataobj) > 0, image > 0.2)
+    values = json.loads((folder / "labels.json").read_text())
+    assert values == {"background": 0, "whole_tumour": 1, "tumour_core": 2, "enhancing_tumour": 3}

@@ -18,13 +18,12 @@ from lit_continual.segmentation.volume_scores import VolumeScores
 from lit_continual.stream.evaluation import CaseRecorder
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:You are trying to"),  # steps called without a trainer
+    pytest.mark.filterwarnings(r"ignore:You are trying to `self\.log"),  # steps called without a trainer
     pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),
     pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges"),  # of MONAI's own call
 ]
 UNET = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
 HEADS = [["a"], ["b", "c"]]
-pytestmark = pytest.mark.filterwarnings(r"ignore:You are trying to `self\.log")  # steps without a trainer
 
 
 def segmenter(heads=HEADS, **options):

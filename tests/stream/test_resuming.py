@@ -1,7 +1,6 @@
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,46 +12,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lit_continual.cli import main
 from lit_continual.stream.resumption import ResumePoint
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for the process that forks, too
-import processes
+from tests import processes
+from tests.same_run import assert_same_run, load, same
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
-ENDED = {"run_folder.py", "resumption.py", "stream_loop.py", "files.py"}
-
-
-def load(path):
-    return torch.load(path, weights_only=True)
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, (list, tuple)) else a == b
-
-
-def assert_same_run(run, expected):
-    for path in sorted(expected.glob("experiences/*/model.ckpt")):
-        mine, theirs = load(run / path.relative_to(expected)), load(path)
-        for key in ("state_dict", "callbacks", "hyper_parameters", "epoch", "global_step"):
-            assert same(mine[key], theirs[key]), f"{path.parent.name}: {key}"
-    for file in ("matrix.json", "cases.csv", "config.yaml"):
-        text = (run / file).read_text().replace(str(run), str(expected))
-        assert text == (expected / file).read_text(), file
-    mine, theirs = (json.loads((folder / "run.json").read_text()) for folder in (run, expected))
-    for facts in (mine, theirs):
-        facts.update(tracking_id="")
-        for experience in facts["experiences"]:
-            experience.update(seconds=0, evaluation_seconds=0, checkpoint_bytes=0, selection_seconds=0)
-    assert mine == {**theirs, "name": mine["name"]}
-    overlays = sorted(path.name for path in (expected / "overlays").iterdir())
-    assert sorted(path.name for path in (run / "overlays").iterdir()) == overlays
-    mine, theirs = ({path.name: path.read_bytes() for path in r.glob("memory/**/*.*")} for r in (run, expected))
-    assert mine == theirs
-    assert not list(run.rglob("*.part"))
-    assert not list(run.rglob("resume"))
 
 
 @pytest.fixture
@@ -79,12 +42,6 @@ def resumed(stream, tmp_path):
 
 STEP = "lit_continual.modules.Segmenter.training_step"
 TEST_STEP = "lit_continual.modules.Segmenter.test_step"
-
-
-def test_killed_in_training_and_in_evaluation_a_run_ends_as_if_it_had_not_been(resumed):
-    # 2 experiences of 2 epochs of 2 batches: the last batch of all, and then the second case on the first experience.
-    kills = {"function": STEP, "call": 8}, {"function": TEST_STEP, "call": 2, "after": True}
-    assert_same_run(*resumed(*kills, reports=False))
 
 
 WRITE = "torch._C.PyTorchFileWriter.write_record"  # one tensor or so into the file of a `torch.save`
@@ -164,33 +121,6 @@ def test_without_checkpoints_a_fit_that_was_cut_off_starts_anew(stream, tmp_path
     assert not list((tmp_path / "run").rglob("*.pt"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize(
-    ("function", "calls"),
-    [
-        ("os.replace", range(1, 31)),
-        (STEP, range(1, 9)),
-        (TEST_STEP, range(1, 7)),
-        ("lit_continual.modules.Segmenter.validation_step", (1, 3, 6)),
-        ("lit_continual.callbacks.Distillation.on_fit_end", (1, 2)),
-        ("shutil.rmtree", (1, 2)),
-    ],
-)
-def test_killed_at_any_call_a_run_ends_as_if_it_had_not_been(resumed, function, calls, after, tmp_path):
-    for call in calls:
-        shutil.rmtree(tmp_path / "cut", ignore_errors=True)
-        assert_same_run(*resumed({"function": function, "call": call, "after": after}))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("first", range(7))
-def test_killed_at_any_line_a_run_ends_as_if_it_had_not_been(resumed, first, tmp_path):
-    for n in range(5 + 13 * first, 950, 91):
-        shutil.rmtree(tmp_path / "cut", ignore_errors=True)
-        assert_same_run(*resumed({"files": ENDED, "n": n}))
-
-
 MEMORY = [f"--stream.memory.{setting}" for setting in ("policy=Random", "budget.samples=5", "share=0.5")]
 
 
@@ -203,35 +133,9 @@ def test_killed_before_a_memory_is_noted_a_run_ends_as_if_it_had_not_been(resume
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize(
-    ("function", "calls"),
-    [
-        ("os.replace", range(1, 42, 2)),
-        ("pathlib.Path.write_bytes", range(1, 8)),
-        ("lit_continual.data.ExemplarMemory.add", (1, 2)),
-        (STEP, range(3, 13, 3)),
-    ],
-)
-def test_killed_with_a_memory_at_any_call(resumed, function, calls, after, tmp_path):
-    for call in calls:
-        shutil.rmtree(tmp_path / "cut", ignore_errors=True)
-        assert_same_run(*resumed({"function": function, "call": call, "after": after}, options=MEMORY))
-
-
-@pytest.mark.slow
 def test_killed_again_and_again(resumed):
     kills = [{"function": STEP, "call": n} for n in (1, 3, 2, 4)] + [{"function": TEST_STEP, "call": 1}] * 2
     assert_same_run(*resumed(*kills))
-
-
-@pytest.mark.slow
-def test_killed_with_workers_that_load(resumed):
-    workers = [
-        "--data.num_workers=2",
-        '--data.augmentation.intensity=[{"class_path": "RandGaussianNoised", "init_args": {"keys":"image"}}]',
-    ]
-    assert_same_run(*resumed({"function": STEP, "call": 7}, options=workers))
 
 
 @pytest.mark.slow

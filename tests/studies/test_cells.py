@@ -3,13 +3,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from lit_continual.studies.cells import Cell, Workers, run_cells
+from tests.processes import wait_until
 
 PARENT = """
 import sys
@@ -21,6 +21,8 @@ with Workers(2, [sys.executable, fit]) as workers:
     for cell, error in run_cells(cells, workers, 0.02):
         print(cell.name, error, flush=True)
 """
+
+pytestmark = pytest.mark.usefixtures("deadline")
 
 
 @pytest.fixture(autouse=True)
@@ -80,11 +82,9 @@ def test_a_process_that_is_killed_is_told_and_run_again(cell, fit, tmp_path):
     one = cell("one", "--seconds=60")
     with Workers(1, fit) as pool:
         pool.start(one)
-        while not (one.folder / "threads").exists():
-            time.sleep(0.02)
+        wait_until((one.folder / "threads").exists)
         os.kill(pool.jobs[one].pid, signal.SIGKILL)
-        while not (found := pool.ended()):
-            time.sleep(0.02)
+        found = wait_until(pool.ended)
     assert "ended by SIGKILL" in found[one]
     assert run([cell("one")], fit) == {"one": ""}
 
@@ -111,8 +111,7 @@ def parent(fit, tmp_path, seconds):
 
 
 def wait_for_two(tmp_path):
-    while not (tmp_path / "log").exists() or sum(begun(tmp_path).values()) < 2:
-        time.sleep(0.02)
+    wait_until(lambda: (tmp_path / "log").exists() and sum(begun(tmp_path).values()) >= 2)
 
 
 def finished(tmp_path):
@@ -124,10 +123,10 @@ def test_after_a_sigkill_of_the_parent_no_cell_runs_twice_at_a_time_nor_again(fi
     first = parent(fit, tmp_path, 3)
     wait_for_two(tmp_path)
     first.kill()
-    first.wait()
+    first.wait(120)
     assert finished(tmp_path) == []
     second = parent(fit, tmp_path, 3)  # waits for the processes that the first left
-    assert second.wait() == 0
+    assert second.wait(120) == 0
     assert finished(tmp_path) == ["0", "1", "2", "3"]
     assert begun(tmp_path) == dict.fromkeys("0123", 1)
 
@@ -138,7 +137,7 @@ def test_a_signal_that_asks_to_leave_ends_the_processes_as_well(fit, tmp_path, n
     first = parent(fit, tmp_path, 60)
     wait_for_two(tmp_path)
     first.send_signal(number)
-    assert first.wait() != 0
+    assert first.wait(120) != 0
     for line in (tmp_path / "log").read_text().splitlines():
         with pytest.raises(ProcessLookupError):
             os.kill(int(line.split()[2]), 0)
@@ -147,7 +146,7 @@ def test_a_signal_that_asks_to_leave_ends_the_processes_as_well(fit, tmp_path, n
 @pytest.mark.slow
 def test_two_parents_share_the_cells(fit, tmp_path):
     both = [parent(fit, tmp_path, 1) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    assert [process.wait(120) for process in both] == [0, 0]
     assert finished(tmp_path) == ["0", "1", "2", "3"]
     assert begun(tmp_path) == dict.fromkeys("0123", 1)
 

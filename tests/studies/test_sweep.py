@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,9 @@ import yaml
 from lit_continual.cli import main
 from lit_continual.studies.cells import Workers
 from lit_continual.studies.sweep_file import read_sweep
+from tests.processes import wait_until
 
+pytestmark = pytest.mark.usefixtures("deadline")
 FIT = [sys.executable, str(Path(__file__).parent / "fake_fit.py")]
 COMMAND = ["${env}", "lit-continual", "fit", "--config", "CONFIG", "${args}"]
 RATES = {"model.optimizer.lr": {"values": [0.0, 0.01, 0.03, 0.1]}}
@@ -194,12 +195,11 @@ def test_twelve_trials_killed_twice_end_with_twelve_finished_none_twice(sweep, t
     command += [f"--output={tmp_path / 'sweep'}"]
     for wanted in (3, 7):
         parent = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while not (tmp_path / "log").exists() or sum(begun(tmp_path).values()) < wanted:
-            time.sleep(0.05)
-            assert parent.poll() is None
+        wait_until(lambda wanted=wanted: (tmp_path / "log").exists() and sum(begun(tmp_path).values()) >= wanted)
+        assert parent.poll() is None
         parent.kill()
-        parent.wait()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        parent.wait(60)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=300)
     trials = rows(tmp_path / "sweep/report/trials.csv")
     assert len(trials) == len({(t["model.optimizer.lr"], t["seed_everything"]) for t in trials}) == 12
     assert all(t["complete"] == "True" for t in trials)
