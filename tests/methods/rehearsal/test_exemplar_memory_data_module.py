@@ -346,7 +346,7 @@ def test_refuses_samples_and_settings_that_cannot_be_right(tmp_path, data):
         ExemplarMemoryDataModule(Plain(), tmp_path, Exemplars(budget=Budget(volumes=1))).remember(Tiny())
     with pytest.raises(ValueError, match=r"`share` of exemplars must lie between 0 and 1, got 1"):
         Exemplars(share=1)
-    with pytest.raises(ValueError, match=r"There is no `Randm` in lit_continual. Correct the name `Randm`"):
+    with pytest.raises(ValueError, match=r"There is no `Randm` in lit_continual. Correct the policy `Randm`"):
         Exemplars("Randm")
     with pytest.raises(ValueError, match=r"`passes` must be at least 2 for them to vary, got 1"):
         Exemplars(passes=1)
