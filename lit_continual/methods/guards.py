@@ -2,8 +2,6 @@
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 
 def require_automatic_optimization(pl_module: LightningModule, who: object) -> None:
@@ -16,12 +14,17 @@ def require_automatic_optimization(pl_module: LightningModule, who: object) -> N
         )
 
 
-def require_persistent_replicas(trainer: Trainer, who: object) -> None:
-    """Raise unless each process holds the whole module and outlives ``fit``, and so keeps what ``who`` learns."""
+def require_persistent_replicas(trainer: Trainer, who: object, remembers: bool = True) -> None:
+    """Raise unless each process holds the whole module and, where ``who`` ``remembers``, outlives ``fit``."""
     strategy = trainer.strategy
-    whole = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) and not isinstance(strategy, DeepSpeedStrategy)
-    if not whole or isinstance(strategy.launcher, _MultiProcessingLauncher):
+    whole = _is_a(strategy, "SingleDeviceStrategy", "DDPStrategy") and not _is_a(strategy, "DeepSpeedStrategy")
+    if not whole or (remembers and _is_a(strategy.launcher, "_MultiProcessingLauncher")):
         raise MisconfigurationException(
             f"`{type(who).__name__}` keeps state from one fit to the next, which `{type(strategy).__name__}` shards or"
             " drops with its processes. Use `strategy='auto'` on one device, or `strategy='ddp'`."
         )
+
+
+def _is_a(found: object, *names: str) -> bool:
+    """Whether an object is of one of Lightning's classes, be it of ``lightning.pytorch`` or of ``pytorch_lightning``."""
+    return any(kind.__name__ in names for kind in type(found).__mro__)

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from lit_continual.methods.forward_calls import ForwardCall, ForwardCalls, plain
 from lit_continual.methods.guards import require_automatic_optimization, require_persistent_replicas
 
 
@@ -38,6 +39,10 @@ class LossTerm(Callback, ABC):
 
     #: Names the term in the logs, as ``train/<name>``, and its state in checkpoints. One trainer, one term of a name.
     name: str
+    #: While ``compute`` runs: the call of the module's own ``forward`` that the loss came from, with its ``args``, its
+    #: ``kwargs`` and its ``output``, which is in the graph. Of several calls in a step it is the one that returned
+    #: ``outputs["logits"]``, else the last whose output has a gradient; ``None`` where ``training_step`` made none.
+    captured: ForwardCall | None = None
 
     @property
     @override
@@ -58,10 +63,15 @@ class LossTerm(Callback, ABC):
         """Return the factor on the module's own loss for this batch, for terms that share its weight."""
         return 1.0
 
+    @property
+    def remembers(self) -> bool:
+        """Whether a later fit needs what this one leaves in ``state_dict``, which must then outlive its processes."""
+        return type(self).state_dict is not Callback.state_dict
+
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            require_persistent_replicas(trainer, self)
+            require_persistent_replicas(trainer, self, self.remembers)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,16 +93,24 @@ class _Step:
     def __init__(self, pl_module: LightningModule) -> None:
         self.module, self.step = pl_module, pl_module.training_step
         self.terms: list[LossTerm] = []
+        self.calls = ForwardCalls(pl_module)
         self.shadows = "training_step" in vars(pl_module)  # True for a module that went through `torch.compile`
         self.__wrapped__ = inspect.unwrap(self.step)  # Lightning reads the signature here, one level deep.
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        outputs = self.step(*args, **kwargs)
+        try:
+            with self.calls:
+                outputs = self.step(*args, **kwargs)
+            return self._with_terms(args[0] if args else next(iter(kwargs.values())), outputs)
+        finally:
+            self.calls.clear()  # Nothing keeps the graph of this step.
+
+    def _with_terms(self, batch: Any, outputs: Any) -> Any:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if loss is None:
             return outputs  # Lightning skips the step, or says what is missing.
-        batch = args[0] if args else kwargs["batch"]
-        terms = [(term, term.compute(self.module, batch, outputs)) for term in self.terms]
+        captured = self.calls.of(outputs)
+        terms = [(term, _value(term, captured, self.module, batch, outputs)) for term in self.terms]
         for term, _ in terms:
             share = term.share_of_loss(batch)
             loss = loss if share == 1.0 else share * loss
@@ -104,6 +122,9 @@ class _Step:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self.step, memo)  # A copy of the module is a plain module.
+
+    def __reduce__(self) -> Any:
+        return plain, (self.step,)  # And so is what `torch.save(module)` writes.
 
     @staticmethod
     def of(pl_module: LightningModule) -> "_Step":
@@ -120,3 +141,11 @@ class _Step:
                 pl_module.training_step = step.step  # type: ignore[method-assign]
             elif not step.terms:
                 del pl_module.training_step
+
+
+def _value(term: LossTerm, captured: ForwardCall | None, module: LightningModule, batch: Any, outputs: Any) -> Any:
+    term.captured = captured
+    try:
+        return term.compute(module, batch, outputs)
+    finally:
+        term.captured = None  # nor the term keeps the graph

@@ -1,16 +1,20 @@
 """The old network: frozen, on its own, the same after a resume."""
 
-import copy
-from pathlib import Path
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
 from typing_extensions import Self
 
+from lit_continual.methods.distillation.frozen_copy import frozen_copy
 from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
 from lit_continual.runs.files import in_one_line, replaced
-from lit_continual.runs.seal import weights_digest
 
 
 class Teacher:
@@ -18,11 +22,18 @@ class Teacher:
 
     It stands in neither ``parameters()`` nor the checkpoint of the student. A checkpoint written during fit refers to
     the teacher by file name and digest, and the weights lie beside it in that file, once for all checkpoints.
+
+    Args:
+        module: The module to copy; its forward may read ``self.trainer``, and what it logs is dropped.
+        trainer: The trainer of the fit.
     """
 
-    def __init__(self, module: LightningModule) -> None:
-        self.module = module.eval().requires_grad_(False)
-        self.digest = weights_digest(module.state_dict())
+    def __init__(self, module: nn.Module, trainer: Trainer) -> None:
+        self.module = frozen_copy(module)
+        self.digest = _digest(self.module)
+        if hasattr(self.module, "_trainer"):  # a LightningModule of either package
+            self.module.trainer = trainer  # type: ignore[assignment]
+            self.module.log = self.module.log_dict = _log_nothing  # type: ignore[assignment]
 
     @property
     def file_name(self) -> str:
@@ -30,26 +41,38 @@ class Teacher:
         return f"teacher-{self.digest[:16]}.pt"
 
     @classmethod
-    def snapshot(cls, pl_module: LightningModule) -> Self:
-        """Copy ``pl_module`` as it is now."""
-        return cls(copy.deepcopy(pl_module))
+    def of(cls, module: nn.Module, trainer: Trainer, pl_module: LightningModule) -> Self:
+        """Copy a module that the caller has, to where ``pl_module`` is."""
+        teacher = cls(module, trainer)
+        trainer.precision_plugin.convert_module(teacher.module.to(pl_module.device))
+        return teacher
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, pl_module: LightningModule) -> Self:
-        """Rebuild the network of a Lightning checkpoint of the class of ``pl_module``, with its own architecture.
+    def from_checkpoint(cls, path: str, trainer: Trainer, pl_module: LightningModule) -> Self:
+        """Rebuild the network of a checkpoint of the class of ``pl_module``, with its own architecture.
+
+        Where it cannot be built from its hyper-parameters, its weights are loaded into a copy of ``pl_module``.
 
         Raises:
             ValueError: If the file is no readable checkpoint of that class.
         """
+        with _here(path) as file:
+            checkpoint = Checkpoint(file)
+        strict = pl_module.strict_loading
         try:
-            module = Checkpoint(path).build(type(pl_module))
-        except Exception as error:
-            raise ValueError(
-                f"`{type(pl_module).__name__}` cannot be rebuilt as a teacher from {path}"
-                f" ({in_one_line(error)}). Call `save_hyperparameters()` in its constructor and save the"
-                " checkpoint again, or load the old weights before fit and use teacher='start'."
-            ) from error
-        return cls(module.to(pl_module.device))
+            module = checkpoint.build(type(pl_module), strict)
+        except Exception as error:  # of a constructor, which may raise anything
+            module = frozen_copy(pl_module)
+            try:
+                module.load_state_dict(checkpoint.state_dict, strict)
+            except RuntimeError as second:
+                raise ValueError(
+                    f"`{type(pl_module).__name__}` cannot be rebuilt as a teacher from {path} ({in_one_line(error)}),"
+                    f" nor does the module in training take its weights ({in_one_line(second)}). Call"
+                    " `save_hyperparameters()` in its constructor and save the checkpoint again, or give the old module"
+                    " itself, `teacher=old_module`."
+                ) from error
+        return cls.of(module, trainer, pl_module)
 
     @classmethod
     def restore(cls, file_name: str, trainer: Trainer, pl_module: LightningModule) -> Self:
@@ -58,16 +81,17 @@ class Teacher:
         Raises:
             ValueError: If the file is missing or holds other weights.
         """
-        folders = [Path(str(trainer.ckpt_path)).parent, *_folders(trainer)]
-        found = [folder / file_name for folder in folders if (folder / file_name).is_file()]
+        folders = [str(trainer.ckpt_path).replace("\\", "/").rpartition("/")[0] or ".", *_folders(trainer)]
+        found = [path for folder in folders if get_filesystem(path := f"{folder}/{file_name}").isfile(path)]
         if not found:
             raise ValueError(
                 f"The teacher of this checkpoint, {file_name}, is not in {folders[0]}. Move it there with the"
                 " checkpoint, or start the fit anew."
             )
-        module = copy.deepcopy(pl_module)
-        module.load_state_dict(load_checkpoint(found[0]))
-        teacher = cls(module)
+        teacher = cls(pl_module, trainer)
+        with _here(found[0]) as path:
+            nn.Module.load_state_dict(teacher.module, load_checkpoint(path), strict=pl_module.strict_loading)
+        teacher.digest = _digest(teacher.module)
         if teacher.file_name != file_name:
             raise ValueError(f"{found[0]} holds other weights than when it was written. Restore it or start anew.")
         return teacher
@@ -75,13 +99,58 @@ class Teacher:
     def save(self, trainer: Trainer) -> None:
         """Write the weights beside the checkpoints of every checkpoint callback, where ``restore`` looks, once."""
         folders = _folders(trainer)
-        for path in [folder / self.file_name for folder in folders[:-1] or folders]:
-            if trainer.is_global_zero and not path.exists():
-                with replaced(path) as temporary:
-                    torch.save(self.module.state_dict(), temporary)
+        for path in [f"{folder}/{self.file_name}" for folder in folders[:-1] or folders]:
+            if trainer.is_global_zero and not get_filesystem(path).exists(path):
+                with _to(path) as file:
+                    torch.save(_weights(self.module), file)
 
 
-def _folders(trainer: Trainer) -> list[Path]:
+def _folders(trainer: Trainer) -> list[str]:
     checkpoints: Any = trainer.checkpoint_callbacks
     folders = [*(getattr(checkpoint, "dirpath", None) for checkpoint in checkpoints), trainer.default_root_dir]
-    return list(dict.fromkeys(Path(folder) for folder in folders if folder))
+    return list(dict.fromkeys(str(folder).rstrip("/\\") for folder in folders if folder))
+
+
+@contextmanager
+def _to(path: str) -> Iterator[Any]:
+    """Give a place to write to, for a path or a URL; what is there afterwards is whole."""
+    if not _is_remote(path):
+        with replaced(path) as temporary:
+            yield temporary
+    else:
+        files = get_filesystem(path)
+        with files.transaction, files.open(path, "wb") as file:
+            yield file
+
+
+@contextmanager
+def _here(path: str) -> Iterator[str]:
+    """Give the path of a file that may lie elsewhere, at a URL."""
+    if not _is_remote(path):
+        yield path
+    else:
+        with TemporaryDirectory() as folder:
+            get_filesystem(path).get(path, f"{folder}/{path.rpartition('/')[2]}")
+            yield f"{folder}/{path.rpartition('/')[2]}"
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path and not path.startswith("file://")
+
+
+def _weights(module: nn.Module) -> dict[str, Any]:
+    """All that the module holds: a ``state_dict`` of its own may leave out what does not train."""
+    return nn.Module.state_dict(module)
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in _weights(module).items():
+        if isinstance(value, Tensor):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _log_nothing(*_: Any, **__: Any) -> None:
+    pass

@@ -1,0 +1,57 @@
+"""A copy of a module that shares nothing with it that training moves, and copies nothing that training leaves."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+M = TypeVar("M", bound=nn.Module)
+
+#: Attributes that `torch.compile` puts on a LightningModule, which go on calling the module they were made of.
+_COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+
+
+def frozen_copy(module: M) -> M:
+    """Copy a module, in eval mode and without gradients, uncompiled.
+
+    Its parameters and buffers are its own. Data that the module holds beside them, tensors, arrays, data sets and data
+    modules, are not copied but shared; of a tensor with a graph it holds the value.
+
+    Args:
+        module: Any module; it is left as it is.
+
+    Returns:
+        The copy.
+    """
+    own = {id(value) for value in [*module.parameters(), *module.buffers()]}
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                memo |= {id(data): _shared(data) for data in _data(value, set()) if id(data) not in own}
+    copied = copy.deepcopy(module, memo)
+    for part in copied.modules():
+        vars(part).pop("_compiled_call_impl", None)  # of `module.compile()`
+        if vars(part).get("_compiler_ctx") is not None:  # of `torch.compile(module)`, by Lightning
+            vars(part)["_compiler_ctx"] = None
+            for name in _COMPILED:
+                vars(part).pop(name, None)
+    return copied.eval().requires_grad_(False)
+
+
+def _shared(data: Any) -> Any:
+    return data.detach() if isinstance(data, Tensor) and data.grad_fn is not None else data
+
+
+def _data(value: Any, seen: set[int]) -> Iterator[Any]:
+    """Find the data in an attribute and in the plain containers that it may be."""
+    if isinstance(value, (Tensor, np.ndarray, Dataset, DataLoader)) or hasattr(value, "train_dataloader"):
+        if not isinstance(value, nn.Module):
+            yield value
+    elif isinstance(value, (list, tuple, dict, set)) and id(value) not in seen:
+        seen.add(id(value))
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _data(part, seen)
