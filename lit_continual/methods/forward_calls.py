@@ -63,7 +63,8 @@ class ForwardCalls:
         calls = [call for call in calls if any(part.requires_grad for part in tensors(call.output))]
         logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
         named = [call for call in calls if any(is_same(part, logits) for part in tensors(call.output))]
-        return (named or calls or [None])[-1]
+        found = named or calls
+        return found[-1] if found else None
 
     def clear(self) -> None:
         """Let go of what was noted, and of its graphs."""

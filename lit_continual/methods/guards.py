@@ -26,5 +26,5 @@ def require_persistent_replicas(trainer: Trainer, who: object, remembers: bool =
 
 
 def _is_a(found: object, *names: str) -> bool:
-    """Whether an object is of one of Lightning's classes, be it of ``lightning.pytorch`` or of ``pytorch_lightning``."""
+    """Whether an object is of one of Lightning's classes, of ``lightning.pytorch`` or of ``pytorch_lightning``."""
     return any(kind.__name__ in names for kind in type(found).__mro__)

@@ -202,6 +202,8 @@ def _hand_on(memory: Mapping[str, Any], trainer: Trainer, trained: LightningModu
             callback.load_state_dict(copy.deepcopy(memory[callback.state_key]))
         elif trained is not None and hasattr(callback, "follow"):
             callback.follow(trained)
+        if hasattr(callback, "fits_follow"):  # it need not warn of a first fit
+            callback.fits_follow = True
 
 
 def _methods(trainer: Trainer) -> list[Callback]:

@@ -1,16 +1,29 @@
 """Distillation: the old network teaches the new one its answers (LwfSeg)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.methods.distillation.answers import (
+    LOGITS,
+    Ask,
+    Place,
+    asked,
+    channels_of,
+    heads_of,
+    named_logits,
+    of_images,
+    require_same_shape,
+)
 from lit_continual.methods.distillation.loss import distillation_loss
+from lit_continual.methods.distillation.same_in_evaluation import require_same_in_evaluation
 from lit_continual.methods.distillation.teacher import Teacher
 from lit_continual.methods.loss_term import LossTerm
 
@@ -22,7 +35,8 @@ class Distillation(LossTerm):
 
     :math:`L_c` is the module's own loss, which leaves exemplars out, and :math:`L_d` is
     :func:`~lit_continual.functional.distillation_loss` on the channels that the old network has. Samples are told
-    apart by ``batch["origin"]``, a list of ``"new"`` and ``"exemplar"``; without it all are new.
+    apart by ``batch["origin"]``, a list of ``"new"`` and ``"exemplar"``; without it all are new. A module without
+    ``head_channels`` has one loss for a whole batch, which must then be of one origin.
 
     Args:
         alpha: :math:`\alpha`, share of the module's own loss, in [0, 1].
@@ -31,16 +45,24 @@ class Distillation(LossTerm):
             images without augmentation, and sends its answers through the spatial augmentation with the image. The
             latter costs no forward pass but needs a data module with ``cache_targets(key, predict)``.
         teacher: The old network: ``None`` for what the last fit left (the first fit then trains plainly), ``"start"``
-            for the weights at the start of this fit, or the path of a Lightning checkpoint of the module's class.
+            for the weights at the start of this fit, the path of a Lightning checkpoint of the module's class, or in
+            Python the old module itself, which is copied.
         heads: Channels of each softmax head, or ``"sigmoid"`` for independent classes. ``None`` takes
-            ``pl_module.head_channels`` where the module has them, else one softmax over all channels.
-        logits: How to get ``(B, C, *spatial)`` logits: called with the student or the teacher, and the batch. ``None``
-            takes ``outputs["logits"]`` of the training step, or else calls the module on the images of the batch.
+            ``pl_module.head_channels`` where the module has them, else one softmax over all channels, of which there
+            must then be two or more.
+        logits: How to get ``(B, C, *spatial)`` logits, ``(B, C)`` of a classifier: called with the student or the
+            teacher, and the batch. ``None`` takes what the module's own ``forward`` returned in ``training_step``, and
+            asks the teacher with the arguments of that call: the tensor, the ``logits`` or ``out`` of a mapping or
+            object, or the part of it that the step returns as ``outputs["logits"]``. Of several calls it is the one
+            that returned ``outputs["logits"]``, else the last with a gradient. Where the step does not call
+            ``forward``, both networks are asked about ``batch["image"]`` or the first part of the batch.
         name: Tells this instance from others of its class, in the logs and in checkpoints.
 
     Raises:
         ValueError: If an argument is out of range, or the teacher cannot be read.
-        MisconfigurationException: If targets are to be cached and the data module cannot.
+        MisconfigurationException: If targets are to be cached and the data module cannot; in the first step, if the
+            two networks cannot be asked alike, the teacher answers otherwise in evaluation mode, or it is not clear
+            what its channels are.
 
     Logs ``train/<name>``, the weighted :math:`L_d`, at every step with a teacher.
 
@@ -58,9 +80,9 @@ class Distillation(LossTerm):
         alpha: float = 0.5,
         temperature: float = 1.0,
         targets: Literal["online", "cached"] = "online",
-        teacher: str | Path | None = None,
+        teacher: str | Path | nn.Module | None = None,
         heads: list[list[int]] | Literal["sigmoid"] | None = None,
-        logits: Callable[[LightningModule, Any], Tensor] | None = None,
+        logits: Callable[..., Any] | None = None,
         name: str = "distillation",
     ) -> None:
         if not 0 <= alpha <= 1:
@@ -75,23 +97,40 @@ class Distillation(LossTerm):
         self._channels: int | None = None  # of its outputs; None for all
         self._resumed = ""  # file of the teacher of a checkpoint that was written during fit
         self._seen: int | None = None  # channels of the network in training
+        #: Whether the caller knows that another fit follows one without a teacher, as a stream does.
+        self.fits_follow = False
+        self._on_images = self._warned = self._compared = False
         self._teacher: Teacher | None = None
+
+    @property
+    @override
+    def remembers(self) -> bool:
+        return self.teacher is None  # a teacher that is given is given again
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if self.teacher == "start":  # The module's own setup, where heads grow, comes after this one.
-            self._channels = self._count(pl_module, None)
+            self._channels = channels_of(pl_module, None)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
         if self._resumed:
             self._teacher = Teacher.restore(self._resumed, trainer, pl_module)
+        elif isinstance(self.teacher, nn.Module):
+            self._teacher = Teacher.of(self.teacher, trainer, pl_module)
         elif self.teacher not in (None, "start"):
-            self._teacher = Teacher.from_checkpoint(str(self.teacher), pl_module)
+            self._teacher = Teacher.from_checkpoint(str(self.teacher), trainer, pl_module)
         elif self.teacher == "start" or self._fitted:
-            self._teacher = Teacher.snapshot(pl_module)
+            self._teacher = Teacher(pl_module, trainer)
+        elif not self.fits_follow:
+            rank_zero_warn(
+                "`Distillation` has no old network in this fit, which trains plainly: the first fit of a callback makes"
+                " the teacher of its next. If it is the only one, set `teacher='start'`, the old module or the path of"
+                " its checkpoint."
+            )
+        self._compared = self._warned = False
         if self._teacher is not None and self.targets == "cached":
             self._cache(trainer)
 
@@ -102,75 +141,93 @@ class Distillation(LossTerm):
                 "`Distillation(targets='cached')` needs a data module with `cache_targets(key, predict)`, such as"
                 " `SegmentationDataModule`. Use targets='online' with this data."
             )
-        cache(self.name, lambda image: self._ask({"image": image}))
+        cache(self.name, lambda image: self._ask(of_images({"image": image})))
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Hide the classes of exemplars: with a teacher, they are trained on its answers alone (eq. 1)."""
-        if self._teacher is not None and isinstance(batch, dict) and "origin" in batch and "classes" in batch:
-            pairs = zip(batch["classes"], batch["origin"], strict=True)
-            batch["classes"] = [type(names)() if origin == "exemplar" else names for names, origin in pairs]
+        origin = _origin(batch)
+        if self._teacher is None or "exemplar" not in origin:
+            return
+        if isinstance(batch, dict) and "classes" in batch and hasattr(pl_module, "head_channels"):
+            pairs = zip(batch["classes"], origin, strict=True)
+            batch["classes"] = [type(names)() if one == "exemplar" else names for names, one in pairs]
+        elif "new" in origin:
+            raise MisconfigurationException(
+                f"`{type(pl_module).__name__}` has one loss for a batch of new samples and exemplars, and would train"
+                " the exemplars on their own labels, where `Distillation` trains them on the old network's answers"
+                " alone. Set `batches='pure'` in `Exemplars`."
+            )
 
     @override
     def compute(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor | None:
+        output = None if self.captured is None or self.logits is not None else self.captured.output
+        self._seen = channels_of(pl_module, outputs, output)
         if self._teacher is None:
             return None
-        cached = self.targets == "cached" and isinstance(batch, Mapping)
-        teacher = batch[self.name] if cached else self._ask(batch)
-        student = self._student(pl_module, batch, outputs)[:, : teacher.shape[1]]
-        losses = distillation_loss(student, teacher, self._heads(teacher), self.temperature, "per_sample")
-        origin = batch.get("origin") if isinstance(batch, Mapping) else None
-        if origin is None:
+        student, ask = self._question(pl_module, batch, outputs)
+        teacher = batch[self.name] if self.targets == "cached" and isinstance(batch, Mapping) else self._ask(ask)
+        student = student[:, : teacher.shape[1]]
+        require_same_shape(student, teacher)
+        heads = heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
+        losses = distillation_loss(student, teacher, heads, self.temperature, "per_sample")
+        if not (origin := _origin(batch)):
             return (1 - self.alpha) * losses.mean()
         weights = [1.0 if o == "exemplar" else 1 - self.alpha for o in origin]
         return (losses * losses.new_tensor(weights)).mean()
 
     @override
     def share_of_loss(self, batch: Any) -> float:
-        return 1.0 if self._teacher is None else self.alpha
+        if self._teacher is None:
+            return 1.0
+        return 0.0 if set(_origin(batch)) == {"exemplar"} else self.alpha
 
-    def _student(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor:
-        if self.logits is None and isinstance(outputs, Mapping) and "logits" in outputs:
-            logits: Tensor = outputs["logits"]
-            return logits
-        return self.logits(pl_module, batch) if self.logits else pl_module(_images(batch))
+    def _question(self, pl_module: LightningModule, batch: Any, outputs: Any) -> tuple[Tensor, Ask]:
+        """The student's logits, and how to ask the teacher what the student was asked."""
+        named, logits, call = named_logits(outputs), self.logits, self.captured
+        if logits is not None:
+            return logits(pl_module, batch), lambda network: logits(network, batch)
+        if call is not None:
+            place = Place.of(call.output, named)
+            return place(call.output), lambda network: place(network(*call.args, **call.kwargs))
+        self._on_images, ask = True, of_images(batch)
+        if named is not None and named.requires_grad:
+            return named, ask
+        if named is not None:
+            raise MisconfigurationException(
+                f"`training_step` returns logits without a gradient and does not call `forward`. {LOGITS}"
+            )
+        return asked(pl_module, ask, f"the `forward` of {type(pl_module).__name__}"), ask
 
     @torch.no_grad()
-    def _ask(self, batch: Any) -> Tensor:
+    def _ask(self, ask: Ask) -> Tensor:
         assert self._teacher is not None
         module = self._teacher.module
-        logits: Tensor = self.logits(module, batch) if self.logits else module(_images(batch))
+        logits = asked(module, ask, "the old network")
+        if not self._compared and self.logits is None:
+            self._compared = True
+            require_same_in_evaluation(module, lambda: ask(module), logits)
         return logits[:, : self._channels]
-
-    def _heads(self, teacher: Tensor) -> Sequence[Sequence[int]] | None:
-        if self.heads is not None:
-            return None if isinstance(self.heads, str) else self.heads
-        channels = teacher.shape[1]
-        heads = getattr(self._teacher.module, "head_channels", None) if self._teacher else None
-        if heads is None:
-            return [list(range(channels))] if channels > 1 else None
-        return [head for head in heads if max(head) < channels]
-
-    @staticmethod
-    def _count(pl_module: LightningModule, outputs: Any) -> int | None:
-        if (heads := getattr(pl_module, "head_channels", None)) is not None:
-            return sum(map(len, heads))
-        return outputs["logits"].shape[1] if isinstance(outputs, Mapping) and "logits" in outputs else None
-
-    @override
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._teacher is not None:
-            self._teacher.save(trainer)
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._seen = self._count(pl_module, outputs)
+        if self._on_images and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"`training_step` of {type(pl_module).__name__} does not call `forward`, so `Distillation` asks both"
+                " networks about the images as they are in the batch. If the step prepares them, give `logits=`."
+            )
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._teacher is not None and self.teacher in (None, "start"):
+            self._teacher.save(trainer)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._channels = self._count(pl_module, None) or self._seen or self._channels  # also after a fit of no epochs
+        self._channels = channels_of(pl_module, None) or self._seen or self._channels  # also after a fit of no epochs
         self._fitted, self._resumed, self._teacher = True, "", None
 
     @override
@@ -189,7 +246,5 @@ class Distillation(LossTerm):
         self._resumed = state_dict["teacher"]
 
 
-def _images(batch: Any) -> Tensor:
-    if isinstance(batch, Mapping):
-        return batch["image"]  # type: ignore[no-any-return]
-    return batch[0] if isinstance(batch, Sequence) else batch  # type: ignore[no-any-return]
+def _origin(batch: Any) -> list[str]:
+    return list(batch.get("origin") or ()) if isinstance(batch, Mapping) else []

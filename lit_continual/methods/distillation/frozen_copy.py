@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,12 +27,14 @@ def frozen_copy(module: M) -> M:
     Returns:
         The copy.
     """
-    own = {id(value) for value in [*module.parameters(), *module.buffers()]}
-    memo: dict[int, Any] = {}
+    own = [*module.parameters(), *module.buffers()]
+    held, memo = {id(value) for value in own} | {_storage(value) for value in own}, dict[int, Any]()
     for part in module.modules():
         for name, value in vars(part).items():
-            if name not in ("_parameters", "_buffers", "_modules"):
-                memo |= {id(data): _shared(data) for data in _data(value, set()) if id(data) not in own}
+            if name not in ("_parameters", "_buffers", "_modules", "_trainer"):
+                memo |= {
+                    id(data): _shared(data) for data in _data(value, set()) if not {id(data), _storage(data)} & held
+                }
     copied = copy.deepcopy(module, memo)
     for part in copied.modules():
         vars(part).pop("_compiled_call_impl", None)  # of `module.compile()`
@@ -43,15 +46,22 @@ def frozen_copy(module: M) -> M:
 
 
 def _shared(data: Any) -> Any:
-    return data.detach() if isinstance(data, Tensor) and data.grad_fn is not None else data
+    return data.detach().clone() if isinstance(data, Tensor) and data.grad_fn is not None else data
+
+
+def _storage(data: Any) -> Any:
+    return ("storage", data.untyped_storage().data_ptr()) if isinstance(data, Tensor) else None
 
 
 def _data(value: Any, seen: set[int]) -> Iterator[Any]:
-    """Find the data in an attribute and in the plain containers that it may be."""
+    """Find the data in an attribute, in containers and in what plain objects hold."""
+    if isinstance(value, (nn.Module, type, ModuleType)) or id(value) in seen:
+        return
+    seen.add(id(value))
     if isinstance(value, (Tensor, np.ndarray, Dataset, DataLoader)) or hasattr(value, "train_dataloader"):
-        if not isinstance(value, nn.Module):
-            yield value
-    elif isinstance(value, (list, tuple, dict, set)) and id(value) not in seen:
-        seen.add(id(value))
-        for part in value.values() if isinstance(value, Mapping) else value:
+        yield value
+    elif isinstance(value, (list, tuple, dict, set)) or hasattr(value, "__dict__"):
+        whole = isinstance(value, (list, tuple, dict, set))
+        inside = value if whole else vars(value)
+        for part in list(inside.values() if isinstance(inside, Mapping) else inside):
             yield from _data(part, seen)

@@ -24,7 +24,7 @@ def distillation_loss(
     factor :math:`T^2`. The gradient, :math:`(y - p) / T`, is exactly zero where the student equals the teacher.
 
     Args:
-        student_logits: Logits of the network in training, ``(B, C, *spatial)``.
+        student_logits: Logits of the network in training, ``(B, C, *spatial)``, or ``(B, C)``.
         teacher_logits: Logits of the old network, of the same shape. No gradient flows to them.
         heads: Channels of each softmax head, such as ``[[0, 1], [2, 3]]``; ``None`` for independent sigmoids.
         temperature: :math:`T`, positive. Divides both logits.
@@ -64,7 +64,7 @@ def distillation_loss(
     if reduction == "sum":
         return pixels.sum()
     if reduction == "per_sample":
-        return pixels.flatten(1).mean(1)
+        return pixels.reshape(len(pixels), -1).mean(1)
     if reduction == "per_pixel_mean":
         return pixels.mean()
     raise ValueError(f"`reduction` must be 'per_pixel_mean', 'sum' or 'per_sample', got {reduction!r}.")
