@@ -1,0 +1,407 @@
+"""Other people's projects: small modules that do what theirs do, and what each method makes of them."""
+
+import copy
+import io
+from dataclasses import dataclass
+
+import pytest
+import pytorch_lightning
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import LambdaCallback
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from torch.testing import assert_close
+from torch.utils.data import DataLoader, Dataset
+
+from lit_continual.callbacks import L2SP, Distillation, LossTerm, Pretrained, TargetedGradientDescent, TrainOnly
+from lit_continual.functional import distillation_loss
+
+
+class Items(Dataset):
+    """Eight images, each as somebody's data set gives it."""
+
+    def __init__(self, form):
+        self.images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        self.form = form
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, k):
+        return self.form(self.images[k], (self.images[k, 0] > 0).long())
+
+
+def batches(form=lambda image, label: (image, label), **options):
+    return DataLoader(Items(form), batch_size=4, **options)
+
+
+class Project(LightningModule):
+    """A segmenter with dropout; `extra` is what a term must equal, of the loss, the logits and the network's input."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(4, 3, 1))
+        self.extra = None
+
+    def forward(self, image):
+        return self.net(image)
+
+    def with_extra(self, loss, logits, image):
+        return loss if self.extra is None else self.extra(loss, logits, image)
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        return self.with_extra(cross_entropy(logits, batch[1]), logits, batch[0])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def weights(module):
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def eq_1(teacher, alpha=0.5):
+    teacher = copy.deepcopy(teacher).eval()
+
+    def total(loss, logits, image):
+        with torch.no_grad():
+            answer = teacher.net(image)
+        return alpha * loss + (1 - alpha) * distillation_loss(logits, answer, [list(range(answer.shape[1]))])
+
+    return total
+
+
+def equals_by_hand(module, trainer, data=None, seed=3, **options):
+    """Train with `Distillation` and with eq. 1 written into the step; all weights must be equal."""
+    by_hand = copy.deepcopy(module)
+    by_hand.extra = eq_1(module)
+    for one, callbacks in ((by_hand, None), (module, [Distillation(teacher="start", **options)])):
+        torch.manual_seed(seed)
+        trainer(callbacks=callbacks).fit(one, data or batches())
+    assert_close(weights(module), weights(by_hand), rtol=1e-6, atol=1e-7)
+
+
+class Prepares(Project):
+    def training_step(self, batch, batch_idx):
+        image = (batch["img"] - 3) * 0.1
+        logits = self.forward(image)
+        loss = self.with_extra(cross_entropy(logits, batch["seg"]), logits, image)
+        return {"loss": loss, "logits": logits.detach()}
+
+
+@dataclass
+class Sample:
+    pixels: torch.Tensor
+    label: torch.Tensor
+
+
+class OfDataclass(Project):
+    """A batch that is an object, a forward of two arguments that returns a mapping, as torchvision's segmenters do."""
+
+    def forward(self, pixels, *, gain):
+        return {"out": self.net(gain * pixels), "aux": pixels.mean()}
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch.pixels, gain=2.0)["out"]
+        return self.with_extra(cross_entropy(logits, batch.label), logits, 2.0 * batch.pixels)
+
+
+class OfTuple(Project):
+    """A forward with a second head, of which the step says which part the logits are."""
+
+    def forward(self, image):
+        return image.mean(), self.net(image)
+
+    def training_step(self, batch, batch_idx):
+        _, logits = self(batch[0])
+        return {"loss": self.with_extra(cross_entropy(logits, batch[1]), logits, batch[0]), "logits": logits.detach()}
+
+
+class TwoViews(Project):
+    """A pseudo-label from a weak view, a loss on a strong one."""
+
+    def training_step(self, batch, batch_idx):
+        strong = self(batch[0].flip(-1))
+        with torch.no_grad():
+            weak = self(batch[0]).argmax(1)
+        return self.with_extra(cross_entropy(strong, weak.flip(-1)), strong, batch[0].flip(-1))
+
+
+class Classifier(Project):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 5))
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        return self.with_extra(cross_entropy(logits, batch[1][:, 0, 0]), logits, batch[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (Project, {}),
+        (Prepares, {"form": lambda image, label: {"img": image, "seg": label}}),
+        (OfDataclass, {"form": Sample, "collate_fn": lambda items: Sample(*map(torch.stack, zip(*map(vars_of, items), strict=True)))}),
+        (OfTuple, {}),
+        (TwoViews, {}),
+        (Classifier, {}),
+    ],
+)
+def test_distillation_equals_eq_1_written_into_the_step(kind, data, trainer):
+    equals_by_hand(kind(), trainer, batches(**data))
+
+
+def vars_of(item):
+    return item.pixels, item.label
+
+
+@pytest.mark.parametrize("compiled", ["torch.compile(module)", "module.compile()", "submodule"])
+def test_a_compiled_module_has_a_teacher_of_its_own(compiled, trainer):
+    eager, module = Prepares(), Prepares()
+    data = batches(lambda image, label: {"img": image, "seg": label})
+    torch.manual_seed(3)
+    trainer(callbacks=Distillation(alpha=0.1, teacher="start"), max_epochs=2).fit(eager, data)
+    given = module
+    if compiled == "torch.compile(module)":
+        given = torch.compile(module, backend="eager")
+    elif compiled == "module.compile()":
+        module.compile(backend="eager")
+    else:
+        module.net = torch.compile(module.net, backend="eager")
+    torch.manual_seed(3)
+    trainer(callbacks=Distillation(alpha=0.1, teacher="start"), max_epochs=2).fit(given, data)
+    assert_close(list(module.parameters()), list(eager.parameters()))
+    assert "forward" not in vars(module) or compiled == "torch.compile(module)"
+
+
+class Watch(LossTerm):
+    """Keep what a term is offered, and look at it in the middle of a fit."""
+
+    name = "watch"
+
+    def __init__(self):
+        self.seen = []
+
+    def compute(self, pl_module, batch, outputs):
+        self.seen.append(self.captured and (self.captured.args[0].shape, self.captured.output.requires_grad))
+
+
+def test_a_term_is_offered_the_call_and_keeps_no_graph(trainer):
+    term, left = Watch(), []
+    look = LambdaCallback(on_train_batch_end=lambda t, m, *_: left.append((term.captured, "forward" in vars(m))))
+    trainer(callbacks=[term, look]).fit(Project(), batches())
+    assert term.seen == [((4, 1, 8, 8), True)] * 2
+    assert left == [(None, False)] * 2
+
+
+def test_nothing_is_left_of_the_capture_after_an_exception(trainer):
+    class Fails(Project):
+        def forward(self, image):
+            raise ZeroDivisionError
+
+    term, module = Watch(), Fails()
+    with pytest.raises(ZeroDivisionError):
+        trainer(callbacks=term).fit(module, batches())
+    assert "forward" not in vars(module)
+    assert "training_step" not in vars(module)
+    assert term.captured is None
+
+
+def test_a_module_saved_in_a_fit_is_a_plain_module(trainer):
+    saved = []
+
+    def save(trainer, pl_module, *_):
+        torch.save(pl_module, file := io.BytesIO())
+        saved.append(file.getvalue())
+
+    callbacks = [Watch(), TrainOnly(["net.0"], hold_statistics=True), LambdaCallback(on_train_batch_end=save)]
+    trainer(callbacks=callbacks).fit(Project(), batches())
+    loaded = torch.load(io.BytesIO(saved[0]), weights_only=False)
+    assert loaded.training_step.__self__ is loaded
+    assert loaded.training_step.__func__ is Project.training_step
+
+
+class NoForward(Project):
+    """A step that asks the network itself."""
+
+    def training_step(self, batch, batch_idx):
+        logits = self.net(batch[0])
+        return {"loss": cross_entropy(logits, batch[1]), "logits": self.answer(logits)}
+
+    def answer(self, logits):
+        return logits
+
+
+def test_a_step_that_does_not_call_forward_is_told_what_is_asked(trainer):
+    with pytest.warns(UserWarning, match="does not call `forward`.*images as they are.*give `logits=`"):
+        trainer(callbacks=Distillation(teacher="start")).fit(NoForward(), batches())
+
+
+class Detached(NoForward):
+    def answer(self, logits):
+        return logits.detach()
+
+
+class InEvaluation(Project):
+    """Logits in training, probabilities in evaluation; four channels, so that no sum gives it away."""
+
+    def forward(self, image):
+        logits = self.net(image)
+        return logits if self.training else logits.sigmoid()
+
+
+class Probabilities(Project):
+    def forward(self, image):
+        return self.net(image).softmax(1)
+
+
+class Tuple(Project):
+    def forward(self, image):
+        return self.net(image), self.net(image)
+
+    def training_step(self, batch, batch_idx):
+        return cross_entropy(self(batch[0])[0], batch[1])
+
+
+class Regression(Project):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Conv2d(1, 1, 3, padding=1)
+
+    def training_step(self, batch, batch_idx):
+        return mse_loss(self(batch[0]), batch[0])
+
+
+class Tokens(Project):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(8, 5)
+
+    def training_step(self, batch, batch_idx):
+        return cross_entropy(self(batch[0][:, 0]).mT, batch[1][:, :, 0])
+
+
+class Supervised(Project):
+    """Deep supervision in training."""
+
+    def forward(self, image):
+        return torch.stack([self.net(image)] * 2, 1) if self.training else self.net(image)
+
+    def training_step(self, batch, batch_idx):
+        return cross_entropy(self(batch[0])[:, 0], batch[1])
+
+
+class Features(Project):
+    """A forward that is not the network."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 7, 1)
+
+    def training_step(self, batch, batch_idx):
+        logits = self.head(self(batch[0]))
+        return {"loss": cross_entropy(logits, batch[1]), "logits": logits}
+
+
+class Missing(NoForward):
+    forward = LightningModule.forward
+
+    def training_step(self, batch, batch_idx):
+        return cross_entropy(self.net(batch["x"]), batch["y"])
+
+
+def named(image, label):
+    return {"x": image, "y": label}
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "message"),
+    [
+        (Detached, None, r"without a gradient.*Give `logits="),
+        (InEvaluation, None, r"in evaluation mode.*Give `logits="),
+        (Probabilities, None, r"probabilities.*Give `logits="),
+        (Tuple, None, r"forward` returns tuple.*Give `logits="),
+        (Regression, None, r"One channel.*regression.*heads='sigmoid'"),
+        (Tokens, None, r"\(4, 8, 5\).*\(B, tokens, C\).*give `logits="),
+        (Supervised, None, r"in evaluation mode.*Give `logits="),
+        (Features, None, r"cannot tell the logits.*Give `logits="),
+        (Missing, named, r"KeyError: 'image'.*Give `logits="),
+    ],
+)
+def test_what_cannot_be_distilled_is_refused_in_the_first_step(kind, form, message, trainer):
+    with pytest.raises(MisconfigurationException, match=message):
+        trainer(callbacks=Distillation(teacher="start")).fit(kind(), batches(form) if form else batches())
+
+
+def test_one_sigmoid_is_distilled_where_it_is_said_to_be_one(trainer):
+    class Binary(Regression):
+        def training_step(self, batch, batch_idx):
+            return binary_cross_entropy_with_logits(self(batch[0]), batch[1][:, None].float())
+
+    run = trainer(callbacks=Distillation(teacher="start", heads="sigmoid"))
+    run.fit(Binary(), batches())
+    assert run.callback_metrics["train/distillation"] > 0
+
+
+class WithOrigin(Project):
+    """Somebody's module of mappings; it knows nothing of exemplars."""
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch["image"])
+        return self.with_extra(cross_entropy(logits, batch["label"]), logits, batch["image"])
+
+
+def test_a_batch_of_exemplars_has_no_loss_but_the_term(trainer):
+    module, other = WithOrigin(), WithOrigin()
+    data = batches(lambda image, label: {"image": image, "label": label, "origin": "exemplar"})
+    by_hand = eq_1(other, alpha=0.0)
+    other.extra = by_hand
+    for one, callbacks in ((other, None), (module, Distillation(teacher="start"))):
+        torch.manual_seed(3)
+        trainer(callbacks=callbacks).fit(one, data)
+    assert_close(weights(module), weights(other))
+
+
+def test_a_foreign_module_is_given_no_mixed_batches(trainer):
+    data = batches(lambda image, label: {"image": image, "label": label, "origin": ["new", "exemplar"][int(image[0, 0, 0] > 0)]})
+    with pytest.raises(MisconfigurationException, match="one loss for a batch of new samples and exemplars.*'pure'"):
+        trainer(callbacks=Distillation(teacher="start")).fit(WithOrigin(), data)
+
+
+class OfTheOtherPackage(pytorch_lightning.LightningModule):
+    training_step, forward = Project.training_step, Project.forward
+    configure_optimizers, with_extra = Project.configure_optimizers, Project.with_extra
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
+        self.extra, self.example_input_array = None, torch.zeros(1, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: Distillation(teacher="start"),
+        lambda folder: L2SP(parameters="net", anchor="start"),
+        lambda folder: TargetedGradientDescent(share=0.1),
+        lambda folder: TrainOnly(["net.0"]),
+        lambda folder: Watch(),
+        lambda folder: (torch.save(OfTheOtherPackage().state_dict(), folder / "w.pt"), Pretrained(str(folder / "w.pt")))[1],
+    ],
+    ids=["distillation", "l2sp", "tgd", "train_only", "term", "pretrained"],
+)
+def test_modules_and_trainers_of_pytorch_lightning_are_served(make, trainer, tmp_path):
+    module = OfTheOtherPackage()
+    before = weights(module)
+    other = pytorch_lightning.Trainer(callbacks=[make(tmp_path)], **trainer.keywords)
+    for _ in range(2):
+        other = pytorch_lightning.Trainer(callbacks=other.callbacks, **trainer.keywords)
+        other.fit(module, batches())
+    assert not torch.equal(weights(module)["net.0.weight"], before["net.0.weight"])
+    assert "training_step" not in vars(module)
