@@ -6,14 +6,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-#: Buffers that move with the data in training.
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
 
 def learnt_values(network: nn.Module) -> dict[str, Tensor]:
-    """The live tensors of a network that training moves: parameters and running statistics, by name."""
-    statistics = {name: value for name, value in network.named_buffers() if name.endswith(_STATISTICS)}
-    return {**dict(network.named_parameters()), **statistics}
+    """The live tensors of a network that training may move, by name: parameters, and buffers that a checkpoint has.
+
+    Buffers are running statistics, the vectors of a spectral norm, averages of a codebook, ranges of an observer.
+    """
+    passing = {
+        id(module._buffers[name])
+        for module in network.modules()
+        for name in module._non_persistent_buffers_set & module._buffers.keys()
+    }
+    buffers = {name: value for name, value in network.named_buffers() if id(value) not in passing}
+    return {**dict(network.named_parameters()), **buffers}
 
 
 def free_share(network: nn.Module, free: Mapping[str, Tensor]) -> float:
@@ -26,7 +31,7 @@ class HeldEntries:
     """Put back, bit for bit, what is not free in a module's parameters and buffers, and clear its gradients.
 
     Args:
-        module: The module; its parameters and running statistics are what training may move.
+        module: The module; its parameters and persistent buffers are what training may move.
         free: For each of these, by name, a mask that broadcasts against it and varies along one axis at most, true
             where it may move.
 
@@ -111,7 +116,9 @@ def _check(name: str, value: Tensor | None, free: Tensor | None) -> None:
 @torch.no_grad()
 def _restore(held: Iterable[_Held]) -> None:
     for one in held:
-        if one.rows is None:
+        if one.rows is None and (one.live is None or one.live.shape != one.kept.shape):  # an observer's begin empty
+            setattr(one.owner, one.attribute, one.kept.clone())
+        elif one.rows is None:
             one.live.copy_(one.kept)
         else:
             one.live.index_copy_(one.axis, one.rows, one.kept)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 from typing_extensions import override
@@ -19,9 +20,9 @@ from lit_continual.methods.held_entries import HeldEntries, free_share, learnt_v
 class PartialTraining(Callback):
     """Base of callbacks that choose, when a fit starts, what it may move.
 
-    All else stays bit-identical, whatever the optimizer, its weight decay and its state do, running statistics
-    included, and its gradients are 0 before clipping. A resumed fit goes on with its masks. A subclass writes
-    :meth:`choose_masks`.
+    All else stays bit-identical, whatever the optimizer, its weight decay and its state do, and its gradients are 0
+    before clipping. So do running statistics and all other buffers that a checkpoint has. A resumed fit goes on with
+    its masks. A subclass writes :meth:`choose_masks`.
 
     Args:
         network: The submodule to protect; by default all of the module.
@@ -40,7 +41,7 @@ class PartialTraining(Callback):
         if after < 0:
             raise ValueError(f"`after` must not be negative, got {after}: it counts fits.")
         self.network, self.after, self.hold_statistics = network, after, hold_statistics
-        #: For each parameter and running statistic of the network, where it is free in this fit, or was in the last.
+        #: For each parameter and persistent buffer of the network, where it is free in this fit, or was in the last.
         self.masks: dict[str, Tensor] = {}
         #: Weights whose layers' outputs pass gradients back through free channels only.
         self.guarded: list[str] = []
@@ -49,6 +50,9 @@ class PartialTraining(Callback):
         self._under_way, self._to_resume = False, False
         self._held, self._hooks, self._share = HeldEntries(nn.Module(), {}), list[Any](), 1.0
         self._evaluated = EvaluatedLayers()  # normalisations that are held whole
+
+    #: What a user does who is told that nothing is free.
+    how_to_free = "let `choose_masks` free more"
 
     @abstractmethod
     def choose_masks(self, network: nn.Module, pl_module: LightningModule, fresh: set[str]) -> Mapping[str, Tensor]:
@@ -85,6 +89,11 @@ class PartialTraining(Callback):
             self.masks = dict(free)
         self._to_resume, self._under_way = False, True
         self._held, self._share = HeldEntries(network, self.masks), free_share(network, self.masks)
+        if self._share == 0:
+            rank_zero_warn(
+                f"`{type(self).__name__}` frees no parameter of {type(network).__name__} in this fit, which trains"
+                f" nothing of it: {self.how_to_free}."
+            )
         # Right after the step, which moves even what has no gradient: other callbacks, such as averages of the
         # weights, must not see it moved.
         self._hooks = [
@@ -117,6 +126,14 @@ class PartialTraining(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluated.evaluate()
         pl_module.log("train/free_share", self._share)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._held.restore_buffers()  # which a hook of the module may have moved after the last batch
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._held.restore_buffers()
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -170,9 +187,16 @@ class _HookOfThisFit(partial[Any]):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return _no_hook
 
+    def __reduce__(self) -> Any:
+        return _no_hook_again, ()  # in a pickle of the module too
+
 
 def _no_hook(*_: Any) -> None:
     pass
+
+
+def _no_hook_again() -> Any:
+    return _no_hook
 
 
 def _normalise_held(

@@ -41,6 +41,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if foreign := _foreign_globals(path):
+            raise ValueError(
+                f"{path} cannot be read as a checkpoint of tensors and plain values: it holds {', '.join(foreign)}, such"
+                " as pickled hyper-parameters, and reading these could run code. If you trust who wrote it, allow them"
+                " by `torch.serialization.add_safe_globals` first, or save its `state_dict` alone to another file."
+            ) from error
         raise ValueError(
             f"{path} cannot be read as a checkpoint of tensors and plain values ({in_one_line(error)})."
             " It may be truncated or of another program; use another checkpoint."
@@ -48,6 +54,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint. Use another file.")
     return checkpoint
+
+
+def _foreign_globals(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the classes and functions in a file that are not read; none if it is no whole file of torch."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # of damaged files, of any kind
+        return []
 
 
 class Checkpoint:

@@ -146,7 +146,13 @@ class Classifier(Project):
     [
         (Project, {}),
         (Prepares, {"form": lambda image, label: {"img": image, "seg": label}}),
-        (OfDataclass, {"form": Sample, "collate_fn": lambda items: Sample(*map(torch.stack, zip(*map(vars_of, items), strict=True)))}),
+        (
+            OfDataclass,
+            {
+                "form": Sample,
+                "collate_fn": lambda items: Sample(*map(torch.stack, zip(*map(vars_of, items), strict=True))),
+            },
+        ),
         (OfTuple, {}),
         (TwoViews, {}),
         (Classifier, {}),
@@ -368,8 +374,10 @@ def test_a_batch_of_exemplars_has_no_loss_but_the_term(trainer):
 
 
 def test_a_foreign_module_is_given_no_mixed_batches(trainer):
-    data = batches(lambda image, label: {"image": image, "label": label, "origin": ["new", "exemplar"][int(image[0, 0, 0] > 0)]})
-    with pytest.raises(MisconfigurationException, match="one loss for a batch of new samples and exemplars.*'pure'"):
+    data = batches(
+        lambda image, label: {"image": image, "label": label, "origin": ["new", "exemplar"][int(image[0, 0, 0] > 0)]}
+    )
+    with pytest.raises(MisconfigurationException, match=r"one loss for a batch of new samples and exemplars.*'pure'"):
         trainer(callbacks=Distillation(teacher="start")).fit(WithOrigin(), data)
 
 
@@ -392,7 +400,10 @@ class OfTheOtherPackage(pytorch_lightning.LightningModule):
         lambda folder: TargetedGradientDescent(share=0.1),
         lambda folder: TrainOnly(["net.0"]),
         lambda folder: Watch(),
-        lambda folder: (torch.save(OfTheOtherPackage().state_dict(), folder / "w.pt"), Pretrained(str(folder / "w.pt")))[1],
+        lambda folder: (
+            torch.save(OfTheOtherPackage().state_dict(), folder / "w.pt"),
+            Pretrained(str(folder / "w.pt")),
+        )[1],
     ],
     ids=["distillation", "l2sp", "tgd", "train_only", "term", "pretrained"],
 )

@@ -8,11 +8,12 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from lit_continual.methods.names import names_of_values, similar_names
 from lit_continual.methods.weights import match_names, read_weights
 
 
 def select_parameters(module: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Return the parameters whose dotted name has a run of components that one of the glob ``patterns`` matches.
+    """Return the parameters of which a dotted name has a run of components that one of the glob ``patterns`` matches.
 
     Raises:
         MisconfigurationException: If a pattern matches nothing, or there is none.
@@ -23,13 +24,13 @@ def select_parameters(module: nn.Module, patterns: Sequence[str]) -> dict[str, n
         ['encoder.weight', 'encoder.bias', 'decoder.bias']
     """
     named = dict(module.named_parameters())
-    matches = {pattern: {n for n in named if fnmatchcase(f".{n}.", f"*.{pattern}.*")} for pattern in patterns}
+    names = {name: first for name, first in names_of_values(module).items() if first in named}
+    matches = {p: {names[n] for n in names if fnmatchcase(f".{n}.", f"*.{p}.*")} for p in patterns}
     nothing = [pattern for pattern, found in matches.items() if not found]
     if nothing or not matches:
-        modules = sorted({".".join(name.split(".")[:2]) for name in named})
         raise MisconfigurationException(
-            f"`parameters={nothing}` matches no parameter of {type(module).__name__}: name a submodule or a"
-            f" parameter, such as {', '.join(modules[:8])}, or a glob."
+            f"`parameters={nothing}` matches no parameter of {type(module).__name__}: name a submodule or a parameter"
+            f" at any depth, such as {similar_names(''.join(nothing[:1]), names)}, or a glob."
         )
     selected = set().union(*matches.values())
     return {name: p for name, p in named.items() if name in selected}

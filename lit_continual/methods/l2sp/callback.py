@@ -22,6 +22,7 @@ from lit_continual.methods.l2sp.anchor import (
     select_parameters,
     snapshot,
 )
+from lit_continual.methods.l2sp.manual_steps import ManualSteps
 from lit_continual.methods.l2sp.pull import Pull, require_unscaled, warn_of_optimizers
 
 
@@ -47,6 +48,7 @@ class L2SP(Callback):
         name: Tells this instance from others of its class, in the logs and in checkpoints.
         hold_statistics: Keep the running statistics of the batch normalisations that have an anchored parameter, which
             then normalise by them in training too. Without it even weights that are held answer old images otherwise.
+        log_layers: Log how far each layer has moved too, not only all together.
 
     Raises:
         ValueError: If an argument is out of range, or the anchor file is missing, of other names or of other shapes.
@@ -54,7 +56,7 @@ class L2SP(Callback):
             gradients of a fused optimizer, and under strategies that shard the module or drop its processes.
 
     Logs ``train/<name>``, the penalty, at every optimizer step; every epoch ``train/<name>_distance``, the norm of
-    :math:`\theta - \bar\theta`, and ``train/<name>_distance/<layer>``.
+    :math:`\theta - \bar\theta`, and with ``log_layers`` ``train/<name>_distance/<layer>``.
 
     References:
         Sagie, Greenspan and Goldberger. Transfer Learning via Parameter Regularization for Medical Image
@@ -75,6 +77,7 @@ class L2SP(Callback):
         decoder_strength: float = 0.0,
         name: str = "l2sp",
         hold_statistics: bool = False,
+        log_layers: bool = False,
     ) -> None:
         schedule = dict(strength) if isinstance(strength, Mapping) else {0: strength}
         if not all(0 <= value < float("inf") for value in [*schedule.values(), decoder_strength]):
@@ -89,11 +92,13 @@ class L2SP(Callback):
         self.schedule, self.anchor, self.step = schedule, anchor, step
         self.patterns = [parameters] if isinstance(parameters, str) else list(parameters)
         self.decoder_strength, self.name, self.hold_statistics = decoder_strength, name, hold_statistics
+        self.log_layers = log_layers
         self._anchor: dict[str, Tensor] = {}
         self._held: dict[str, nn.Parameter] = {}
         self._rest: dict[str, nn.Parameter] = {}
         self._handles: list[RemovableHandle] = []
         self._norms = EvaluatedLayers()  # whose statistics are held
+        self._steps = ManualSteps()
 
     @property
     @override
@@ -103,7 +108,7 @@ class L2SP(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            require_persistent_replicas(trainer, self)
+            require_persistent_replicas(trainer, self, remembers=self.anchor == "last_fit")
             if self.anchor != "last_fit":
                 self._anchor = {}  # a checkpoint that is resumed from is loaded after this, and brings its own
 
@@ -124,6 +129,7 @@ class L2SP(Callback):
             self._norms = EvaluatedLayers(normalisations(pl_module, self._held))
         if self.step == "explicit":
             require_unscaled(trainer)
+            self._steps = ManualSteps(pl_module, trainer.optimizers, lambda o: self._pull(trainer, pl_module, o))
         else:
             hook = partial(self._step_proximally, trainer)
             self._handles = [optimizer.register_step_post_hook(hook) for optimizer in trainer.optimizers]
@@ -137,6 +143,10 @@ class L2SP(Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._steps.prepared(optimizer)
+        self._pull(trainer, pl_module, optimizer)
+
+    def _pull(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         stepped = optimizer if self.step == "explicit" else None
         if penalties := [pull.penalty(explicit_step_of=stepped) for pull in self._pulls(trainer)]:
             pl_module.log(f"train/{self.name}", torch.stack(penalties).sum())
@@ -145,8 +155,9 @@ class L2SP(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._held:
             distances = layer_distances(self._held, self._anchor)
-            logs = {f"train/{self.name}_distance/{layer}": distance for layer, distance in distances.items()}
-            logs[f"train/{self.name}_distance"] = torch.stack(list(distances.values())).norm()
+            logs = {f"train/{self.name}_distance": torch.stack(list(distances.values())).norm()}
+            if self.log_layers:
+                logs |= {f"train/{self.name}_distance/{layer}": distance for layer, distance in distances.items()}
             pl_module.log_dict(logs, batch_size=1, sync_dist=True)
 
     @override
@@ -158,6 +169,7 @@ class L2SP(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for handle in self._handles:
             handle.remove()
+        self._steps.remove()
         self._norms.release(pl_module.training)
         self._handles, self._held, self._rest, self._norms = [], {}, {}, EvaluatedLayers()
 

@@ -53,6 +53,8 @@ class TargetedGradientDescent(PartialTraining):
         >>> trainer = Trainer(callbacks=[TargetedGradientDescent(phi=0.3)], logger=False, enable_checkpointing=False)
     """
 
+    how_to_free = "give a larger `phi`, or a `share`, or name another `network`"
+
     def __init__(
         self,
         phi: float | None = None,

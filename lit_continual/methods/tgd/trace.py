@@ -39,10 +39,25 @@ def trace_operators(network: nn.Module, example: Any = None) -> tuple[Graph, dic
         (['weight', 'bias'], 1)
     """
     state: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    with _eval(network), torch.no_grad():
+    with _eval(network), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         graph = _trace(network, state, [example] if example is not None else list(_examples(network)))
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     return graph, dict(zip(placeholders, state, strict=False)), placeholders[len(state) :]
+
+
+def _places(network: nn.Module, state: dict[str, Tensor]) -> dict[str, int]:
+    """Every attribute of every module that holds one of the tensors, once, and the number of that tensor.
+
+    A module may have two names, under which its attribute must not be replaced twice; a tensor may stand in two
+    modules, in each of which it must be.
+    """
+    numbers = {id(value): number for number, value in enumerate(state.values())}
+    return {
+        f"{prefix}.{name}".lstrip("."): numbers[id(value)]
+        for prefix, module in network.named_modules()
+        for name, value in {**module._parameters, **module._buffers}.items()
+        if value is not None
+    }
 
 
 @contextmanager
@@ -66,8 +81,11 @@ def _examples(network: nn.Module) -> Iterator[Tensor]:
 
 
 def _trace(network: nn.Module, state: dict[str, Tensor], examples: list[Any]) -> Graph:
+    places = _places(network, state)
+
     def forward(tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return functional_call(network, dict(zip(state, tensors, strict=True)), args, kwargs)
+        replaced = {place: tensors[number] for place, number in places.items()}
+        return functional_call(network, replaced, args, kwargs, tie_weights=False)
 
     reasons = []
     for mode in ("fake", "real"):

@@ -8,14 +8,15 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.held_entries import learnt_values
+from lit_continual.methods.names import names_of_values, similar_names
 from lit_continual.methods.partial_training import PartialTraining
 
 
 class TrainOnly(PartialTraining):
     """Train the named parts of a network, such as its last blocks, and keep the rest bit-identical.
 
-    What is not named keeps its normalisation's running statistics as well. Parameters that the last fit did not have,
-    such as a new head, are trained.
+    What is not named keeps its running statistics and its other buffers as well. Parameters that the last fit did not
+    have, such as a new head, are trained.
 
     Args:
         parts: Submodules or parameters by name, such as ``blocks.7``.
@@ -37,6 +38,8 @@ class TrainOnly(PartialTraining):
         >>> callback = TrainOnly(["blocks.5", "blocks.6", "blocks.7"], network="network", after=1)
     """
 
+    how_to_free = "name something with parameters in `parts`"
+
     def __init__(
         self, parts: Sequence[str], network: str | None = None, after: int = 0, hold_statistics: bool = False
     ) -> None:
@@ -47,13 +50,16 @@ class TrainOnly(PartialTraining):
 
     @override
     def choose_masks(self, network: nn.Module, pl_module: LightningModule, fresh: set[str]) -> Mapping[str, Tensor]:
-        names = learnt_values(network).keys()
-        for part in self.parts:
-            if not any(_lies_in(name, part) for name in names):
-                there = ", ".join(name for name, _ in network.named_children())
-                raise ValueError(f"`{type(network).__name__}` has nothing to train called `{part}`. It has {there}.")
-        trained = {n: n in fresh or any(_lies_in(n, part) for part in self.parts) for n in names}
-        return {name: torch.tensor(free) for name, free in trained.items()}
+        learnt, named = learnt_values(network), names_of_values(network)
+        found = {part: {named[name] for name in named if _lies_in(name, part)} & learnt.keys() for part in self.parts}
+        for part, names in found.items():
+            if not names:
+                raise ValueError(
+                    f"`{type(network).__name__}` has nothing to train called `{part}`. It has"
+                    f" {similar_names(part, named)}."
+                )
+        trained = fresh.union(*found.values())
+        return {name: torch.tensor(name in trained) for name in learnt}
 
 
 def _lies_in(name: str, part: str) -> bool:

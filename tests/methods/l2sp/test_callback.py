@@ -261,7 +261,7 @@ class Spy(Callback):
 def test_logs_the_penalty_and_the_distances(module, loader, trainer, source):
     path, anchor = source
     spy = Spy()
-    fitted = trainer(callbacks=[L2SP(0.7, anchor=path), spy])
+    fitted = trainer(callbacks=[L2SP(0.7, anchor=path, log_layers=True), spy])
     fitted.fit(module, loader)
     penalty = 0.7 * sum((spy.seen[-1][name] - anchor[name]).square().sum() for name in anchor)
     distances = {name: (parameters(module)[name] - anchor[name]).square().sum() for name in anchor}
