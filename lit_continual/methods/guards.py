@@ -2,6 +2,7 @@
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 
 
 def require_automatic_optimization(pl_module: LightningModule, who: object) -> None:
@@ -23,6 +24,17 @@ def require_persistent_replicas(trainer: Trainer, who: object, remembers: bool =
             f"`{type(who).__name__}` keeps state from one fit to the next, which `{type(strategy).__name__}` shards or"
             " drops with its processes. Use `strategy='auto'` on one device, or `strategy='ddp'`."
         )
+
+
+def require_eager(module: nn.Module, what: str) -> None:
+    """Raise if a compiled module would not see hooks that are put on its layers later."""
+    for part in module.modules():
+        compiled = getattr(part, "_compiler_ctx", None) or part._compiled_call_impl or hasattr(part, "_orig_mod")
+        if compiled:
+            raise MisconfigurationException(
+                f"{what} needs hooks on layers, which the compiled {type(part).__name__} does not see. Give the Trainer"
+                " the module without `torch.compile`, or leave the option out."
+            )
 
 
 def _is_a(found: object, *names: str) -> bool:

@@ -13,7 +13,7 @@ from torch.nn.functional import batch_norm
 from typing_extensions import override
 
 from lit_continual.methods.evaluated_layers import EvaluatedLayers
-from lit_continual.methods.guards import require_persistent_replicas
+from lit_continual.methods.guards import require_eager, require_persistent_replicas
 from lit_continual.methods.held_entries import HeldEntries, free_share, learnt_values
 
 
@@ -100,12 +100,14 @@ class PartialTraining(Callback):
             o.register_step_post_hook(lambda *_: self._held.restore_parameters()) for o in trainer.optimizers
         ]
         if self.hold_statistics:
-            self._hold_statistics(network)
+            self._hold_statistics(network, pl_module)
+        if self.guarded:
+            require_eager(pl_module, "`gradient='activation'`")
         for name in self.guarded:
             layer = network.get_submodule(name.rpartition(".")[0])
             self._hooks.append(layer.register_forward_hook(_HookOfThisFit(_mask_backward, self.masks[name])))
 
-    def _hold_statistics(self, network: nn.Module) -> None:
+    def _hold_statistics(self, network: nn.Module, pl_module: LightningModule) -> None:
         whole = []
         for name, layer in network.named_modules():
             mean = getattr(layer, "running_mean", None)
@@ -114,6 +116,7 @@ class PartialTraining(Callback):
                 if not free.any():
                     whole.append(layer)
                 elif not free.all():
+                    require_eager(pl_module, "`hold_statistics` of a part of a batch normalisation's channels")
                     statistics = mean.clone(), layer.running_var.clone()
                     self._hooks.append(layer.register_forward_hook(_HookOfThisFit(_normalise_held, statistics, free)))
         self._evaluated = EvaluatedLayers(whole)

@@ -43,9 +43,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:
         if foreign := _foreign_globals(path):
             raise ValueError(
-                f"{path} cannot be read as a checkpoint of tensors and plain values: it holds {', '.join(foreign)}, such"
-                " as pickled hyper-parameters, and reading these could run code. If you trust who wrote it, allow them"
-                " by `torch.serialization.add_safe_globals` first, or save its `state_dict` alone to another file."
+                f"{path} cannot be read as a checkpoint of tensors and plain values: it holds {', '.join(foreign)}, and"
+                " reading such objects, pickled hyper-parameters for one, could run code. If you trust who wrote it,"
+                " allow them by `torch.serialization.add_safe_globals` first, or save its `state_dict` alone and use"
+                " another file for that."
             ) from error
         raise ValueError(
             f"{path} cannot be read as a checkpoint of tensors and plain values ({in_one_line(error)})."

@@ -8,7 +8,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.multiprocessing import ProcessRaisedException
 from torch.testing import assert_close
 
-from lit_continual.callbacks import LossTerm
+from lit_continual.callbacks import Distillation, LossTerm
 
 PRECISIONS = {
     "32": lambda: {"precision": "32-true"},
@@ -95,7 +95,30 @@ def test_refuses_manual_optimization(module, loader, trainer):
         trainer(callbacks=Norm()).fit(module, loader)
 
 
+class Remembers(Norm):
+    def state_dict(self):
+        return {"weight": self.weight}
+
+
 @pytest.mark.slow
 def test_refuses_processes_that_forget(module, loader, trainer):
-    with pytest.raises(ProcessRaisedException, match=r"`Norm` keeps state.*Use .*`strategy='ddp'`"):
-        trainer(callbacks=Norm(), strategy="ddp_spawn", devices=1).fit(module, loader)
+    with pytest.raises(ProcessRaisedException, match=r"`Remembers` keeps state.*Use .*`strategy='ddp'`"):
+        trainer(callbacks=Remembers(), strategy="ddp_spawn", devices=1).fit(module, loader)
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_what_remembers_nothing_may_be_forgotten(module, trainer, strategy):
+    Norm().setup(trainer(strategy=strategy, devices=1), module, "fit")
+    Distillation(teacher="start").setup(trainer(strategy=strategy, devices=1), module, "fit")
+    for term in (Remembers(), Distillation()):
+        with pytest.raises(MisconfigurationException, match="keeps state"):
+            term.setup(trainer(strategy=strategy, devices=1), module, "fit")
+
+
+@pytest.mark.slow
+def test_a_term_without_memory_trains_in_forked_processes(module, loader, trainer):
+    reference = copy.deepcopy(module)
+    reference.extra = lambda m, batch: 0.5 * by_hand(m, batch)
+    trainer(callbacks=Norm(), strategy="ddp_fork", devices=1).fit(module, loader)
+    trainer(strategy="ddp_fork", devices=1).fit(reference, loader)
+    assert_close(parameters(module), parameters(reference))

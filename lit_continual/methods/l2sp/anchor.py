@@ -28,9 +28,11 @@ def select_parameters(module: nn.Module, patterns: Sequence[str]) -> dict[str, n
     matches = {p: {names[n] for n in names if fnmatchcase(f".{n}.", f"*.{p}.*")} for p in patterns}
     nothing = [pattern for pattern, found in matches.items() if not found]
     if nothing or not matches:
+        modules = sorted({".".join(name.split(".")[:2]) for name in named})
         raise MisconfigurationException(
-            f"`parameters={nothing}` matches no parameter of {type(module).__name__}: name a submodule or a parameter"
-            f" at any depth, such as {similar_names(''.join(nothing[:1]), names)}, or a glob."
+            f"`parameters={nothing}` matches no parameter of {type(module).__name__}: name a submodule or a parameter,"
+            f" such as {', '.join(modules[:8])}, or a glob. The most like it at any depth are"
+            f" {similar_names(''.join(nothing[:1]), names)}."
         )
     selected = set().union(*matches.values())
     return {name: p for name, p in named.items() if name in selected}

@@ -57,7 +57,7 @@ class ManualSteps:
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
         if id(optimizer) not in self._prepared:
             raise MisconfigurationException(
-                "A step with a closure, of an optimizer of `self.optimizers(use_pl_optimizer=False)`, leaves an explicit"
-                " pull no place. Use `self.optimizers()`, or `step='proximal'`."
+                "A step with a closure, of an optimizer of `self.optimizers(use_pl_optimizer=False)`, leaves an"
+                " explicit pull no place. Use `self.optimizers()`, or `step='proximal'`."
             )
         self._prepared.discard(id(optimizer))

@@ -39,7 +39,7 @@ def trace_operators(network: nn.Module, example: Any = None) -> tuple[Graph, dic
         (['weight', 'bias'], 1)
     """
     state: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    with _eval(network), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with _eval(network), torch.no_grad(), _uncompiled():
         graph = _trace(network, state, [example] if example is not None else list(_examples(network)))
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     return graph, dict(zip(placeholders, state, strict=False)), placeholders[len(state) :]
@@ -58,6 +58,13 @@ def _places(network: nn.Module, state: dict[str, Tensor]) -> dict[str, int]:
         for name, value in {**module._parameters, **module._buffers}.items()
         if value is not None
     }
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Run what `torch.compile` has wrapped as it was before."""
+    with torch._dynamo.config.patch(error_on_nested_fx_trace=False), torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

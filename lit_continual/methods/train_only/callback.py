@@ -56,6 +56,7 @@ class TrainOnly(PartialTraining):
             if not names:
                 raise ValueError(
                     f"`{type(network).__name__}` has nothing to train called `{part}`. It has"
+                    f" {', '.join(name for name, _ in network.named_children())}. The most like it at any depth are"
                     f" {similar_names(part, named)}."
                 )
         trained = fresh.union(*found.values())

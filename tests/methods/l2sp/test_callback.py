@@ -420,4 +420,37 @@ def test_refuses_scaled_gradients_of_a_fused_optimizer(module, loader, trainer):
 
 def test_refuses_processes_that_forget(module, loader, trainer):
     with pytest.raises(MisconfigurationException, match=r"`L2SP` keeps state.*Use .*`strategy='ddp'`"):
-        L2SP().setup(trainer(strategy="ddp_spawn", devices=2), module, "fit")
+        L2SP(anchor="last_fit").setup(trainer(strategy="ddp_spawn", devices=2), module, "fit")
+    L2SP(anchor="start").setup(trainer(strategy="ddp_spawn", devices=2), module, "fit")  # whose anchor is of one fit
+
+
+@pytest.mark.parametrize("closure", [False, True])
+def test_optimizers_that_step_past_lightning_pull_too_or_say_that_they_cannot(module, loader, trainer, closure):
+    def step(one, raw, close):
+        def training_step(batch):
+            optimizer = one.optimizers(use_pl_optimizer=not raw)
+            optimizer.zero_grad()
+            one.manual_backward(type(one).training_step(one, batch))
+            optimizer.step(lambda: None) if close else optimizer.step()
+
+        one.automatic_optimization, one.training_step = False, training_step
+
+    seen = copy.deepcopy(module)
+    step(seen, raw=False, close=False)
+    step(module, raw=True, close=closure)
+    trainer(callbacks=L2SP(0.7)).fit(seen, loader)
+    if closure:
+        with pytest.raises(MisconfigurationException, match=r"use_pl_optimizer=False.*Use `self.optimizers\(\)`"):
+            trainer(callbacks=L2SP(0.7)).fit(module, loader)
+    else:
+        fitting = trainer(callbacks=L2SP(0.7))
+        fitting.fit(module, loader)
+        assert_close(parameters(module), parameters(seen), rtol=0, atol=0)
+        assert "train/l2sp" in fitting.callback_metrics
+        assert not any(optimizer._optimizer_step_pre_hooks for optimizer in fitting.optimizers)
+
+
+def test_logs_one_distance_unless_asked_for_layers(module, loader, trainer):
+    fitting = trainer(callbacks=L2SP(0.7))
+    fitting.fit(module, loader)
+    assert {key for key in fitting.callback_metrics if "l2sp" in key} == {"train/l2sp", "train/l2sp_distance"}
