@@ -1,6 +1,5 @@
 """The old network: frozen, on its own, the same after a resume."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -9,12 +8,13 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import Self
 
 from lit_continual.methods.distillation.frozen_copy import frozen_copy
 from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
 from lit_continual.runs.files import in_one_line, replaced
+from lit_continual.runs.seal import weights_digest
 
 
 class Teacher:
@@ -30,7 +30,7 @@ class Teacher:
 
     def __init__(self, module: nn.Module, trainer: Trainer) -> None:
         self.module = frozen_copy(module)
-        self.digest = _digest(self.module)
+        self.digest = weights_digest(_weights(self.module))
         if hasattr(self.module, "_trainer"):  # a LightningModule of either package
             self.module.trainer = trainer  # type: ignore[assignment]
             self.module.log = self.module.log_dict = _log_nothing  # type: ignore[assignment]
@@ -91,7 +91,7 @@ class Teacher:
         teacher = cls(pl_module, trainer)
         with _here(found[0]) as path:
             nn.Module.load_state_dict(teacher.module, load_checkpoint(path), strict=pl_module.strict_loading)
-        teacher.digest = _digest(teacher.module)
+        teacher.digest = weights_digest(_weights(teacher.module))
         if teacher.file_name != file_name:
             raise ValueError(f"{found[0]} holds other weights than when it was written. Restore it or start anew.")
         return teacher
@@ -141,15 +141,6 @@ def _is_remote(path: str) -> bool:
 def _weights(module: nn.Module) -> dict[str, Any]:
     """All that the module holds: a ``state_dict`` of its own may leave out what does not train."""
     return nn.Module.state_dict(module)
-
-
-def _digest(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in _weights(module).items():
-        if isinstance(value, Tensor):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _log_nothing(*_: Any, **__: Any) -> None:

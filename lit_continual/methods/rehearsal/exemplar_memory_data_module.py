@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from lit_continual.data.patches import PatchDataset
 from lit_continual.data.samplers import EpochSampler, place_in_fit
@@ -29,7 +29,7 @@ LENT += ["state_dict", "load_state_dict"]
 
 
 class ExemplarMemoryDataModule(LightningDataModule):
-    """Any data module, with the exemplars of a memory among its training samples.
+    """A data module, with the exemplars of a memory among its training samples, which are mappings with an ``image``.
 
     Training batches gain ``origin``, ``"new"`` or ``"exemplar"`` for each sample, as soon as there are exemplars of
     another experience. They keep ``label`` and ``classes``, so that alone they train their own heads; under
@@ -59,6 +59,14 @@ class ExemplarMemoryDataModule(LightningDataModule):
         {'humerus': 1}
     """
 
+    def __new__(cls, data: LightningDataModule, *_: Any, **__: Any) -> Self:
+        """Be of the package of the wrapped data module too, ``pytorch_lightning``, whose Trainer asks for that."""
+        root = _root(data)
+        if issubclass(cls, root):
+            return super().__new__(cls)
+        plain = {name: getattr(root, name) for name in LENT}  # by which it knows what is not overridden
+        return super().__new__(type(cls.__name__, (cls, root), {**plain, "__doc__": cls.__doc__}))
+
     def __init__(
         self,
         data: LightningDataModule,
@@ -71,7 +79,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
         self.exemplars, self.experience = exemplars or Exemplars(), experience
         self.stored: Any = []
         for name in LENT:  # Lightning asks whether a hook is overridden, which depends on the wrapped one
-            if is_overridden(name, data):
+            if is_overridden(name, data, _root(data)):
                 setattr(self, name, getattr(data, name))
         if hasattr(data, "cache_targets"):
             self.cache_targets = self._cache_targets
@@ -209,6 +217,11 @@ class ExemplarMemoryDataModule(LightningDataModule):
             self.data.setup("fit")
         loader = self.data.train_dataloader()
         return ItemCandidates(loader.dataset, list(getattr(self.data, "classes", [])))
+
+
+def _root(data: Any) -> type[Any]:
+    """The ``LightningDataModule`` that a data module derives from: of one package or the other."""
+    return next(kind for kind in type(data).__mro__[::-1] if kind.__name__ == "LightningDataModule")
 
 
 def _probabilities(module: LightningModule, classes: list[str]) -> Callable[[Tensor], Tensor]:
