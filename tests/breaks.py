@@ -189,6 +189,10 @@ BREAKS = [
         ('map_location="cpu", weights_only=True)', 'map_location="cpu", weights_only=False)'),
         ("not bool(value.isfinite().all())", "False"),
         ("    if _describes(value):", "    if False:"),
+    ),
+    *room(
+        "runs/seal.py",
+        "tests/runs/test_checkpoint.py",
         ('"hyper_parameters": checkpoint.get("hyper_parameters")}', '"hyper_parameters": None}'),
     ),
     *room(
