@@ -35,7 +35,7 @@ BREAKS = [
         "methods/tgd/kernel_sparsity_entropy.py",
         "tests/methods/tgd/test_kernel_sparsity_entropy.py",
         ("min(k + 1, count)", "min(k, count)"),
-        ("alpha * _normalise(entropy, 0.0)", "alpha * _normalise(entropy, 1.0)"),
+        ("torch.where(total > 0, density / total, 1 / count)", "torch.where(total > 0, density / total, 0.0)"),
     ),
     *room(
         "methods/meta/inner_loop.py",
@@ -189,6 +189,10 @@ BREAKS = [
         ('map_location="cpu", weights_only=True)', 'map_location="cpu", weights_only=False)'),
         ("not bool(value.isfinite().all())", "False"),
         ("    if _describes(value):", "    if False:"),
+    ),
+    *room(
+        "runs/seal.py",
+        "tests/runs/test_checkpoint.py",
         ('"hyper_parameters": checkpoint.get("hyper_parameters")}', '"hyper_parameters": None}'),
     ),
     *room(

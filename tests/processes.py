@@ -5,7 +5,6 @@ A point is where the program is killed: the n-th call of a function, before it i
 
 import contextlib
 import importlib
-import inspect
 import multiprocessing
 import os
 import signal
@@ -15,8 +14,11 @@ import time
 import traceback
 from pathlib import Path
 
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.processes", "lit_continual.cli.continual_cli"])
+if sys.platform == "win32":  # which cannot fork
+    context = multiprocessing.get_context("spawn")
+else:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.processes", "lit_continual.cli.continual_cli"])
 
 REPORT = "lit_continual.reports.report.write_report"  # where the command line takes it from
 STUCK = "stuck"
@@ -26,7 +28,7 @@ def wait_until(happens, seconds=60, pause=0.02):
     """Return what ``happens()`` returns as soon as that is true; fail when it is not by then."""
     end = time.monotonic() + seconds
     while not (found := happens()):
-        assert time.monotonic() < end, f"{inspect.getsource(happens).strip()} has not happened in {seconds} s"
+        assert time.monotonic() < end, f"{happens} has not happened in {seconds} s"
         time.sleep(pause)
     return found
 
@@ -78,7 +80,7 @@ def _at(function, call, act, after=False):
 def _quiet_process(log, reports):
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     os.dup2(1, 2)
-    with contextlib.suppress(ValueError):  # Windows has no fork
+    if sys.platform != "win32":
         multiprocessing.set_start_method("fork", force=True)  # for loaders: as in a process that nobody forked
     import torch
 

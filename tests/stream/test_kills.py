@@ -1,6 +1,7 @@
 """Kills at points of the program, each followed by a resume that must end as if there had been none, bit for bit."""
 
 import shutil
+import sys
 import traceback
 from collections import Counter
 
@@ -8,6 +9,8 @@ import pytest
 
 from tests.processes import STUCK, Prepared
 from tests.same_run import assert_same_run
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
 
 STEP = "lit_continual.modules.Segmenter.training_step"
 VALIDATION_STEP = "lit_continual.modules.Segmenter.validation_step"

@@ -57,6 +57,12 @@ def test_only_the_named_parts_move(module, loader, trainer):
     assert fitting.callback_metrics["train/free_share"] == pytest.approx(free / sum(sizes.values()))
 
 
+def test_a_part_is_a_whole_name_and_no_beginning_of_one():
+    network = nn.ModuleDict({"up": nn.Linear(1, 1), "upper": nn.Linear(1, 1)})
+    masks = TrainOnly(["up"]).choose_masks(network, Module(), set())
+    assert {name for name, free in masks.items() if free} == {"up.weight", "up.bias"}
+
+
 class FirstFrozen(Module):
     """The first block frozen in the ordinary way, in evaluation mode."""
 
