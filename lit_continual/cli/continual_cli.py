@@ -18,6 +18,7 @@ import lit_continual
 from lit_continual.cli.commands import COMMANDS, print_report
 from lit_continual.cli.configs import merged, parsed_anew, print_old_form
 from lit_continual.cli.parser import Parser
+from lit_continual.runs import signals
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.experience import Experience
 from lit_continual.runs.files import is_first_rank
@@ -92,6 +93,7 @@ class ContinualCLI(LightningCLI):
         elif self.config.get("resume") or self.config.get("overwrite"):
             raise ValueError("--resume and --overwrite are for streams. Give --ckpt_path to resume an ordinary fit.")
         else:
+            signals.advise("go on with --ckpt_path" if self.command == "fit" else "run the command again")
             options = {name: self.config_init[name] for name in self.options}
             getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
 

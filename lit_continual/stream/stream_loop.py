@@ -20,6 +20,7 @@ from lit_continual.runs.run_folder import RunFolder
 from lit_continual.runs.seal import SECTION, seal
 from lit_continual.stream.evaluation import CaseRecorder, evaluate
 from lit_continual.stream.resumption import EpochSeed, ResumeFiles, ResumePoint
+from lit_continual.stream.stopping import Stopping
 from lit_continual.stream.stream import Stream
 from lit_continual.stream.tracking import announce, log_row
 
@@ -100,7 +101,7 @@ class StreamLoop:
         options: dict[str, Any] = {"enable_model_summary": False} if index else {}
         if experience.max_epochs is not None:
             options["max_epochs"] = experience.max_epochs
-        trainer = self.make_trainer([seeds], [point], step=self.folder.steps(index), **options)
+        trainer = self.make_trainer([Stopping(), seeds], [point], step=self.folder.steps(index), **options)
         trainer.strategy.checkpoint_io = ResumeFiles(point.dirpath, trainer.strategy.checkpoint_io)
         _hand_on(memory, trainer, module if self._before(index) is not None else None)
         device = str(trainer.strategy.root_device)
@@ -167,7 +168,7 @@ class StreamLoop:
         begin = time.monotonic()
         for on in self._evaluated_on(after, module):
             recorder = CaseRecorder(after, on)
-            trainer = self.make_trainer([recorder], logger=False)
+            trainer = self.make_trainer([Stopping(), recorder], logger=False)
             _hand_on(memory, trainer)
             found = evaluate(trainer, module, self.data[on], "test")
             cases += recorder.cases
