@@ -107,6 +107,19 @@ class ContinualCLI(LightningCLI):
         if start is not None:
             start.restore(copy.deepcopy(models[0]))
         folder = RunFolder(Path(config.trainer.default_root_dir or Path("runs") / (self.stream.name or "stream")))
+        with folder.lock() as left:
+            if left:
+                announce(f"{folder.path}: {left}, which was at work here, is gone")
+            self._learn_in(folder, data, models, start)
+
+    def _learn_in(
+        self,
+        folder: RunFolder,
+        data: list[LightningDataModule],
+        models: list[LightningModule],
+        start: Checkpoint | None,
+    ) -> None:
+        config = self.config
         text = self.parser.dump(_without(config, "resume", "overwrite", "config"), skip_none=False)
         described = self.stream.described(folder.path.resolve().name, config.seed_everything, self.model)
         folder.start(text, described, config.resume, config.overwrite)

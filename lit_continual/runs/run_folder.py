@@ -1,5 +1,6 @@
 """What a run leaves on disk, written so that it can be killed anywhere and gone on with."""
 
+import contextlib
 import csv
 import io
 import math
@@ -12,6 +13,7 @@ import numpy as np
 
 from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.files import is_first_rank, replaced, write_json, write_text
+from lit_continual.runs.folder_lock import FolderLock
 from lit_continual.runs.run import Run, checkpoint_path
 
 
@@ -41,6 +43,14 @@ class RunFolder:
     def resume_folder(self, index: int) -> Path:
         """Where a fit that is under way keeps what it needs to go on."""
         return self.checkpoint(index).parent / "resume"
+
+    def lock(self) -> contextlib.AbstractContextManager[str]:
+        """Keep other processes out for a block, which yields who was found dead in the folder, "" for nobody.
+
+        Raises:
+            ValueError: If another process is at work in it.
+        """
+        return FolderLock(self.path).held() if is_first_rank() else contextlib.nullcontext("")
 
     def start(self, config: str, run: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
         """Begin a run, or go on with the one that is there.

@@ -102,7 +102,7 @@ DDP = """
 import os, signal, sys
 from lit_continual import cli
 from lit_continual.modules import Segmenter
-number, rank, me = int(sys.argv.pop(1)), sys.argv.pop(1), os.environ.get("LOCAL_RANK", "0")
+number, rank, me = int(os.environ["NUMBER"]), os.environ["STOPPED"], os.environ.get("LOCAL_RANK", "0")
 step = Segmenter.training_step
 def stopped(*arguments):
     with open(f"{os.environ['OUT']}/{me}", "w") as file:
@@ -121,9 +121,11 @@ cli.main()
 def test_two_ranks_end_together(stream, tmp_path, number, rank):
     (tmp_path / "ddp.py").write_text(DDP)
     ddp = ["--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=2", "--trainer.logger=false"]
-    command = [sys.executable, str(tmp_path / "ddp.py"), str(int(number)), rank, "fit", "--config", stream(), *ddp]
+    command = [sys.executable, str(tmp_path / "ddp.py"), "fit", "--config", stream(), *ddp]
     # The further rank holds the pipe as well, so its end is read when both are gone.
-    run = subprocess.run(command, env={**os.environ, "OUT": str(tmp_path)}, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "OUT": str(tmp_path), "NUMBER": str(int(number)), "STOPPED": rank}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert (tmp_path / "1").exists(), run.stderr
     for pid in (int((tmp_path / name).read_text()) for name in "01"):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
