@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from lit_continual.data import check_leakage
@@ -58,6 +59,7 @@ class Stream:
             "scores": {name: _described(score) for name, score in (self.scores or {}).items()},
             "versions": versions(),
             "tracking_id": uuid.uuid4().hex[:8],
+            "threads": torch.get_num_threads(),
             "parameters": sum(p.numel() for p in module.parameters()),
         }
 

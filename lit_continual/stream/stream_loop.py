@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 
 from lit_continual.data import JointDataModule
+from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
 from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
@@ -142,8 +143,9 @@ class StreamLoop:
         return self.stream.memory is not None and self.stream.mode == "continual"
 
     def _with_memory(self, index: int) -> ExemplarMemoryDataModule:
-        name = self.stream.experiences[index].name
-        return ExemplarMemoryDataModule(self.data[index], self.folder.memory, self.stream.memory, name)
+        names = [experience.name for experience in self.stream.experiences]
+        ExemplarMemory(self.folder.memory).require_of([n for i, n in enumerate(names) if self.folder.remembered(i)])
+        return ExemplarMemoryDataModule(self.data[index], self.folder.memory, self.stream.memory, names[index])
 
     def _remember(self, index: int) -> None:
         """Keep exemplars of a finished experience, chosen by the network of its checkpoint."""

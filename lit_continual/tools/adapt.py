@@ -18,6 +18,7 @@ from lit_continual.denoising.pet_slices import PetSlices
 from lit_continual.methods.tgd.callback import TargetedGradientDescent
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import replaced
+from lit_continual.runs.outputs import require_apart, require_folder, require_new
 from lit_continual.runs.seal import seal
 from lit_continual.stream.tracking import quiet
 from lit_continual.tools.adaptation_figure import write_adaptation
@@ -34,6 +35,7 @@ def adapt(
     seed: int = 0,
     accelerator: str = "auto",
     trust: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Path:
     """Retrain a denoiser on one study by Noise2Noise, and denoise the study with it.
 
@@ -48,18 +50,22 @@ def adapt(
         seed: Seed of the order of the slices, and of an acquisition's halves.
         accelerator: As for the Trainer.
         trust: Packages of your own whose classes the checkpoint may name.
+        overwrite: Replace what is there already.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If the checkpoint is no Denoiser's or would be overwritten, or the study has one realisation only.
+        ValueError: If the checkpoint is no Denoiser's, the study has one realisation only, or a file would fall on the
+            checkpoint or the study, or unasked on what is there.
     """
     folder, opened = Path(output), Checkpoint(checkpoint, trust)
-    if (folder / "model.ckpt").resolve() == Path(checkpoint).resolve():
-        raise ValueError(f"{checkpoint} would be overwritten. Choose another --output.")
     seed_everything(seed, verbose=False)
     module, pair = opened.module(Denoiser), read_noisy_pair(study, seed)
+    outputs = [folder / name for name in ("model.ckpt", f"{pair.name}.nii.gz", "adapted.png")]
+    require_folder(folder)
+    require_apart([*outputs, folder], [checkpoint, study, *pair.files])
+    require_new(outputs, overwrite)
     methods = [] if phi is None else [TargetedGradientDescent(phi, network="network", hold_statistics=True)]
     before = _denoised(module, pair)
     module.optimizer = partial(torch.optim.Adam, lr=lr)
@@ -74,10 +80,10 @@ def adapt(
     kept = {key: value for key, value in opened.content.items() if key in _KEPT}
     kept |= {"state_dict": module.state_dict(), "callbacks": {m.state_key: m.state_dict() for m in methods}}
     seal(kept, type(module))
-    with replaced(folder / "model.ckpt") as temporary:
+    with replaced(outputs[0]) as temporary:
         torch.save(kept, temporary)
-    write_nifti(folder / f"{pair.name}.nii.gz", after.movedim(0, -1).numpy(), pair.affine, pair.source)
-    write_adaptation(folder / "adapted.png", pair.whole.numpy(), before.numpy(), after.numpy())
+    write_nifti(outputs[1], after.movedim(0, -1).numpy(), pair.affine, pair.source)
+    write_adaptation(outputs[2], pair.whole.numpy(), before.numpy(), after.numpy())
     return folder
 
 
