@@ -24,6 +24,8 @@ from lit_continual.runs.experience import Experience
 from lit_continual.runs.files import is_first_rank
 from lit_continual.runs.outputs import require_apart, require_folder
 from lit_continual.runs.run_folder import RunFolder
+from lit_continual.segmentation.segmenter import Segmenter
+from lit_continual.segmentation.volume_scores import SCORES
 from lit_continual.stream.evaluation import evaluate
 from lit_continual.stream.section import instantiate, reason
 from lit_continual.stream.stream import Stream, check_stream
@@ -113,6 +115,8 @@ class ContinualCLI(LightningCLI):
         data = [self._data(experience) for experience in self.stream.experiences]
         models = [self._model(experience) for experience in self.stream.experiences]
         check_stream(self.stream, data)
+        if isinstance(self.model, Segmenter) and type(self.model).__module__.startswith(f"{lit_continual.__name__}."):
+            self.stream.require_logged(SCORES, type(self.model).__name__)
         start = None if self.stream.start is None else Checkpoint(self.stream.start)
         if start is not None:
             start.restore(copy.deepcopy(models[0]))

@@ -113,7 +113,8 @@ class SegmentationDataModule(LightningDataModule):
         """Label value of each revealed class.
 
         Raises:
-            ValueError: If the data set declares no such class, or another value for it, or two classes share a value.
+            ValueError: If the data set declares no such class, or another value for it, two classes share a value, or
+                one is the background.
         """
         labels, values = self.listed.labels, dict[str, int]()
         if not self.classes:
@@ -127,6 +128,11 @@ class SegmentationDataModule(LightningDataModule):
                     f"`classes` has {name}: {value}, but {self.listed.source} declares"
                     f" {f'{{{declared}}}' if labels else 'no names'}. Use a declared name and value, or give your name"
                     " for a declared one as `classes: {mine: theirs}`."
+                )
+            if found == 0:
+                raise ValueError(
+                    f"`classes` has {name}: {value}, which is the label value 0, the background. Drop it: what is of no"
+                    " class is learnt as background."
                 )
             if found in values.values():
                 raise ValueError(f"`classes` gives the label value {found} two names: {self.classes}. Drop one.")

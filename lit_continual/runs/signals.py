@@ -15,6 +15,7 @@ from lit_continual.runs.files import is_first_rank
 FIRST_RANK = "LIT_CONTINUAL_FIRST_RANK"  # id of the process that Lightning starts the other ranks from
 
 _received: list[int] = []  # in the order in which they came
+_first: list[int] = []  # the first rank's process, in those that Lightning has started from it
 _advice: list[str] = []  # the last is how to go on; empty where nothing is handled
 
 
@@ -109,16 +110,17 @@ def _leave(number: int) -> NoReturn:
 
 def _first_rank() -> int:
     """Id of the first rank's process in those that Lightning has started from it, else 0."""
-    known = os.environ.get(FIRST_RANK, "")
-    return int(known) if os.environ.get("LOCAL_RANK", "0") != "0" and known.isdigit() else 0
+    return _first[0] if _first else 0
 
 
 def _watch_the_first_rank() -> None:
     """End a rank with the process that has started it, for which it would wait for ever."""
-    if first := _first_rank():
-        threading.Thread(target=_end_with, args=(first,), daemon=True).start()
-    else:
+    _first.clear()
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         os.environ[FIRST_RANK] = str(os.getpid())
+    elif os.environ.get(FIRST_RANK) == str(os.getppid()):  # and not torchrun or a user's script, which see to it
+        _first.append(os.getppid())
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with(process: int) -> None:

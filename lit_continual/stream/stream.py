@@ -1,6 +1,7 @@
 """What an experience and a stream are."""
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +43,25 @@ class Stream:
     def __post_init__(self) -> None:
         for experience in self.experiences:
             experience.require_name_of_a_folder()
+        self._asked = list(self.scores or ())  # of the scores by default a module may log some
         self.scores = {name: replace(score, name=name) for name, score in (self.scores or SCORES).items()}
+
+    def require_logged(self, logged: Collection[str], who: str) -> None:
+        """Refuse scores that nobody logs, whose matrix would stay empty.
+
+        Args:
+            logged: What is logged as ``test/<name>``; a score of one class is ``<name>/<class>``.
+            who: Logs that.
+
+        Raises:
+            ValueError: If one is not among them.
+        """
+        unknown = [name for name in self._asked if name not in logged and name.split("/")[0] not in logged]
+        if unknown or not (self._asked or set(logged) & set(SCORES)):
+            raise ValueError(
+                f"`stream.scores` has {', '.join(unknown or SCORES)}, which {who} does not log as `test/<name>`: it"
+                f" logs {', '.join(sorted(logged)) or 'nothing'}. Name what it logs."
+            )
 
     def described(self, name: str, seed: int, module: LightningModule) -> dict[str, Any]:
         """What ``run.json`` says of a run of this stream that has just begun, by default under ``name``."""

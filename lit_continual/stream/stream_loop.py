@@ -165,6 +165,7 @@ class StreamLoop:
 
     def _evaluate(self, after: int) -> None:
         module, memory = self._module(after, self.folder.checkpoint(after))
+        logged: set[str] = set()
         row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores or ()}
         cases: list[CaseScores] = []
         begin = time.monotonic()
@@ -173,11 +174,13 @@ class StreamLoop:
             trainer = self.make_trainer([Stopping(), recorder], logger=False)
             _hand_on(memory, trainer)
             found = evaluate(trainer, module, self.data[on], "test")
-            cases += recorder.cases
+            cases, logged = cases + recorder.cases, logged | found.keys()
             if recorder.overlays:
                 self.folder.write_overlays(after, on, recorder.overlays)
             for score in row.keys() & found:
                 row[score][on] = found[score]
+        if not any(map(self.folder.evaluated, range(after))):  # the first; before any other fit
+            self.stream.require_logged(logged, type(module).__name__)
         self.folder.write_row(after, row, cases)
         self._tell(after, row)
         log_row(self.loggers, self.folder.path, after, self.folder.steps(after + 1))

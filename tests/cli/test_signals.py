@@ -3,12 +3,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from lightning.pytorch import Callback
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for the process that forks, too
-import processes
+from tests import processes
 
 STEP = "lit_continual.modules.Segmenter.training_step"
 PHASES = {
@@ -131,9 +130,6 @@ def test_two_ranks_end_together(stream, tmp_path, number, rank):
         assert "Traceback" not in run.stderr
     else:
         assert run.returncode != 0
-
-
-from lightning.pytorch import Callback  # noqa: E402  # what the processes import of this file
 
 
 class Finalized:
