@@ -21,7 +21,7 @@ def require_apart(outputs: Iterable[AnyPath], inputs: Iterable[AnyPath], option:
     Example:
         >>> require_apart(["scan.nii.gz"], ["./scan.nii.gz"])
         Traceback (most recent call last):
-        ValueError: scan.nii.gz would be written over, and it is read: it is the input ./scan.nii.gz. Choose another ...
+        ValueError: The input ./scan.nii.gz would be overwritten. Choose another --output than ...
     """
     read: dict[Path, AnyPath] = {}
     identities: dict[tuple[int, int], AnyPath] = {}
@@ -34,7 +34,7 @@ def require_apart(outputs: Iterable[AnyPath], inputs: Iterable[AnyPath], option:
         found = read.get(Path(path).resolve(), identities.get(identity) if identity else None)
         if found is not None:
             raise ValueError(
-                f"{path} would be written over, and it is read: it is the input {found}. Choose another {option}."
+                f"The input {found} would be overwritten. Choose another {option} than {Path(path).parent}."
             )
 
 

@@ -108,8 +108,7 @@ def test_a_lock_ends_with_its_cell(cell, fit):
         pool.start(one)
         holder = FolderLock(one.folder).holder()
         assert holder.pid == pool.jobs[one].pid
-        while not pool.ended():
-            time.sleep(0.02)
+        wait_until(pool.ended)
     assert FolderLock(one.folder).holder() is None
     assert not [path.name for path in one.folder.iterdir() if path.name.startswith(".")]
 
