@@ -49,14 +49,17 @@ def _place(function):
     return owner, name
 
 
-def kill_at(function, call=1, after=False, since=None, rank=0):
-    """SIGKILL this process, if it has the rank, at the n-th call of a function, counted since another point if any."""
+def kill_at(function, call=1, after=False, since=None, rank=0, number=signal.SIGKILL, group=False):
+    """Kill this process, or its group, if it has the rank, at the n-th call of a function, counted since a point."""
     if int(os.environ.get("LOCAL_RANK", 0)) != rank:
         return
     if since:
-        _at(*since, lambda: kill_at(function, call, after, rank=rank))
+        _at(*since, lambda: kill_at(function, call, after, rank=rank, number=number, group=group))
+    elif group:
+        os.setpgid(0, 0)
+        _at(function, call, lambda: os.killpg(0, number), after)
     else:
-        _at(function, call, lambda: os.kill(os.getpid(), signal.SIGKILL), after)
+        _at(function, call, lambda: os.kill(os.getpid(), number), after)
 
 
 def _at(function, call, act, after=False):

@@ -1,11 +1,12 @@
 """The commands: each a function of its arguments, its first line of documentation the help."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_continual.cli.parser import Parser
-from lit_continual.runs.files import is_first_rank
+from lit_continual.runs.files import in_one_line, is_first_rank
 
 # Lightning takes seconds to import, so each command imports what it runs in its own function.
 
@@ -40,7 +41,8 @@ def adapt(arguments: Sequence[str]) -> None:
     parser = _parser(adapt)
     parser.add_argument("checkpoint", type=str, help="Checkpoint of a Denoiser, which is left as it is.")
     parser.add_argument("study", type=str, help="Noise realisations of one study, or an acquisition to split.")
-    parser.add_function_arguments(run, skip={"checkpoint", "study"})
+    parser.add_function_arguments(run, skip={"checkpoint", "study", "overwrite"})
+    parser.add_argument("--overwrite", action="store_true", help="Replace what is there already.")
     _print(f"Adapted: {run(**parser.parsed(arguments))}")
 
 
@@ -100,7 +102,8 @@ def predict(arguments: Sequence[str]) -> None:
     parser = _parser(predict)
     parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter, such as experiences/*/model.ckpt.")
     parser.add_argument("images", type=str, help="A folder of images, a Decathlon list or a CSV table.")
-    parser.add_function_arguments(run, skip={"checkpoint", "images"})
+    parser.add_function_arguments(run, skip={"checkpoint", "images", "overwrite"})
+    parser.add_argument("--overwrite", action="store_true", help="Replace predictions that are there already.")
     _print(f"Predictions: {run(**parser.parsed(arguments))}")
 
 
@@ -136,6 +139,17 @@ def print_report(*runs: Path, output: Path | None = None) -> None:
 
         _print(matrix_table(runs), soft_wrap=False)
         _print(f"Report: {write_report(runs, output)}")
+
+
+def report_of(run: Path) -> None:
+    """Print and write the report of a run that has just been finished; one that cannot be written is no failure."""
+    try:
+        print_report(run)
+    except Exception as error:
+        sys.stderr.write(
+            f"lit-continual: warning: the run in {run} is finished, but its report could not be made"
+            f" ({in_one_line(error)}). Make it with `lit-continual report {run}`.\n"
+        )
 
 
 def _parser(command: Callable[..., None]) -> Parser:

@@ -2,26 +2,30 @@
 
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
-from rich.console import Console
-from rich.table import Table
 from typing_extensions import override
 
 import lit_continual
-from lit_continual.cli.commands import COMMANDS, print_report
+from lit_continual.cli.commands import COMMANDS, report_of
 from lit_continual.cli.configs import merged, parsed_anew, print_old_form
 from lit_continual.cli.parser import Parser
+from lit_continual.cli.show_scores import show_scores
+from lit_continual.runs import signals
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.experience import Experience
 from lit_continual.runs.files import is_first_rank
+from lit_continual.runs.outputs import require_apart, require_folder
 from lit_continual.runs.run_folder import RunFolder
+from lit_continual.segmentation.segmenter import Segmenter
+from lit_continual.segmentation.volume_scores import SCORES
 from lit_continual.stream.evaluation import evaluate
 from lit_continual.stream.section import instantiate, reason
 from lit_continual.stream.stream import Stream, check_stream
@@ -30,6 +34,9 @@ from lit_continual.stream.tracking import announce, begin_tracking, continue_ste
 
 #: Everything public, so that a config names it by its bare class name.
 PUBLIC = [getattr(lit_continual, name) for name in lit_continual.__all__]
+
+
+OF_STREAMS = ("resume", "resume_with_changes", "overwrite")  # options of ``fit``
 
 
 class LightningParser(Parser, LightningArgumentParser):
@@ -66,6 +73,7 @@ class ContinualCLI(LightningCLI):
         self.options = parser.add_method_arguments(Trainer, self.command, skip={*skipped})  # such as `ckpt_path`
         if self.command == "fit":
             parser.add_argument("--resume", action="store_true", help="Go on with the run in the folder.")
+            parser.add_argument("--resume-with-changes", action="store_true", help="Go on though settings differ.")
             parser.add_argument("--overwrite", action="store_true", help="Remove the run in the folder first.")
 
     @override
@@ -89,33 +97,59 @@ class ContinualCLI(LightningCLI):
         if self.config.stream.experiences:
             with quiet():
                 self._learn() if self.command == "fit" else self._evaluate(self.command)
-        elif self.config.get("resume") or self.config.get("overwrite"):
+        elif any(self.config.get(name) for name in OF_STREAMS):
             raise ValueError("--resume and --overwrite are for streams. Give --ckpt_path to resume an ordinary fit.")
         else:
+            signals.advise("go on with --ckpt_path" if self.command == "fit" else "run the command again")
             options = {name: self.config_init[name] for name in self.options}
             getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
 
     def _learn(self) -> None:
         """Learn the stream of the config."""
         config = self.config
+        if config.trainer.fast_dev_run:
+            raise ValueError(
+                "A stream under `trainer.fast_dev_run` would leave a run of one batch that looks finished. Take"
+                " --trainer.max_epochs=1 --trainer.limit_train_batches=1 and a folder of its own for a trial."
+            )
         data = [self._data(experience) for experience in self.stream.experiences]
         models = [self._model(experience) for experience in self.stream.experiences]
         check_stream(self.stream, data)
+        if isinstance(self.model, Segmenter) and type(self.model).__module__.startswith(f"{lit_continual.__name__}."):
+            self.stream.require_logged(SCORES, type(self.model).__name__)
         start = None if self.stream.start is None else Checkpoint(self.stream.start)
         if start is not None:
             start.restore(copy.deepcopy(models[0]))
         folder = RunFolder(Path(config.trainer.default_root_dir or Path("runs") / (self.stream.name or "stream")))
-        text = self.parser.dump(_without(config, "resume", "overwrite", "config"), skip_none=False)
-        described = self.stream.described(folder.path.resolve().name, config.seed_everything, self.model)
-        folder.start(text, described, config.resume, config.overwrite)
-        self.loggers = self._loggers(folder)
-        loop = StreamLoop(
-            self.stream, models, data, self._trainer, folder, config.seed_everything, self.loggers, start,
-            resumable=config.trainer.enable_checkpointing is not False,
-        )  # fmt: skip
-        loop.run()
-        end_tracking(self.loggers)
-        print_report(folder.path)
+        self._require_apart(folder)
+        with folder.lock() as left:
+            if left:
+                announce(f"{folder.path}: {left}, which was at work here, is gone")
+            text = self.parser.dump(_without(config, *OF_STREAMS, "config"), skip_none=False)
+            described = self.stream.described(folder.path.resolve().name, config.seed_everything, self.model)
+            if said := folder.start(text, described, config.resume, config.overwrite, config.resume_with_changes):
+                announce(said)
+            if is_first_rank() and folder.run.get("threads"):  # their number changes the last bits
+                torch.set_num_threads(folder.run["threads"])
+            self.loggers = self._loggers(folder)
+            loop = StreamLoop(
+                self.stream, models, data, self._trainer, folder, config.seed_everything, self.loggers, start,
+                resumable=config.trainer.enable_checkpointing is not False,
+            )  # fmt: skip
+            loop.run()
+            end_tracking(self.loggers)
+            report_of(folder.path)
+
+    def _require_apart(self, folder: RunFolder) -> None:
+        """Refuse a run that would write over what it reads."""
+        option, memory = "--trainer.default_root_dir", self.stream.memory
+        require_folder(folder.path, option)
+        starts = [path for path in (self.stream.start, memory and memory.start) if path]
+        if self.config.overwrite:
+            inside = [Path(path) for path in starts if folder.path.resolve() in Path(path).resolve().parents]
+            require_apart(inside, starts, option)
+        elif not (folder.path / "run.json").exists():
+            require_apart([folder.path / "config.yaml"], self.config.config or (), option)
 
     def _evaluate(self, stage: Any) -> None:
         """Score a checkpoint on each experience whose classes it has."""
@@ -133,11 +167,7 @@ class ContinualCLI(LightningCLI):
         show_scores(found, self.stream.scores or ())
 
     def _data(self, experience: Experience) -> LightningDataModule:
-        """The data module of an experience: the ``data`` section with the experience's own arguments over it.
-
-        Raises:
-            ValueError: If an argument is unknown or of the wrong type.
-        """
+        """The data module of an experience: the ``data`` section with the experience's own arguments over it."""
         if self.config.get("data") is None:
             raise ValueError("A stream needs a `data` section: the data module that all experiences share.")
         section = self._with(experience.data, "data")
@@ -146,11 +176,7 @@ class ContinualCLI(LightningCLI):
         return instantiate(LightningDataModule, section, f"The data of experience {experience.name} are wrong")
 
     def _model(self, experience: Experience) -> LightningModule:
-        """The model of an experience: the ``model`` section with the experience's own arguments over it.
-
-        Raises:
-            ValueError: If an argument is unknown or of the wrong type.
-        """
+        """The model of an experience: the ``model`` section with the experience's own arguments over it."""
         model: LightningModule = self.model
         if experience.model:
             section = self._with(experience.model, "model")
@@ -213,17 +239,6 @@ class OptionsOfFit(ContinualCLI):
         except Exception as error:
             remedy = cast(Parser, self.parser).nearest(str(error))
             raise ValueError(f"{reason(str(error))}. {remedy}".strip()) from error
-
-
-def show_scores(found: Mapping[str, Mapping[str, float]], scores: Iterable[str]) -> None:
-    """Print scores of a checkpoint, a row an experience; of the scores, those that were logged."""
-    if not is_first_rank():
-        return
-    columns = [score for score in scores if any(score in values for values in found.values())]
-    table = Table("experience", *columns)
-    for name, values in found.items():
-        table.add_row(name, *(f"{values[score]:.3f}" if score in values else "" for score in columns))
-    Console().print(table)
 
 
 def _listed(given: Any) -> list[Any]:

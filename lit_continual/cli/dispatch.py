@@ -1,6 +1,5 @@
 """From the first word of a command line to the command, which alone imports what it needs."""
 
-import errno
 import os
 import sys
 import traceback
@@ -11,10 +10,12 @@ from typing import Any
 from lit_continual import __version__
 from lit_continual.cli.commands import COMMANDS
 from lit_continual.cli.parser import Parser
-from lit_continual.runs.files import FREE_SPACE
+from lit_continual.runs import signals
+from lit_continual.runs.files import in_one_line, remedy
 from lit_continual.stream.section import reason
 
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: How to go on with a command that a signal has ended.
+GO_ON = {"fit": "go on with --resume", "compare": "the same command goes on", "sweep": "the same command goes on"}
 EXPECTED = {"ValueError", "OSError", "MisconfigurationException"}  # by name: the last is Lightning's, seconds to import
 
 
@@ -26,15 +27,29 @@ def main(args: Sequence[str] | None = None) -> Any:
 
     Returns:
         The ``ContinualCLI`` of ``fit``, ``validate`` and ``test``, for inspection.
+
+    Raises:
+        SystemExit: With 143 or 130 if SIGTERM or Ctrl-C has ended the command.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    with signals.handled(GO_ON.get(arguments[0] if arguments else "", "run the command again")):
+        try:
+            return _run(arguments, args is not None)
+        except BaseException as error:  # also what a signal's exception became on its way, such as exit code 1
+            if not signals.received():
+                raise
+            signals.tell()
+            raise SystemExit(signals.exit_code()) from (error if args is not None else None)
+
+
+def _run(arguments: Sequence[str], raises: bool) -> Any:
     try:
         if arguments and arguments[0] in COMMANDS:
             return COMMANDS[arguments[0]](arguments[1:])
         return _overview().parse_args(arguments)
     except Exception as error:
         text = _explained(error)
-        if args is not None or not text or os.environ.get("LIT_CONTINUAL_TRACEBACK"):
+        if signals.received() or raises or not text or os.environ.get("LIT_CONTINUAL_TRACEBACK"):
             raise
         sys.stderr.write(f"lit-continual: error: {text}\n")
         sys.exit(1)
@@ -57,6 +72,6 @@ def _explained(error: Exception) -> str:
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     if "jsonargparse" in raised_in.parts:  # wraps what a constructor says
         return reason(str(error)) + "."
-    if isinstance(error, OSError) and error.errno in DISK_FULL:  # where others write, such as a logger
-        return f"{error}. {FREE_SPACE}"
+    if isinstance(error, OSError) and remedy(error):  # where others write, such as a logger
+        return f"{in_one_line(error)}. {remedy(error)}"
     return str(error) if raised_in.is_relative_to(Path(__file__).parents[1]) else ""

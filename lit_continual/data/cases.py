@@ -100,7 +100,7 @@ def _named(entry: Mapping[str, Any]) -> bool:
 
 def _check_identity(cases: Sequence[Case], named: Sequence[bool], source: Path) -> None:
     """Refuse a list in which a split by patient could not keep people apart."""
-    files: dict[Path, Case] = {}
+    files: dict[tuple[int, int], Case] = {}
     patients: dict[str, Case] = {}
     for case, has_name in zip(cases, named, strict=True):
         if len(case.images) != len(cases[0].images):
@@ -108,7 +108,8 @@ def _check_identity(cases: Sequence[Case], named: Sequence[bool], source: Path) 
                 f"{source} has {len(cases[0].images)} channels for {cases[0].images[0]} and {len(case.images)} for"
                 f" {case.images[0]}. Give every case the same ones."
             )
-        twin = files.setdefault(case.images[0].resolve(), case)
+        found = case.images[0].stat()  # hard links share it
+        twin = files.setdefault((found.st_dev, found.st_ino), case)
         if twin is not case and (twin.patient != case.patient or twin.label == case.label):
             raise ValueError(f"{source} lists {case.images[0]} twice. Take one of the two off the list.")
         other = patients.setdefault(case.patient, case)

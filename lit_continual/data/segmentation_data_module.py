@@ -113,7 +113,7 @@ class SegmentationDataModule(LightningDataModule):
         """Label value of each revealed class.
 
         Raises:
-            ValueError: If the data set declares no such class, or another value for it, or two classes share a value.
+            ValueError: If the data set declares no such class or another value, two share one, or one is background.
         """
         labels, values = self.listed.labels, dict[str, int]()
         if not self.classes:
@@ -128,8 +128,9 @@ class SegmentationDataModule(LightningDataModule):
                     f" {f'{{{declared}}}' if labels else 'no names'}. Use a declared name and value, or give your name"
                     " for a declared one as `classes: {mine: theirs}`."
                 )
-            if found in values.values():
-                raise ValueError(f"`classes` gives the label value {found} two names: {self.classes}. Drop one.")
+            if not found or found in values.values():
+                names = f"{found} two names: {self.classes}" if found else f"0, that of the background, the name {name}"
+                raise ValueError(f"`classes` gives the label value {names}. Drop one.")
             values[name] = found
         return values
 

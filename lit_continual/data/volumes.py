@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -153,12 +154,17 @@ def _read(path: Path) -> MetaTensor:
     """Read ``(C, H, W, D)`` float32; a plane has a depth of one."""
     if not path.name.endswith((".nii", ".nii.gz")) and not HAS_ITK:
         raise ValueError(f"{path} cannot be read without ITK. Run `pip install itk`, or convert it to NIfTI.")
+    if _is_complex(path):
+        raise ValueError(
+            f"{path} has complex voxels, of which the imaginary part would be lost. Convert it to magnitudes."
+        )
     try:
         image: MetaTensor = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)(str(path))
     except Exception as error:
         raise ValueError(
             f"{path} cannot be read as an image ({in_one_line(error)}). Replace it or take it off the list."
         ) from error
+    _require_place(path, torch.as_tensor(image.affine, dtype=torch.float64))
     array = image.as_tensor()
     if array.ndim > 4 and array.shape[4:].numel() == 1:  # a vector image: channels on the fifth axis, no time
         array = array.flatten(3)
@@ -167,6 +173,25 @@ def _read(path: Path) -> MetaTensor:
     if array.ndim != 4 or array.numel() == 0:
         raise ValueError(f"{path} has shape {tuple(array.shape[1:])}. Give an image of two or three dimensions.")
     return MetaTensor(array, affine=image.affine)
+
+
+def _is_complex(path: Path) -> bool:
+    if not path.name.endswith((".nii", ".nii.gz")):
+        return False
+    try:
+        return bool(nib.load(path).get_data_dtype().kind == "c")
+    except Exception:
+        return False  # whoever reads it says what is wrong
+
+
+def _require_place(path: Path, affine: Tensor) -> None:
+    """Refuse an affine that gives voxels no place or no volume."""
+    axes = affine[:3, :3] / affine[:3, :3].norm(dim=0)
+    if not bool(affine.isfinite().all() and axes.isfinite().all()) or float(torch.linalg.det(axes).abs()) < 1e-6:
+        raise ValueError(
+            f"{path} has the affine {affine[:3].tolist()}, which is singular or not finite, so its voxels have no"
+            " place. Correct its header."
+        )
 
 
 def _require_one_grid(path: Path, shape: Sequence[int], affine: Tensor, other_path: Path, other: MetaTensor) -> None:

@@ -25,6 +25,7 @@ class NoisyPair:
         affine: ``(4, 4)``, of the volume with slices last.
         source: File whose header goes to what is made of the study.
         name: Name of the study.
+        files: All files that it was read from.
     """
 
     first: Tensor
@@ -33,6 +34,7 @@ class NoisyPair:
     affine: NDArray[np.float64]
     source: Path
     name: str
+    files: tuple[Path, ...]
 
 
 def read_noisy_pair(study: str | Path, seed: int = 0) -> NoisyPair:
@@ -56,17 +58,17 @@ def read_noisy_pair(study: str | Path, seed: int = 0) -> NoisyPair:
     path = Path(study)
     if path.suffix == ".npz":
         return _halves(path, seed)
-    frames, affine, source = _frames(path)
+    frames, affine, files = _frames(path)
     if len(frames) < 2:
         raise ValueError(
             f"{path} holds one noise realisation only, and Noise2Noise learns from two. Give two images in a folder,"
             " one image with a frame for each, or the acquisition as .npz."
         )
     even = frames[: len(frames) // 2 * 2]  # so that both halves have the same counts
-    return NoisyPair(even[::2].mean(0), even[1::2].mean(0), frames.mean(0), affine, source, stem(path))
+    return NoisyPair(even[::2].mean(0), even[1::2].mean(0), frames.mean(0), affine, files[0], stem(path), files)
 
 
-def _frames(path: Path) -> tuple[Tensor, NDArray[np.float64], Path]:
+def _frames(path: Path) -> tuple[Tensor, NDArray[np.float64], tuple[Path, ...]]:
     """Frames ``(R, D, H, W)`` of a file or of several."""
     one = path.is_file() and path.name.endswith(SUFFIXES)
     cases = [Case((path,), None, stem(path))] if one else list(read_cases(path).cases)
@@ -79,7 +81,7 @@ def _frames(path: Path) -> tuple[Tensor, NDArray[np.float64], Path]:
                 " are. Resample one onto the other."
             )
     frames = torch.cat([volume["image"] for volume in loaded]).movedim(-1, 1)
-    return frames, np.array(loaded[0]["affine"]), cases[0].images[0]
+    return frames, np.array(loaded[0]["affine"]), tuple(file for case in cases for file in case.images)
 
 
 def _halves(path: Path, seed: int) -> NoisyPair:
@@ -102,4 +104,4 @@ def _halves(path: Path, seed: int) -> NoisyPair:
             raise ValueError(f"{path} cannot be split into halves: {error}") from error
     first, second, whole = torch.from_numpy(np.stack(volumes, 1)).float()
     affine = np.diag([pixel, pixel, thickness, 1.0])
-    return NoisyPair(first, second, whole, affine, path, path.stem)
+    return NoisyPair(first, second, whole, affine, path, path.stem, (path,))

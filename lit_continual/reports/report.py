@@ -3,8 +3,11 @@
 import contextlib
 import io
 import os
+import re
+import shutil
+import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,6 +21,9 @@ from lit_continual.reports.page import overlay_files, page
 from lit_continual.reports.shades import DPI
 from lit_continual.reports.summary import scores_of
 from lit_continual.reports.tables import write_csv, write_json
+from lit_continual.runs.files import AGAIN, in_one_line, remedy
+from lit_continual.runs.folder_lock import Process
+from lit_continual.runs.outputs import require_apart, require_folder
 from lit_continual.runs.run import Run
 
 
@@ -39,7 +45,7 @@ def write_report(runs: Sequence[Path | str], folder: Path | str | None = None) -
         Path of ``report.html``.
 
     Raises:
-        ValueError: If there is no run, or a folder is not a run folder, or is damaged.
+        ValueError: If there is no run, a folder is not a run folder, or is damaged, or ``folder`` holds other things.
         OSError: If the files cannot be written; the folder is then as it was.
     """
     folders = list(dict.fromkeys(Path(run).resolve() for run in runs))
@@ -48,30 +54,52 @@ def write_report(runs: Sequence[Path | str], folder: Path | str | None = None) -
     loaded = [Run.load(run) for run in folders]
     beside = folders[0] if len(folders) == 1 else folders[0].parent
     folder = Path(folder) if folder is not None else beside / "report"
-    with renewed(folder) as aside:
+    with renewed(folder, [file for run in folders for file in run.iterdir() if file.is_file()]) as aside:
         _write(loaded, aside)
     return folder / "report.html"
 
 
 @contextlib.contextmanager
-def renewed(folder: Path) -> Iterator[Path]:
+def renewed(folder: Path, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
     """Yield a folder aside whose files are moved into ``folder`` when the block ends, pages last.
 
+    Args:
+        folder: Where to; files of an earlier report, which its page tells, are replaced.
+        inputs: Files that are read, and may not be among those that are written.
+
     Raises:
+        ValueError: If a file would fall on one that is read, or that is there and of no report.
         OSError: If the files cannot be written; the folder is then as it was.
     """
+    require_folder(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
+        _remove_left(folder)
+        prefix = f".{folder.name}-{os.getpid()}-{socket.gethostname()}-"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as aside:
             yield Path(aside)
+            files = sorted(Path(aside).iterdir(), key=lambda file: file.suffix == ".html")
+            targets = [folder / file.name for file in files]
+            require_apart(targets, inputs)
+            there = [target for target in targets if os.path.lexists(target)]
+            if there and not targets[-1].exists():
+                raise ValueError(f"{there[0]} is there already and of no report. Choose another --output.")
             folder.mkdir(exist_ok=True)
-            for file in sorted(Path(aside).iterdir(), key=lambda file: file.suffix == ".html"):
-                os.replace(file, folder / file.name)
+            for file, target in zip(files, targets, strict=True):
+                os.replace(file, target)
     except OSError as error:
+        what = remedy(error) or f"Name another folder, {AGAIN}"
         raise OSError(
-            error.errno,
-            f"The report cannot be written to `{folder}` ({error.strerror}); make room or name another folder.",
+            error.errno, f"The report cannot be written to `{folder}` ({error.strerror or in_one_line(error)}). {what}"
         ) from error
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what reports into a folder have left aside that were killed."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        found = re.fullmatch(rf"(\d+)-{re.escape(socket.gethostname())}-\w+", left.name[len(folder.name) + 2 :])
+        if found and left.is_dir() and not left.is_symlink() and Process.of(int(found[1])).is_gone:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(runs: Sequence[Run], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all: what a killed process or a full disk leaves is the old file."""
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +12,14 @@ import yaml
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter", "iostream error")  # what torch.save says of a full disk
-FREE_SPACE = "Free some space or choose another folder, then run the command again; a fit goes on with --resume."
+AGAIN = "then run the command again; a fit goes on with --resume."
+#: What to do about a file that cannot be written, by what the system says of it.
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free some space or choose another folder"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Get the permission for it or choose another folder"),
+    errno.EROFS: "Choose a folder on a file system that may be written",
+    errno.EIO: "Check the disk or choose a folder on another one",
+}
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # those of Lightning, in its order
 
 
@@ -41,7 +49,8 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:
         _remove(temporary)
         if reason := _why_not_written(error):
-            raise OSError(f"Cannot write {path} ({reason}); what was there before is unharmed. {FREE_SPACE}") from error
+            what = remedy(error) or f"Choose another folder, {AGAIN}"
+            raise OSError(f"Cannot write {path} ({reason}); what was there before is unharmed. {what}") from error
         raise
     except BaseException:
         _remove(temporary)
@@ -57,6 +66,19 @@ def in_one_line(error: BaseException) -> str:
     """
     lines = [line.strip().rstrip(":.") for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def remedy(error: BaseException) -> str:
+    """Return what to do about a file that could not be written; nothing where ``error`` does not say why.
+
+    Example:
+        >>> remedy(OSError(errno.EROFS, "Read-only file system"))
+        'Choose a folder on a file system that may be written, then run the command again; a fit goes on with --resume.'
+    """
+    known = REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+    if known is None and any(word in str(error) for word in TORCH_WRITER):
+        return remedy(error.__context__) if error.__context__ else f"{REMEDIES[errno.ENOSPC]}, {AGAIN}"
+    return f"{known}, {AGAIN}" if known else ""
 
 
 def _why_not_written(error: BaseException | None) -> str:

@@ -1,8 +1,10 @@
 """What a run leaves on disk, written so that it can be killed anywhere and gone on with."""
 
+import contextlib
 import csv
 import io
 import math
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +14,20 @@ import numpy as np
 
 from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.files import is_first_rank, replaced, write_json, write_text
+from lit_continual.runs.folder_lock import FolderLock
 from lit_continual.runs.run import Run, checkpoint_path
+from lit_continual.runs.settings import differences, digest, in_words, settings
+
+REMOVED = ".removed"  # what was a run's experiences, while it is removed
+#: What is written in which place of a run.
+WRITTEN = {
+    "": r"run\.json|matrix\.json|config\.yaml|cases\.csv",
+    "overlays/": r"\d+_\d+\.npz",
+    "memory/": r"manifest\.json",
+    "memory/exemplars/": r"[0-9a-f]{32}\.npz",
+    "experiences/*/": r"model\.ckpt",
+    "experiences/*/resume/": r"(?:resume|finished)\.ckpt|teacher-[0-9a-f]{16}\.pt",
+}
 
 
 class RunFolder:
@@ -42,29 +57,54 @@ class RunFolder:
         """Where a fit that is under way keeps what it needs to go on."""
         return self.checkpoint(index).parent / "resume"
 
-    def start(self, config: str, run: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
-        """Begin a run, or go on with the one that is there.
+    def lock(self) -> contextlib.AbstractContextManager[str]:
+        """Keep other processes out for a block, which yields who was found dead in the folder, "" for nobody.
 
         Raises:
-            ValueError: If the folder holds a run and neither is asked for, or holds another run than the one to resume.
+            ValueError: If another process is at work in it.
+        """
+        return FolderLock(self.path).held() if is_first_rank() else contextlib.nullcontext("")
+
+    def start(
+        self, config: str, run: Mapping[str, Any], resume: bool, overwrite: bool, with_changes: bool = False
+    ) -> str:
+        """Begin a run, or go on with the one that is there.
+
+        Args:
+            config: The config that would make the run, in full.
+            run: What ``run.json`` says of a new run.
+            resume: Go on.
+            overwrite: Remove the run that is there.
+            with_changes: Go on also where settings differ, and note them.
+
+        Returns:
+            What the user should know; "" for nothing.
+
+        Raises:
+            ValueError: If the folder holds a run and neither is asked for, or holds another run than the one to resume,
+                or one with other settings.
         """
         known, size = self.path / "run.json", len(run["experiences"])
         self.matrices = {score: [[None] * size for _ in range(size)] for score in run["scores"]}
         if is_first_rank():
-            self._prepare(known.exists(), resume, overwrite)
+            self._prepare(resume or with_changes, overwrite)
         if known.exists():
             found = Run.load(self.path)
             self.run = dict(found.described)
             _require_same_run(self.path, run, self.run)
             self.matrices = {name: _without_nan(R.tolist()) for name, R in found.matrix.items()}
-            return
-        self.run = dict(run)
+            return self._compare(config, found.config, with_changes) if is_first_rank() else ""
+        self.run = {**run, "settings": digest(settings(config))}
         if is_first_rank():
             write_text(self.path / "config.yaml", config)
             write_json(self.path / "matrix.json", self.matrices)
             write_json(known, self.run)
+        return ""
 
-    def _prepare(self, known: bool, resume: bool, overwrite: bool) -> None:
+    def _prepare(self, resume: bool, overwrite: bool) -> None:
+        if (self.path / REMOVED).exists():  # the process that removed a run was killed
+            self._clear()
+        known = (self.path / "run.json").exists()
         if known and not resume and not overwrite:
             raise ValueError(
                 f"{self.path} holds a run already. Add --resume to go on with it, --overwrite to start anew, or"
@@ -77,19 +117,43 @@ class RunFolder:
                 f"{self.path / 'experiences'} may hold checkpoints of a run, and there is no run.json beside it to say"
                 " which. Move it away, or choose another folder with --trainer.default_root_dir."
             )
-        for part in self.path.rglob(".*.part"):  # of files that were being written when the process was killed
-            part.unlink()
+        for place, names in WRITTEN.items():  # what was being written when a process was killed
+            for part in self.path.glob(f"{place}.*.part"):
+                if re.fullmatch(rf"\.(?:{names})\.\d+\.part", part.name):
+                    part.unlink()
+
+    def _compare(self, config: str, before: str, with_changes: bool) -> str:
+        """Hold the settings against those that the run was begun with."""
+        mine, noted = settings(config), self.run.get("settings")
+        if noted is None:
+            return f"{self.path} was begun by a version that noted no settings; that they are the same is not checked."
+        changes = differences(settings(before), mine)
+        if noted == digest(mine):
+            if changes:  # killed when changes were noted, or edited
+                write_text(self.path / "config.yaml", config)
+            return ""
+        what = in_words(changes) or "they, or its config.yaml, were changed since"
+        if not with_changes:
+            raise ValueError(
+                f"{self.path} was begun with other settings: {what}. Take back what differs, add --resume-with-changes"
+                " to go on all the same, or choose another folder with --trainer.default_root_dir."
+            )
+        self.note(changes=[*self.run.get("changes", []), changes], settings=digest(mine))
+        write_text(self.path / "config.yaml", config)
+        return f"{self.path} goes on with changed settings, noted in run.json: {what}"
 
     def _clear(self) -> None:
-        """Remove a run: its checkpoints at once, and last what says that it is there, as this may be killed too."""
-        removed = self.path / ".removed"
-        shutil.rmtree(removed, ignore_errors=True)
+        """Remove a run: its checkpoints at once, and last what says that it is being removed, as this may be killed."""
+        removed = self.path / REMOVED
         if (self.path / "experiences").exists():
+            shutil.rmtree(removed, ignore_errors=True)
             (self.path / "experiences").rename(removed)
-        for name in (".removed", "memory", "overlays", "report", "logs"):
+        removed.mkdir(exist_ok=True)
+        for name in ("memory", "overlays", "report", "logs"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in ("cases.csv", "matrix.json", "config.yaml", "run.json"):
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(removed, ignore_errors=True)
 
     def note(self, index: int | None = None, **facts: Any) -> None:
         """Remember facts about an experience, such as ``seconds``, or without an index about the run."""

@@ -1,10 +1,12 @@
 """What an experience and a stream are."""
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from lit_continual.data import check_leakage
@@ -41,7 +43,25 @@ class Stream:
     def __post_init__(self) -> None:
         for experience in self.experiences:
             experience.require_name_of_a_folder()
+        self._asked = list(self.scores or ())  # of the scores by default a module may log some
         self.scores = {name: replace(score, name=name) for name, score in (self.scores or SCORES).items()}
+
+    def require_logged(self, logged: Collection[str], who: str) -> None:
+        """Refuse scores that nobody logs, whose matrix would stay empty.
+
+        Args:
+            logged: What is logged as ``test/<name>``; a score of one class is ``<name>/<class>``.
+            who: Logs that.
+
+        Raises:
+            ValueError: If one is not among them.
+        """
+        unknown = [name for name in self._asked if name not in logged and name.split("/")[0] not in logged]
+        if unknown or not (self._asked or set(logged) & set(SCORES)):
+            raise ValueError(
+                f"`stream.scores` has {', '.join(unknown or SCORES)}, which {who} does not log as `test/<name>`: it"
+                f" logs {', '.join(sorted(logged)) or 'nothing'}. Name what it logs."
+            )
 
     def described(self, name: str, seed: int, module: LightningModule) -> dict[str, Any]:
         """What ``run.json`` says of a run of this stream that has just begun, by default under ``name``."""
@@ -58,6 +78,7 @@ class Stream:
             "scores": {name: _described(score) for name, score in (self.scores or {}).items()},
             "versions": versions(),
             "tracking_id": uuid.uuid4().hex[:8],
+            "threads": torch.get_num_threads(),
             "parameters": sum(p.numel() for p in module.parameters()),
         }
 

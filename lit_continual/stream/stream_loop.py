@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 
 from lit_continual.data import JointDataModule
+from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
 from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
@@ -20,6 +21,7 @@ from lit_continual.runs.run_folder import RunFolder
 from lit_continual.runs.seal import SECTION, seal
 from lit_continual.stream.evaluation import CaseRecorder, evaluate
 from lit_continual.stream.resumption import EpochSeed, ResumeFiles, ResumePoint
+from lit_continual.stream.stopping import Stopping
 from lit_continual.stream.stream import Stream
 from lit_continual.stream.tracking import announce, log_row
 
@@ -100,7 +102,7 @@ class StreamLoop:
         options: dict[str, Any] = {"enable_model_summary": False} if index else {}
         if experience.max_epochs is not None:
             options["max_epochs"] = experience.max_epochs
-        trainer = self.make_trainer([seeds], [point], step=self.folder.steps(index), **options)
+        trainer = self.make_trainer([Stopping(), seeds], [point], step=self.folder.steps(index), **options)
         trainer.strategy.checkpoint_io = ResumeFiles(point.dirpath, trainer.strategy.checkpoint_io)
         _hand_on(memory, trainer, module if self._before(index) is not None else None)
         device = str(trainer.strategy.root_device)
@@ -141,8 +143,9 @@ class StreamLoop:
         return self.stream.memory is not None and self.stream.mode == "continual"
 
     def _with_memory(self, index: int) -> ExemplarMemoryDataModule:
-        name = self.stream.experiences[index].name
-        return ExemplarMemoryDataModule(self.data[index], self.folder.memory, self.stream.memory, name)
+        names = [experience.name for experience in self.stream.experiences]
+        ExemplarMemory(self.folder.memory).require_of([n for i, n in enumerate(names) if self.folder.remembered(i)])
+        return ExemplarMemoryDataModule(self.data[index], self.folder.memory, self.stream.memory, names[index])
 
     def _remember(self, index: int) -> None:
         """Keep exemplars of a finished experience, chosen by the network of its checkpoint."""
@@ -162,19 +165,22 @@ class StreamLoop:
 
     def _evaluate(self, after: int) -> None:
         module, memory = self._module(after, self.folder.checkpoint(after))
+        logged: set[str] = set()
         row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores or ()}
         cases: list[CaseScores] = []
         begin = time.monotonic()
         for on in self._evaluated_on(after, module):
             recorder = CaseRecorder(after, on)
-            trainer = self.make_trainer([recorder], logger=False)
+            trainer = self.make_trainer([Stopping(), recorder], logger=False)
             _hand_on(memory, trainer)
             found = evaluate(trainer, module, self.data[on], "test")
-            cases += recorder.cases
+            cases, logged = cases + recorder.cases, logged | found.keys()
             if recorder.overlays:
                 self.folder.write_overlays(after, on, recorder.overlays)
             for score in row.keys() & found:
                 row[score][on] = found[score]
+        if not any(map(self.folder.evaluated, range(after))):  # the first; before any other fit
+            self.stream.require_logged(logged, type(module).__name__)
         self.folder.write_row(after, row, cases)
         self._tell(after, row)
         log_row(self.loggers, self.folder.path, after, self.folder.steps(after + 1))

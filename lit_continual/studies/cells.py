@@ -15,12 +15,11 @@ from typing import NoReturn
 from typing_extensions import Self
 
 from lit_continual.runs.files import read_json
-
-if sys.platform != "win32":
-    import fcntl
+from lit_continual.runs.folder_lock import INHERITED, FolderLock
 
 COMMAND = (sys.executable, "-m", "lit_continual", "fit")
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREADS = 4  # of a cell; a number that depends on how many run at a time would change the last bits of its results
+CAPS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PAUSE = 0.2  # seconds between two looks at the processes
 PATIENCE = 10.0  # seconds that a process has to end by itself
 OUTPUT = "output.txt"
@@ -50,9 +49,9 @@ class Cell:
 
 
 class Workers:
-    """Processes that run cells, with a share of the cores each.
+    """Processes that run cells, with as many threads each however many there are.
 
-    A process holds a lock in the folder of its cell as long as it lives. So after a SIGKILL of the parent, which leaves
+    A process has the lock of its cell's folder as long as it lives. So after a SIGKILL of the parent, which leaves
     its processes alive, the next parent waits for them instead of starting a second one on the same folder, and two
     parents share the cells of one table. A cell that is half done goes on with ``--resume``.
 
@@ -71,10 +70,10 @@ class Workers:
         if count < 1:
             raise ValueError(f"`workers` must be at least 1, got {count}.")
         self.count, self.command = count, command
+        self.locks: dict[Cell, FolderLock] = {}
         self.jobs: dict[Cell, subprocess.Popen[bytes] | None] = {}  # None: another parent's process runs it
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        share = max(1, cores // count)
-        caps = {name: str(min(share, int(environment.get(name) or share))) for name in THREADS}
+        caps = dict.fromkeys(CAPS, environment.get("OMP_NUM_THREADS") or str(min(THREADS, cores)))
         self.environment = {"OMP_WAIT_POLICY": "PASSIVE", **environment, **caps}  # spinning threads starve shared cores
 
     def __enter__(self) -> Self:
@@ -96,18 +95,23 @@ class Workers:
     def start(self, cell: Cell) -> None:
         """Run a cell that is not finished, or wait for who runs it already."""
         cell.folder.mkdir(parents=True, exist_ok=True)
-        with (cell.folder / ".lock").open("a") as lock, (cell.folder / OUTPUT).open("ab") as output:
-            self.jobs[cell] = None
-            if _locked(lock.fileno()) and not cell.finished:
-                here = (f"--trainer.default_root_dir={cell.folder}", "--trainer.enable_progress_bar=false", "--resume")
-                self.jobs[cell] = subprocess.Popen(
-                    [*self.command, *cell.arguments, *here],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=self.environment,
-                    pass_fds=(lock.fileno(),) if sys.platform != "win32" else (),
-                )
+        lock, self.jobs[cell] = FolderLock(cell.folder), None
+        if lock.take() is None:
+            return
+        if cell.finished:
+            lock.release()
+            return
+        here = (f"--trainer.default_root_dir={cell.folder}", "--trainer.enable_progress_bar=false", "--resume")
+        with (cell.folder / OUTPUT).open("ab") as output:
+            process = subprocess.Popen(
+                [*self.command, *cell.arguments, *here],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**self.environment, INHERITED: lock.token},
+            )
+        lock.hand_to(process.pid)
+        self.jobs[cell], self.locks[cell] = process, lock
 
     def ended(self) -> dict[Cell, str]:
         """Cells that came to an end since the last look, with what went wrong; "" where nothing did."""
@@ -116,13 +120,13 @@ class Workers:
             if process is None and not cell.finished:
                 self.start(cell)  # takes over if the other's process is gone
             elif process is None or process.poll() is not None:
-                del self.jobs[cell]
+                self._forget(cell)
                 found[cell] = "" if cell.finished else _reason(cell, process)
         return found
 
     def stop(self, cell: Cell) -> None:
         """End the process of a cell before its time; another parent's goes on."""
-        process = self.jobs.pop(cell)
+        process = self.jobs[cell]
         if process is not None and process.poll() is None:
             process.terminate()
             try:
@@ -130,6 +134,12 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._forget(cell)
+
+    def _forget(self, cell: Cell) -> None:
+        del self.jobs[cell]
+        if cell in self.locks:
+            self.locks.pop(cell).release()
 
 
 def run_cells(cells: Sequence[Cell], workers: Workers, pause: float = PAUSE) -> Iterator[tuple[Cell, str]]:
@@ -168,17 +178,6 @@ def run_cells(cells: Sequence[Cell], workers: Workers, pause: float = PAUSE) -> 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     """End this process in the way that also ends what it started."""
     sys.exit(128 + number)
-
-
-def _locked(file: int) -> bool:
-    """Whether the lock on an open file could be had; it lasts as long as the file is open in any process."""
-    if sys.platform == "win32":  # has no such lock, so two parents must not share a folder there
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _reason(cell: Cell, process: subprocess.Popen[bytes] | None) -> str:

@@ -35,7 +35,7 @@ def sweep(
         csv: Track by CSV alone, whatever the file's command says.
 
     Raises:
-        ValueError: If the file is wrong, or the folder holds another sweep.
+        ValueError: If the file or a number is wrong, or the folder holds another sweep.
         SystemExit: If trials failed.
     """
     file = read_sweep(config)
@@ -60,6 +60,9 @@ def sweep(
 
 
 def _limit(file: SweepFile, config: Path, count: int | None) -> int:
+    for name, number in (("--count", count), ("`run_cap`", file.run_cap)):
+        if number is not None and number < 1:
+            raise ValueError(f"{config}: {name} is {number}, and a sweep has at least one trial.")
     wanted = [n for n in (count, file.run_cap, len(file.grid()) if file.method == "grid" else None) if n is not None]
     if not wanted:
         raise ValueError(f"{config}: a {file.method} sweep has no end. Give --count, or `run_cap` in the file.")

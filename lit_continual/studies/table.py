@@ -97,6 +97,7 @@ class RunTable:
             ValueError: If a config does not take an option, or a column is of an experience or a score that is not
                 there.
         """
+        streams = []
         first = {cell.folder for (_, _, seed), cell in self.runs.items() if seed == self.layout.seeds[0]}
         for cell in reversed(self.cells.values()):
             if cell.folder not in first:
@@ -110,6 +111,18 @@ class RunTable:
                 raise ValueError(f"{self.path}, {cell.name}: the config has no `stream.experiences`. Name one or more.")
             if cell in self.runs.values():
                 self._check_columns(cell, stream)
+                streams.append(stream)
+        self._check_names(streams)
+
+    def _check_names(self, streams: Sequence[Any]) -> None:
+        """Refuse a column of an experience that no run has, and that would stay empty."""
+        named = dict.fromkeys(experience.name for stream in streams for experience in stream.experiences)
+        for heading, column in self.layout.columns.items():
+            if isinstance(column.experience, str) and column.experience not in named:
+                raise ValueError(
+                    f"{self.path}, column {heading}: the experience is {column.experience}, and the runs have"
+                    f" {', '.join(named)}."
+                )
 
     def _check_columns(self, cell: Cell, stream: Any) -> None:
         scores, count = list(stream.scores or SCORES), len(stream.experiences)

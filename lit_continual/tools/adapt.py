@@ -1,5 +1,6 @@
 """Online learning: a denoiser is retrained on the study that it is to denoise."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,8 @@ from lit_continual.denoising.pet_slices import PetSlices
 from lit_continual.methods.tgd.callback import TargetedGradientDescent
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import replaced
-from lit_continual.runs.seal import seal
+from lit_continual.runs.outputs import require_apart, require_folder, require_new
+from lit_continual.runs.seal import SECTION, seal, weights_digest
 from lit_continual.stream.tracking import quiet
 from lit_continual.tools.adaptation_figure import write_adaptation
 
@@ -34,6 +36,7 @@ def adapt(
     seed: int = 0,
     accelerator: str = "auto",
     trust: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Path:
     """Retrain a denoiser on one study by Noise2Noise, and denoise the study with it.
 
@@ -48,18 +51,23 @@ def adapt(
         seed: Seed of the order of the slices, and of an acquisition's halves.
         accelerator: As for the Trainer.
         trust: Packages of your own whose classes the checkpoint may name.
+        overwrite: Replace what is there already.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If the checkpoint is no Denoiser's or would be overwritten, or the study has one realisation only.
+        ValueError: If the checkpoint is no Denoiser's, the study has one realisation only, or a file would fall on the
+            checkpoint or the study, or unasked on what is there.
     """
     folder, opened = Path(output), Checkpoint(checkpoint, trust)
-    if (folder / "model.ckpt").resolve() == Path(checkpoint).resolve():
-        raise ValueError(f"{checkpoint} would be overwritten. Choose another --output.")
     seed_everything(seed, verbose=False)
     module, pair = opened.module(Denoiser), read_noisy_pair(study, seed)
+    outputs = [folder / name for name in ("model.ckpt", f"{pair.name}.nii.gz", "adapted.png")]
+    require_folder(folder)
+    require_apart([*outputs, folder], [checkpoint, study, *pair.files])
+    made_of = _made_of(opened, study, phi, epochs, lr, batch_size, seed)
+    require_new(outputs, overwrite or _origin(outputs[0]) == made_of)
     methods = [] if phi is None else [TargetedGradientDescent(phi, network="network", hold_statistics=True)]
     before = _denoised(module, pair)
     module.optimizer = partial(torch.optim.Adam, lr=lr)
@@ -74,15 +82,31 @@ def adapt(
     kept = {key: value for key, value in opened.content.items() if key in _KEPT}
     kept |= {"state_dict": module.state_dict(), "callbacks": {m.state_key: m.state_dict() for m in methods}}
     seal(kept, type(module))
-    with replaced(folder / "model.ckpt") as temporary:
+    kept[SECTION]["adapted"] = made_of
+    with replaced(outputs[0]) as temporary:
         torch.save(kept, temporary)
-    write_nifti(folder / f"{pair.name}.nii.gz", after.movedim(0, -1).numpy(), pair.affine, pair.source)
-    write_adaptation(folder / "adapted.png", pair.whole.numpy(), before.numpy(), after.numpy())
+    write_nifti(outputs[1], after.movedim(0, -1).numpy(), pair.affine, pair.source)
+    write_adaptation(outputs[2], pair.whole.numpy(), before.numpy(), after.numpy())
     return folder
 
 
 #: What an adapted checkpoint takes over: not the state of a training that is over.
 _KEPT = {"hyper_parameters", "datamodule_hyper_parameters", "pytorch-lightning_version", "epoch", "global_step"}
+
+
+def _made_of(opened: Checkpoint, study: str, *options: Any) -> str:
+    """What tells an adapted network from others: another call that is to make the same may replace it."""
+    parts = [weights_digest(opened.state_dict), str(Path(study).resolve()), *map(repr, options)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _origin(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    try:
+        return str(Checkpoint(path).content[SECTION]["adapted"])
+    except (ValueError, KeyError):
+        return ""  # of something else
 
 
 @torch.no_grad()

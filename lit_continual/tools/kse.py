@@ -46,10 +46,10 @@ def study_kernels(
         The page.
 
     Raises:
-        ValueError: If the checkpoint is neither's, the network cannot be traced, the image cannot be read, or a
-            threshold is not in [0, 1].
+        ValueError: If the checkpoint is neither's, the network cannot be traced, the image cannot be read, a
+            threshold is not in [0, 1], or a file would fall on one that is there.
     """
-    phis = sorted(set(phis))
+    phis, files = sorted(set(phis)), [image] if isinstance(image, str) else image or []
     if not phis or not all(0 <= phi <= 1 for phi in phis):
         raise ValueError(f"`phis` must be thresholds in [0, 1], got {phis}.")
     opened = Checkpoint(checkpoint, trust)
@@ -61,10 +61,10 @@ def study_kernels(
         {name.removesuffix(".weight"): scores[name].flatten().numpy() for name in producers.layers},
         {phi: free_share(module, {name: score < phi for name, score in scores.items()}) for phi in phis},
         producers.notes,
-        _dropped(module, opened, [image] if isinstance(image, str) else image, scores, phis) if image else None,
+        _dropped(module, opened, files, scores, phis) if files else None,
     )
     Console().print(kernel_table(study))
-    return write_kernel_study(study, Path(output))
+    return write_kernel_study(study, Path(output), [checkpoint, *files])
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from lit_continual.data.cases import stem
 from lit_continual.data.nifti import write_nifti
 from lit_continual.data.volumes import load_case
 from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.files import write_text
+from lit_continual.runs.files import is_first_rank, write_text
+from lit_continual.runs.outputs import require_apart, require_folder, require_new
 from lit_continual.segmentation.segmenter import Segmenter
 
 
@@ -29,6 +30,7 @@ def predict(
     accelerator: str = "auto",
     devices: int = 1,
     trust: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Path:
     """Write a label map of every image, in the grid of its file and with its affine.
 
@@ -40,19 +42,22 @@ def predict(
         accelerator: As for the Trainer.
         devices: As for the Trainer.
         trust: Packages of your own whose classes the checkpoint may name.
+        overwrite: Replace predictions that are there already, and remove probabilities that belong to them.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If the checkpoint is no Segmenter's, an image cannot be read, or two images have one name.
+        ValueError: If the checkpoint is no Segmenter's, an image cannot be read, two images have one name, or a
+            prediction would fall on an image, or unasked on what is there.
     """
     opened = Checkpoint(checkpoint, trust)
     module, preprocessing = opened.module(Segmenter), Preprocessing(**opened.preprocessing)
     cases = read_cases(images).cases
     _check_names(cases)
-    folder = Path(output)
-    write_text(folder / "labels.json", json.dumps({"background": 0, **_values(module)}, indent=1) + "\n")
+    folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
+    _make_room(folder, labels, cases, [checkpoint, images], overwrite)
+    write_text(folder / "labels.json", labels)
     trainer = Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -74,6 +79,21 @@ def _check_names(cases: Sequence[Case]) -> None:
                 f"The predictions of {other.images[0]} and {case.images[0]} would have one name. Rename one,"
                 " or predict them into two folders."
             )
+
+
+def _make_room(folder: Path, labels: str, cases: Sequence[Case], given: Sequence[str], overwrite: bool) -> None:
+    """Check that predictions fall on nothing, and take away what would be left of another network among them."""
+    maps = [folder / f"{stem(case.images[0])}.nii.gz" for case in cases]
+    chances = [folder / f"{stem(case.images[0])}_probabilities.nii.gz" for case in cases]
+    named = folder / "labels.json"
+    require_folder(folder)
+    files = [file for case in cases for file in (*case.images, case.label) if file is not None]
+    places = {file.parent for file in files} if Path(given[-1]).is_dir() else set()
+    require_apart([*maps, *chances, named, folder], [*given, *files, *places])
+    same = named.is_file() and named.read_text(encoding="utf-8", errors="replace") == labels
+    require_new([*maps, *chances, *([] if same else [named])], overwrite or not is_first_rank())
+    for path in chances if is_first_rank() else ():
+        path.unlink(missing_ok=True)
 
 
 def _values(module: Segmenter) -> dict[str, int]:

@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import lit_continual
 from lit_continual.cli import main
 from lit_continual.cli.commands import COMMANDS
 from lit_continual.modules import Segmenter
+from lit_continual.runs.folder_lock import FolderLock
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 
@@ -52,6 +55,118 @@ def test_a_folder_that_holds_a_run_is_kept_resumed_or_overwritten(trained, strea
     main(["fit", "--config", config, *run, "--overwrite", "--seed_everything=1"])
     assert json.loads((trained / "run.json").read_text())["seed"] == 1
     assert all(path.stat().st_mtime_ns != before[path] for path in trained.rglob("*.ckpt"))
+
+
+OTHERWISE = {
+    "trainer.callbacks.0.init_args.alpha": ["--trainer.callbacks.alpha=0.7"],
+    "trainer.callbacks": ["--trainer.callbacks=null"],
+    "model.init_args.optimizer.init_args.lr": ["--model.optimizer.lr=0.1"],
+    "trainer.max_epochs": ["--trainer.max_epochs=2"],
+    "data.init_args.split.fractions": ["--data.split.fractions=[0.25,0.25,0.5]"],
+    "trainer.devices": ["--trainer.devices=1"],
+}
+
+
+def test_a_run_goes_on_with_the_settings_that_it_was_begun_with(trained, stream, capsys):
+    resume = ["fit", "--config", stream(LWF), "--trainer.max_epochs=1", "--trainer.logger=false", "--resume"]
+    before = (trained / "config.yaml").read_text()
+    for name, options in OTHERWISE.items():
+        with pytest.raises(ValueError, match=rf"was begun with other settings: {re.escape(name)}.* is .* and was "):
+            main([*resume, *options])
+    assert (trained / "config.yaml").read_text() == before
+    main([*resume, "--trainer.enable_progress_bar=true", "--data.num_workers=1"])
+    faster = [*resume, *OTHERWISE["model.init_args.optimizer.init_args.lr"]]
+    capsys.readouterr()
+    main([*faster, "--resume-with-changes"])
+    assert "goes on with changed settings, noted in run.json" in capsys.readouterr().out
+    described = json.loads((trained / "run.json").read_text())
+    assert described["changes"] == [{"model.init_args.optimizer.init_args.lr": [0.01, 0.1]}]
+    main(faster)
+    with pytest.raises(ValueError, match=r"lr is 0.01 and was 0.1"):
+        main(resume)
+    del described["settings"]
+    (trained / "run.json").write_text(json.dumps(described))
+    main(resume)
+    assert "begun by a version that noted no settings" in capsys.readouterr().out
+
+
+def test_a_run_under_way_is_left_alone(trained, stream):
+    before = sorted(path.stat().st_mtime_ns for path in trained.rglob("*"))
+    assert FolderLock(trained).take(os.getppid()) == ""
+    for option in ("--overwrite", "--resume"):
+        with pytest.raises(ValueError, match=rf"is being written by process {os.getppid()} on"):
+            main(["fit", "--config", stream(LWF), "--trainer.max_epochs=1", "--trainer.logger=false", option])
+    shutil.rmtree(trained / ".running")
+    assert sorted(path.stat().st_mtime_ns for path in trained.rglob("*")) == before
+
+
+def test_a_finished_run_whose_report_fails_is_finished(stream, tmp_path, monkeypatch, capsys):
+    def fails(runs, folder=None):
+        raise PermissionError(13, "Permission denied", "report")
+
+    monkeypatch.setattr("lit_continual.reports.report.write_report", fails)
+    main(["fit", "--config", stream(), "--trainer.max_epochs=1", "--trainer.logger=false"])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        r"lit-continual: warning: the run in .* is finished.*Permission denied.*`lit-continual report .*", said
+    )
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
+
+
+def test_a_run_notes_its_threads_and_goes_on_with_as_many(trained, stream):
+    threads = torch.get_num_threads()
+    described = json.loads((trained / "run.json").read_text())
+    assert described["threads"] == threads
+    (trained / "run.json").write_text(json.dumps({**described, "threads": threads + 1}))
+    try:
+        main(["fit", "--config", stream(LWF), "--trainer.max_epochs=1", "--trainer.logger=false", "--resume"])
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_stream_of_one_batch_is_refused(stream, tmp_path):
+    with pytest.raises(ValueError, match=r"fast_dev_run. would leave a run of one batch that looks finished"):
+        main(["fit", "--config", stream(), "--trainer.fast_dev_run=true"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_write_over_what_it_reads(trained, stream, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    config = own / "config.yaml"
+    config.write_text(Path(stream()).read_text())
+    with pytest.raises(
+        ValueError, match=r"The input .*config.yaml would be overwritten. Choose another --trainer.default_root_dir"
+    ):
+        main(["fit", "--config", str(config), f"--trainer.default_root_dir={own}"])
+    start = trained / "experiences/0_ball/model.ckpt"
+    with pytest.raises(ValueError, match=r"The input .*model.ckpt would be overwritten"):
+        main(["fit", "--config", stream(), f"--stream.start={start}", "--overwrite"])
+    assert start.exists()
+
+
+def test_a_score_that_a_segmenter_does_not_log_is_named_before_a_folder_is_made(stream, tmp_path):
+    with pytest.raises(ValueError, match=r"`stream.scores` has dcie, which Segmenter does not log.*assd, dice"):
+        main(["fit", "--config", stream(scores={"dcie": {}, "dice": {}})])
+    assert not (tmp_path / "run").exists()
+
+
+class Somebodys(Segmenter):
+    def test_step(self, batch, batch_idx):
+        self.log("test/mine", 0.5)
+
+    def on_test_epoch_end(self):
+        pass
+
+
+def test_a_score_that_nobody_logs_is_named_before_the_second_fit(stream, tmp_path):
+    config = json.loads(Path(stream(scores={"mine": {}, "mnie": {}})).read_text())
+    config["model"]["class_path"] = f"{__name__}.Somebodys"
+    (tmp_path / "theirs.yaml").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"has mnie, which Somebodys does not log as `test/<name>`: it logs mine\."):
+        main(["fit", "--config", str(tmp_path / "theirs.yaml"), "--trainer.max_epochs=1", "--trainer.logger=false"])
+    assert [path.name for path in (tmp_path / "run/experiences").iterdir()] == ["0_ball"]
 
 
 def test_print_config_runs_again(stream, tmp_path, capsys):

@@ -3,7 +3,11 @@ import html
 import inspect
 import io
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
@@ -272,3 +276,44 @@ def test_a_long_name_gives_way_to_the_number_of_the_slice(make_run):
 
 def test_what_stands_in_for_the_report_in_other_tests_takes_what_it_takes():
     assert list(inspect.signature(no_report).parameters) == list(inspect.signature(write_report).parameters)
+
+
+def test_what_killed_reports_left_is_removed_and_nothing_else(make_run, tmp_path):
+    run = make_run(overlays=False)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    host = socket.gethostname()
+    names = {f".report-{process.pid}-{host}-abc_12": False, f".report-{os.getpid()}-{host}-abc_12": True}
+    names |= {f".report-{process.pid}-another-abc_12": True, ".report-of-mine": True, ".reports": True}
+    for name in names:
+        (run / name).mkdir()
+    write_report([run])
+    assert {name: (run / name).exists() for name in names} == names
+
+
+def test_a_report_falls_on_nothing_that_is_no_report(make_run, tmp_path):
+    run, folder = make_run(overlays=False), tmp_path / "mine"
+    folder.mkdir()
+    (folder / "scores.csv").write_text("mine")
+    with pytest.raises(ValueError, match=r"scores.csv is there already and of no report"):
+        write_report([run], folder)
+    assert [path.name for path in folder.iterdir()] == ["scores.csv"]
+    (folder / "scores.csv").unlink()
+    write_report([run], folder)
+    write_report([run], folder)
+    with pytest.raises(ValueError, match=r"scores.csv is a file, and --output needs a folder"):
+        write_report([run], folder / "scores.csv")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(28, "Free some space"), (13, "Get the permission"), (30, "may be written"), (5, "Check the disk")],
+)
+def test_what_keeps_a_report_from_being_written_has_its_remedy(make_run, tmp_path, monkeypatch, number, words):
+    def fails(*_):
+        raise OSError(number, os.strerror(number))
+
+    run = make_run(overlays=False)
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match=rf"cannot be written.*{os.strerror(number)}.*{words}"):
+        write_report([run])

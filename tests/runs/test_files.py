@@ -119,3 +119,21 @@ def test_json(tmp_path):
         (tmp_path / "a.json").write_bytes(text)
         with pytest.raises(ValueError, match=r"a.json is not valid JSON \(.*Restore the file or make it anew"):
             read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "Free some space"),
+        (errno.EDQUOT, "Free some space"),
+        (errno.EFBIG, "Free some space"),
+        (errno.EACCES, "Get the permission"),
+        (errno.EROFS, "Choose a folder on a file system that may be written"),
+        (errno.EIO, "Check the disk"),
+        (errno.ENAMETOOLONG, "Choose another folder"),
+    ],
+)
+def test_each_reason_has_its_remedy(tmp_path, number, words):
+    with pytest.raises(OSError, match=rf"Cannot write .*\({os.strerror(number)}\).*unharmed. {words}") as caught:
+        write_half(tmp_path / "a", OSError(number, os.strerror(number)))
+    assert ("Free some space" in str(caught.value)) is words.startswith("Free")

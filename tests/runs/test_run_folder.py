@@ -70,6 +70,40 @@ def test_a_run_killed_in_its_first_writes_begins_anew(tmp_path, written):
         (tmp_path / "run.json").unlink()
 
 
+def test_only_what_a_run_was_writing_is_taken_away(tmp_path):
+    folder = started(tmp_path)
+    mine = [".run.json.12.part", "overlays/.0_1.npz.3.part", "memory/.manifest.json.3.part"]
+    mine += [f"memory/exemplars/.{'a' * 32}.npz.3.part", "experiences/0_a/.model.ckpt.3.part"]
+    mine += ["experiences/0_a/resume/.resume.ckpt.3.part"]
+    theirs = [".movie.mp4.part", ".run.json.part", "notes/.x.12.part", "experiences/0_a/.notes.txt.3.part", ".x.1.part"]
+    for name in (*mine, *theirs):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    started(tmp_path, resume=True)
+    assert {name for name in (*mine, *theirs) if (tmp_path / name).exists()} == set(theirs)
+    assert folder.run["name"] == "tiny"
+
+
+def test_a_removal_that_was_killed_is_done_before_anything_begins(tmp_path):
+    folder = started(tmp_path)
+    folder.checkpoint(1).parent.mkdir(parents=True)
+    (tmp_path / "experiences").rename(tmp_path / ".removed")  # as far as it came
+    again = started(tmp_path, seed=3)
+    assert again.run["seed"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "matrix.json", "run.json"]
+
+
+def test_other_settings_are_found_where_the_config_is_gone_or_was_changed(tmp_path):
+    config = "trainer: {max_epochs: 3}"
+    folder = RunFolder(tmp_path)
+    folder.start(config, json.loads(json.dumps(RUN)), False, False)
+    (tmp_path / "config.yaml").write_text("trainer: {max_epochs: 4}")
+    with pytest.raises(ValueError, match=r"other settings: they, or its config.yaml, were changed since"):
+        RunFolder(tmp_path).start("trainer: {max_epochs: 4}", RUN, True, False)
+    assert RunFolder(tmp_path).start(config, RUN, True, False) == ""
+    assert (tmp_path / "config.yaml").read_text() == config
+
+
 def test_checkpoints_of_nobody_knows_which_run_are_not_gone_on_with(tmp_path):
     (tmp_path / "experiences/0_a").mkdir(parents=True)
     for options in ({}, {"resume": True}, {"overwrite": True}):

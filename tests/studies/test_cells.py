@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_continual.runs.folder_lock import FolderLock
 from lit_continual.studies.cells import Cell, Workers, run_cells
 from tests.processes import wait_until
 
@@ -89,15 +90,27 @@ def test_a_process_that_is_killed_is_told_and_run_again(cell, fit, tmp_path):
     assert run([cell("one")], fit) == {"one": ""}
 
 
-def test_cores_are_shared(cell, fit, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_a_cell_has_as_many_threads_however_many_run_at_a_time(cell, fit, monkeypatch, workers):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     one = cell("one")
-    run([one], fit, 2)
+    run([one], fit, workers)
     assert (one.folder / "threads").read_text() == "4"
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a cap that is there holds
-    run([other := cell("other")], fit, 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what the user says holds
+    run([other := cell("other")], fit, workers)
     assert (other.folder / "threads").read_text() == "1"
+
+
+def test_a_lock_ends_with_its_cell(cell, fit):
+    one = cell("one")
+    with Workers(1, fit) as pool:
+        pool.start(one)
+        holder = FolderLock(one.folder).holder()
+        assert holder.pid == pool.jobs[one].pid
+        wait_until(pool.ended)
+    assert FolderLock(one.folder).holder() is None
+    assert not [path.name for path in one.folder.iterdir() if path.name.startswith(".")]
 
 
 def test_no_workers_are_refused():

@@ -1,3 +1,5 @@
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -137,3 +139,25 @@ def test_bad_input(checkpoint, study, tmp_path, frames):
     with pytest.raises(ValueError, match=r"`phi` must lie in \[0, 1\], got 1.5"):
         run(checkpoint, study, tmp_path, "--phi=1.5")
     assert not (tmp_path / "adapted").exists()
+
+
+def test_an_adaptation_never_falls_on_the_study_nor_on_another(checkpoint, study, tmp_path, frames):
+    fast = ["--epochs=1", "--accelerator=cpu"]
+    with open(study, "rb") as file:
+        original = file.read()
+    (tmp_path / "there").symlink_to(tmp_path)
+    for output in (tmp_path, tmp_path / "there"):
+        with pytest.raises(ValueError, match=r"would be overwritten. Choose another --output"):
+            main(["adapt", str(shutil.copy(checkpoint, tmp_path / "net.ckpt")), study, f"--output={output}", *fast])
+    (tmp_path / "files").mkdir()
+    for r in range(2):
+        nib.save(nib.Nifti1Image(frames[..., r], AFFINE), tmp_path / f"files/{r}.nii.gz")
+    with pytest.raises(ValueError, match=r"would be overwritten. Choose another --output"):
+        main(["adapt", checkpoint, str(tmp_path / "files"), f"--output={tmp_path / 'files'}", *fast])
+    with open(study, "rb") as file:
+        assert file.read() == original
+    run(checkpoint, study, tmp_path, "--epochs=1")
+    run(checkpoint, study, tmp_path, "--epochs=1")  # makes the same again
+    with pytest.raises(ValueError, match=r"model.ckpt and 2 more files are there already. Add --overwrite"):
+        run(checkpoint, study, tmp_path, "--epochs=2")
+    run(checkpoint, study, tmp_path, "--epochs=2", "--overwrite")

@@ -121,3 +121,19 @@ def test_bad_input(denoiser, image, tmp_path):
         main(["kse", str(tmp_path / "changed.ckpt")])
     with pytest.raises(ValueError, match=r"nowhere.nii cannot be read"):
         main(["kse", checkpoint, f"--image={tmp_path / 'nowhere.nii'}"])
+
+
+def test_what_is_there_is_kept(denoiser, image, tmp_path):
+    output = tmp_path / "kse"
+    output.mkdir()
+    (output / "layers.csv").write_text("mine")
+    with pytest.raises(ValueError, match=r"layers.csv is there already and of no report. Choose another --output"):
+        main(["kse", denoiser[1], f"--output={output}"])
+    assert (output / "layers.csv").read_text() == "mine"
+    (output / "layers.csv").unlink()
+    for _ in range(2):
+        main(["kse", denoiser[1], f"--output={output}"])
+    (output / "kernels.csv").unlink()
+    (output / "kernels.csv").symlink_to(denoiser[1])
+    with pytest.raises(ValueError, match=r"denoiser.ckpt would be overwritten"):
+        main(["kse", denoiser[1], f"--output={output}"])

@@ -160,3 +160,49 @@ def test_two_images_of_one_name_are_refused(checkpoint, folder, tmp_path):
         ValueError, match=r"predictions of .*a/t1.nii.gz and .*b/t1.nii.gz would have one name. Rename one"
     ):
         predict(path, folder / "list.csv", tmp_path)
+
+
+def scans(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["itself", "link", "images of a folder"])
+def test_predictions_never_fall_on_images(checkpoint, folder, tmp_path, name):
+    path, images, output = checkpoint(), folder, folder
+    if name == "link":
+        output = tmp_path / "linked"
+        output.symlink_to(folder)
+    elif name == "images of a folder":
+        images = tmp_path / "set"
+        images.mkdir()
+        folder.rename(images / "images")
+        output = images / "images"
+    before = scans(images)
+    for more in ([], ["--overwrite"]):
+        with pytest.raises(ValueError, match=r"would be overwritten. Choose another --output"):
+            main(["predict", path, str(images), f"--output={output}", "--accelerator=cpu", *more])
+    assert scans(images) == before
+
+
+def test_predictions_of_another_call_are_replaced_only_when_asked_for(checkpoint, folder, tmp_path):
+    path = checkpoint()
+    output = predict(path, folder, tmp_path, "--probabilities=true")
+    before = scans(output)
+    with pytest.raises(ValueError, match=r"case.nii.gz and 1 more files are there already. Add --overwrite"):
+        predict(path, folder, tmp_path)
+    assert scans(output) == before
+    predict(path, folder, tmp_path, "--overwrite")
+    assert sorted(file.name for file in output.iterdir()) == ["case.nii.gz", "labels.json"]  # no stale probabilities
+    write(tmp_path / "more", name="other")
+    predict(path, tmp_path / "more", tmp_path)  # of the same network, beside them
+    (output / "labels.json").write_text('{"background": 0, "liver": 1}')
+    write(tmp_path / "third", name="third")
+    with pytest.raises(ValueError, match=r"labels.json is there already"):
+        predict(path, tmp_path / "third", tmp_path)
+
+
+def test_a_file_is_no_place_for_predictions(checkpoint, folder, tmp_path):
+    path = checkpoint()
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ValueError, match=r"out is a file, and --output needs a folder"):
+        predict(path, folder, tmp_path)

@@ -120,6 +120,18 @@ class ExemplarMemory:
             )
         _ = self.exemplars
 
+    def require_of(self, experiences: Sequence[str]) -> None:
+        """Check that exemplars were chosen from experiences, of whom a run says so.
+
+        Raises:
+            ValueError: If the memory does not know one, so that it is not the one that the run had.
+        """
+        if lost := [name for name in experiences if name not in self.experiences]:
+            raise ValueError(
+                f"{self.path} has no exemplars of {', '.join(lost)}, which the run has kept: the memory was lost or is"
+                " of another run. Restore the folder from a copy, or start the run anew with --overwrite."
+            )
+
     def forget(self, patient: str) -> int:
         """Remove all exemplars of a patient; return how many there were.
 

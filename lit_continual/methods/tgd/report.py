@@ -66,17 +66,18 @@ class KernelStudy:
     dropped: Dropped | None = None
 
 
-def write_kernel_study(study: KernelStudy, folder: Path) -> Path:
+def write_kernel_study(study: KernelStudy, folder: Path, inputs: Iterable[str] = ()) -> Path:
     """Write ``kse.html``, ``layers.csv``, ``kernels.csv`` and pictures into a folder, and return the page.
 
     Raises:
+        ValueError: If one would fall on one of the ``inputs``, or on what is there and of no such study.
         OSError: If the files cannot be written; the folder is then as it was.
     """
     pictures = {"histograms.png": png(_histograms(study))}
     if study.dropped:
         pictures["outputs.png"] = png(_outputs(study.dropped))
         pictures["errors.png"] = png(_errors(study.dropped))
-    with renewed(folder) as aside:
+    with renewed(folder, inputs) as aside:
         for name, content in pictures.items():
             (aside / name).write_bytes(content)
         rows = _rows(study)

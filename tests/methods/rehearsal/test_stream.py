@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lit_continual.cli import main
-from lit_continual.data import ExemplarMemory, Split, read_cases, split_cases
+from lit_continual.data import Budget, ExemplarMemory, Split, read_cases, split_cases
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 KEEP = {"policy": "Random", "budget": {"samples": 4}}
@@ -105,6 +106,28 @@ def test_a_damaged_memory_stops_a_resumed_run(stream, run):
     (run / "experiences/1_box/model.ckpt").unlink()
     with pytest.raises(ValueError, match=rf"{exemplar.file}, an exemplar, is damaged"):
         main(["fit", "--config", config, "--resume"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["memory", "memory/manifest.json"])
+def test_a_memory_that_is_gone_stops_a_resumed_run(stream, run, lost):
+    config = stream(memory=KEEP)
+    main(["fit", "--config", config])
+    shutil.rmtree(run / lost) if lost == "memory" else (run / lost).unlink()
+    (run / "experiences/1_box/model.ckpt").unlink()
+    with pytest.raises(ValueError, match=r"manifest.json has no exemplars of ball, box, which the run has kept"):
+        main(["fit", "--config", config, "--resume"])
+    assert not (run / "experiences/1_box/model.ckpt").exists()
+
+
+def test_a_memory_that_is_gone_when_more_is_to_be_kept_is_an_error(tmp_path):
+    memory = ExemplarMemory(tmp_path / "memory")
+    memory.add("ball", ["ball"], [], Budget(samples=2))
+    memory.require_of(["ball"])
+    memory.path.unlink()
+    memory.require_of([])
+    with pytest.raises(ValueError, match=r"manifest.json has no exemplars of ball"):
+        memory.require_of(["ball"])
 
 
 @pytest.mark.slow
