@@ -1,12 +1,11 @@
 """The commands: each a function of its arguments, its first line of documentation the help."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_continual.cli.parser import Parser
-from lit_continual.runs.files import in_one_line, is_first_rank
+from lit_continual.cli.print_report import print_report
 
 # Lightning takes seconds to import, so each command imports what it runs in its own function.
 
@@ -29,7 +28,7 @@ def test(arguments: Sequence[str]) -> Any:
 def _lightning(command: str, arguments: Sequence[str]) -> Any:
     from lit_continual.cli.continual_cli import ContinualCLI
 
-    cli = ContinualCLI(command, arguments)
+    cli = ContinualCLI(command, arguments, COMMANDS[command].__doc__)
     cli.run()
     return cli
 
@@ -129,27 +128,6 @@ def sweep(arguments: Sequence[str]) -> None:
     from lit_continual.studies.sweep import sweep as run
 
     run(**given, parse=OptionsOfFit().parse)
-
-
-def print_report(*runs: Path, output: Path | None = None) -> None:
-    """Print the result matrices of runs side by side, write their report and name it."""
-    if is_first_rank():
-        from lit_continual.reports.report import write_report
-        from lit_continual.reports.terminal import matrix_table
-
-        _print(matrix_table(runs), soft_wrap=False)
-        _print(f"Report: {write_report(runs, output)}")
-
-
-def report_of(run: Path) -> None:
-    """Print and write the report of a run that has just been finished; one that cannot be written is no failure."""
-    try:
-        print_report(run)
-    except Exception as error:
-        sys.stderr.write(
-            f"lit-continual: warning: the run in {run} is finished, but its report could not be made"
-            f" ({in_one_line(error)}). Make it with `lit-continual report {run}`.\n"
-        )
 
 
 def _parser(command: Callable[..., None]) -> Parser:

@@ -14,9 +14,9 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from typing_extensions import override
 
 import lit_continual
-from lit_continual.cli.commands import COMMANDS, report_of
 from lit_continual.cli.configs import merged, parsed_anew, print_old_form
 from lit_continual.cli.parser import Parser
+from lit_continual.cli.print_report import report_of
 from lit_continual.cli.show_scores import show_scores
 from lit_continual.runs import signals
 from lit_continual.runs.checkpoint import Checkpoint
@@ -52,15 +52,16 @@ class ContinualCLI(LightningCLI):
     Args:
         command: ``fit``, ``validate`` or ``test``.
         arguments: What stands behind it.
+        description: What its help says of it.
     """
 
-    def __init__(self, command: str, arguments: Sequence[str]) -> None:
+    def __init__(self, command: str, arguments: Sequence[str], description: str | None = None) -> None:
         self.command = command
         super().__init__(
             run=False,
             args=list(arguments),
             parser_class=LightningParser,
-            parser_kwargs={"prog": f"lit-continual {command}", "description": COMMANDS[command].__doc__},
+            parser_kwargs={"prog": f"lit-continual {command}", "description": description},
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
             seed_everything_default=0,

@@ -1,0 +1,29 @@
+"""The report of finished runs, for the terminal and on disk."""
+
+import sys
+from pathlib import Path
+
+from lit_continual.runs.files import in_one_line, is_first_rank
+
+
+def print_report(*runs: Path, output: Path | None = None) -> None:
+    """Print the result matrices of runs side by side, write their report and name it."""
+    if is_first_rank():
+        from rich.console import Console
+
+        from lit_continual.reports.report import write_report  # pictures: a command that prints help draws none
+        from lit_continual.reports.terminal import matrix_table
+
+        Console().print(matrix_table(runs), highlight=False)
+        Console().print(f"Report: {write_report(runs, output)}", soft_wrap=True, highlight=False)
+
+
+def report_of(run: Path) -> None:
+    """Print and write the report of a run that has just been finished; one that cannot be written is no failure."""
+    try:
+        print_report(run)
+    except Exception as error:
+        sys.stderr.write(
+            f"lit-continual: warning: the run in {run} is finished, but its report could not be made"
+            f" ({in_one_line(error)}). Make it with `lit-continual report {run}`.\n"
+        )
