@@ -154,7 +154,7 @@ def test_a_score_that_a_segmenter_does_not_log_is_named_before_a_folder_is_made(
 
 class Somebodys(Segmenter):
     def test_step(self, batch, batch_idx):
-        self.log("test/mine", 0.5)
+        self.log("test/mine", 0.5, batch_size=1)
 
     def on_test_epoch_end(self):
         pass
