@@ -27,6 +27,7 @@ class ForwardCalls:
         module: The module; the forwards of what it holds are not noted.
 
     Example:
+        >>> import torch
         >>> layer = nn.Linear(2, 1)
         >>> with ForwardCalls(layer) as calls:
         ...     loss = layer(2 * torch.ones(3, 2)).sum()
