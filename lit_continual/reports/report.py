@@ -21,7 +21,7 @@ from lit_continual.reports.page import overlay_files, page
 from lit_continual.reports.shades import DPI
 from lit_continual.reports.summary import scores_of
 from lit_continual.reports.tables import write_csv, write_json
-from lit_continual.runs.files import AGAIN, in_one_line, remedy
+from lit_continual.runs.files import FULL, REMEDIES, in_one_line
 from lit_continual.runs.folder_lock import Process
 from lit_continual.runs.outputs import require_apart, require_folder
 from lit_continual.runs.run import Run
@@ -88,9 +88,10 @@ def renewed(folder: Path, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
             for file, target in zip(files, targets, strict=True):
                 os.replace(file, target)
     except OSError as error:
-        what = remedy(error) or f"Name another folder, {AGAIN}"
+        what = REMEDIES.get(error.errno or 0, "Name another folder")
+        what = "make room or name another folder" if error.errno in FULL else what[0].lower() + what[1:]
         raise OSError(
-            error.errno, f"The report cannot be written to `{folder}` ({error.strerror or in_one_line(error)}). {what}"
+            error.errno, f"The report cannot be written to `{folder}` ({error.strerror or in_one_line(error)}); {what}."
         ) from error
 
 

@@ -13,9 +13,10 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter", "iostream error")  # what torch.save says of a full disk
 AGAIN = "then run the command again; a fit goes on with --resume."
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: What to do about a file that cannot be written, by what the system says of it.
 REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free some space or choose another folder"),
+    **dict.fromkeys(FULL, "Free some space or choose another folder"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "Get the permission for it or choose another folder"),
     errno.EROFS: "Choose a folder on a file system that may be written",
     errno.EIO: "Check the disk or choose a folder on another one",

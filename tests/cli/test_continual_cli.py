@@ -107,9 +107,8 @@ def test_a_finished_run_whose_report_fails_is_finished(stream, tmp_path, monkeyp
     monkeypatch.setattr("lit_continual.reports.report.write_report", fails)
     main(["fit", "--config", stream(), "--trainer.max_epochs=1", "--trainer.logger=false"])
     said = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(
-        r"lit-continual: warning: the run in .* is finished.*Permission denied.*`lit-continual report .*", said
-    )
+    assert said.startswith(f"lit-continual: warning: the run in {tmp_path / 'run'} is finished, but its report could")
+    assert said.endswith(f"Permission denied: 'report'). Make it with `lit-continual report {tmp_path / 'run'}`.")
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
 
 
@@ -136,9 +135,7 @@ def test_a_run_does_not_write_over_what_it_reads(trained, stream, tmp_path):
     own.mkdir()
     config = own / "config.yaml"
     config.write_text(Path(stream()).read_text())
-    with pytest.raises(
-        ValueError, match=r"The input .*config.yaml would be overwritten. Choose another --trainer.default_root_dir"
-    ):
+    with pytest.raises(ValueError, match=r"config.yaml would be overwritten. Choose another --trainer.default_r"):
         main(["fit", "--config", str(config), f"--trainer.default_root_dir={own}"])
     start = trained / "experiences/0_ball/model.ckpt"
     with pytest.raises(ValueError, match=r"The input .*model.ckpt would be overwritten"):

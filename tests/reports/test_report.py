@@ -307,7 +307,7 @@ def test_a_report_falls_on_nothing_that_is_no_report(make_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(28, "Free some space"), (13, "Get the permission"), (30, "may be written"), (5, "Check the disk")],
+    [(28, "make room"), (13, "get the permission"), (30, "may be written"), (5, "check the disk")],
 )
 def test_what_keeps_a_report_from_being_written_has_its_remedy(make_run, tmp_path, monkeypatch, number, words):
     def fails(*_):
