@@ -154,10 +154,7 @@ def _read(path: Path) -> MetaTensor:
     """Read ``(C, H, W, D)`` float32; a plane has a depth of one."""
     if not path.name.endswith((".nii", ".nii.gz")) and not HAS_ITK:
         raise ValueError(f"{path} cannot be read without ITK. Run `pip install itk`, or convert it to NIfTI.")
-    if _is_complex(path):
-        raise ValueError(
-            f"{path} has complex voxels, of which the imaginary part would be lost. Convert it to magnitudes."
-        )
+    _require_numbers(path)
     try:
         image: MetaTensor = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)(str(path))
     except Exception as error:
@@ -175,13 +172,20 @@ def _read(path: Path) -> MetaTensor:
     return MetaTensor(array, affine=image.affine)
 
 
-def _is_complex(path: Path) -> bool:
+def _require_numbers(path: Path) -> None:
+    """Refuse what MONAI reads as something else: complex voxels as their real part, a bad affine as the identity."""
     if not path.name.endswith((".nii", ".nii.gz")):
-        return False
+        return
     try:
-        return bool(nib.load(path).get_data_dtype().kind == "c")
+        image: Any = nib.load(path)
+        kind, affine = image.get_data_dtype().kind, torch.from_numpy(image.affine.astype(np.float64))
     except Exception:
-        return False  # whoever reads it says what is wrong
+        return  # whoever reads it says what is wrong
+    if kind == "c":
+        raise ValueError(
+            f"{path} has complex voxels, of which the imaginary part would be lost. Convert it to magnitudes."
+        )
+    _require_place(path, affine)
 
 
 def _require_place(path: Path, affine: Tensor) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,17 @@ def test_one_image_with_two_raters(touch):
 
 
 A, B = {"image": "a.nii", "label": "l.nii"}, {"image": "b.nii", "label": "l.nii"}
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["link", "hard link"])
+def test_one_image_under_several_patients_is_refused(touch, link):
+    folder = touch("p0.nii", "l.nii")
+    for i in range(1, 8):
+        link(folder / "p0.nii", folder / f"p{i}.nii")
+    training = [{"image": f"p{i}.nii", "label": "l.nii"} for i in range(8)]
+    (folder / "dataset.json").write_text(json.dumps({"training": training}))
+    with pytest.raises(ValueError, match=r"lists .*p1.nii twice"):
+        read_cases(folder / "dataset.json")
 
 
 @pytest.mark.parametrize(

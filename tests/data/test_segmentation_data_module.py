@@ -84,6 +84,10 @@ def test_revealed_classes_are_renamed_and_renumbered(decathlon):
         ({"first": 2}, "`classes` has first: 2"),
         ({"mine": "thrid"}, "`classes` has mine: thrid, but .* Use a declared name and value, or give your name"),
         ({"first": 1, "again": "first"}, "gives the label value 1 two names"),
+        (
+            {"first": 1, "background": 0},
+            "gives the label value 0, that of the background, the name",
+        ),
     ],
 )
 def test_unknown_classes(decathlon, classes, message):

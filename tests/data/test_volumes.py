@@ -312,3 +312,33 @@ def test_corners_tell_grids_apart_as_brute_force_does(case, tmp_path):
         assert refused == bad
         verdicts.add(bad)
     assert verdicts == {True, False}
+
+
+def test_complex_voxels_are_refused(case):
+    image = case(np.full((2, 3, 4), 1 + 2j, np.complex64))
+    with pytest.raises(ValueError, match=r"image.nii.gz has complex voxels, of which the imaginary part would be lost"):
+        load_case(image, AS_STORED)
+
+
+NOWHERE = {
+    "flat": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]],
+    "dependent": [[1, 2, 0, 0], [2, 4, 0, 0], [0, 0, 1, 0]],
+    "nan": [[np.nan, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]],
+    "infinite": [[1, 0, 0, 0], [0, 1, 0, np.inf], [0, 0, 1, 0]],
+}
+
+
+@pytest.mark.parametrize("rows", NOWHERE)
+def test_an_affine_that_gives_voxels_no_place_is_refused(case, rows):
+    made = case(np.ones((2, 3, 4), np.float32), suffix=".nii")
+    raw = bytearray(made.images[0].read_bytes())
+    raw[280:328] = np.array(NOWHERE[rows], "<f4").tobytes()  # srow_x, srow_y and srow_z of the header
+    made.images[0].write_bytes(raw)
+    with pytest.raises(ValueError, match=r"image.nii has the affine .* singular or not finite.*Correct its header"):
+        load_case(made, AS_STORED)
+
+
+def test_small_voxels_are_no_singular_ones(case):
+    affine = np.diag([5e-5, 5e-5, 1e-4, 1.0])
+    loaded = load_case(case(np.ones((2, 3, 4), np.float32), affine=affine), AS_STORED)
+    assert loaded["spacing"] == pytest.approx((5e-5, 5e-5, 1e-4))

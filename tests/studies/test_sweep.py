@@ -167,6 +167,8 @@ def test_what_cannot_run_is_refused_before_anything_does(sweep, tmp_path):
         sweep, r"`command` must be such as \[\$\{env\}, lit-continual, fit", command=["python", "train.py", "${args}"]
     )
     refused(sweep, '`method`|"method"', method="genetic")
+    refused(sweep, "`run_cap` is 0, and a sweep has at least one trial", run_cap=0)
+    refused(sweep, "--count is -3, and a sweep has at least one trial", "--count=-3")
     refused(sweep, "Option 'methud' is not accepted", methud="grid")
     refused(sweep, "either `min_iter`, or `max_iter` and `s`", early_terminate={"type": "hyperband", "max_iter": 9})
     refused(sweep, "`eta` must be a whole number", early_terminate={"type": "hyperband", "min_iter": 9, "eta": 1})

@@ -230,6 +230,8 @@ def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
     refused(compare, "all, a, seed 0: unrecognized arguments: --trainer.max_epohcs=1. Did you", methods={"a": wrong})
     refused(compare, "column x: the score is dcie, and .* has dice", columns={"x": {"score": "dcie", "measure": "acc"}})
     refused(compare, "column x: the experience is 2, and .* has 2", columns={"x": {"experience": 2}})
+    misspelt = {"x": {"experience": "bal"}}
+    refused(compare, "column x: the experience is bal, and the runs have ball, box", columns=misspelt)
     none = {**fine, "options": {"stream.experiences": []}}
     refused(compare, "the config has no `stream.experiences`", methods={"a": none})
     assert not (tmp_path / "log").exists()
