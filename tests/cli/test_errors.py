@@ -1,0 +1,57 @@
+"""What a process says of an error that arose where others write, such as a logger."""
+
+import errno
+import os
+
+import pytest
+
+from lit_continual.cli import dispatch
+
+
+@pytest.fixture
+def said(monkeypatch, capsys):
+    """Run a command that fails, as a process does; return its exit code and what it wrote."""
+
+    def run(error):
+        def fails(arguments):
+            raise error
+
+        monkeypatch.setitem(dispatch.COMMANDS, "report", fails)
+        monkeypatch.setattr("sys.argv", ["lit-continual", "report"])
+        with pytest.raises(SystemExit) as ended:
+            dispatch.main()
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "Free some space or choose"),
+        (errno.EDQUOT, "Free some space or choose"),
+        (errno.EFBIG, "Free some space or choose"),
+        (errno.EACCES, "Get the permission for it or choose"),
+        (errno.EPERM, "Get the permission for it or choose"),
+        (errno.EROFS, "Choose a folder on a file system that may be written"),
+        (errno.EIO, "Check the disk or choose"),
+    ],
+)
+def test_an_error_of_a_disk_is_one_sentence_with_its_own_remedy(said, number, remedy):
+    code, written = said(OSError(number, os.strerror(number), "logs/metrics.csv"))
+    assert code == 1
+    (line,) = written.splitlines()
+    assert line.startswith("lit-continual: error: [Errno")
+    assert os.strerror(number) in line
+    assert "logs/metrics.csv" in line
+    assert remedy in line
+
+
+def test_an_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):
+    def fails(arguments):
+        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+
+    monkeypatch.setitem(dispatch.COMMANDS, "report", fails)
+    monkeypatch.setattr("sys.argv", ["lit-continual", "report"])
+    with pytest.raises(OSError, match="non-socket"):
+        dispatch.main()
