@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_continual.runs.checkpoint import load_checkpoint
+from lit_continual.runs.checkpoint import Checkpoint
 
 _DENSE_LAYER = re.compile(r"(denselayer\d+)\.(?:layers\.)?(norm|conv)\.?([12])\.")
 
@@ -21,14 +21,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             may name environment variables.
 
     Raises:
-        ValueError: If the file does not exist, holds more than tensors and plain containers, or holds no tensors.
+        ValueError: If the file does not exist, holds more than tensors and plain containers, holds no tensors, or its
+            weights are not those that were written.
 
     Example:
         >>> read_weights("nowhere.ckpt")
         Traceback (most recent call last):
         ValueError: There is no checkpoint at nowhere.ckpt. Check the path.
     """
-    content = load_checkpoint(os.path.expandvars(path))
+    content = Checkpoint(os.path.expandvars(path)).content
     content = content.get("state_dict", content)
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:

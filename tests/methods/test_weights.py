@@ -4,6 +4,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from lit_continual.methods.weights import match_names, read_weights
+from lit_continual.runs.seal import seal
 
 
 def test_files_are_read_without_running_code(tmp_path, monkeypatch):
@@ -33,3 +34,15 @@ def test_the_prefixes_that_match_most_names_win():
     available = ["decoder.a.weight", "encoder.a.weight", "encoder.a.bias"]
     assert match_names(wanted, available) == {name: name.removeprefix("net.") for name in wanted}
     assert match_names(["encoder.a.weight"], ["other.b.weight"]) == {}
+
+
+def test_weights_that_were_changed_since_they_were_written_are_refused(tmp_path):
+    path = tmp_path / "model.ckpt"
+    content = {"state_dict": {"a.weight": torch.ones(2)}, "hyper_parameters": {}}
+    seal(content, nn.Linear)
+    torch.save(content, path)
+    assert_close(read_weights(path), content["state_dict"])
+    content["state_dict"]["a.weight"][0] = 2.0
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"model.ckpt is damaged: its weights or class names are not those"):
+        read_weights(path)
