@@ -40,7 +40,7 @@ from .methods.meta.callback import MetaTune as MetaTune
 from .methods.meta.episodes import Episodes as Episodes
 from .methods.meta.episodes import slice_dice as slice_dice
 from .methods.meta.patient_episodes import PatientEpisodes as PatientEpisodes
-from .methods.meta.patient_tasks import patient_tasks as patient_tasks
+from .methods.meta.patient_episodes import patient_tasks as patient_tasks
 from .methods.meta.strategies import ANIL as ANIL
 from .methods.meta.strategies import FOMAML as FOMAML
 from .methods.meta.strategies import MAML as MAML

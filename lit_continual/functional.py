@@ -6,8 +6,7 @@ from lit_continual.methods.distillation.loss import distillation_loss
 from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_proximal_
 from lit_continual.methods.meta.inner_loop import adapt
 from lit_continual.methods.meta.known_gradient import known_gradient
-from lit_continual.methods.meta.meta_gradient import meta_gradient, task_gradient
-from lit_continual.methods.meta.reptile_gradient import reptile_gradient
+from lit_continual.methods.meta.meta_gradient import meta_gradient, reptile_gradient, task_gradient
 from lit_continual.methods.rehearsal.content_distance import (
     content_distance,
     layer_weight,

@@ -1,6 +1,7 @@
 """Layers that answer in training as in evaluation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -34,3 +35,15 @@ class EvaluatedLayers:
         """Give their modes back, as far as the module that they are a part of is in training."""
         for layer, mode in self._modes:
             layer.train(mode and training)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode; afterwards, also after an exception, each part has the mode that it had."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,16 +1,16 @@
 """Training patients as meta-batches, ordered by what the network in training can do already."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_continual.data.batch import collate
 from lit_continual.data.patches import PatchDataset
+from lit_continual.methods.evaluated_layers import evaluating
 from lit_continual.methods.meta.patient_episodes import PatientEpisodes
 
 
@@ -111,7 +111,7 @@ def slice_dice(module: Any, dataset: PatchDataset) -> list[float]:
         dataset: The slices; each volume is segmented once.
     """
     scores = []
-    with _evaluating(module):
+    with evaluating(module):
         for volume in dataset.volumes:
             masks = module.masks(module.infer(volume["image"][None].float().to(module.device)))
             truths = module.truths({"label": volume["label"][None].to(module.device), "classes": [volume["classes"]]})
@@ -124,14 +124,3 @@ def _dice(prediction: Tensor, truth: Tensor) -> Tensor:
     """Dice of each slice of ``(H, W, D)``; 0 / 0 is nan."""
     overlap, size = (prediction & truth).sum((0, 1)), prediction.sum((0, 1)) + truth.sum((0, 1))
     return 2 * overlap / size
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

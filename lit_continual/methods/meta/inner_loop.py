@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Tensors = Mapping[str, Tensor]
+Gradients = dict[str, Tensor | None]
 Loss = Callable[[dict[str, Tensor], Any], Tensor]
 Rates = float | Mapping[str, float | Tensor]
 
 
 def adapt(
     loss: Loss,
-    parameters: Mapping[str, Tensor],
+    parameters: Tensors,
     batch: Any,
     inner_lr: Rates,
     order: int = 2,
@@ -74,7 +76,7 @@ def require_finite(value: Tensor, what: str) -> None:
         )
 
 
-def differentiate(value: Tensor, leaves: Mapping[str, Tensor], create_graph: bool = False) -> dict[str, Tensor | None]:
+def differentiate(value: Tensor, leaves: Tensors, create_graph: bool = False) -> Gradients:
     """Return the gradient of the scalar ``value`` by each leaf, ``None`` where there is none, outside autocast.
 
     Raises:

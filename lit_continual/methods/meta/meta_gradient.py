@@ -1,4 +1,4 @@
-"""The gradient of a loss after a few steps of gradient descent, as MAML needs it."""
+"""What one task says of the parameters before adaptation, as MAML and Reptile have it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,21 +6,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_continual.methods.meta.inner_loop import Loss, Rates, adapt, differentiate, require_finite
+from lit_continual.methods.meta.inner_loop import (
+    Gradients,
+    Loss,
+    Rates,
+    Tensors,
+    adapt,
+    differentiate,
+    require_finite,
+)
 
 Task = tuple[Any, Any]
+TaskGradient = tuple[Tensor, Gradients]
 
 
 def task_gradient(
     loss: Loss,
-    parameters: Mapping[str, Tensor],
+    parameters: Tensors,
     task: Task,
     inner_lr: Rates,
     order: int = 2,
     inner_steps: int = 1,
     scale: float = 1.0,
-    leaves: Mapping[str, Tensor] | None = None,
-) -> tuple[Tensor, dict[str, Tensor | None]]:
+    leaves: Tensors | None = None,
+) -> TaskGradient:
     r"""Return :math:`L(\theta'; D')`, detached, and its gradient, for one task :math:`(D, D')`.
 
     Args:
@@ -51,9 +60,68 @@ def task_gradient(
     return value.detach(), {name: None if g is None else g / scale for name, g in gradients.items()}
 
 
+def reptile_gradient(
+    loss: Loss,
+    parameters: Tensors,
+    task: Task,
+    inner_lr: Rates,
+    inner_steps: int = 1,
+    scale: float = 1.0,
+) -> TaskGradient:
+    r"""Return the last loss and Reptile's meta-gradient of one task :math:`(D, D')`.
+
+    .. math:: g = (\theta - \tilde\theta) / \alpha = \sum_{k=0}^{K} \nabla L(\theta_k; D_k), \qquad
+        \theta_{k+1} = \theta_k - \alpha \nabla L(\theta_k; D_k)
+
+    The first :math:`K` steps are on :math:`D` and the last one on :math:`D'`, so that Reptile sees the same data and
+    evaluates as many gradients as MAML with :math:`K` inner steps. The sum is taken directly, so :math:`\alpha` may
+    be zero.
+
+    Args:
+        loss: See :func:`adapt`.
+        parameters: :math:`\theta` by name.
+        task: The pair of batches :math:`(D, D')`.
+        inner_lr: See :func:`adapt`.
+        inner_steps: :math:`K`.
+        scale: Every loss is multiplied by it and its gradient divided, against underflow in half precision.
+
+    Returns:
+        The loss on :math:`D'`, and the gradient by name, ``None`` where no loss depends on the parameter.
+
+    Raises:
+        ValueError: If a loss is not finite; with ``scale`` other than 1 only the first is looked at.
+
+    References:
+        Nichol, Achiam and Schulman. On First-Order Meta-Learning Algorithms. 2018, section 2 and eq. 22.
+        https://arxiv.org/abs/1803.02999
+
+    Example:
+        >>> w, square = {"w": torch.tensor(1.0)}, lambda p, x: (x * p["w"]).square()
+        >>> reptile_gradient(square, w, (2.0, 1.0), inner_lr=0.1)
+        (tensor(0.0400), {'w': tensor(8.4000)})
+    """
+    rates = inner_lr if isinstance(inner_lr, Mapping) else dict.fromkeys(parameters, inner_lr)
+    fast = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+    total: Gradients = dict.fromkeys(parameters)
+    inner, outer = task
+    for step, batch in enumerate([*[inner] * inner_steps, outer]):
+        with torch.enable_grad():
+            value = loss(fast, batch)
+            if step == 0 or scale == 1.0:
+                require_finite(value, f"loss at step {step + 1} of {inner_steps + 1}")
+            gradients = differentiate(value * scale, fast)
+        for name, gradient in gradients.items():
+            if gradient is None:
+                continue
+            gradient = gradient / scale
+            total[name] = gradient if (so_far := total[name]) is None else so_far + gradient
+            fast[name] = (fast[name] - rates.get(name, 0.0) * gradient).detach().requires_grad_()
+    return value.detach(), total
+
+
 def meta_gradient(
     loss: Loss,
-    parameters: Mapping[str, Tensor],
+    parameters: Tensors,
     tasks: Iterable[Task],
     inner_lr: Rates,
     order: int = 2,

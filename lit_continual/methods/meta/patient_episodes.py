@@ -1,7 +1,7 @@
-"""Loader whose batches are patients, each a list of tasks for meta-learning."""
+"""Patients as meta-batches: lists of tasks, each of slices that the network does well on, or that it does not."""
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lit_continual.data.samplers import pass_on
-from lit_continual.methods.meta.patient_tasks import Episode, patient_tasks
+
+Slices = list[int]
+Episode = list[tuple[Slices, Slices]]
 
 
 class PatientEpisodes:
@@ -71,8 +73,11 @@ class PatientEpisodes:
         collate: Callable[[list[Any]], Any] = default_collate,
         num_workers: int = 0,
     ) -> None:
-        if (size := len(dataset)) != len(patients):  # type: ignore[arg-type]  # a map-style dataset has a length
-            raise ValueError(f"`patients` must name the patient of each of the {size} slices, got {len(patients)}.")
+        self.size = len(dataset)  # type: ignore[arg-type]  # a map-style dataset has a length
+        if self.size != len(patients):
+            raise ValueError(
+                f"`patients` must name the patient of each of the {self.size} slices, got {len(patients)}."
+            )
         if order not in ("active", "passive"):
             raise ValueError(f"`order` must be 'active' or 'passive', got {order!r}.")
         if tasks < 1 or shots < 1 or rerank_every < 0:
@@ -80,12 +85,12 @@ class PatientEpisodes:
                 f"`tasks` and `shots` must be at least 1 and `rerank_every` at least 0, got {tasks}, {shots} and"
                 f" {rerank_every}."
             )
-        self.dataset, self.collate = dataset, collate
-        self.slices: dict[Hashable, list[int]] = {}
+        self.dataset, self.collate, self.num_workers, self.seed = dataset, collate, num_workers, seed
+        self.slices: dict[Hashable, Slices] = {}
         for index, patient in enumerate(patients):
             self.slices.setdefault(patient, []).append(index)
         self.scores, self.order, self.threshold, self.tasks, self.shots = scores, order, threshold, tasks, shots
-        self.rerank_every, self.seed, self.num_workers = rerank_every, seed, num_workers
+        self.rerank_every = rerank_every
         self.epoch = self.position = self.ranked_in = 0
         self.dice: torch.Tensor | None = None
         self.resumed = False
@@ -112,37 +117,37 @@ class PatientEpisodes:
         rank, world = _world()
         plan = self.episodes()
         places = range(self.position * world + rank, len(self) * world, world)
-        episodes: Sequence[Any] = [plan[place % len(plan)] for place in places]
+        episodes = [plan[place % len(plan)] for place in places]
+        parts = [slices for episode in episodes for task in episode for slices in task]
         loader: DataLoader[Any] = DataLoader(
-            _Episodes(self.dataset, self.collate),
-            batch_size=None,
-            sampler=episodes,
-            num_workers=self.num_workers,
-            collate_fn=_as_it_is,
+            self.dataset, batch_sampler=parts, num_workers=self.num_workers, collate_fn=self.collate
         )
-        for batch in loader:
+        batches = iter(loader)
+        for episode in episodes:
+            meta_batch = [(next(batches), next(batches)) for _ in episode]
             self.position += 1
-            yield batch
+            yield meta_batch
 
     def episodes(self) -> list[Episode]:
         """Return the tasks of this epoch in their order, as slice indices, patients without a task left out."""
-        if self.dice is None:
-            self._rank_slices()
-        assert self.dice is not None  # ranked above
-        dice = self.dice.tolist()
+        dice = self._rank_slices() if self.dice is None else self.dice
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        turn, planned = self.epoch - self.ranked_in, dict[Hashable, Episode]()
-        for patient in self._ordered_patients(generator):
-            own = {index: dice[index] for index in self.slices[patient]}
-            options = (self.threshold, self.order, self.tasks, self.shots, turn, generator)
-            if episode := patient_tasks(own, *options):
-                planned[patient] = episode
-        if not planned:
+        patients = list(self.slices)
+        if self.order == "active":  # where one without a Dice stands does not matter: it gives no task
+            patients.sort(key=lambda patient: dice[self.slices[patient]].nanmean().nan_to_num(math.inf).item())
+        else:
+            patients = [patients[place] for place in torch.randperm(len(patients), generator=generator).tolist()]
+        planned = []
+        for patient in patients:
+            own = {index: dice[index].item() for index in self.slices[patient]}
+            turn = self.epoch - self.ranked_in
+            planned.append(patient_tasks(own, self.threshold, self.order, self.tasks, self.shots, turn, generator))
+        if not any(planned):
             raise ValueError(
                 "No patient has two slices with a Dice, so there is no task: give patients with at least two slices"
                 " that have foreground."
             )
-        return [*planned.values()]
+        return [episode for episode in planned if episode]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it takes to go on after the last batch: the Dice this epoch was ranked by, and the place."""
@@ -153,46 +158,78 @@ class PatientEpisodes:
         self.epoch, self.position, self.resumed = state["epoch"], state["position"], True
         self.ranked_in, self.dice = state["ranked_in"], state["dice"]
 
-    def _ordered_patients(self, generator: torch.Generator) -> list[Hashable]:
-        patients = list(self.slices)
-        if self.order == "passive":
-            return [patients[place] for place in torch.randperm(len(patients), generator=generator).tolist()]
-        assert self.dice is not None  # set by the caller
-        # A patient without a Dice gives no task, so that its place among the others, the last, does not matter.
-        means = {patient: self.dice[own].nanmean().nan_to_num(math.inf).item() for patient, own in self.slices.items()}
-        return sorted(patients, key=lambda patient: means[patient])
-
-    def _rank_slices(self) -> None:
+    def _rank_slices(self) -> torch.Tensor:
+        """Return the Dice of each slice, computed again if that is due."""
         due = self.rerank_every > 0 and self.epoch - self.ranked_in >= self.rerank_every
         if self.dice is not None and not due:
-            return
-        size = sum(len(own) for own in self.slices.values())
-        values = [[float(value) for value in self.scores(list(range(size)))] if _world()[0] == 0 else []]
+            return self.dice
+        values = [[float(value) for value in self.scores(list(range(self.size)))] if _world()[0] == 0 else []]
         if dist.is_available() and dist.is_initialized():
             dist.broadcast_object_list(values)
-        if len(values[0]) != size:
-            raise ValueError(f"`scores` must return one Dice for each of the {size} slices, got {len(values[0])}.")
+        if len(values[0]) != self.size:
+            raise ValueError(f"`scores` must return one Dice for each of the {self.size} slices, got {len(values[0])}.")
         self.dice, self.ranked_in = torch.tensor(values[0], dtype=torch.float64), self.epoch
         lonely = [name for name, own in self.slices.items() if self.dice[own].isfinite().sum() < 2]
         if lonely:
             rank_zero_warn(f"Patients {lonely} have fewer than two slices with a Dice and give no task.")
+        return self.dice
 
 
-class _Episodes(Dataset[list[tuple[Any, Any]]]):
-    """The batches of an episode, in place of its slice indices."""
+def patient_tasks(
+    dice: Mapping[int, float],
+    threshold: float = 0.5,
+    order: str = "active",
+    tasks: int = 1,
+    shots: int = 1,
+    turn: int = 0,
+    generator: torch.Generator | None = None,
+) -> Episode:
+    """Split the slices of one patient by Dice and draw tasks, pairs of disjoint lists ``D`` and ``D'`` of slices.
 
-    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
-        self.dataset, self.collate = dataset, collate
+    A slice is good if its Dice is at least ``threshold``, else bad, and left out if its Dice is nan, as where neither
+    the label nor the prediction has foreground. Each group is put in order and cut into pieces of ``2 * shots``; of
+    a piece, the slices at even places are ``D`` and those at odd places ``D'``, so that the two are alike.
 
-    def __getitem__(self, episode: Any) -> list[tuple[Any, Any]]:
-        def batch(slices: list[int]) -> Any:
-            return self.collate([self.dataset[index] for index in slices])
+    Empty cases: a group without slices gives no task. A group of one slice cannot be halved and joins the other. The
+    last piece may be short, and is dropped if it has one slice. Fewer than two slices with a Dice give no task.
 
-        return [(batch(inner), batch(outer)) for inner, outer in episode]
+    Args:
+        dice: Current Dice by slice, in [0, 1] or nan.
+        threshold: Least Dice of a good slice.
+        order: ``"active"``, worst Dice first, ties by slice; or ``"passive"``, a random permutation.
+        tasks: Number of tasks drawn from each group, if it has as many pieces.
+        shots: Number of slices in ``D`` and in ``D'``.
+        turn: How often this order has been drawn from already: the pieces are taken in turn, starting again at the
+            first when all have been used.
+        generator: Source of the permutations.
 
+    Returns:
+        The tasks, those of bad slices first.
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+    References:
+        Han et al. Learning to Learn Unlearned Feature for Brain Tumor Segmentation. 2018, Algorithm 1, lines 4-8. The
+        threshold and the empty cases are not in the paper.
+
+    Example:
+        >>> patient_tasks({0: 0.9, 1: 0.1, 2: 0.8, 3: 0.2, 4: float("nan")})
+        [([1], [3]), ([2], [0])]
+    """
+    scored = {index: score for index, score in sorted(dice.items()) if not math.isnan(score)}
+    good = [index for index, score in scored.items() if score >= threshold]
+    bad = [index for index, score in scored.items() if score < threshold]
+    groups = [sorted([*bad, *good])] if 1 in (len(good), len(bad)) else [bad, good]
+    episode: Episode = []
+    for group in groups:
+        if order == "active":
+            group.sort(key=scored.__getitem__)
+        else:
+            group = [group[place] for place in torch.randperm(len(group), generator=generator).tolist()]
+        pieces = [group[start : start + 2 * shots] for start in range(0, len(group), 2 * shots)]
+        pieces = [piece for piece in pieces if len(piece) > 1]
+        for number in range(min(tasks, len(pieces))):
+            piece = pieces[(turn * tasks + number) % len(pieces)]
+            episode.append((piece[0::2], piece[1::2]))
+    return episode
 
 
 def _world() -> tuple[int, int]:

@@ -1,13 +1,19 @@
 """How one task of a meta-batch is turned into a gradient: MAML, FOMAML, ANIL, Reptile and, without one, Naive."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor
 
-from lit_continual.methods.meta.inner_loop import Loss, Rates, adapt
-from lit_continual.methods.meta.meta_gradient import Task, check_options, task_gradient
-from lit_continual.methods.meta.reptile_gradient import reptile_gradient
+from lit_continual.methods.meta.inner_loop import Loss, Rates, Tensors, adapt
+from lit_continual.methods.meta.meta_gradient import (
+    Task,
+    TaskGradient,
+    check_options,
+    reptile_gradient,
+    task_gradient,
+)
 
 
 class MetaStrategy(ABC):
@@ -38,21 +44,15 @@ class MetaStrategy(ABC):
         if not list(names):
             raise ValueError("The module has no trainable parameter, so there is nothing to adapt: unfreeze some.")
 
-    def adapt(self, loss: Loss, parameters: Mapping[str, Tensor], batch: object, inner_lr: Rates) -> dict[str, Tensor]:
+    def adapt(self, loss: Loss, parameters: Tensors, batch: object, inner_lr: Rates) -> dict[str, Tensor]:
         """Return the parameters after the inner steps on ``batch``, without a graph: what evaluation uses."""
         fast = adapt(loss, parameters, batch, inner_lr, order=1, inner_steps=self.inner_steps)
         return {name: p.detach() for name, p in fast.items()}
 
     @abstractmethod
     def task_gradient(
-        self,
-        loss: Loss,
-        parameters: Mapping[str, Tensor],
-        task: Task,
-        inner_lr: Rates,
-        scale: float,
-        leaves: Mapping[str, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        self, loss: Loss, parameters: Tensors, task: Task, inner_lr: Rates, scale: float, leaves: Tensors
+    ) -> TaskGradient:
         """Return the outer loss, detached, and its gradient by each of ``leaves``, ``None`` where there is none."""
 
 
@@ -72,14 +72,8 @@ class MAML(MetaStrategy):
     order = 2
 
     def task_gradient(
-        self,
-        loss: Loss,
-        parameters: Mapping[str, Tensor],
-        task: Task,
-        inner_lr: Rates,
-        scale: float,
-        leaves: Mapping[str, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        self, loss: Loss, parameters: Tensors, task: Task, inner_lr: Rates, scale: float, leaves: Tensors
+    ) -> TaskGradient:
         return task_gradient(loss, parameters, task, inner_lr, self.order, self.inner_steps, scale, leaves)
 
 
@@ -149,14 +143,8 @@ class Reptile(MetaStrategy):
     learns_rates = False
 
     def task_gradient(
-        self,
-        loss: Loss,
-        parameters: Mapping[str, Tensor],
-        task: Task,
-        inner_lr: Rates,
-        scale: float,
-        leaves: Mapping[str, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        self, loss: Loss, parameters: Tensors, task: Task, inner_lr: Rates, scale: float, leaves: Tensors
+    ) -> TaskGradient:
         return reptile_gradient(loss, parameters, task, inner_lr, self.inner_steps, scale)
 
 
@@ -178,14 +166,6 @@ class Naive(Reptile):
     def __init__(self) -> None:
         super().__init__(inner_lr=0.0, inner_steps=1)
 
-    def task_gradient(
-        self,
-        loss: Loss,
-        parameters: Mapping[str, Tensor],
-        task: Task,
-        inner_lr: Rates,
-        scale: float,
-        leaves: Mapping[str, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor | None]]:
-        value, gradients = super().task_gradient(loss, parameters, task, inner_lr, scale, leaves)
+    def task_gradient(self, *arguments: Any, **named: Any) -> TaskGradient:
+        value, gradients = super().task_gradient(*arguments, **named)
         return value, {name: None if g is None else g / 2 for name, g in gradients.items()}

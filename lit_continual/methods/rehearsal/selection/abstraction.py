@@ -7,6 +7,8 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
+from lit_continual.methods.evaluated_layers import evaluating
+
 
 @torch.no_grad()
 def layer_activations(network: nn.Module, layers: Sequence[str], images: Tensor) -> list[Tensor]:
@@ -34,17 +36,14 @@ def layer_activations(network: nn.Module, layers: Sequence[str], images: Tensor)
             near = get_close_matches(name, modules, n=3, cutoff=0) or ["none"]
             raise ValueError(f"`{type(network).__name__}` has no layer `{name}`; the nearest names are {near}.")
     found: dict[str, Tensor] = {}
-    modes = [(module, module.training) for module in network.modules()]
     with ExitStack() as stack:
+        stack.enter_context(evaluating(network))
         for name in layers:
             # A copy, for an activation that follows may work in place.
             hook = modules[name].register_forward_hook(
                 lambda module, args, output, name=name: found.update({name: _tensor(output, name).clone()})
             )
             stack.callback(hook.remove)
-        for module, training in modes:
-            stack.callback(setattr, module, "training", training)
-        network.eval()
         network(images)
     for name in layers:
         if name not in found:

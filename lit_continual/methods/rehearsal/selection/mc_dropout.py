@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from lit_continual.methods.evaluated_layers import evaluating
+
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -34,15 +36,10 @@ def mc_dropout(network: nn.Module) -> Iterator[None]:
             f"`{type(network).__name__}` has no dropout module with p > 0, so that all Monte Carlo passes would agree;"
             " train it with dropout, for instance `dropout: 0.2`."
         )
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        network.eval()
+    with evaluating(network):
         for layer in dropout:
             layer.training = True
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()
