@@ -75,6 +75,8 @@ class Reader:
         """Only shown."""
 
     def bash(self, block):
+        if "wandb" in sys.modules:  # a command of its own would be a process of its own
+            sys.modules["wandb"].finish()
         for words in commands(block.code):
             program, arguments = words[0], words[1:]
             if words[:3] == ["python", "-m", "lit_continual"]:
@@ -137,7 +139,7 @@ def test_a_method_of_your_own(folder, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_own_data(folder, capsys):
+def test_own_data(folder, capsys, reports):
     Reader().follow(TUTORIALS / "own_data.md")
     run = read_json("runs/organs/run.json")
     assert run["status"] == "finished"
@@ -150,6 +152,7 @@ def test_own_data(folder, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # the page trains twice, and says so
 def test_extending_a_trained_model(folder, capsys):
     reader = Reader()
     reader.follow(TUTORIALS / "extending.md")

@@ -116,3 +116,8 @@ def _in_full(section: Mapping[str, Any], of: Mapping[str, Any]) -> Mapping[str, 
     arguments = {key: value for key, value in section.items() if key not in (*beside, "init_args")}
     arguments = {**(section.get("init_args") or {}), **arguments}
     return {**kept, "init_args": arguments} if "class_path" in of else {**kept, **arguments}
+
+
+def without(config: Namespace, *keys: str) -> Namespace:
+    """Return a config without some of its sections."""
+    return Namespace(**{k: v for k, v in vars(config).items() if k not in keys})

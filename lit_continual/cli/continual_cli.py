@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from typing_extensions import override
 
 import lit_continual
-from lit_continual.cli.configs import merged, parsed_anew, print_old_form
+from lit_continual.cli.configs import merged, parsed_anew, print_old_form, without
 from lit_continual.cli.parser import Parser
 from lit_continual.cli.print_report import report_of
 from lit_continual.cli.show_scores import show_scores
@@ -88,8 +88,12 @@ class ContinualCLI(LightningCLI):
         if root := self.config.trainer.default_root_dir:
             self.config.trainer.default_root_dir = os.path.expandvars(root)
         if self.config.stream.experiences:
-            self.config_init = self.parser.instantiate_classes(self.config)
-            self.model, self.stream = self.config_init.model, self.config_init.stream
+            # Without the trainer: what makes an optimizer holds its config, and a copy of a logger is another run.
+            parts = self.parser.instantiate_classes(without(self.config, "trainer", "config"))
+            self.model, self.stream = parts.model, parts.stream
+            self.config_init = self.parser.instantiate_classes(
+                without(self.config, "model", "data", "stream", "config")
+            )
         else:
             super().instantiate_classes()
 
@@ -126,7 +130,7 @@ class ContinualCLI(LightningCLI):
         with folder.lock() as left:
             if left:
                 announce(f"{folder.path}: {left}, which was at work here, is gone")
-            text = self.parser.dump(_without(config, *OF_STREAMS, "config"), skip_none=False)
+            text = self.parser.dump(without(config, *OF_STREAMS, "config"), skip_none=False)
             described = self.stream.described(folder.path.resolve().name, config.seed_everything, self.model)
             if said := folder.start(text, described, config.resume, config.overwrite, config.resume_with_changes):
                 announce(said)
@@ -193,7 +197,7 @@ class ContinualCLI(LightningCLI):
         self, before: list[Callback], behind: Sequence[Callback] = (), step: int = 0, **overrides: Any
     ) -> Trainer:
         """Make a fresh trainer, with fresh callbacks, from the ``trainer`` section."""
-        config = copy.deepcopy(_without(self.config, "model", "data", "stream", "config"))
+        config = copy.deepcopy(without(self.config, "model", "data", "stream", "config"))
         config.trainer.logger = None
         options = vars(self.parser.instantiate_classes(config).trainer)
         options["callbacks"] = [*before, *_listed(options.get("callbacks")), *behind]
@@ -244,7 +248,3 @@ class OptionsOfFit(ContinualCLI):
 
 def _listed(given: Any) -> list[Any]:
     return [] if given is None else given if isinstance(given, list) else [given]
-
-
-def _without(config: Namespace, *keys: str) -> Namespace:
-    return Namespace(**{k: v for k, v in vars(config).items() if k not in keys})

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -18,8 +19,8 @@ _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predic
 def frozen_copy(module: M) -> M:
     """Copy a module, in eval mode and without gradients, uncompiled.
 
-    Its parameters and buffers are its own. Data that the module holds beside them, tensors, arrays, data sets and data
-    modules, are not copied but shared; of a tensor with a graph it holds the value.
+    Its parameters and buffers are its own. What the module holds beside them, tensors, arrays, data sets, data modules,
+    loggers and partial functions, is not copied but shared; of a tensor with a graph it holds the value.
 
     Args:
         module: Any module; it is left as it is.
@@ -58,7 +59,8 @@ def _data(value: Any, seen: set[int]) -> Iterator[Any]:
     if isinstance(value, (nn.Module, type, ModuleType)) or id(value) in seen:
         return
     seen.add(id(value))
-    if isinstance(value, (Tensor, np.ndarray, Dataset, DataLoader)) or hasattr(value, "train_dataloader"):
+    shared = isinstance(value, (Tensor, np.ndarray, Dataset, DataLoader, partial))  # a partial may hold a whole config
+    if shared or hasattr(value, "train_dataloader") or hasattr(value, "log_metrics"):
         yield value
     elif isinstance(value, (list, tuple, dict, set)) or hasattr(value, "__dict__"):
         whole = isinstance(value, (list, tuple, dict, set))
