@@ -1,6 +1,6 @@
 """The old network: frozen, on its own, the same after a resume."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from lit_continual.methods.distillation.frozen_copy import frozen_copy
 from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
+from lit_continual.runs.checkpointed_module import CheckpointedModule
 from lit_continual.runs.files import in_one_line, replaced
 from lit_continual.runs.seal import weights_digest
 
@@ -57,7 +58,9 @@ class Teacher:
             ValueError: If the file is no readable checkpoint of that class.
         """
         with _here(path) as file:
-            checkpoint = Checkpoint(file)
+            checkpoint = Checkpoint(file, _packages_of(pl_module))
+        if isinstance(pl_module, CheckpointedModule):
+            _ = checkpoint.hyper_parameters  # what no file may name is an error, whether the weights fit or not
         strict = pl_module.strict_loading
         try:
             module = checkpoint.build(type(pl_module), strict)
@@ -103,6 +106,13 @@ class Teacher:
             if trainer.is_global_zero and not get_filesystem(path).exists(path):
                 with _to(path) as file:
                     torch.save(_weights(self.module), file)
+
+
+def _packages_of(pl_module: LightningModule) -> list[str]:
+    """The package of the network that the user has named for the module in training, which its teacher may name too."""
+    network = getattr(pl_module, "hparams", {}).get("network")
+    name = str(network.get("_target_", "")) if isinstance(network, Mapping) else ""
+    return [name.partition(".")[0]] if "." in name else []
 
 
 def _folders(trainer: Trainer) -> list[str]:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lit_continual.callbacks import Distillation
 from lit_continual.methods.distillation.frozen_copy import frozen_copy
 from lit_continual.methods.distillation.teacher import Teacher
+from lit_continual.modules import Segmenter
 
 
 class Foreign(LightningModule):
@@ -261,3 +262,20 @@ def test_a_teacher_of_a_plain_network_is_asked_what_the_module_was(trainer, batc
     found = taught(trainer, module, batches, copy.deepcopy(module.net))
     assert found.keys() == module.net.state_dict().keys()
     assert Teacher(module.net, trainer()).module is not module.net
+
+
+def test_a_teacher_may_name_the_network_of_its_student_and_no_other(tmp_path, monkeypatch, trainer):
+    text = "from torch import nn\nclass Net(nn.Conv2d):\n"
+    text += "    def __init__(self, out_channels): super().__init__(1, out_channels, 1)\n"
+    for package in ("mine", "theirs"):
+        (tmp_path / f"{package}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    student, other = (Segmenter({"_target_": f"{name}.Net"}, features=2, heads=[["a"]]) for name in ("mine", "theirs"))
+    for module, name in ((student, "mine"), (other, "theirs")):
+        content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+        module.on_save_checkpoint(content)
+        torch.save(content, tmp_path / f"{name}.ckpt")
+    teacher = Teacher.from_checkpoint(tmp_path / "mine.ckpt", student, trainer())
+    assert type(teacher.module.body).__name__ == "Net"
+    with pytest.raises(ValueError, match=r"`theirs.Net` is no network that a file may name"):
+        Teacher.from_checkpoint(tmp_path / "theirs.ckpt", student, trainer())
