@@ -213,7 +213,7 @@ class ContinualCLI(LightningCLI):
         loggers = [] if given is True else _listed(given)
         if loggers:
             begin_tracking(loggers, self.config.as_dict(), folder.run["tracking_id"])
-        return [*loggers, CSVLogger(folder.path, name="logs")]  # a sweep reads it, whoever else is told
+        return [*loggers, CSVLogger(folder.path, name="logs")]  # a sweep reads it
 
 
 class OptionsOfFit(ContinualCLI):

@@ -38,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> Any:
         except BaseException as error:  # also what a signal's exception became on its way, such as exit code 1
             if not signals.received():
                 raise
-            signals.tell()
+            signals.print_advice()
             raise SystemExit(signals.exit_code()) from (error if args is not None else None)
 
 

@@ -1,4 +1,4 @@
-"""Labelled volumes for training a segmenter, and the same volumes whole for judging it."""
+"""Labelled volumes for training a segmenter, and the same volumes whole to evaluate it on."""
 
 import copy
 import os

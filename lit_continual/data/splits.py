@@ -67,7 +67,7 @@ def split_cases(cases: Sequence[Case], split: Split, source: object) -> dict[str
 def check_leakage(experiences: Mapping[str, Mapping[str, Sequence[Case]]]) -> None:
     """Refuse a stream in which somebody is in one split of one experience and in another split of another.
 
-    Patients are told apart by name, also between data sets: the two contrasts of one study share theirs.
+    Patients are distinguished by name, also between data sets: the two contrasts of one study share theirs.
 
     Args:
         experiences: For each experience the cases of each of its splits.

@@ -31,7 +31,7 @@ class VolumeCache(Sequence[Sample]):
         cases: What is loaded.
         load: Loads one case as tensors, strings and numbers.
         keep: ``"memory"``, or ``"disk"`` for files in the cache folder, which are used again by later runs.
-        key: What else the result of ``load`` depends on; tells files on disk apart.
+        key: What else the result of ``load`` depends on; distinguishes files on disk.
         name: What the progress bar says.
     """
 

@@ -1,4 +1,4 @@
-"""PET volumes as samples: slices with their neighbours to learn from, and whole studies to judge by."""
+"""PET volumes as samples: slices with their neighbours to learn from, and whole studies to evaluate on."""
 
 from collections.abc import Sequence
 from typing import Any, Literal

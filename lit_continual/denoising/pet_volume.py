@@ -64,5 +64,5 @@ def pet_volume(case: Case, listed: CaseList, size: int = 64, depth: int = 24) ->
 
 
 def digest(phantom: PetPhantom) -> str:
-    """What tells one volume from another, in eight letters."""
+    """What distinguishes one volume from another, in eight letters."""
     return hashlib.blake2b(np.ascontiguousarray(phantom.activity).tobytes(), digest_size=4).hexdigest()

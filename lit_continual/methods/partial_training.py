@@ -51,7 +51,7 @@ class PartialTraining(Callback):
         self._held, self._hooks, self._share = HeldEntries(nn.Module(), {}), list[Any](), 1.0
         self._evaluated = EvaluatedLayers()  # normalisations that are held whole
 
-    #: What a user does who is told that nothing is free.
+    #: What a user can do where nothing is free.
     how_to_free = "let `choose_masks` free more"
 
     @abstractmethod

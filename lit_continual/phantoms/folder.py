@@ -26,7 +26,7 @@ def write_phantom(folder: Path | str, description: dict[str, Any], scans: Mappin
 
     Args:
         folder: of the data set; its parents are made.
-        description: of the data set: its name, modality, labels, and the recipe that tells it from others.
+        description: of the data set: its name, modality, labels, and the recipe that distinguishes it from others.
         scans: what makes image ``(X, Y, Z[, C])`` and labels ``(X, Y, Z)``, by patient.
         spacing: mm to the right, front and top.
 

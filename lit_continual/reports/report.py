@@ -64,7 +64,7 @@ def renewed(folder: Path, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
     """Yield a folder aside whose files are moved into ``folder`` when the block ends, pages last.
 
     Args:
-        folder: Where to; files of an earlier report, which its page tells, are replaced.
+        folder: Where to; files of an earlier report, which its page names, are replaced.
         inputs: Files that are read, and may not be among those that are written.
 
     Raises:

@@ -62,8 +62,8 @@ def _rows(runs: Mapping[str, Run], baseline: str) -> Iterator[tuple[str, str, di
     """Experience, which of its volumes, and its slice as each method segments it in the end."""
     for name in dict.fromkeys(e.name for run in runs.values() for e in run.experiences):
         found = {method: slices for method, run in runs.items() if (slices := _slices(run, name))}
-        judge = baseline if baseline in found else next(iter(found), "")
-        for which, volume in _chosen(runs[judge], name, list(found[judge])) if judge else ():
+        reference = baseline if baseline in found else next(iter(found), "")
+        for which, volume in _chosen(runs[reference], name, list(found[reference])) if reference else ():
             yield name, which, {method: slices[volume] for method, slices in found.items() if volume in slices}
 
 

@@ -34,7 +34,7 @@ class Row:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run that tells it from the others: its name, then its seed, then its folder.
+    """A name for each run that distinguishes it from the others: its name, then its seed, then its folder.
 
     Example:
         >>> from pathlib import Path

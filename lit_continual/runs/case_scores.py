@@ -12,7 +12,7 @@ from typing_extensions import Self
 class CaseScores:
     """The scores of one class in one volume of experience ``on``, after experience ``after``; nan is undefined.
 
-    ``volume`` is the name of its file, which tells the volumes of a patient apart; "" in runs that did not note it.
+    ``volume`` is the name of its file, which distinguishes the volumes of a patient; "" in runs that did not note it.
     """
 
     after: int

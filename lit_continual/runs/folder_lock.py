@@ -27,7 +27,7 @@ class Process:
         host: Its machine.
         pid: Its id there.
         space: What its id is an id in, as containers on one machine have ids of their own; "" if unknown.
-        begun: When it began, in ticks since the machine did, which tells it from a later one of its id; "" if unknown.
+        begun: When it began, in ticks since the machine did, which distinguishes it from a later one of that id; "".
     """
 
     host: str
@@ -70,7 +70,7 @@ def _space() -> str:
 
 
 def _state(pid: int) -> tuple[str, ...]:
-    """State of a process, and when it began; nothing where the system does not tell."""
+    """State of a process, and when it began; nothing where the system does not say."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 SECTIONS = ("model", "data", "stream", "trainer")
-#: What a run may go on with another value of: it changes where things are written and what is told, not what is learnt.
+#: What a run may go on with another value of: it changes what is written and printed, not what is learnt.
 #: ``accelerator``, ``devices`` and ``strategy`` are not among them, as they change the last bits of the weights.
 _FREE = re.compile(
     r"trainer\.(logger|default_root_dir|enable_progress_bar|enable_model_summary|enable_checkpointing"
@@ -33,7 +33,7 @@ def settings(config: str) -> dict[str, Any]:
 
 
 def digest(settings: Mapping[str, Any]) -> str:
-    """Return what tells settings from others, in 16 letters."""
+    """Return what distinguishes settings, in 16 letters."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

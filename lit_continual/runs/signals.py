@@ -37,7 +37,7 @@ def check() -> None:
 
 @contextlib.contextmanager
 def handled(advice: str) -> Iterator[None]:
-    """Handle both signals in a block: each raises where it strikes, once, and :func:`received` tells of it.
+    """Handle both signals in a block: each raises where it strikes, once, and :func:`received` gives it.
 
     Args:
         advice: How to go on.
@@ -74,7 +74,7 @@ def take_back() -> None:
         signal.signal(signal.SIGTERM, _handle)
 
 
-def tell() -> None:
+def print_advice() -> None:
     """Write, on the first rank, which signal has ended the command and how to go on."""
     if is_first_rank():
         name = "Ctrl-C" if received() == signal.SIGINT else signal.Signals(received()).name

@@ -79,7 +79,7 @@ def _of_head(head: Sequence[str], label: Tensor, names: Sequence[str]) -> Tensor
 
 
 def head_loss(loss: nn.Module, head: Sequence[str], logits: Tensor, label: Tensor) -> Tensor:
-    """Loss of one head; only one that weighs classes is told which head it is."""
+    """Loss of one head; only one that weighs classes is given the head."""
     found: Tensor = loss(logits, label, head) if isinstance(loss, ClassRatioCrossEntropy) else loss(logits, label)
     return found
 

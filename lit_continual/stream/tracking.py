@@ -1,4 +1,4 @@
-"""What a stream tells loggers and the terminal: one step count, matrix and pictures after each experience."""
+"""What a stream gives to loggers and prints: one step count, matrix and pictures after each experience."""
 
 import contextlib
 import logging

@@ -95,7 +95,7 @@ _KEPT = {"hyper_parameters", "datamodule_hyper_parameters", "pytorch-lightning_v
 
 
 def _made_of(opened: Checkpoint, study: str, *options: Any) -> str:
-    """What tells an adapted network from others: another call that is to make the same may replace it."""
+    """What distinguishes an adapted network from others: another call that is to make the same may replace it."""
     parts = [weights_digest(opened.state_dict), str(Path(study).resolve()), *map(repr, options)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -54,7 +54,7 @@ class Episodes:
             module: See :meth:`loader`.
 
         Raises:
-            ValueError: If the module cannot tell its masks, or the data are not slices.
+            ValueError: If the module has no masks, or the data are not slices.
             MisconfigurationException: If there is no data module.
         """
         if data is None:

@@ -30,7 +30,7 @@ class PatientEpisodes:
     that all agree on the order. Lightning resumes it within an epoch, with the Dice of that epoch's start.
 
     Args:
-        dataset: Any dataset of slices by index; told the epoch, if it has a ``set_epoch``.
+        dataset: Any dataset of slices by index; given the epoch, if it has a ``set_epoch``.
         patients: The patient of each slice, as long as the dataset.
         scores: Gets a list of slice indices and returns their current Dice, nan where it is undefined. Called in the
             main process; it must evaluate without gradients, in eval mode, and leave the network as it was.
@@ -97,7 +97,7 @@ class PatientEpisodes:
 
     @property
     def sampler(self) -> "PatientEpisodes":
-        """What Lightning tells the number of the epoch, through ``set_epoch``."""
+        """The sampler to which Lightning gives the number of the epoch, through ``set_epoch``."""
         return self
 
     def set_epoch(self, epoch: int) -> None:

@@ -37,7 +37,7 @@ class ReplaySampler(DistributedSampler[Any]):
 
     Args:
         new: The sampler of the new samples; its ranks and seed are taken.
-        exemplars: The exemplars, counted behind the new samples; told the epoch, if they listen.
+        exemplars: The exemplars, counted behind the new samples; given the epoch, if they have a ``set_epoch``.
         batch_size: Samples of a batch, on each rank.
         batches: ``"pure"`` gives each batch one origin, ``"mixed"`` puts exemplars in every batch.
         share: Of exemplars among all samples of an epoch, above 0 and below 1; ``None`` draws each about once.

@@ -86,8 +86,8 @@ class TargetedGradientDescent(PartialTraining):
             self.phi = threshold_for_share(network, scores, self.share)
         masks = {name: score < self.phi for name, score in scores.items()}
         if self.gradient == "activation":  # the paper's layer stands behind every convolution and normalisation
-            judged = producers.layers.keys() | producers.affine.keys()
-            self.guarded = sorted(n for n in judged if n.endswith("weight") and bool(scores[n].isfinite().any()))
+            scored = producers.layers.keys() | producers.affine.keys()
+            self.guarded = sorted(n for n in scored if n.endswith("weight") and bool(scores[n].isfinite().any()))
         freed = f"phi = {self.phi:.4g} frees {free_share(network, masks):.1%} of the parameters."
         for line in [freed, *producers.notes]:
             rank_zero_info(f"{type(self).__name__}: {line}")

@@ -24,7 +24,7 @@ def kernel_sparsity_entropy(weight: Tensor, k: int = 5, alpha: float = 1.0, tran
 
     Args:
         weight: ``(N, C_in, *kernel)`` with one to three kernel dimensions; ``(C_in, N, *kernel)`` if ``transposed``.
-            A grouped convolution's weight cannot be told from an ordinary one: do not pass it.
+            A grouped convolution's weight cannot be distinguished from an ordinary one: do not pass it.
         k: Nearest neighbours, at least 1; all the others where there are fewer.
         alpha: :math:`\alpha \ge 0`, the weight of the entropy.
         transposed: Whether the weight is a transposed convolution's.

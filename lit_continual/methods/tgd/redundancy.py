@@ -24,11 +24,11 @@ def kernel_scores(
     make takes the largest of theirs.
 
     Args:
-        network: The network, with the weights to judge.
+        network: The network, with the weights to score.
         producers: What :func:`~lit_continual.methods.tgd.producers.find_producers` found in it.
         k: Neighbours, as in :func:`~lit_continual.functional.kernel_sparsity_entropy`.
         alpha: Weight of the entropy there.
-        fresh: Names of parameters that hold no knowledge yet, such as a head that has just grown: they judge nobody
+        fresh: Names of parameters that hold no knowledge yet, such as a head that has just grown: they score nobody
             and are free at any threshold.
 
     Returns:
@@ -52,7 +52,7 @@ def kernel_scores(
 
 
 def _spread(network: nn.Module, producers: Producers, worst: Mapping[str, list[float]]) -> dict[str, Tensor]:
-    """Scores of the kernels as scores of parameters and statistics; a kernel that nobody judged must not move."""
+    """Scores of the kernels as scores of parameters and statistics; a kernel that nobody scored must not move."""
     known = {maker: [score if score > -math.inf else math.inf for score in scores] for maker, scores in worst.items()}
     named = learnt_values(network)
     spread = {name: torch.full((1,) * value.ndim, math.inf, dtype=torch.float64) for name, value in named.items()}

@@ -22,7 +22,7 @@ class RemoveOutside(Transform):  # type: ignore[misc]  # MONAI is not typed
     lesion itself, so a lesion inside it is reached through ``margin`` and the default :math:`t = 0`.
 
     Args:
-        label: Value of the class whose components are judged.
+        label: Value of the class whose components are checked.
         organ: Values of the classes that are the organ, in the mask or in the map itself.
         margin: Voxels that the organ is grown by.
         overlap: The share :math:`t`, at least 0 and below 1.
@@ -72,7 +72,7 @@ class RemoveOutsided(MapTransform):  # type: ignore[misc]  # MONAI is not typed
 
     Args:
         keys: Entries to change.
-        label: Value of the class whose components are judged.
+        label: Value of the class whose components are checked.
         organ: Values of the classes that are the organ.
         mask_key: Entry with the organ's mask; ``None`` takes the organ from the map itself.
         margin: Voxels that the organ is grown by.

@@ -275,7 +275,7 @@ def test_a_teacher_may_name_the_network_of_its_student_and_no_other(tmp_path, mo
         content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
         module.on_save_checkpoint(content)
         torch.save(content, tmp_path / f"{name}.ckpt")
-    teacher = Teacher.from_checkpoint(str(tmp_path / "mine.ckpt"), student, trainer())
+    teacher = Teacher.from_checkpoint(str(tmp_path / "mine.ckpt"), trainer(), student)
     assert type(teacher.module.body).__name__ == "Net"
     with pytest.raises(ValueError, match=r"`theirs.Net` is no network that a file may name"):
-        Teacher.from_checkpoint(str(tmp_path / "theirs.ckpt"), student, trainer())
+        Teacher.from_checkpoint(str(tmp_path / "theirs.ckpt"), trainer(), student)
