@@ -109,7 +109,7 @@ class Run:
         return {"continual": self.steps - 1, "joint": len(self.experiences) - 1, "single": on}[self.mode]
 
     def checkpoint(self, index: int) -> Path:
-        """Where the network and the callbacks' memory lie after experience ``index``."""
+        """Where the network and the callbacks' state lie after experience ``index``."""
         return checkpoint_path(self.folder, index, self.experiences[index].name)
 
     def overlay(self, after: int, on: int) -> Path | None:

@@ -50,7 +50,7 @@ class RunFolder:
         return self.path / "memory"
 
     def checkpoint(self, index: int) -> Path:
-        """Where the network and the callbacks' memory lie after experience ``index``."""
+        """Where the network and the callbacks' state lie after experience ``index``."""
         return checkpoint_path(self.path, index, self.run["experiences"][index]["name"])
 
     def resume_folder(self, index: int) -> Path:

@@ -27,7 +27,7 @@ from lit_continual.stream.tracking import announce, log_row
 
 
 class StreamLoop:
-    """Fit after fit: hand the memory on, evaluate after each, write the row.
+    """Fit after fit: hand the state on, evaluate after each, write the row.
 
     Args:
         stream: What is learnt.
@@ -96,7 +96,7 @@ class StreamLoop:
         experience = self.stream.experiences[index]
         seeds, point = EpochSeed(self.seed, index), ResumePoint(self.folder.resume_folder(index), self.resumable)
         under_way = point.found()
-        module, memory = self._module(index, self._before(index))
+        module, states = self._module(index, self._before(index))
         data = self.data[index] if self.stream.mode != "joint" else JointDataModule(self.data)
         data = self._with_memory(index) if self._remembers else data
         options: dict[str, Any] = {"enable_model_summary": False} if index else {}
@@ -104,7 +104,7 @@ class StreamLoop:
             options["max_epochs"] = experience.max_epochs
         trainer = self.make_trainer([Stopping(), seeds], [point], step=self.folder.steps(index), **options)
         trainer.strategy.checkpoint_io = ResumeFiles(point.dirpath, trainer.strategy.checkpoint_io)
-        _hand_on(memory, trainer, module if self._before(index) is not None else None)
+        _hand_on(states, trainer, module if self._before(index) is not None else None)
         device = str(trainer.strategy.root_device)
         self.folder.note(index, evaluation_seconds=None)
         self.folder.note(device=device)
@@ -117,7 +117,7 @@ class StreamLoop:
         self._keep(trainer, index, {"epochs": trainer.current_epoch, "steps": trainer.global_step, "seconds": seconds})
 
     def _keep(self, trainer: Trainer, index: int, facts: dict[str, Any]) -> None:
-        """Write the checkpoint of a finished fit: weights, heads, preprocessing and the callbacks' memory."""
+        """Write the checkpoint of a finished fit: weights, heads, preprocessing and the callbacks' state."""
         path, whole = self.folder.checkpoint(index), self.folder.resume_folder(index) / "finished.ckpt"
         trainer.save_checkpoint(whole)
         if trainer.is_global_zero:
@@ -164,7 +164,7 @@ class StreamLoop:
         return "all together:" if self.stream.mode == "joint" else f"{index + 1}/{len(names)} {names[index]}:"
 
     def _evaluate(self, after: int) -> None:
-        module, memory = self._module(after, self.folder.checkpoint(after))
+        module, states = self._module(after, self.folder.checkpoint(after))
         logged: set[str] = set()
         row: dict[str, dict[int, float]] = {score: {} for score in self.stream.scores or ()}
         cases: list[CaseScores] = []
@@ -172,7 +172,7 @@ class StreamLoop:
         for on in self._evaluated_on(after, module):
             recorder = CaseRecorder(after, on)
             trainer = self.make_trainer([Stopping(), recorder], logger=False)
-            _hand_on(memory, trainer)
+            _hand_on(states, trainer)
             found = evaluate(trainer, module, self.data[on], "test")
             cases, logged = cases + recorder.cases, logged | found.keys()
             if recorder.overlays:
@@ -201,11 +201,11 @@ class StreamLoop:
         return [*range(after + 1), *(j for j in ahead if set(self.stream.experiences[j].classes) <= known)]
 
 
-def _hand_on(memory: Mapping[str, Any], trainer: Trainer, trained: LightningModule | None = None) -> None:
+def _hand_on(states: Mapping[str, Any], trainer: Trainer, trained: LightningModule | None = None) -> None:
     """Give the callbacks what those of the last fit remembered, or show them what a fit without them has left."""
     for callback in _methods(trainer):
-        if callback.state_key in memory:
-            callback.load_state_dict(copy.deepcopy(memory[callback.state_key]))
+        if callback.state_key in states:
+            callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
         elif trained is not None and hasattr(callback, "follow"):
             callback.follow(trained)
         if hasattr(callback, "fits_follow"):  # it need not warn of a first fit
@@ -213,7 +213,7 @@ def _hand_on(memory: Mapping[str, Any], trainer: Trainer, trained: LightningModu
 
 
 def _methods(trainer: Trainer) -> list[Callback]:
-    """The callbacks whose memory goes from fit to fit; Lightning's own belong to one."""
+    """The callbacks whose state goes from fit to fit; Lightning's own belong to one."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return [c for c in callbacks if not type(c).__module__.startswith(("lightning.", "pytorch_lightning."))]
 
