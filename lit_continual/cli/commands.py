@@ -6,6 +6,7 @@ from typing import Any
 
 from lit_continual.cli.parser import Parser
 from lit_continual.cli.print_report import print_report
+from lit_continual.runs.printing import show
 
 # Lightning takes seconds to import, so each command imports what it runs in its own function.
 
@@ -42,7 +43,7 @@ def adapt(arguments: Sequence[str]) -> None:
     parser.add_argument("study", type=str, help="Noise realisations of one study, or an acquisition to split.")
     parser.add_function_arguments(run, skip={"checkpoint", "study", "overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there already.")
-    _print(f"Adapted: {run(**parser.parsed(arguments))}")
+    show(f"Adapted: {run(**parser.parsed(arguments))}")
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -66,17 +67,17 @@ def kse(arguments: Sequence[str]) -> None:
     parser = _parser(kse)
     parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter or a Denoiser.")
     parser.add_function_arguments(run, skip={"checkpoint"})
-    _print(f"Kernels: {run(**parser.parsed(arguments))}")
+    show(f"Kernels: {run(**parser.parsed(arguments))}")
 
 
 def memory(arguments: Sequence[str]) -> None:
     """Show the exemplars of a run, or forget one patient's."""
     parser = _parser(memory)
     commands = parser.add_subcommands()
-    show = Parser(description="Show what a memory holds, and check every file against its checksum.")
-    show.add_argument("folder", type=str, help="A memory, such as RUN/memory.")
-    show.add_argument("--exemplars", action="store_true", help="List every exemplar and why it was kept.")
-    commands.add_subcommand("show", show, help=show.description)
+    listing = Parser(description="Show what a memory holds, and check every file against its checksum.")
+    listing.add_argument("folder", type=str, help="A memory, such as RUN/memory.")
+    listing.add_argument("--exemplars", action="store_true", help="List every exemplar and why it was kept.")
+    commands.add_subcommand("show", listing, help=listing.description)
     forget = Parser(description="Remove all exemplars of one patient.")
     forget.add_argument("folder", type=str, help="A memory, such as RUN/memory.")
     forget.add_argument("--patient", type=str, required=True, help="Whose; `show` lists the patients.")
@@ -91,7 +92,7 @@ def memory(arguments: Sequence[str]) -> None:
         show_memory(exemplars, options["exemplars"])
     else:
         count = exemplars.forget(options["patient"])
-        _print(f"{count} exemplars of {options['patient']} are gone from {exemplars.folder}.", soft_wrap=False)
+        show(f"{count} exemplars of {options['patient']} are gone from {exemplars.folder}.", soft_wrap=False)
 
 
 def predict(arguments: Sequence[str]) -> None:
@@ -103,7 +104,7 @@ def predict(arguments: Sequence[str]) -> None:
     parser.add_argument("images", type=str, help="A folder of images, a Decathlon list or a CSV table.")
     parser.add_function_arguments(run, skip={"checkpoint", "images", "overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="Replace predictions that are there already.")
-    _print(f"Predictions: {run(**parser.parsed(arguments))}")
+    show(f"Predictions: {run(**parser.parsed(arguments))}")
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -132,12 +133,6 @@ def sweep(arguments: Sequence[str]) -> None:
 
 def _parser(command: Callable[..., None]) -> Parser:
     return Parser(prog=f"lit-continual {command.__name__}", description=command.__doc__)
-
-
-def _print(what: Any, soft_wrap: bool = True) -> None:
-    from rich.console import Console
-
-    Console().print(what, soft_wrap=soft_wrap, highlight=False)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {

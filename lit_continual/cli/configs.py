@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from lit_continual.runs.files import is_first_rank, read_yaml
+from lit_continual.runs.printing import printable
 
 #: Lists that take the place of those before. Where one has as many entries as the one before, jsonargparse lays each
 #: entry over its predecessor: the epochs of the first experience, or an argument of the first callback, stayed where
@@ -36,7 +37,7 @@ def print_old_form(arguments: Sequence[str]) -> bool:
     if place is not None and is_first_rank():
         sys.stderr.write(
             "lit-continual: `_target_` in a config is read for now; write `class_path` and `init_args` (first at"
-            f" {place}).\n"
+            f" {printable(place)}).\n"
         )
     return place is not None
 

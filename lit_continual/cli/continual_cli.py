@@ -212,7 +212,7 @@ class ContinualCLI(LightningCLI):
             return []
         loggers = [] if given is True else _listed(given)
         if loggers:
-            begin_tracking(loggers, self.config.as_dict(), folder.run["tracking_id"])
+            begin_tracking(loggers, self.config.as_dict(), folder.run.get("tracking_id", ""))
         return [*loggers, CSVLogger(folder.path, name="logs")]  # a sweep reads it
 
 

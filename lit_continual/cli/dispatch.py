@@ -12,6 +12,7 @@ from lit_continual.cli.commands import COMMANDS
 from lit_continual.cli.parser import Parser
 from lit_continual.runs import signals
 from lit_continual.runs.files import in_one_line, remedy
+from lit_continual.runs.printing import printable
 from lit_continual.stream.section import reason
 
 #: How to go on with a command that a signal has ended.
@@ -51,7 +52,7 @@ def _run(arguments: Sequence[str], raises: bool) -> Any:
         text = _explained(error)
         if signals.received() or raises or not text or os.environ.get("LIT_CONTINUAL_TRACEBACK"):
             raise
-        sys.stderr.write(f"lit-continual: error: {text}\n")
+        sys.stderr.write(f"lit-continual: error: {printable(text)}\n")
         sys.exit(1)
 
 

@@ -13,6 +13,8 @@ from typing_extensions import override
 
 import lit_continual
 from lit_continual.methods.meta.old_config import how_to_convert
+from lit_continual.runs.bounded_yaml import MODE
+from lit_continual.runs.printing import printable
 from lit_continual.stream.section import reason
 
 
@@ -23,7 +25,7 @@ class Parser(ArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"prog": "lit-continual", "allow_abbrev": False, **kwargs})
+        super().__init__(*args, **{"prog": "lit-continual", "allow_abbrev": False, "parser_mode": MODE, **kwargs})
 
     def parsed(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Parse a command line and return its arguments by name."""
@@ -34,7 +36,7 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         remedy = self.nearest(message) or "See `--help` for the options."
-        sys.stderr.write(f"lit-continual: error: {reason(message)}. {remedy}\n")
+        sys.stderr.write(f"lit-continual: error: {printable(f'{reason(message)}. {remedy}')}\n")
         sys.exit(2)
 
     def nearest(self, message: str) -> str:

@@ -4,18 +4,17 @@ import sys
 from pathlib import Path
 
 from lit_continual.runs.files import in_one_line, is_first_rank
+from lit_continual.runs.printing import printable, show
 
 
 def print_report(*runs: Path, output: Path | None = None) -> None:
     """Print the result matrices of runs side by side, write their report and name it."""
     if is_first_rank():
-        from rich.console import Console
-
         from lit_continual.reports.report import write_report  # pictures: a command that prints help draws none
         from lit_continual.reports.terminal import matrix_table
 
-        Console().print(matrix_table(runs), highlight=False)
-        Console().print(f"Report: {write_report(runs, output)}", soft_wrap=True, highlight=False)
+        show(matrix_table(runs), soft_wrap=False)
+        show(f"Report: {write_report(runs, output)}")
 
 
 def report_of(run: Path) -> None:
@@ -24,6 +23,6 @@ def report_of(run: Path) -> None:
         print_report(run)
     except Exception as error:
         sys.stderr.write(
-            f"lit-continual: warning: the run in {run} is finished, but its report could not be made"
-            f" ({in_one_line(error)}). Make it with `lit-continual report {run}`.\n"
+            f"lit-continual: warning: the run in {printable(run)} is finished, but its report could not be made"
+            f" ({in_one_line(error)}). Make it with `lit-continual report {printable(run)}`.\n"
         )

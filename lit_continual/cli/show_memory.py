@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from rich.console import Console
 from rich.table import Table
 
 from lit_continual.methods.rehearsal.exemplar import Exemplar
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
+from lit_continual.runs.printing import show
 
 
 def show_memory(memory: ExemplarMemory, exemplars: bool = False) -> None:
@@ -33,12 +33,11 @@ def show_memory(memory: ExemplarMemory, exemplars: bool = False) -> None:
         score, z = ", ".join(f"{value:.3g}" for value in e.score.values()), "all" if e.slice is None else str(e.slice)
         listing.add_row(e.experience, e.patient, z, ", ".join(e.classes), score, e.why, e.file)
     free = ". Exemplar-free: nothing of any patient is kept" if memory.manifest.get("exemplar_free") else ""
-    console = Console()
-    for part in (f"{memory.folder}: {len(stored)} exemplars, {_megabytes(stored)} MB{free}.", by_class):
-        console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+    show(f"{memory.folder}: {len(stored)} exemplars, {_megabytes(stored)} MB{free}.")
+    show(by_class, soft_wrap=False)
     for table in (by_patient, listing):
         if table.rows:
-            console.print(table)
+            show(table, soft_wrap=False)
     for exemplar in stored:
         memory.load(exemplar)  # says what is missing or damaged
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 
-from rich.console import Console
 from rich.table import Table
 
 from lit_continual.runs.files import is_first_rank
+from lit_continual.runs.printing import show
 
 
 def show_scores(found: Mapping[str, Mapping[str, float]], scores: Iterable[str]) -> None:
@@ -16,4 +16,4 @@ def show_scores(found: Mapping[str, Mapping[str, float]], scores: Iterable[str])
     table = Table("experience", *columns)
     for name, values in found.items():
         table.add_row(name, *(f"{values[score]:.3f}" if score in values else "" for score in columns))
-    Console().print(table)
+    show(table, soft_wrap=False)

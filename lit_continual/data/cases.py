@@ -1,13 +1,17 @@
 """What a data set holds: its cases, and the names of its label values."""
 
 import csv
-import json
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr
 from typing import Any
+
+from lit_continual.runs.files import in_one_line, parsed_json, read_text
+from lit_continual.runs.printing import printable_errors
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -31,6 +35,7 @@ class CaseList:
     labels: Mapping[str, int]
 
 
+@printable_errors()
 def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
     """Read a Decathlon ``dataset.json``, a CSV table, or a folder.
 
@@ -41,8 +46,9 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
       ``NAME_0001``, … are the channels of ``NAME``. Without ``labels/`` the images stand alone. nnU-Net's
       ``imagesTr/`` and ``labelsTr/`` are such folders too, and its ``dataset.json`` names the label values.
 
-    The key ``patient`` says whose image it is, by default the name of the first image file. Paths are relative to the
-    list, or absolute. ``~`` and environment variables are expanded in all of them.
+    The key ``patient`` says whose image it is, by default the name of the first image file. Paths in a list are
+    relative to it, or absolute, and taken as they stand: ``~`` and environment variables are expanded in ``dataset``
+    alone. The files that a list names are read, and never written to.
 
     Raises:
         ValueError: If the data set is missing, empty or malformed, a file that it names is not there, or it leaves open
@@ -55,7 +61,7 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
         path = path / "dataset.json" if (path / "dataset.json").is_file() else path
     if not path.exists():
         seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
-        raise ValueError(f"There is no data set at {path}{seen_from}. Give a dataset.json, a CSV table or a folder.")
+        raise ValueError(f"There is no data set at {dataset}{seen_from}. Give a dataset.json, a CSV table or a folder.")
     labels: Mapping[str, int] = {}
     if path.is_dir():
         entries = _folder(path)
@@ -81,17 +87,37 @@ def stem(path: str | os.PathLike[str]) -> str:
 
 def _case(entry: Mapping[str, Any], root: Path, source: Path) -> Case:
     if not isinstance(entry, Mapping) or not entry.get("image"):
-        raise ValueError(f"{source} has an entry without an image: {entry}. Name its file under `image`.")
+        raise ValueError(f"{source} has an entry without an image: {repr(entry)}. Name its file under `image`.")
     names = entry["image"] if isinstance(entry["image"], (list, tuple)) else [entry["image"]]
     if not all(isinstance(name, str) and name for name in (*names, entry.get("label") or "-")):
-        raise ValueError(f"{source} has an entry whose files are not all named: {dict(entry)}. Give each a path.")
-    images = tuple(root / os.path.expandvars(os.path.expanduser(name)) for name in names)
-    label = root / os.path.expandvars(os.path.expanduser(entry["label"])) if entry.get("label") else None
+        raise ValueError(f"{source} has an entry whose files are not all named: {repr(dict(entry))}. Give each a path.")
+    images = tuple(root / name for name in names)
+    label = root / entry["label"] if entry.get("label") else None
     for file in (*images, *([label] if label else [])):
-        if not file.is_file():
-            raise ValueError(f"{file} is listed in {source} but is not there. Restore it or take it off the list.")
+        if not _is_file(file):
+            raise ValueError(
+                f"{str(file)[:1000]} is listed in {source} but is not there. Restore it or take it off the list."
+            )
+    patient = str(entry["patient"]).strip() if _named(entry) else stem(images[0])
+    if not _is_text(patient):
+        raise ValueError(f"{source} has a patient {patient!r}, whose name is no text that can be written. Rename it.")
     keys = {k: str(v).strip() for k, v in entry.items() if k not in ("image", "label", "patient") and v is not None}
-    return Case(images, label, str(entry["patient"]).strip() if _named(entry) else stem(images[0]), keys)
+    return Case(images, label, patient, keys)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for any file
+        return False
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half a character, from JSON or from a file name in another encoding
+        return False
+    return True
 
 
 def _named(entry: Mapping[str, Any]) -> bool:
@@ -122,27 +148,29 @@ def _check_identity(cases: Sequence[Case], named: Sequence[bool], source: Path) 
 
 def _decathlon(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[str, int]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed_json(read_text(path))
         declared = content.get("labels", {})
         names = [(v, k) if str(k).lstrip("-").isdigit() else (k, v) for k, v in declared.items()]  # both ways around
         labels = {str(name): int(value) for name, value in names}
         entries = None if "file_ending" in content else list(content["training"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{path} is not a Decathlon list ({error!r}). It needs `training`, a list of `image` and `label`, and"
-            " `labels`, value to name."
+            f"{path} is not a Decathlon list ({f'{error!r}'[:300]}). It needs `training`, a list of `image` and"
+            " `label`, and `labels`, value to name."
         ) from error
     if len(labels) < len(names):
-        raise ValueError(f"{path} declares one name for two label values: {declared}. Give each value its own name.")
+        raise ValueError(
+            f"{path} declares one name for two label values: {repr(declared)}. Give each value its own name."
+        )
     return _folder(path.parent) if entries is None else entries, labels  # nnU-Net lists no files
 
 
 def _table(path: Path) -> list[Mapping[str, Any]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a CSV table in UTF-8 ({error}). Save it as one.") from error
+        text = io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")
+        rows = list(csv.DictReader(text, strict=True))
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path} is not a CSV table in UTF-8 ({in_one_line(error)}). Save it as one.") from error
     columns = list(rows[0]) if rows else []
     channels = sorted((c for c in columns if re.fullmatch(r"image_\d+", c or "")), key=lambda c: int(c[6:]))
     if rows and not channels and "image" not in columns:

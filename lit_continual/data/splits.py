@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lit_continual.data.cases import Case
+from lit_continual.runs.printing import printable_errors
 
 SPLITS = ("train", "val", "test")
 
@@ -40,6 +41,7 @@ class Split:
             raise ValueError(f"`limit` must be at least one patient, got {self.limit}.")
 
 
+@printable_errors()
 def split_cases(cases: Sequence[Case], split: Split, source: object) -> dict[str, list[Case]]:
     """Divide ``cases`` into ``train``, ``val`` and ``test`` by patient.
 
@@ -64,6 +66,7 @@ def split_cases(cases: Sequence[Case], split: Split, source: object) -> dict[str
     return {name: [case for case in chosen if case.patient in set(groups[name])] for name in SPLITS}
 
 
+@printable_errors()
 def check_leakage(experiences: Mapping[str, Mapping[str, Sequence[Case]]]) -> None:
     """Refuse a stream in which somebody is in one split of one experience and in another split of another.
 

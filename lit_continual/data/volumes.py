@@ -16,8 +16,10 @@ from torch import Tensor
 
 from lit_continual.data.batch import Matrix, Sample
 from lit_continual.data.cases import Case, CaseList
+from lit_continual.data.nifti import is_nifti, nifti_affine
 from lit_continual.runs.classes import TRANSFORMS
 from lit_continual.runs.files import in_one_line
+from lit_continual.runs.printing import printable_errors
 from lit_continual.runs.registry import flat
 from lit_continual.runs.spec import Spec
 
@@ -51,6 +53,7 @@ class Preprocessing:
         return grid, Compose([TRANSFORMS.build(spec) for spec in self.normalise])
 
 
+@printable_errors()
 def load_case(case: Case, preprocessing: Preprocessing) -> Sample:
     """Load the image of a case and bring it to the grid and scale of ``preprocessing``.
 
@@ -87,6 +90,7 @@ def _numbers(affine: Any) -> Matrix:
     return tuple(tuple(row) for row in torch.as_tensor(affine, dtype=torch.float64).tolist())
 
 
+@printable_errors()
 def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: Sample) -> MetaTensor:
     """Load the label map of a case in its own grid, with 1, 2, … for the revealed classes in order and 0 elsewhere.
 
@@ -152,7 +156,7 @@ def load_evaluation_volume(
 
 def _read(path: Path) -> MetaTensor:
     """Read ``(C, H, W, D)`` float32; a plane has a depth of one."""
-    if not path.name.endswith((".nii", ".nii.gz")) and not HAS_ITK:
+    if not is_nifti(path) and not HAS_ITK:
         raise ValueError(f"{path} cannot be read without ITK. Run `pip install itk`, or convert it to NIfTI.")
     _require_numbers(path)
     try:
@@ -169,7 +173,8 @@ def _read(path: Path) -> MetaTensor:
         array = array[..., None]
     if array.ndim != 4 or array.numel() == 0:
         raise ValueError(f"{path} has shape {tuple(array.shape[1:])}. Give an image of two or three dimensions.")
-    return MetaTensor(array, affine=image.affine)
+    affine = torch.from_numpy(nifti_affine(path)) if is_nifti(path) else image.affine
+    return MetaTensor(array, affine=affine)
 
 
 def _require_numbers(path: Path) -> None:

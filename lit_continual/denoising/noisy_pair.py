@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -12,6 +11,12 @@ from torch import Tensor
 from lit_continual.data.cases import SUFFIXES, Case, read_cases, stem
 from lit_continual.data.volumes import Preprocessing, load_case
 from lit_continual.denoising.pet_scanner import RECONSTRUCTIONS, PetScanner, split_counts
+from lit_continual.runs.files import in_one_line
+from lit_continual.runs.npz import Npz
+
+#: Kinds of dtype and axes of each array of an acquisition.
+_KINDS = {"counts": ("fiu", 2), "attenuation": ("fiu", 3), "version": ("U", 0)}
+_KINDS |= dict.fromkeys(("pixel", "thickness", "seconds"), ("fiu", 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +28,6 @@ class NoisyPair:
         second: The other.
         whole: What is to be denoised: the acquisition as a whole.
         affine: ``(4, 4)``, of the volume with slices last.
-        source: File whose header goes to what is made of the study.
         name: Name of the study.
         files: All files that it was read from.
     """
@@ -32,7 +36,6 @@ class NoisyPair:
     second: Tensor
     whole: Tensor
     affine: NDArray[np.float64]
-    source: Path
     name: str
     files: tuple[Path, ...]
 
@@ -65,7 +68,7 @@ def read_noisy_pair(study: str | Path, seed: int = 0) -> NoisyPair:
             " one image with a frame for each, or the acquisition as .npz."
         )
     even = frames[: len(frames) // 2 * 2]  # so that both halves have the same counts
-    return NoisyPair(even[::2].mean(0), even[1::2].mean(0), frames.mean(0), affine, files[0], stem(path), files)
+    return NoisyPair(even[::2].mean(0), even[1::2].mean(0), frames.mean(0), affine, stem(path), files)
 
 
 def _frames(path: Path) -> tuple[Tensor, NDArray[np.float64], tuple[Path, ...]]:
@@ -86,13 +89,19 @@ def _frames(path: Path) -> tuple[Tensor, NDArray[np.float64], tuple[Path, ...]]:
 
 def _halves(path: Path, seed: int) -> NoisyPair:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            counts, attenuation = file["counts"].astype(np.float64), file["attenuation"].astype(np.float64)
-            pixel, thickness, seconds = (float(file[name]) for name in ("pixel", "thickness", "seconds"))
-            how = RECONSTRUCTIONS[str(file["version"])]
-    except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
+        archive = Npz(path)
+        archive.require(_KINDS)
+        counts, attenuation = (archive.read(name).astype(np.float64) for name in ("counts", "attenuation"))
+        pixel, thickness, seconds = (float(archive.read(name)) for name in ("pixel", "thickness", "seconds"))
+        how = RECONSTRUCTIONS[str(archive.read("version"))]
+        if not 0 < min(pixel, thickness, seconds) <= max(pixel, thickness, seconds) < np.inf:
+            raise ValueError(f"a pixel of {pixel} mm, slices of {thickness} mm, {seconds} s")
+        if len(counts) != len(attenuation) or not 0 < attenuation.shape[1] == attenuation.shape[2]:
+            raise ValueError(f"counts of shape {counts.shape}, attenuation of shape {attenuation.shape}")
+    except (KeyError, ValueError) as error:
         raise ValueError(
-            f"{path} is no acquisition ({error}). It needs counts, attenuation, pixel, thickness, seconds and version."
+            f"{path} is no acquisition ({in_one_line(error)}). It needs counts, attenuation, pixel,"
+            " thickness, seconds and version."
         ) from error
     scanner, rng = PetScanner(attenuation.shape[-1], pixel), np.random.default_rng(seed)
     volumes: list[list[NDArray[np.float64]]] = []
@@ -104,4 +113,4 @@ def _halves(path: Path, seed: int) -> NoisyPair:
             raise ValueError(f"{path} cannot be split into halves: {error}") from error
     first, second, whole = torch.from_numpy(np.stack(volumes, 1)).float()
     affine = np.diag([pixel, pixel, thickness, 1.0])
-    return NoisyPair(first, second, whole, affine, path, path.stem, (path,))
+    return NoisyPair(first, second, whole, affine, path.stem, (path,))

@@ -29,7 +29,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         Traceback (most recent call last):
         ValueError: There is no checkpoint at nowhere.ckpt. Check the path.
     """
-    content = Checkpoint(os.path.expandvars(path)).content
+    found = os.path.expandvars(path)
+    content = Checkpoint(found if Path(found).is_file() else path).content  # errors say the name of a variable
     content = content.get("state_dict", content)
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lit_continual.networks.vgg16_features import vgg16_convolutions
+from lit_continual.runs.checkpoint import load_checkpoint
 from lit_continual.runs.classes import NETWORKS
 
 #: Standard deviation of red, green and blue over ImageNet, on the scale 0-255 that the weights expect.
@@ -104,7 +105,7 @@ def _upsampling(channels: int, factor: int) -> nn.ConvTranspose2d:
 def _read(file: str, in_channels: int) -> dict[str, Tensor]:
     if not Path(file).is_file():
         raise ValueError(f"`weights` must be a file with VGG16's convolutions, and there is none at {file}.")
-    found = torch.load(file, map_location="cpu", weights_only=True)
+    found = load_checkpoint(file)
     with torch.device("meta"):  # only the shapes
         expected = {f"features.{name}": value.shape for name, value in vgg16_convolutions(3).state_dict().items()}
     wrong = [name for name, shape in expected.items() if name not in found or found[name].shape != shape]

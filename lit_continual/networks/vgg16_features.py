@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.runs.checkpoint import load_checkpoint
 from lit_continual.runs.classes import NETWORKS
 
 Convention = Literal["oxford", "torchvision"]
@@ -113,7 +114,7 @@ class VGG16Features(nn.Module):
     def _load(self, file: Path) -> None:
         if not file.is_file():
             raise FileNotFoundError(f"There are no VGG16 weights at `{file}`; {_REMEDY}")
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = load_checkpoint(file)
         expected = self.state_dict()
         for name, value in expected.items():
             if name not in state or state[name].shape != value.shape:

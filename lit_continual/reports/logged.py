@@ -1,8 +1,10 @@
 """The curves of a run, from the CSV files in its folder."""
 
 import csv
+from collections.abc import Iterable, Iterator
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 
 def logged_values(folder: Path) -> dict[str, list[float]]:
@@ -19,16 +21,23 @@ def logged_steps(folder: Path) -> dict[str, dict[int, float]]:
         folder: Folder of the run.
     """
     found: dict[str, dict[int, float]] = {}
-    files = (folder / "logs").glob("version_*/metrics.csv")
-    for file in sorted(files, key=lambda file: int(file.parent.name.partition("_")[2])):
+    versions = {file: file.parent.name.partition("_")[2] for file in (folder / "logs").glob("version_*/metrics.csv")}
+    for file in sorted((f for f, version in versions.items() if version.isdecimal()), key=lambda f: int(versions[f])):
         with file.open(encoding="utf-8", errors="replace", newline="") as opened:
-            for row in csv.DictReader(opened):
+            for row in _rows(opened, file):
                 step = _number(row.get("step"))
                 for name, text in row.items():
                     value = _number(text)
                     if name not in (None, "step", "epoch") and value is not None and step is not None:
                         found.setdefault(name, {})[int(step)] = value
     return found
+
+
+def _rows(opened: Iterable[str], file: Path) -> Iterator[dict[Any, Any]]:
+    try:
+        yield from csv.DictReader(opened)
+    except csv.Error as error:
+        raise ValueError(f"`{file}` is no CSV ({error}); remove it, and the curves go without.") from error
 
 
 def _number(text: object) -> float | None:

@@ -2,13 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lit_continual.runs.files import in_one_line
+from lit_continual.runs.npz import Npz
+from lit_continual.runs.printing import printable_errors
+
+#: Kinds of dtype and axes of each array of a slice.
+_KINDS = {"image": ("fiu", 2), "truth": ("biu", 3), "prediction": ("biu", 3), "spacing": ("fiu", 1)}
+_KINDS |= {"classes": ("U", 1), "patient": ("U", 0), "slice": ("iu", 0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +43,7 @@ class Overlay:
         Raises:
             ValueError: If the file is damaged or its shapes disagree.
         """
-        return cls.load_all(path)[0]
+        return cls._load(path, 1)[0]
 
     @classmethod
     def load_all(cls, path: Path) -> "list[Overlay]":
@@ -45,20 +52,31 @@ class Overlay:
         Raises:
             ValueError: If the file is damaged or its shapes disagree.
         """
+        return cls._load(path, None)
+
+    @classmethod
+    @printable_errors()
+    def _load(cls, path: Path, most: int | None) -> "list[Overlay]":
+        """Read the first ``most`` slices, or all of them."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                ends = ["", *(f"_{case}" for case in range(1, sum(key.startswith("image") for key in file.files)))]
-                keys = [key for key in cls.__dataclass_fields__ if key != "volume" or key in file]
-                found = [cls._read({key: file[key + end] for key in keys}) for end in ends]
-        except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
-            raise ValueError(f"`{path}` cannot be read ({error}); delete it, and the report leaves it out.") from error
+            archive = Npz(path)
+            ends = ["", *(f"_{n}" for n in range(1, sum(name.startswith("image") for name in archive.shapes)))]
+            found = []
+            for end in ends[:most]:
+                archive.require({name + end: kind for name, kind in _KINDS.items()})
+                keys = [*_KINDS, *(["volume"] if f"volume{end}" in archive.shapes else [])]
+                found.append(cls._read({key: archive.read(key + end) for key in keys}))
+        except ValueError as error:
+            raise ValueError(
+                f"`{path}` cannot be read ({in_one_line(error)}); delete it, and the report leaves it out."
+            ) from error
         for one in found:
             one._require_that_shapes_fit(path)
         return found
 
     @classmethod
     def _read(cls, stored: Mapping[str, NDArray[Any]]) -> "Overlay":
-        rows, columns = (float(mm) for mm in stored["spacing"])
+        rows, columns = (float(mm) for mm in stored["spacing"])  # a ValueError, if they are not two
         return cls(
             image=np.asarray(stored["image"], dtype=np.float32),
             truth=np.asarray(stored["truth"]) > 0,
@@ -72,7 +90,8 @@ class Overlay:
 
     def _require_that_shapes_fit(self, path: Path) -> None:
         wanted = (len(self.classes), *self.image.shape)
-        if not self.truth.shape == self.prediction.shape == wanted or min(self.spacing) <= 0:
+        spacing = all(isfinite(mm) and mm > 0 for mm in self.spacing)
+        if not self.truth.shape == self.prediction.shape == wanted or not self.image.size or not spacing:
             raise ValueError(
                 f"`{path}` has an image of shape {self.image.shape}, truth {self.truth.shape}, prediction"
                 f" {self.prediction.shape} and spacing {self.spacing} mm, which do not fit; delete it, and the report"

@@ -18,16 +18,22 @@ _BARS = (5, 10, 20, 50, 100)  # mm
 _LEGIBLE = [withStroke(linewidth=1.5, foreground="black")]  # on bright tissue too
 
 
-def overlays_figure(run: Run) -> Figure | None:
+def overlays_figure(run: Run, names: bool = True) -> Figure | None:
     """Draw the slices of a run: a row per experience evaluated, a column per step; ``None`` if it stored none.
 
     Pixels have their physical size. Where an experience has several classes, the structures are numbered and named
     below the row.
+
+    Args:
+        run: The run.
+        names: Whether patients have their names, or numbers in their place.
     """
     size = range(len(run.experiences))
     found = {(i, j): Overlay.load(path) for i in size for j in size if (path := run.overlay(i, j))}
     if not found:
         return None
+    people = list(dict.fromkeys(overlay.patient for overlay in found.values()))
+    called = {patient: patient if names else f"case {n}" for n, patient in enumerate(people, start=1)}
     steps = sorted({step for step, _ in found})
     rows = [{i: o for (i, j), o in found.items() if j == on} for on in size]
     wide = min(max((_PAGE - _LEFT) / len(steps) - _GAP, 1.5), 2.8)
@@ -47,7 +53,7 @@ def overlays_figure(run: Run) -> Figure | None:
             for number, (step, overlay) in enumerate(row.items()):
                 left = _LEFT + steps.index(step) * (wide + _GAP)
                 axes = figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
-                panel(axes, overlay, caption(run, step, on, overlay))
+                panel(axes, overlay, caption(run, step, on, overlay, called[overlay.patient]))
                 if number == 0:
                     bar(axes, overlay)
                     _names(figure, overlay, left, top + tall + 1.6 * _LINE)
@@ -120,16 +126,16 @@ def _names(figure: Figure, overlay: Overlay, left: float, top: float) -> None:
         text(figure, left, top, shorten(names, room), 6.5, ha="left", color=GREY)
 
 
-def caption(run: Run, after: int, on: int, overlay: Overlay) -> str:
-    """Whose slice it is, and what its volume scored."""
-    words = [slice_name(overlay, 28), scored(run, after, on, overlay)]
+def caption(run: Run, after: int, on: int, overlay: Overlay, whose: str = "") -> str:
+    """``whose`` slice it is, by default by the patient's name, and what its volume scored."""
+    words = [slice_name(overlay, 28, whose), scored(run, after, on, overlay)]
     return ", ".join(filter(None, words))
 
 
-def slice_name(overlay: Overlay, length: int) -> str:
+def slice_name(overlay: Overlay, length: int, whose: str = "") -> str:
     """Whose slice it is, and which, in about ``length`` characters: it is the patient's name that is shortened."""
     number = f", slice {overlay.slice}"
-    return shorten(overlay.patient, max(length - len(number), 3)) + number
+    return shorten(whose or overlay.patient, max(length - len(number), 3)) + number
 
 
 def scored(run: Run, after: int, on: int, overlay: Overlay) -> str:

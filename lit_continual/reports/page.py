@@ -28,7 +28,7 @@ def page(runs: Sequence[Run], pictures: Mapping[str, bytes]) -> str:
         names=list(dict.fromkeys(run.name for run in runs)),
         experiences=experiences_of(runs),
         reference=_reference(runs),
-        scores=[_score(runs, score, sources[f"forgetting_{score.name}.png"]) for score in scores_of(runs)],
+        scores=[_score(runs, score, sources[f"forgetting_{score.file}.png"]) for score in scores_of(runs)],
         runs=[_run(run, label) | {"overlays": sources.get(file)} for run, label, file in named],
     )
 

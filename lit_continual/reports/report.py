@@ -106,8 +106,8 @@ def _remove_left(folder: Path) -> None:
 def _write(runs: Sequence[Run], folder: Path) -> None:
     pictures = {}
     for score in scores_of(runs):
-        pictures[f"matrix_{score.name}.png"] = png(matrix_figure(runs, score))
-        pictures[f"forgetting_{score.name}.png"] = png(curves_figure(runs, score))
+        pictures[f"matrix_{score.file}.png"] = png(matrix_figure(runs, score))
+        pictures[f"forgetting_{score.file}.png"] = png(curves_figure(runs, score))
     for run, name in zip(runs, overlay_files(runs), strict=True):
         if figure := overlays_figure(run):
             pictures[name] = png(figure)

@@ -1,6 +1,5 @@
 """The numbers of a report as CSV and JSON."""
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Any
 
 from lit_continual.reports.classes import class_means
 from lit_continual.reports.summary import Row, experiences_of, labels, references, scores_of, summary
+from lit_continual.runs.csv_text import csv_text
 from lit_continual.runs.run import FORMAT, Run
 from lit_continual.runs.score import Score
 
@@ -19,7 +19,7 @@ def write_csv(runs: Sequence[Run], folder: Path) -> None:
     for score in scores_of(runs):
         columns = experiences_of(runs)
         write_rows(
-            folder / f"matrix_{score.name}.csv", ["run", "seed", "after", *columns], _matrix_lines(runs, score, columns)
+            folder / f"matrix_{score.file}.csv", ["run", "seed", "after", *columns], _matrix_lines(runs, score, columns)
         )
     write_rows(folder / "scores.csv", ["run", "seeds", "score", "measure", "value", "std"], _score_lines(runs))
     columns = ["run", "seed", "after", "on", "class", "score", "mean", "std", "n", "undefined"]
@@ -39,10 +39,7 @@ def write_json(runs: Sequence[Run], folder: Path) -> None:
 
 def write_rows(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file; what is undefined is an empty field."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_field(value) for value in line] for line in lines)
+    path.write_text(csv_text(columns, ([_field(value) for value in line] for line in lines)), "utf-8", newline="")
 
 
 def _field(value: Any) -> Any:

@@ -30,8 +30,6 @@ class CaseScores:
             ValueError: If the line is damaged.
             KeyError: If it lacks a column.
         """
-        if None in row or None in row.values():
-            raise ValueError(f"a line with {sum(value is not None for value in row.values())} fields")
         after, on = int(row["after"]), int(row["on"])
         if not (0 <= after < experiences and 0 <= on < experiences):
             raise ValueError(f"experience {max(after, on)} of {experiences}")

@@ -11,18 +11,19 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from lit_continual.runs.classes import MODULES, NETWORKS, TRANSFORMS
+from lit_continual.runs.classes import MODULES
 from lit_continual.runs.files import in_one_line
-from lit_continual.runs.registry import Registry
+from lit_continual.runs.parameters import checked_parameter
+from lit_continual.runs.printing import printable
 from lit_continual.runs.seal import SECTION, digest
 
 M = TypeVar("M", bound=LightningModule)
 
 SAFE_TORCH = (2, 10)  # before it, reading a checkpoint of tensors could run code: CVE-2025-32434, CVE-2026-24747
-#: Which hyper-parameters, beside ``network``, describe a list of objects, and of which kind.
-LISTED: dict[str, Registry] = {"post": TRANSFORMS, "normalise": TRANSFORMS}
 #: Arguments of modules that are objects, which no file can hold.
 _OBJECTS = {"loss", "optimizer", "scheduler"}
+#: What is raised over data of other types than a checkpoint's; a `RecursionError` is a `RuntimeError`.
+_MALFORMED = (RuntimeError, KeyError, TypeError, AttributeError, IndexError, MemoryError, OverflowError)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -80,14 +81,20 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], trust: Collection[str] = ()) -> None:
-        self.path, self.trust = Path(path), trust
+        self.path, self.trust = Path(path), [trust] if isinstance(trust, str) else list(trust)
         self.content = load_checkpoint(path)
         written = self._section.get("sha256")
-        if written is not None and written != digest(self.content):
+        if written is not None and written != self._digest():
             raise ValueError(
                 f"{path} is damaged: its weights or class names are not those that were written. Restore it from a"
                 " copy."
             )
+
+    def _digest(self) -> str:
+        try:
+            return digest(self.content)
+        except (*_MALFORMED, ValueError):  # of what no module writes
+            return ""
 
     @property
     def _section(self) -> Mapping[str, Any]:
@@ -105,8 +112,12 @@ class Checkpoint:
         if not isinstance(state, Mapping) or not state:
             raise ValueError(f"{self.path} holds no `state_dict`. Use an experiences/*/model.ckpt of a run.")
         for name, value in state.items():
-            if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-                raise ValueError(f"`{name}` in {self.path} is nan or infinite. Use a checkpoint from before that.")
+            if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout is not torch.strided:
+                raise ValueError(f"{self.path} holds something else than tensors by name. Use another checkpoint.")
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"`{printable(name)}` in {self.path} is nan or infinite. Use a checkpoint from before that."
+                )
         return dict(state)
 
     @property
@@ -146,9 +157,9 @@ class Checkpoint:
         found = {}
         for key, value in given.items():
             try:
-                found[key] = _plain(str(key), value, self.trust)
-            except ValueError as error:
-                raise ValueError(f"{self.path}: {error}") from error
+                found[key] = checked_parameter(str(key), value, self.trust)
+            except (*_MALFORMED, ValueError) as error:
+                raise ValueError(f"{self.path}: {in_one_line(error)}") from error
         return found
 
     def module(self, *kinds: type[M]) -> M:
@@ -204,7 +215,7 @@ class Checkpoint:
                 module = kind(**{**parameters, **overrides})
             module.on_load_checkpoint(self.content)
             module.load_state_dict(self.state_dict, strict)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except _MALFORMED as error:
             raise ValueError(
                 f"The weights in {self.path} are not those of the {kind.__name__} that it describes"
                 f" ({in_one_line(error)}). Use another checkpoint."
@@ -220,27 +231,9 @@ class Checkpoint:
         try:
             module.on_load_checkpoint(dict(self.content))
             module.load_state_dict(self.state_dict)
-        except (RuntimeError, KeyError) as error:
+        except _MALFORMED as error:
             reason = ([line.strip() for line in str(error).splitlines()[:2]] or [type(error).__name__])[-1]
             raise ValueError(
                 f"{self.path} does not fit the model of this config ({reason}). Use the `model` section it was"
                 " trained with."
             ) from error
-
-
-def _plain(key: str, value: Any, trust: Collection[str]) -> Any:
-    """Check a hyper-parameter: a described object of a known kind, or plain data that describes none."""
-    if key == "network":
-        return NETWORKS.checked(value, trust)
-    if key in LISTED:
-        steps = [value] if isinstance(value, (str, Mapping)) else value
-        return [LISTED[key].checked(step, trust) for step in steps or ()]
-    if _describes(value):
-        raise ValueError(f"`{key}` describes an object, which no file may give here. Use another checkpoint.")
-    return value
-
-
-def _describes(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return bool(value.keys() & {"_target_", "class_path"}) or any(_describes(item) for item in value.values())
-    return isinstance(value, (list, tuple)) and any(_describes(item) for item in value)

@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 from lit_continual.runs.spec import Arguments
 
 #: What no file system, table or terminal may meet in a name: control characters, separators, and what Windows refuses.
-_UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069<>:"/\\|?*]|^[.\s]|[.\s]$')
+_UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff<>:"/\\|?*]|^[.\s]|[.\s]$')
+LONGEST = 100
+
+
+def is_name_of_a_file(name: str) -> bool:
+    """Whether a path may be made with a name from a file or a config.
+
+    Example:
+        >>> is_name_of_a_file("left kidney"), is_name_of_a_file("../kidney"), is_name_of_a_file("")
+        (True, False, False)
+    """
+    return 0 < len(name) <= LONGEST and not _UNFIT.search(name)
 
 
 @dataclass
@@ -37,10 +48,10 @@ class Experience:
         Raises:
             ValueError: If it cannot be that of a folder.
         """
-        if not 0 < len(self.name) <= 100 or _UNFIT.search(self.name):
+        if not is_name_of_a_file(self.name):
             raise ValueError(
                 f"An experience cannot be called {self.name!r}: its name is that of a folder. Use letters, digits,"
-                " spaces, `_` and `-`, up to 100."
+                f" spaces, `_` and `-`, up to {LONGEST}."
             )
 
 

@@ -4,12 +4,16 @@ import contextlib
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from lightning_utilities.core.rank_zero import rank_zero_only
+
+from lit_continual.runs.bounded_yaml import load_bounded
+from lit_continual.runs.printing import printable
 
 TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter", "iostream error")  # what torch.save says of a full disk
 AGAIN = "then run the command again; a fit goes on with --resume."
@@ -21,6 +25,8 @@ REMEDIES = {
     errno.EROFS: "Choose a folder on a file system that may be written",
     errno.EIO: "Check the disk or choose a folder on another one",
 }
+LARGEST = 64_000_000  # bytes of a file of text
+LONGEST = 500  # characters that are said of an error
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # those of Lightning, in its order
 
 
@@ -66,7 +72,7 @@ def in_one_line(error: BaseException) -> str:
         ('EOFError', 'write failed')
     """
     lines = [line.strip().rstrip(":.") for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return printable(lines[0])[:LONGEST] if lines else type(error).__name__
 
 
 def remedy(error: BaseException) -> str:
@@ -107,6 +113,33 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+def read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
+    """Read a file of UTF-8 that somebody else may have written.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no ordinary file, is too large, or is not UTF-8.
+    """
+    file = os.stat(path)
+    if not stat.S_ISREG(file.st_mode):
+        raise ValueError("it is no file")
+    if file.st_size > LARGEST:
+        raise ValueError(f"it has {file.st_size / 1e6:.0f} MB, and {LARGEST / 1e6:.0f} MB are enough")
+    return Path(path).read_bytes().decode("utf-8", errors)  # with the ends of lines that it has
+
+
+def parsed_json(text: str) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: If it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read ``path`` as JSON.
 
@@ -114,9 +147,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         ValueError: If it is not JSON, with the path.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Restore the file or make it anew.") from error
+        return parsed_json(read_text(path))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({in_one_line(error)}). Restore the file or make it anew."
+        ) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -126,11 +161,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ValueError: If it is missing, not YAML, or something else.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = load_bounded(read_text(path), yaml.safe_load)
     except FileNotFoundError as error:
         raise ValueError(f"There is no file {path}. Check the path.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}). Correct it.") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as YAML ({in_one_line(error)}). Correct it.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}, not names and their values. Correct it.")
     return found

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lit_continual.runs.files import parsed_json, read_text
+from lit_continual.runs.plain_data import require_types, types_of
+
 NAME = ".running"
 INHERITED = "LIT_CONTINUAL_LOCK"  # token of a lock that the process which started this one has taken for it
 BEAT = 30.0  # seconds between two signs of life
@@ -207,7 +210,7 @@ def _write(path: Path, process: Process) -> None:
 
 def _read(path: Path) -> Process | None:
     try:
-        return Process(**json.loads(path.read_text(encoding="utf-8")))
+        return Process(**require_types(parsed_json(read_text(path)), types_of(Process)))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -8,7 +8,10 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from reprlib import repr
 from typing import Any, TypeVar
+
+from lit_continual.runs.printing import printable
 
 C = TypeVar("C", bound=type)
 
@@ -102,6 +105,8 @@ class Registry:
         except ValueError as error:
             raise ValueError(f"The file describes no {self.kind}: {error}") from error
         name = arguments.pop("_target_")
+        if twice := sorted(arguments.keys() & {"class_path", "init_args", "dict_kwargs"}):
+            raise ValueError(f"The file describes no {self.kind}: `{twice[0]}` stands in it twice. Use another file.")
         found = self.allowed(name, trust)
         if _package(found) not in trust:
             _require_plain(found, arguments)
@@ -119,13 +124,13 @@ class Registry:
             candidates: list[Any] = [vars(module).get(last) for module in modules if _names(module.__name__, place)]
             found = next((c for c in candidates if self._is_kind(c) and self.allows(c)), None)
         if found is None and place.partition(".")[0] in trust:
-            candidate: Any = getattr(importlib.import_module(place), last, None)
+            candidate: Any = _part_of(place, last)
             found = candidate if self._is_kind(candidate) and _package(candidate) in trust else None
         if found is None:
             top = place.partition(".")[0] or "PACKAGE"
             raise ValueError(
-                f"`{name[:LONGEST]}` is no {self.kind} that a file may name. Give --trust {top[:LONGEST]} if it is your"
-                " own and the file too."
+                f"`{printable(name[:LONGEST])}` is no {self.kind} that a file may name. Give --trust"
+                f" {printable(top[:LONGEST])} if it is your own and the file too."
             )
         result: type = found
         return result
@@ -147,15 +152,15 @@ def flat(spec: Any) -> dict[str, Any]:
         {'_target_': 'UNet', 'act': 'PRELU', 'norm': 'BATCH'}
     """
     if not isinstance(spec, (str, Mapping)):
-        raise ValueError(f"{spec!r} does not say what to build. Name a class under `class_path`.")
+        raise ValueError(f"{repr(spec)} does not say what to build. Name a class under `class_path`.")
     arguments: dict[str, Any] = {"_target_": spec} if isinstance(spec, str) else dict(spec)
     if "class_path" in arguments:
         given = arguments.pop("init_args", None) or {}
         arguments = {"_target_": arguments.pop("class_path"), **given, **arguments}
     if "_target_" not in arguments:
-        raise ValueError(f"{arguments} does not say what to build. Name a class under `class_path`.")
+        raise ValueError(f"{repr(arguments)} does not say what to build. Name a class under `class_path`.")
     if not isinstance(arguments["_target_"], str):
-        raise ValueError(f"`class_path` must be a name, got {arguments['_target_']!r}. Name a class.")
+        raise ValueError(f"`class_path` must be a name, got {repr(arguments['_target_'])}. Name a class.")
     return arguments
 
 
@@ -177,6 +182,14 @@ def construct(found: Any, arguments: Mapping[str, Any], name: str) -> Any:
         ) from error
 
 
+def _part_of(module: str, name: str) -> Any:
+    """What a trusted package has under a name; nothing where it has no such module."""
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+
+
 def _package(found: type) -> str:
     return found.__module__.partition(".")[0]
 
@@ -194,7 +207,7 @@ def _require_plain(found: type, arguments: Mapping[str, Any]) -> None:
         fetches = FETCHES.search(argument) and value not in (None, False, "")
         if fetches or (argument in arguments and not _is_plain(value)):
             raise ValueError(
-                f"`{argument}` of `{found.__name__}` in a file may not be {str(value)[:LONGEST]!r}, by which a class"
+                f"`{argument}` of `{found.__name__}` in a file may not be {repr(value)}, by which a class"
                 " reads, fetches or imports something. Build the network in Python and load the weights alone."
             )
 

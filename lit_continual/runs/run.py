@@ -1,22 +1,33 @@
 """A run folder as the stream leaves it, read and checked."""
 
-import csv
-import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
+from reprlib import repr
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_continual.runs.case_scores import CaseScores
-from lit_continual.runs.experience import Experience, Facts
+from lit_continual.runs.csv_text import csv_rows
+from lit_continual.runs.experience import Experience, Facts, is_name_of_a_file
+from lit_continual.runs.files import in_one_line, parsed_json, read_text
+from lit_continual.runs.plain_data import require_types, types_of
+from lit_continual.runs.printing import printable_errors
 from lit_continual.runs.score import Score
 
 FORMAT = 1
 MODES = ("continual", "joint", "single")
+MOST = 1000  # experiences of a run, and scores
+
+#: Types in `run.json`: what must be there, what may be, and what is known of an experience.
+_DESCRIBED = {"experiences": list[dict[str, Any]], "scores": dict[str, Any], "name": str, "mode": str, "status": str}
+_KNOWN = {"seed": int | None, "parameters": int | None, "device": str, "versions": dict[str, Any], "tracking_id": str}
+_FACTS = types_of(Facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +64,7 @@ class Run:
     config: str = ""
 
     @classmethod
+    @printable_errors()
     def load(cls, folder: Path | str) -> "Run":
         """Read a run folder.
 
@@ -69,14 +81,14 @@ class Run:
             )
         try:
             run = cls(folder=folder, matrix={}, described=described, **_fields(described))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(
-                f"`{folder / 'run.json'}` is incomplete or damaged ({_reason(error)}); repeat the run with `--resume`."
+                f"`{folder / 'run.json'}` is incomplete or damaged ({in_one_line(error)}); repeat the run with"
+                " `--resume`."
             ) from error
-        config = folder / "config.yaml"
         object.__setattr__(run, "matrix", _read_matrix(folder / "matrix.json", run))
         object.__setattr__(run, "cases", _read_cases(folder / "cases.csv", run))
-        object.__setattr__(run, "config", config.read_text("utf-8", "replace") if config.is_file() else "")
+        object.__setattr__(run, "config", _read_config(folder / "config.yaml"))
         return run
 
     @property
@@ -119,43 +131,70 @@ class Run:
 
 
 def checkpoint_path(folder: Path, index: int, name: str) -> Path:
-    """Where a run keeps the checkpoint of experience ``index``; made of its name, whatever a file says."""
+    """Where a run keeps the checkpoint of experience ``index``; made of its name, whatever a file says.
+
+    Raises:
+        ValueError: If the name would lead elsewhere.
+    """
+    Experience(name).require_name_of_a_folder()
     return folder / "experiences" / f"{index}_{name}" / "model.ckpt"
 
 
 def _fields(described: dict[str, Any]) -> dict[str, Any]:
-    experiences = tuple(Experience(e["name"], {name: name for name in e["classes"]}) for e in described["experiences"])
-    known = Facts.__dataclass_fields__
-    facts = tuple(Facts(**{k: v for k, v in e.items() if k in known}) for e in described["experiences"])
+    require_types(described, {"experiences": list[Any], "scores": dict[Any, Any]})
+    if (count := max(len(described["experiences"]), len(described["scores"]))) > MOST:
+        raise ValueError(f"it names {count} experiences or scores, and {MOST} are the most")
+    require_types(described, _DESCRIBED)
+    require_types(described, _KNOWN, required=False)
+    listed, scores = described["experiences"], described["scores"].items()
+    facts = tuple(_facts(e) for e in listed)
+    experiences = tuple(Experience(e["name"], {name: name for name in e["classes"]}) for e in listed)
     names = [e.name for e in experiences]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"its experiences are {names}, and each needs a name of its own")
-    scores = described["scores"].items()
     if not scores:
         raise ValueError("it names no score")
+    if unfit := [name for name in described["scores"] if not is_name_of_a_file(Score(name).file)]:
+        raise ValueError(f"{repr(unfit[0])} is no name of a score, which files are called by")
+    if not re.fullmatch(r"\w{0,64}", described.get("tracking_id", "")):  # which goes into the environment
+        raise ValueError(f"`tracking_id` is {repr(described['tracking_id'])}")
     if described["mode"] not in MODES:
-        raise ValueError(f"mode {described['mode']!r} is none of {', '.join(MODES)}")
+        raise ValueError(f"mode {repr(described['mode'])} is none of {', '.join(MODES)}")
     return {
         "experiences": experiences,
         "facts": facts,
         "scores": tuple(_score(n, s) for n, s in scores),
         "versions": {str(k): str(v) for k, v in described.get("versions", {}).items()},
-        "name": str(described["name"]),
-        **{key: described[key] for key in ("mode", "status")},
+        **{key: described[key] for key in ("name", "mode", "status")},
         **{key: described.get(key) for key in ("seed", "parameters")},
-        "device": str(described.get("device", "")),
+        "device": described.get("device", ""),
     }
+
+
+def _facts(described: dict[str, Any]) -> Facts:
+    require_types(described, {"name": str, "classes": list[str]})
+    known = {k: v for k, v in require_types(described, _FACTS, required=False).items() if k in _FACTS}
+    if any(v is not None and not 0 <= v < math.inf for v in known.values()):
+        raise ValueError(f"an experience has {repr(known)}, and no time or size is below 0 or infinite")
+    return Facts(**known)
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return parsed_json(read_text(path))
     except FileNotFoundError as error:
         raise ValueError(
             f"`{path.parent}` is not a run folder: it has no `{path.name}`; give a folder that `fit` wrote."
         ) from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"`{path}` cannot be read ({_reason(error)}); repeat the run with `--resume`.") from error
+        raise ValueError(f"`{path}` cannot be read ({in_one_line(error)}); repeat the run with `--resume`.") from error
+
+
+def _read_config(path: Path) -> str:
+    try:
+        return read_text(path, "replace") if path.exists() else ""
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`{path}` cannot be read ({in_one_line(error)}); remove it or restore it.") from error
 
 
 def _read_matrix(path: Path, run: Run) -> dict[str, NDArray[np.float64]]:
@@ -165,10 +204,11 @@ def _read_matrix(path: Path, run: Run) -> dict[str, NDArray[np.float64]]:
     stored, matrix = _read_json(path), {}
     for score in run.scores:
         try:
-            R = np.array([[nan if v is None else v for v in row] for row in stored[score.name]], dtype=np.float64)
-        except (KeyError, TypeError, ValueError) as error:
+            rows = require_types(stored, {score.name: list[list[float | None]]})[score.name]
+            R = np.array([[nan if v is None else v for v in row] for row in rows], dtype=np.float64)
+        except ValueError as error:
             raise ValueError(
-                f"`{path}` holds no matrix of numbers for `{score.name}` ({_reason(error)}); repeat the run with"
+                f"`{path}` holds no matrix of numbers for `{score.name}` ({in_one_line(error)}); repeat the run with"
                 " `--resume`."
             ) from error
         if R.shape != (size, size):
@@ -184,23 +224,22 @@ def _read_cases(path: Path, run: Run) -> tuple[CaseScores, ...]:
     if not path.exists():
         return ()
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            names, count = [score.name for score in run.scores], len(run.experiences)
-            cases = tuple(CaseScores.read(row, names, count) for row in csv.DictReader(file))
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ValueError(f"`{path}` is damaged ({_reason(error)}); repeat the run with `--resume`.") from error
-    return cases
+        names, count = [score.name for score in run.scores], len(run.experiences)
+        return tuple(CaseScores.read(row, names, count) for row in csv_rows(read_text(path)))
+    except (KeyError, OSError, ValueError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else in_one_line(error)
+        raise ValueError(f"`{path}` is damaged ({said}); repeat the run with `--resume`.") from error
 
 
-def _reason(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else str(error)
-
-
-def _score(name: str, described: Mapping[str, Any]) -> Score:
+def _score(name: str, described: Any) -> Score:
+    require_types(described, {"higher_is_better": bool})
+    require_types(described, {"unit": str, "baseline": float | None}, required=False)
     baseline = described.get("baseline")
+    if baseline is not None and not math.isfinite(baseline):
+        raise ValueError(f"the baseline of `{name}` is {baseline}")
     return Score(
         name,
-        bool(described["higher_is_better"]),
-        str(described.get("unit", "")),
+        described["higher_is_better"],
+        described.get("unit", ""),
         None if baseline is None else float(baseline),
     )

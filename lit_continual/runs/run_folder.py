@@ -1,8 +1,6 @@
 """What a run leaves on disk, written so that it can be killed anywhere and gone on with."""
 
 import contextlib
-import csv
-import io
 import math
 import re
 import shutil
@@ -13,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from lit_continual.runs.case_scores import CaseScores
-from lit_continual.runs.files import is_first_rank, replaced, write_json, write_text
+from lit_continual.runs.csv_text import csv_rows, csv_text
+from lit_continual.runs.files import is_first_rank, read_text, replaced, write_json, write_text
 from lit_continual.runs.folder_lock import FolderLock
 from lit_continual.runs.run import Run, checkpoint_path
 from lit_continual.runs.settings import differences, digest, in_words, settings
@@ -185,16 +184,11 @@ class RunFolder:
                 self.matrices[score][after][on] = value if math.isfinite(value) else None
         if not is_first_rank():
             return
-        path, kept = self.path / "cases.csv", []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                kept = [r for r in csv.DictReader(file) if r["after"] != str(after)]
-        text = io.StringIO()
+        path = self.path / "cases.csv"
+        kept = [r for r in csv_rows(read_text(path)) if r["after"] != str(after)] if path.exists() else []
         columns = ["after", "on", "patient", "volume", "class", *self.run["scores"]]
-        table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        table.writerows([*kept, *(case.row() for case in cases)])
-        write_text(path, text.getvalue())
+        rows: list[Mapping[str, Any]] = [*kept, *(case.row() for case in cases)]
+        write_text(path, csv_text(columns, ([row.get(column, "") for column in columns] for row in rows)))
         write_json(self.path / "matrix.json", self.matrices)
 
     def write_overlays(self, after: int, on: int, overlays: Sequence[Mapping[str, Any]]) -> None:

@@ -24,6 +24,11 @@ class Score:
     baseline: float | None = None
 
     @property
+    def file(self) -> str:
+        """What files are called by, which may be one class's: ``dice_liver`` for ``dice/liver``."""
+        return self.name.replace("/", "_")
+
+    @property
     def title(self) -> str:
         """Name and unit, as they are written.
 

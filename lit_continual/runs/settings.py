@@ -8,13 +8,15 @@ from typing import Any
 
 import yaml
 
+from lit_continual.runs.bounded_yaml import load_bounded
+
 SECTIONS = ("model", "data", "stream", "trainer")
 #: What a run may go on with another value of: it changes what is written and printed, not what is learnt.
 #: ``accelerator``, ``devices`` and ``strategy`` are not among them, as they change the last bits of the weights.
 _FREE = re.compile(
     r"trainer\.(logger|default_root_dir|enable_progress_bar|enable_model_summary|enable_checkpointing"
     r"|log_every_n_steps|profiler)\b.*"
-    r"|stream\.name"
+    r"|stream\.(name|pictures)"
     r"|(data|stream\.experiences\.\d+\.data)\..*\b(num_workers|persistent_workers|pin_memory)"
 )
 _SHOWN = 6  # differences that an error names
@@ -23,11 +25,17 @@ _SHOWN = 6  # differences that an error names
 def settings(config: str) -> dict[str, Any]:
     """Return what decides the results of a run, by its dotted name in a config.
 
+    Raises:
+        ValueError: If it is no YAML.
+
     Example:
         >>> settings("trainer: {max_epochs: 3, logger: false, callbacks: [{class_path: TGD, init_args: {phi: 0.4}}]}")
         {'trainer.max_epochs': 3, 'trainer.callbacks.0.class_path': 'TGD', 'trainer.callbacks.0.init_args.phi': 0.4}
     """
-    sections = yaml.safe_load(config)
+    try:
+        sections = load_bounded(config, yaml.safe_load)
+    except yaml.YAMLError as error:
+        raise ValueError(f"The `config.yaml` of a run cannot be read as YAML ({error}). Restore it.") from error
     found = ((name, sections[name]) for name in SECTIONS if isinstance(sections, Mapping) and name in sections)
     return {name: value for section in found for name, value in _flat(*section) if not _FREE.fullmatch(name)}
 

@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
+from lit_continual.runs.bounded_yaml import MODE
+
 T = TypeVar("T")
 
 
@@ -27,7 +29,7 @@ def instantiate(kind: type[T], section: Any, place: str) -> T:
     """
     if not isinstance(section, Mapping):
         raise ValueError(f"{place}: expected names and their values, got {section!r}.")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
     try:
         if "class_path" in section:
             parser.add_subclass_arguments(kind, "object")

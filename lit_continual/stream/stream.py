@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from lit_continual.data import check_leakage
 from lit_continual.methods.rehearsal.exemplars import Exemplars
-from lit_continual.runs.experience import Experience
+from lit_continual.runs.experience import Experience, is_name_of_a_file
 from lit_continual.runs.score import Score
 from lit_continual.stream.tracking import versions
 
@@ -31,6 +31,8 @@ class Stream:
         name: Name of the run in reports; by default that of its folder.
         memory: Training samples to keep of each experience for the next ones, in ``memory/`` of the run's folder;
             ``None`` for no memory. The bounds, ``joint`` and ``single``, have none.
+        pictures: Whether loggers get pictures of test patients too, under numbers in place of their names. The report
+            in the run's folder has them in any case.
     """
 
     experiences: list[Experience] = field(default_factory=list)
@@ -39,11 +41,14 @@ class Stream:
     scores: dict[str, Score] | None = None
     name: str | None = None
     memory: Exemplars | None = None
+    pictures: bool = False
 
     def __post_init__(self) -> None:
         for experience in self.experiences:
             experience.require_name_of_a_folder()
         self._asked = list(self.scores or ())  # of the scores by default a module may log some
+        if unfit := [name for name in self.scores or () if not is_name_of_a_file(Score(name).file)]:
+            raise ValueError(f"A score cannot be called {unfit[0]!r}: it names files. Use letters, digits and `_`.")
         self.scores = {name: replace(score, name=name) for name, score in (self.scores or SCORES).items()}
 
     def require_logged(self, logged: Collection[str], who: str) -> None:
@@ -71,10 +76,7 @@ class Stream:
             "mode": self.mode,
             "seed": seed,
             "status": "running",
-            "experiences": [
-                {"name": e.name, "classes": list(e.classes), "checkpoint": f"experiences/{i}_{e.name}/model.ckpt"}
-                for i, e in enumerate(self.experiences)
-            ],
+            "experiences": [{"name": e.name, "classes": list(e.classes)} for e in self.experiences],
             "scores": {name: _described(score) for name, score in (self.scores or {}).items()},
             "versions": versions(),
             "tracking_id": uuid.uuid4().hex[:8],

@@ -183,7 +183,7 @@ class StreamLoop:
             self.stream.require_logged(logged, type(module).__name__)
         self.folder.write_row(after, row, cases)
         self._tell(after, row)
-        log_row(self.loggers, self.folder.path, after, self.folder.steps(after + 1))
+        log_row(self.loggers, self.folder.path, after, self.folder.steps(after + 1), self.stream.pictures)
         self.folder.note(after, evaluation_seconds=round(time.monotonic() - begin, 2))
 
     def _tell(self, after: int, row: Mapping[str, Mapping[int, float]]) -> None:

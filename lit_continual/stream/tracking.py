@@ -17,11 +17,11 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from lit_continual.reports.matrices import matrix_figure
 from lit_continual.reports.overlays import overlays_figure
 from lit_continual.reports.summary import measures
+from lit_continual.runs.printing import show
 from lit_continual.runs.run import Run
 
 
@@ -39,8 +39,8 @@ def continue_steps(logger: Logger, offset: int) -> None:
 
 
 @rank_zero_only
-def log_row(loggers: Sequence[Logger], folder: Path, after: int, step: int) -> None:
-    """Log what was found after an experience: numbers, the matrices as pictures, and the overlays.
+def log_row(loggers: Sequence[Logger], folder: Path, after: int, step: int, pictures: bool = False) -> None:
+    """Log what was found after an experience: numbers, the matrices as pictures, and the overlays where asked for.
 
     ``matrix/<score>/<experience>`` is the newest row of a matrix, and ``stream/<score>/<acc|bwt|...>`` follows from it.
 
@@ -49,6 +49,7 @@ def log_row(loggers: Sequence[Logger], folder: Path, after: int, step: int) -> N
         folder: Folder of the run.
         after: Index of the experience.
         step: Training steps so far, in the whole stream.
+        pictures: Whether to log slices of test patients, who have numbers in place of names there.
     """
     if not loggers:
         return
@@ -62,13 +63,13 @@ def log_row(loggers: Sequence[Logger], folder: Path, after: int, step: int) -> N
         continue_steps(logger, 0)
         logger.log_metrics({name: value for name, value in metrics.items() if math.isfinite(value)}, step=step)
         if isinstance(logger, (WandbLogger, TensorBoardLogger)):
-            _log_pictures(logger, run, step)
+            _log_pictures(logger, run, step, pictures)
         logger.save()
 
 
-def _log_pictures(logger: WandbLogger | TensorBoardLogger, run: Run, step: int) -> None:
+def _log_pictures(logger: WandbLogger | TensorBoardLogger, run: Run, step: int, patients: bool) -> None:
     figures: dict[str, Figure | None] = {f"matrix/{s.name}": matrix_figure([run], s) for s in run.scores}
-    figures["overlays"] = overlays_figure(run)
+    figures["overlays"] = overlays_figure(run, names=False) if patients else None
     for name, figure in figures.items():
         if figure is None:
             continue
@@ -107,7 +108,7 @@ def end_tracking(loggers: Sequence[Logger]) -> None:
 @rank_zero_only
 def announce(text: str) -> None:
     """Print a line."""
-    Console().print(text, highlight=False, soft_wrap=True)
+    show(text)
 
 
 @contextlib.contextmanager

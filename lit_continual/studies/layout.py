@@ -7,6 +7,7 @@ from typing import Any
 
 from lit_continual.reports import Column, Spread
 from lit_continual.runs.files import read_yaml
+from lit_continual.runs.printing import printable_errors
 from lit_continual.runs.spec import Arguments
 from lit_continual.stream.section import instantiate
 
@@ -91,6 +92,7 @@ class Layout:
     over: str = ""
 
 
+@printable_errors()
 def read_layout(path: Path, seeds: Sequence[int] = ()) -> Layout:
     """Read a table file.
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lit_continual.reports import Sweep, sweep_table, write_sweep
+from lit_continual.runs.printing import show
 from lit_continual.stream.tracking import announce
 from lit_continual.studies.cells import PAUSE, Cell, Workers
 from lit_continual.studies.sweep_file import SweepFile, read_sweep
@@ -52,9 +51,9 @@ def sweep(
             raise ValueError(f"{config}: the config in `command` has no `stream.experiences`. Name one or more.")
     trials = Trials(file, folder, limit)
     failed = _run(trials, workers, more) if workers else 0
-    console, found = Console(), Sweep(file.name, file.metric.name, file.metric.goal, tuple(trials.results()))
-    console.print(sweep_table(found))
-    console.print(f"Sweep: {write_sweep(found, folder / 'report')}", soft_wrap=True, highlight=False)
+    found = Sweep(file.name, file.metric.name, file.metric.goal, tuple(trials.results()))
+    show(sweep_table(found), soft_wrap=False)
+    show(f"Sweep: {write_sweep(found, folder / 'report')}")
     if failed:
         sys.exit(f"lit-continual: error: {failed} trials failed; the same command tries them again.")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_continual.runs.files import read_yaml
+from lit_continual.runs.printing import printable_errors
 from lit_continual.stream.section import instantiate
 
 CHOICES = ("categorical", "constant")
@@ -158,6 +159,7 @@ class SweepFile:
         return [p.values if p.values is not None else [p.min, p.max] for p in self.parameters.values()]
 
 
+@printable_errors()
 def read_sweep(path: Path) -> SweepFile:
     """Read a sweep file.
 

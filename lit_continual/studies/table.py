@@ -10,11 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lit_continual.reports import Comparison, comparison_table, lines_of, write_comparison
 from lit_continual.reports.page import seconds_text
 from lit_continual.runs.files import read_yaml
+from lit_continual.runs.printing import show
 from lit_continual.runs.run import Run
 from lit_continual.stream.stream import SCORES
 from lit_continual.stream.tracking import announce
@@ -179,9 +178,9 @@ def compare(
     table = RunTable(config, read_layout(config, seeds or ()), output or Path("runs", "tables", config.stem))
     table.check(parse)
     failed = _run(list(table.cells.values()), workers) if workers else 0
-    found, console = table.found(), Console()
-    console.print(comparison_table(found))
-    console.print(f"Table: {write_comparison(found, table.output / 'table')}", soft_wrap=True, highlight=False)
+    found = table.found()
+    show(comparison_table(found), soft_wrap=False)
+    show(f"Table: {write_comparison(found, table.output / 'table')}")
     if failed:
         sys.exit(f"lit-continual: error: {failed} runs failed or were not begun; the same command tries them again.")
 

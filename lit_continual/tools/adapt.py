@@ -85,7 +85,7 @@ def adapt(
     kept[SECTION]["adapted"] = made_of
     with replaced(outputs[0]) as temporary:
         torch.save(kept, temporary)
-    write_nifti(outputs[1], after.movedim(0, -1).numpy(), pair.affine, pair.source)
+    write_nifti(outputs[1], after.movedim(0, -1).numpy(), pair.affine)
     write_adaptation(outputs[2], pair.whole.numpy(), before.numpy(), after.numpy())
     return folder
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule
-from rich.console import Console
 from torch import Tensor, nn
 
 from lit_continual.data import Case, Preprocessing
@@ -17,6 +16,7 @@ from lit_continual.methods.tgd.producers import find_producers
 from lit_continual.methods.tgd.redundancy import drop_kernels, kernel_scores
 from lit_continual.methods.tgd.report import Dropped, KernelStudy, kernel_table, write_kernel_study
 from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.printing import show
 from lit_continual.segmentation.segmenter import Segmenter
 
 
@@ -63,7 +63,7 @@ def study_kernels(
         producers.notes,
         _dropped(module, opened, files, scores, phis) if files else None,
     )
-    Console().print(kernel_table(study))
+    show(kernel_table(study), soft_wrap=False)
     return write_kernel_study(study, Path(output), [checkpoint, *files])
 
 

@@ -32,7 +32,9 @@ def predict(
     trust: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
-    """Write a label map of every image, in the grid of its file and with its affine.
+    """Write a label map of every image, in the grid of its file.
+
+    The files have a header of their own: where the image lies, in mm, and nothing else of what its header says.
 
     Args:
         checkpoint: A checkpoint of a ``Segmenter``; it knows its network, heads, classes and preprocessing.
@@ -140,12 +142,12 @@ class SegmentationWriter(BasePredictionWriter):
         assert isinstance(pl_module, Segmenter)
         labels = pl_module.labels(prediction.float())[0].to(torch.uint8)
         source = Path(batch["path"][0])
-        self._write(stem(source), labels.cpu().numpy(), source, batch)
+        self._write(stem(source), labels.cpu().numpy(), batch)
         if self.probabilities:
             chances = pl_module.probabilities(prediction.float())[0]
             moved = chances.movedim(0, -1).float().cpu().numpy()
-            self._write(f"{stem(source)}_probabilities", moved, source, batch)
+            self._write(f"{stem(source)}_probabilities", moved, batch)
 
-    def _write(self, name: str, array: np.ndarray[Any, Any], source: Path, batch: Any) -> None:
+    def _write(self, name: str, array: np.ndarray[Any, Any], batch: Any) -> None:
         affine = np.array(batch["source_affine"][0])
-        write_nifti(self.folder / f"{name}.nii.gz", array, affine, source)
+        write_nifti(self.folder / f"{name}.nii.gz", array, affine)

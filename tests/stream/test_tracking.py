@@ -5,9 +5,12 @@ import struct
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_continual.cli import main
-from lit_continual.stream.tracking import quiet
+from lit_continual.reports.overlays import overlays_figure
+from lit_continual.runs.run import Run
+from lit_continual.stream.tracking import log_row, quiet
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 
@@ -43,11 +46,28 @@ def tensorboard(folder):
 def test_tensorboard_by_yaml_gets_steps_numbers_and_pictures(stream, tmp_path):
     logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": str(tmp_path / "tb"), "name": "x"}}
     (tmp_path / "logger.yaml").write_text(json.dumps({"trainer": {"logger": logger}}))
-    fit(stream, "--config", str(tmp_path / "logger.yaml"))
+    fit(stream, "--config", str(tmp_path / "logger.yaml"), "--stream.pictures=true")
     events = tensorboard(next((tmp_path / "tb/x").iterdir()))
     assert [event.step for event in events.Scalars("train/loss")] == [0, 1, 2, 3]
     assert [event.step for event in events.Scalars("matrix/dice/ball")] == [2, 4]
     assert {"pictures/matrix/dice", "pictures/overlays"} <= set(events.Tags()["images"])
+
+
+def test_patients_are_in_no_picture_of_a_logger_unless_asked_for_and_then_without_their_names(make_run, tmp_path):
+    folder = make_run()
+    for asked in (False, True):
+        logger = TensorBoardLogger(tmp_path, name=str(asked))
+        log_row([logger], folder, 1, 4, *[True] * asked)
+        tags = tensorboard(logger.log_dir).Tags()["images"]
+        assert ("pictures/overlays" in tags) is asked
+        assert "pictures/matrix/dice" in tags
+    texts = [
+        [t.get_text() for a in overlays_figure(Run.load(folder), names).axes for t in [a.xaxis.label]]
+        for names in (0, 1)
+    ]
+    assert all(text.startswith("case ") for text in texts[0])
+    assert "case_00000" in texts[1][0]
+    assert not any("000" in text.split(",")[0] for text in texts[0])
 
 
 def wandb_records(file):
@@ -83,7 +103,7 @@ def test_wandb_offline_has_one_run_with_steps_config_numbers_and_pictures(stream
     arguments = {"project": "tiny", "offline": True, "save_dir": str(tmp_path)}
     logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": arguments}
     (tmp_path / "logger.yaml").write_text(json.dumps({"trainer": {"logger": logger}}))
-    fit(stream, "--config", str(tmp_path / "logger.yaml"))
+    fit(stream, "--config", str(tmp_path / "logger.yaml"), "--stream.pictures=true")
     (file,) = tmp_path.rglob("*.wandb")
     records = wandb_records(file)
     logged = history(records)
@@ -105,7 +125,7 @@ def test_wandb_offline_has_one_run_with_steps_config_numbers_and_pictures(stream
     described["status"] = "running"
     del described["experiences"][1]["evaluation_seconds"]
     (tmp_path / "run/run.json").write_text(json.dumps(described))
-    fit(stream, "--config", str(tmp_path / "logger.yaml"), "--resume")
+    fit(stream, "--config", str(tmp_path / "logger.yaml"), "--resume", "--stream.pictures=true")
     runs = [r.run.run_id for f in tmp_path.rglob("*.wandb") for r in wandb_records(f) if r.HasField("run")]
     assert set(runs) == {described["tracking_id"]}
     assert len(list(tmp_path.rglob("*.wandb"))) == 2

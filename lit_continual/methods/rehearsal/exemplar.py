@@ -2,15 +2,21 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from reprlib import repr
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import Self
+
+from lit_continual.runs.files import in_one_line
+from lit_continual.runs.npz import Npz
+from lit_continual.runs.plain_data import require_types, types_of
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,25 @@ class Exemplar:
         """Make the exemplar of an entry.
 
         Raises:
-            ValueError: If the entry lacks something.
+            ValueError: If the entry lacks something, or something in it is not what it should be.
         """
         try:
-            return cls(**{f.name: entry[f.name] for f in fields(cls)})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{manifest} has an entry that lacks {error}. Restore the file from a copy.") from error
+            exemplar = cls(**{name: require_types(entry, {name: kind})[name] for name, kind in _FIELDS.items()})
+            exemplar._require_its_own_file()
+        except ValueError as error:
+            raise ValueError(f"{manifest} has an entry with {in_one_line(error)}. Restore it from a copy.") from error
+        return exemplar
+
+    def _require_its_own_file(self) -> None:
+        """Check that the name of the file leads nowhere else, and that the values are what a sample may have."""
+        if not is_file_of_exemplar(self.file) or not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"the file {repr(self.file)} and the checksum {repr(self.sha256)}")
+        if not self.sha256.startswith(self.file.removesuffix(".npz")):
+            raise ValueError(f"the file {self.file} and another checksum, {self.sha256}")
+        require_types(self.values, {"classes": list[str] | str, "patient": str, "slice": int}, required=False)
+        for name, value in self.values.items():
+            if not _is_plain(tuple(value) if isinstance(value, list) else value):
+                raise ValueError(f"`{name}` {repr(value)} among its values")
 
     def entry(self) -> dict[str, Any]:
         """Return what stands in the manifest."""
@@ -89,10 +108,25 @@ def packed(sample: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
 
 
 def unpacked(content: bytes, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sample that was packed."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return {**{name: torch.from_numpy(arrays[name]) for name in arrays.files}, **plain}
+    """Return the sample that was packed.
+
+    Raises:
+        ValueError: If the content is no archive of arrays, unpacks to more than it is, or has the name of a value.
+    """
+    archive = Npz(content, len(content))  # as nothing in it is compressed
+    if clash := archive.shapes.keys() & values.keys():
+        raise ValueError(f"{min(clash)!r} is an array and a value")
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        arrays = {name: torch.from_numpy(archive.read(name)) for name in archive.shapes}
+    except TypeError as error:  # of a dtype that torch does not know
+        raise ValueError(str(error)) from error
+    return {**arrays, **plain}
+
+
+def is_file_of_exemplar(name: str) -> bool:
+    """Whether a file is called as one of an exemplar is, which follows from its checksum."""
+    return re.fullmatch(r"[0-9a-f]{32}\.npz", name) is not None
 
 
 def _is_plain(value: Any) -> bool:
@@ -102,3 +136,6 @@ def _is_plain(value: Any) -> bool:
 def checksum(content: bytes) -> str:
     """Return the SHA-256 of a file's content."""
     return hashlib.sha256(content).hexdigest()
+
+
+_FIELDS = types_of(Exemplar)

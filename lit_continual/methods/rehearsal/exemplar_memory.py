@@ -2,14 +2,17 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lit_continual.methods.rehearsal.budget import Budget
-from lit_continual.methods.rehearsal.exemplar import Exemplar, checksum, packed, unpacked
-from lit_continual.runs.files import read_json, replaced, write_json
+from lit_continual.methods.rehearsal.exemplar import Exemplar, checksum, is_file_of_exemplar, packed, unpacked
+from lit_continual.runs.files import in_one_line, read_json, replaced, write_json
+from lit_continual.runs.plain_data import require_types
+from lit_continual.runs.printing import printable, printable_errors
 
 FORMAT = 1
 
@@ -38,20 +41,38 @@ class ExemplarMemory:
         self.path = self.folder / "manifest.json"
 
     @property
+    @printable_errors()
     def manifest(self) -> dict[str, Any]:
         """What is in the folder.
 
         Raises:
             ValueError: If the manifest is damaged, or of another program.
         """
+        self._require_no_link()
         if not self.path.exists():
             return {"format": FORMAT, "experiences": {}, "exemplars": []}
         manifest = read_json(self.path)
-        if not isinstance(manifest, Mapping) or manifest.get("format") != FORMAT or "exemplars" not in manifest:
-            raise ValueError(f"{self.path} is no manifest of a memory of format {FORMAT}. Restore it from a copy.")
+        try:
+            require_types(manifest, {"format": int, "exemplars": list[Any], "experiences": dict[str, dict[str, Any]]})
+            if manifest["format"] != FORMAT:
+                raise ValueError(f"format {manifest['format']}")
+            for facts in manifest["experiences"].values():
+                require_types(facts, {"classes": list[str]})
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path} is no manifest of a memory of format {FORMAT} ({in_one_line(error)}). Restore it from a"
+                " copy."
+            ) from error
         return dict(manifest)
 
+    def _require_no_link(self) -> None:
+        """Check that the memory is a folder of its own, and none of its parts lies elsewhere."""
+        for part in (self.folder, self.folder / "exemplars", self.path):
+            if part.is_symlink():
+                raise ValueError(f"{part} is a symbolic link, and a memory stays within its folder. Give the folder.")
+
     @property
+    @printable_errors()
     def exemplars(self) -> list[Exemplar]:
         """All exemplars, those of each experience in the order in which they were picked."""
         return [Exemplar.read(entry, self.path) for entry in self.manifest["exemplars"]]
@@ -62,13 +83,21 @@ class ExemplarMemory:
         found: dict[str, dict[str, Any]] = self.manifest["experiences"]
         return found
 
+    @printable_errors()
     def load(self, exemplar: Exemplar) -> dict[str, Any]:
         """Read the sample of an exemplar.
 
         Raises:
             ValueError: If its file is missing, or is not what was stored.
         """
-        return unpacked(self._content(exemplar), exemplar.values)
+        content = self._content(exemplar)
+        try:
+            return unpacked(content, exemplar.values)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.folder / 'exemplars' / exemplar.file} is no exemplar ({in_one_line(error)}). Restore it from a"
+                " copy."
+            ) from error
 
     def add(
         self,
@@ -142,19 +171,24 @@ class ExemplarMemory:
         kept = [exemplar for exemplar in exemplars if exemplar.patient != patient]
         if len(kept) == len(exemplars):
             patients = ", ".join(sorted({exemplar.patient for exemplar in exemplars})) or "nobody"
-            raise ValueError(f"{self.folder} holds nothing of patient {patient}. It holds {patients}.")
+            raise ValueError(printable(f"{self.folder} holds nothing of patient {patient}. It holds {patients}."))
         self._commit(kept, _facts(self.manifest))
         return len(exemplars) - len(kept)
 
+    @printable_errors()
     def _content(self, exemplar: Exemplar) -> bytes:
+        self._require_no_link()
         path = self.folder / "exemplars" / exemplar.file
-        remedy = f"Restore it, or drop the patient: lit-continual memory forget {self.folder} --patient"
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError as error:
-            raise ValueError(f"{path}, an exemplar, is missing. {remedy} '{exemplar.patient}'.") from error
-        if checksum(content) != exemplar.sha256:
-            raise ValueError(f"{path}, an exemplar, is damaged: its checksum differs. {remedy} '{exemplar.patient}'.")
+        whose = f"--patient '{exemplar.patient}'"
+        remedy = f"Restore it, or drop the patient: lit-continual memory forget {self.folder} {whose}."
+        if not path.exists():
+            raise ValueError(f"{path}, an exemplar, is missing. {remedy}")
+        if path.is_symlink() or not path.is_file():
+            raise ValueError(f"{path}, an exemplar, is no file. {remedy}")
+        same = path.stat().st_size == exemplar.bytes
+        content = path.read_bytes() if same else b""
+        if not same or checksum(content) != exemplar.sha256:
+            raise ValueError(f"{path}, an exemplar, is damaged: its checksum differs. {remedy}")
         return content
 
     def _write(self, contents: Mapping[str, bytes]) -> None:
@@ -170,11 +204,13 @@ class ExemplarMemory:
             raise
 
     def _commit(self, kept: Sequence[Exemplar], facts: Mapping[str, Any]) -> None:
+        self._require_no_link()
         write_json(self.path, {"format": FORMAT, **facts, "exemplars": [exemplar.entry() for exemplar in kept]})
         files = {exemplar.file for exemplar in kept}
         with contextlib.suppress(FileNotFoundError):  # nothing was ever kept
             for path in (self.folder / "exemplars").iterdir():
-                if path.name not in files:
+                whole = re.sub(r"^\.(.*)\.\d+\.part$", r"\1", path.name)  # of a part that a killed process left
+                if is_file_of_exemplar(whole) and path.name not in files:
                     path.unlink()
 
 

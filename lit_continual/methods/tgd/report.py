@@ -1,6 +1,5 @@
 """How redundant a network's kernels are: tables, histograms, and outputs without the redundant ones."""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from lit_continual.reports.html import picture, render
 from lit_continual.reports.panels import open_frame, panels
 from lit_continual.reports.report import png, renewed
 from lit_continual.reports.shades import GREY, INK, plain, shorten
+from lit_continual.runs.csv_text import csv_text
 
 _COLUMNS, _BINS = 5, np.linspace(0, 1, 21)
 _BAR, _MARK = "#0072b2", "#d55e00"
@@ -121,11 +121,8 @@ def _rows(study: KernelStudy) -> list[dict[str, Any]]:
 
 
 def _table(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(header)
-        for row in rows:
-            table.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row)
+    lines = ([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
+    path.write_text(csv_text(header, lines), "utf-8", newline="")
 
 
 def _histograms(study: KernelStudy) -> Figure:

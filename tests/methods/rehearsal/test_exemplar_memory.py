@@ -1,5 +1,4 @@
 import errno
-import json
 import multiprocessing
 import os
 import signal
@@ -165,7 +164,7 @@ def test_a_flipped_byte_and_a_missing_file_are_named(memory):
         ("{", r"manifest\.json is not valid JSON"),
         ("[]", r"manifest\.json is no manifest of a memory of format 1"),
         ('{"format": 2}', r"manifest\.json is no manifest of a memory of format 1"),
-        (json.dumps({"format": 1, "exemplars": [{"rank": 0}]}), r"manifest\.json has an entry that lacks 'experience'"),
+        ('{"format": 1, "experiences": {}, "exemplars": [{}]}', r"manifest\.json has an entry with no 'experience'"),
     ],
 )
 def test_a_bad_manifest_is_named(memory, text, message):

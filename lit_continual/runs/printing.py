@@ -1,0 +1,62 @@
+"""What is printed: names from files are shown as they stand, and neither style nor steer a terminal."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+#: Control characters, ends of lines, halves of characters, and what turns the direction of writing.
+_ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+
+
+def printable(text: object) -> str:
+    r"""Return text in one line, in which characters that would act on a terminal stand as escapes.
+
+    Example:
+        >>> print(printable("red \x1b[31m\nand [/b]"))
+        red \x1b[31m\nand [/b]
+    """
+    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+@contextlib.contextmanager
+def printable_errors() -> Iterator[None]:
+    r"""Keep what a ``ValueError`` says to one line, :func:`printable`, where names from a file may be in it.
+
+    Example:
+        >>> with printable_errors():
+        ...     raise ValueError("There is no patient \x1b[31m")
+        Traceback (most recent call last):
+        ValueError: There is no patient \x1b[31m
+    """
+    try:
+        yield
+    except ValueError as error:
+        if (said := printable(error)) == str(error):
+            raise
+        raise ValueError(said) from error
+
+
+def show(what: Any, soft_wrap: bool = True) -> None:
+    """Print a line of text, or what ``rich`` draws; no markup is read in either, and :func:`printable` is all of it.
+
+    Args:
+        what: The text, or a table of ``rich``.
+        soft_wrap: Leave it to the terminal to break long lines.
+    """
+    from rich.console import Console  # as long to import as a short command takes
+
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(printable(what) if isinstance(what, str) else _Drawn(what), soft_wrap=soft_wrap)
+
+
+class _Drawn:
+    """What ``rich`` draws, with the text of all its parts made printable."""
+
+    def __init__(self, what: Any) -> None:
+        self.what = what
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        for segment in console.render(self.what, options):
+            lines = "\n".join(map(printable, segment.text.split("\n")))
+            yield segment if segment.control else type(segment)(lines, segment.style)
