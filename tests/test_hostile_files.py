@@ -26,12 +26,13 @@ from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.reports.overlay import Overlay
 from lit_continual.reports.terminal import matrix_table
 from lit_continual.runs.case_scores import CaseScores
-from lit_continual.runs.checkpoint import Checkpoint, seal
+from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.csv_text import csv_rows, csv_text
 from lit_continual.runs.files import read_yaml
 from lit_continual.runs.printing import show
 from lit_continual.runs.run import Run
 from lit_continual.runs.run_folder import RunFolder
+from lit_continual.runs.seal import seal
 from lit_continual.studies.layout import read_layout
 
 DEEP = "[" * 100_000
