@@ -560,3 +560,14 @@ def test_headers_take_nothing_over(tmp_path):
     assert image.header.get_xyzt_units()[0] == "mm"
     np.testing.assert_array_equal(image.affine, nib.load(source).affine)
     assert isinstance(MetaTensor(found["image"]), torch.Tensor)
+
+
+def test_a_stream_whose_names_are_markup(stream, tmp_path, capsys, reports):
+    experiences = [{"name": "[red]=1", "classes": {"[red]\x1b[31m": "ball"}, "data": {"split": {"part": [0, 2]}}}]
+    main(["fit", "--config", stream(experiences=experiences), "--trainer.max_epochs=1", "--stream.name=[/x]\x1b[31m"])
+    said = capsys.readouterr().out
+    assert "1/1 [red]=1: 1 epochs in" in said
+    assert "\x1b[31m" not in said
+    run = Run.load(tmp_path / "run")
+    assert {case.label for case in run.cases} == {"[red]\x1b[31m"}
+    assert (tmp_path / "run" / "report" / "report.html").is_file()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_continual.reports.summary import MEASURES, Row, experiences_of, labels, scores_of, summary
+from lit_continual.runs.printing import printable
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 
@@ -28,7 +29,7 @@ def escape(text: str) -> str:
         >>> print(escape("50% of head_neck ± 1"))
         50\% of head\_neck $\pm$ 1
     """
-    return "".join(_SPECIAL.get(character, character) for character in text)
+    return "".join(_SPECIAL.get(character, character) for character in printable(text))
 
 
 def write_latex(runs: Sequence[Run], folder: Path) -> None:

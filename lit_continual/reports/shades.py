@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from lit_continual.runs.printing import printable
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 
@@ -65,8 +66,8 @@ def line_styles(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def plain(text: str) -> str:
-    """Text that Matplotlib shows as it stands, dollar signs included."""
-    return text.replace("$", r"\$")
+    """Text that Matplotlib shows as it stands, dollar signs and characters without a picture included."""
+    return printable(text).replace("$", r"\$")
 
 
 def shorten(text: str, length: int) -> str:
