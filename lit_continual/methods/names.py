@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def names_of_values(module: nn.Module) -> dict[str, str]:
@@ -21,6 +21,20 @@ def names_of_values(module: nn.Module) -> dict[str, str]:
     ]
     first: dict[int, str] = {}
     return {name: first.setdefault(id(value), name) for name, value in named}
+
+
+def places_of_values(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers by one dotted name for each attribute of each module that holds one.
+
+    So a tensor that stands in two modules has two names, and one in a module with two names has one: what
+    ``torch.func.functional_call`` must replace, each once, with ``tie_weights=False``.
+    """
+    return {
+        f"{path}.{name}".lstrip("."): value
+        for path, part in module.named_modules()
+        for name, value in {**part._parameters, **part._buffers}.items()
+        if value is not None
+    }
 
 
 def similar_names(wanted: str, names: Iterable[str], count: int = 8) -> str:

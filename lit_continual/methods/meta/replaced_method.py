@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from lit_continual.methods.forward_calls import plain
+
 
 class ReplacedMethod:
     """Stand in for the method of one object until :meth:`remove`.
@@ -39,7 +41,7 @@ class ReplacedMethod:
         return self.function(self.original, *args, **kwargs)
 
     def __reduce__(self) -> Any:
-        return _itself, (self.original,)
+        return plain, (self.original,)
 
     def remove(self) -> None:
         """Give the object its method back; where somebody has wrapped this one since, let it do nothing more."""
@@ -50,7 +52,3 @@ class ReplacedMethod:
             setattr(self.owner, self.name, self.original)
         else:
             delattr(self.owner, self.name)
-
-
-def _itself(method: Any) -> Any:
-    return method

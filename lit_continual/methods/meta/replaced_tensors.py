@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lit_continual.methods.names import places_of_values
+
 
 def call_with(
     module: Any, step: Callable[..., Any], tensors: Mapping[str, Tensor], *arguments: Any, logs: bool = True
@@ -25,15 +27,11 @@ def call_with(
     """
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     replacements = {id(named[name]): tensor for name, tensor in tensors.items()}
-    # One entry for each module object and attribute: under a second name `functional_call` would save the replacement
-    # for the original, and leave it in the module.
-    places = {
-        ".".join(filter(None, ["module", path, name])): tensor
-        for path, part in module.named_modules()
-        for own in (part.named_parameters, part.named_buffers)
-        for name, tensor in own(recurse=False, remove_duplicate=False)
+    found = {
+        f"module.{place}": replacements[id(tensor)]
+        for place, tensor in places_of_values(module).items()
+        if id(tensor) in replacements
     }
-    found = {place: replacements[id(tensor)] for place, tensor in places.items() if id(tensor) in replacements}
     with _logging(module, logs):
         return functional_call(_Step(module, step), found, arguments, tie_weights=False)
 

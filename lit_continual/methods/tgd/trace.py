@@ -10,6 +10,8 @@ from torch.func import functional_call
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lit_continual.methods.evaluated_layers import evaluating
+from lit_continual.methods.names import places_of_values
 from lit_continual.runs.files import in_one_line
 
 #: Pixels a side of the inputs that are tried where none is given.
@@ -39,25 +41,10 @@ def trace_operators(network: nn.Module, example: Any = None) -> tuple[Graph, dic
         (['weight', 'bias'], 1)
     """
     state: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    with _eval(network), torch.no_grad(), _uncompiled():
+    with evaluating(network), torch.no_grad(), _uncompiled():
         graph = _trace(network, state, [example] if example is not None else list(_examples(network)))
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     return graph, dict(zip(placeholders, state, strict=False)), placeholders[len(state) :]
-
-
-def _places(network: nn.Module, state: dict[str, Tensor]) -> dict[str, int]:
-    """Every attribute of every module that holds one of the tensors, once, and the number of that tensor.
-
-    A module may have two names, under which its attribute must not be replaced twice; a tensor may stand in two
-    modules, in each of which it must be.
-    """
-    numbers = {id(value): number for number, value in enumerate(state.values())}
-    return {
-        f"{prefix}.{name}".lstrip("."): numbers[id(value)]
-        for prefix, module in network.named_modules()
-        for name, value in {**module._parameters, **module._buffers}.items()
-        if value is not None
-    }
 
 
 @contextmanager
@@ -65,17 +52,6 @@ def _uncompiled() -> Iterator[None]:
     """Run what `torch.compile` has wrapped as it was before."""
     with torch._dynamo.config.patch(error_on_nested_fx_trace=False), torch.compiler.set_stance("force_eager"):
         yield
-
-
-@contextmanager
-def _eval(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _examples(network: nn.Module) -> Iterator[Tensor]:
@@ -88,7 +64,8 @@ def _examples(network: nn.Module) -> Iterator[Tensor]:
 
 
 def _trace(network: nn.Module, state: dict[str, Tensor], examples: list[Any]) -> Graph:
-    places = _places(network, state)
+    numbers = {id(value): number for number, value in enumerate(state.values())}
+    places = {place: numbers[id(value)] for place, value in places_of_values(network).items()}
 
     def forward(tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         replaced = {place: tensors[number] for place, number in places.items()}
