@@ -13,6 +13,7 @@ from torch.nn.functional import batch_norm
 from typing_extensions import override
 
 from lit_continual.methods.evaluated_layers import EvaluatedLayers
+from lit_continual.methods.forward_calls import plain
 from lit_continual.methods.guards import require_eager, require_persistent_replicas
 from lit_continual.methods.held_entries import HeldEntries, free_share, learnt_values
 
@@ -185,21 +186,14 @@ class PartialTraining(Callback):
 
 
 class _HookOfThisFit(partial[Any]):
-    """A hook that does nothing in a copy of the module."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return _no_hook
+    """A hook that does nothing in a copy or a pickle of the module."""
 
     def __reduce__(self) -> Any:
-        return _no_hook_again, ()  # in a pickle of the module too
+        return plain, (_no_hook,)
 
 
 def _no_hook(*_: Any) -> None:
     pass
-
-
-def _no_hook_again() -> Any:
-    return _no_hook
 
 
 def _normalise_held(

@@ -81,7 +81,7 @@ class FOMAML(MAML):
     r"""Take the inner gradients for constants: :math:`\nabla_{\theta'} L(\theta'; D')`, about half the work of MAML.
 
     References:
-        Finn, Abbeel and Levine. Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks. ICML 2017, 5.2.
+        Section 5.2 of the paper of :class:`MAML`.
 
     Example:
         >>> FOMAML(inner_lr=0.1).order
@@ -131,9 +131,6 @@ class Reptile(MetaStrategy):
     """Go where plain gradient descent on the task leads; see :func:`~lit_continual.functional.reptile_gradient`.
 
     Its inner rates cannot be learned: the direction is not the gradient of a loss.
-
-    References:
-        Nichol, Achiam and Schulman. On First-Order Meta-Learning Algorithms. 2018. https://arxiv.org/abs/1803.02999
 
     Example:
         >>> Reptile(inner_lr=0.1, inner_steps=3).inner_steps

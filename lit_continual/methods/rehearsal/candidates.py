@@ -31,7 +31,7 @@ class Candidates(Protocol):
 
 
 class SliceCandidates:
-    """Slices along the last axis of volumes, or for 3D patches the volumes themselves.
+    """Slices ``(C, H, W, 1)`` along the last axis of volumes, or for 3D patches the volumes themselves.
 
     A network sees a window of the patch size in the middle of the sample's foreground, as far as the borders allow.
 
@@ -56,7 +56,6 @@ class SliceCandidates:
         self.index = [(i, z) for i, depth in enumerate(depths) for z in range(depth)]
 
     def contains(self) -> Tensor:
-        """Which classes are in the label of a sample, ``(n, J)`` bool."""
         rows = []
         for volume in self.volumes:
             label = volume["label"][0]
@@ -65,15 +64,12 @@ class SliceCandidates:
         return torch.cat(rows)
 
     def images(self) -> Sequence[Tensor]:
-        """What a network sees of each sample, ``(C, *patch_size)``."""
         return _Windows(self)
 
     def volume(self, k: int) -> int:
-        """Which volume sample ``k`` is of."""
         return self.index[k][0]
 
     def sample(self, k: int, whole: bool) -> dict[str, Any]:
-        """Sample ``k``, its image ``(C, H, W, 1)``, or its whole volume, ``(C, H, W, D)``."""
         i, z = self.index[k]
         volume, part = self.volumes[i], self.flat and not whole
         names = ("image", "label")
@@ -113,7 +109,7 @@ class ItemCandidates:
         classes: Names of the label values 1, 2, …
 
     Raises:
-        ValueError: If a sample is no mapping with an image.
+        ValueError: If a sample is no mapping with an image, or a whole volume is asked for.
 
     Example:
         >>> samples = ItemCandidates([{"image": torch.ones(1, 2, 2), "label": torch.tensor(1)}], ["bone", "fat"])
@@ -134,7 +130,6 @@ class ItemCandidates:
         self.patients = list(dict.fromkeys(str(items[k].get("patient", k)) for k in range(len(items))))
 
     def contains(self) -> Tensor:
-        """Which classes are in the label of a sample, ``(n, J)`` bool."""
         if not self.labelled:
             return torch.ones(len(self.items), 1, dtype=torch.bool)
         values = range(1, len(self.classes) + 1)
@@ -142,19 +137,12 @@ class ItemCandidates:
         return torch.tensor([[bool((label == value).any()) for value in values] for label in labels])
 
     def images(self) -> Sequence[Tensor]:
-        """The images."""
         return [self.items[k]["image"] for k in range(len(self.items))]
 
     def volume(self, k: int) -> int:
-        """Which patient sample ``k`` is of."""
         return self.patients.index(str(self.items[k].get("patient", k)))
 
     def sample(self, k: int, whole: bool) -> dict[str, Any]:
-        """Sample ``k``.
-
-        Raises:
-            ValueError: If its whole volume is asked for.
-        """
         if whole:
             raise ValueError("A budget of whole volumes needs a data module with `candidates()`. Limit `samples`.")
         return dict(self.items[k])

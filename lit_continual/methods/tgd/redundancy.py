@@ -2,6 +2,7 @@
 
 import copy
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Mapping
 
 import torch
@@ -84,11 +85,7 @@ def threshold_for_share(network: nn.Module, scores: Mapping[str, Tensor], share:
     candidates = [*torch.unique(finite[(finite >= 0) & (finite < 1)]).tolist(), 1.0]
     if (most := freed(1.0)) < share:
         raise ValueError(f"`share` is {share}, and at most {most:.4f} of the parameters can be freed: ask for less.")
-    low, high = 0, len(candidates) - 1
-    while low < high:  # the share grows with the threshold
-        middle = (low + high) // 2
-        low, high = (low, middle) if freed(candidates[middle]) >= share else (middle + 1, high)
-    return float(candidates[low])
+    return float(candidates[bisect_left(candidates, share, key=freed)])  # the share grows with the threshold
 
 
 def drop_kernels(network: nn.Module, scores: Mapping[str, Tensor], phi: float) -> nn.Module:

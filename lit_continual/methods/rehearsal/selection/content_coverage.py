@@ -59,7 +59,8 @@ class ContentCoverage:
         if most_certain is not None and most_certain < 1:
             raise ValueError(f"`most_certain`, the candidates of a class, must be at least 1, got {most_certain}.")
         self.network = network if callable(network) or network == "own" else _built(network)
-        if not layers and (self.network == "own" or not _has_activations(self.network)):
+        plain = isinstance(self.network, nn.Module) and not hasattr(self.network, "activations")
+        if not layers and (plain or self.network == "own"):
             raise ValueError(f"`layers` must name the layers of {network} whose activations are compared.")
         self.layers, self.most_certain, self.reduction, self.batch_size = layers, most_certain, reduction, batch_size
 
@@ -87,10 +88,6 @@ class ContentCoverage:
             return network  # type: ignore[no-any-return]
         seen: Any = network.to(device)
         return partial(layer_activations, seen, self.layers) if self.layers else seen.activations
-
-
-def _has_activations(network: Any) -> bool:
-    return not isinstance(network, nn.Module) or hasattr(network, "activations")
 
 
 def _built(network: Mapping[str, Any] | str) -> nn.Module:
