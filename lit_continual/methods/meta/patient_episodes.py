@@ -73,7 +73,8 @@ class PatientEpisodes:
         collate: Callable[[list[Any]], Any] = default_collate,
         num_workers: int = 0,
     ) -> None:
-        self.size = len(dataset)  # type: ignore[arg-type]  # a map-style dataset has a length
+        self.dataset: Any = dataset
+        self.size = len(self.dataset)
         if self.size != len(patients):
             raise ValueError(
                 f"`patients` must name the patient of each of the {self.size} slices, got {len(patients)}."
@@ -85,7 +86,7 @@ class PatientEpisodes:
                 f"`tasks` and `shots` must be at least 1 and `rerank_every` at least 0, got {tasks}, {shots} and"
                 f" {rerank_every}."
             )
-        self.dataset, self.collate, self.num_workers, self.seed = dataset, collate, num_workers, seed
+        self.collate, self.num_workers, self.seed = collate, num_workers, seed
         self.slices: dict[Hashable, Slices] = {}
         for index, patient in enumerate(patients):
             self.slices.setdefault(patient, []).append(index)
