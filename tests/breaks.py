@@ -128,7 +128,7 @@ BREAKS = [
     *room(
         "methods/loss_term.py",
         "tests/methods/test_loss_term.py",
-        ("_Step.remove(pl_module, self)  # Lightning calls no", "pass  # Lightning calls no"),
+        ("_Terms.remove(pl_module, self)  # Lightning calls no", "pass  # Lightning calls no"),
     ),
     *room(
         "methods/l2sp/anchor.py", "tests/methods/l2sp/test_callback.py", ("p.detach().clone() for", "p.detach() for")

@@ -1,17 +1,16 @@
 """Base class of the callbacks that add a term to the training loss."""
 
-import copy
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from lit_continual.methods.forward_calls import ForwardCall, ForwardCalls, plain
+from lit_continual.methods.forward_calls import ForwardCall, ForwardCalls
 from lit_continual.methods.guards import require_automatic_optimization, require_persistent_replicas
+from lit_continual.methods.replaced_method import ReplacedMethod
 
 
 class LossTerm(Callback, ABC):
@@ -76,31 +75,29 @@ class LossTerm(Callback, ABC):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         require_automatic_optimization(pl_module, self)
-        _Step.of(pl_module).terms.append(self)
+        (_Terms.of(pl_module) or _Terms(pl_module)).terms.append(self)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        _Step.remove(pl_module, self)
+        _Terms.remove(pl_module, self)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        _Step.remove(pl_module, self)  # Lightning calls no `teardown` after an exception.
+        _Terms.remove(pl_module, self)  # Lightning calls no `teardown` after an exception.
 
 
-class _Step:
-    """The ``training_step`` of one module plus its terms: one wrapper however many terms there are."""
+class _Terms:
+    """Stands in for the ``training_step`` of one module and adds its terms, however many there are."""
 
     def __init__(self, pl_module: LightningModule) -> None:
-        self.module, self.step = pl_module, pl_module.training_step
-        self.terms: list[LossTerm] = []
+        self.module, self.terms = pl_module, list[LossTerm]()
         self.calls = ForwardCalls(pl_module)
-        self.shadows = "training_step" in vars(pl_module)  # True for a module that went through `torch.compile`
-        self.__wrapped__ = inspect.unwrap(self.step)  # Lightning reads the signature here, one level deep.
+        self.replaced = ReplacedMethod(pl_module, "training_step", self)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             with self.calls:
-                outputs = self.step(*args, **kwargs)
+                outputs = step(*args, **kwargs)
             return self._with_terms(args[0] if args else next(iter(kwargs.values())), outputs)
         finally:
             self.calls.clear()  # Nothing keeps the graph of this step.
@@ -120,27 +117,18 @@ class _Step:
                 loss = loss + value
         return {**outputs, "loss": loss} if isinstance(outputs, Mapping) else loss
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self.step, memo)  # A copy of the module is a plain module.
-
-    def __reduce__(self) -> Any:
-        return plain, (self.step,)  # And so is what `torch.save(module)` writes.
-
     @staticmethod
-    def of(pl_module: LightningModule) -> "_Step":
-        if not isinstance(pl_module.training_step, _Step):
-            pl_module.training_step = _Step(pl_module)  # type: ignore[method-assign]
-        return pl_module.training_step
+    def of(pl_module: LightningModule) -> "_Terms | None":
+        step: Any = pl_module.training_step
+        return step.function if isinstance(step, ReplacedMethod) and isinstance(step.function, _Terms) else None
 
     @staticmethod
     def remove(pl_module: LightningModule, term: LossTerm) -> None:
-        step = pl_module.training_step
-        if isinstance(step, _Step) and term in step.terms:
-            step.terms.remove(term)
-            if not step.terms and step.shadows:
-                pl_module.training_step = step.step  # type: ignore[method-assign]
-            elif not step.terms:
-                del pl_module.training_step
+        found = _Terms.of(pl_module)
+        if found is not None and term in found.terms:
+            found.terms.remove(term)
+            if not found.terms:
+                found.replaced.remove()
 
 
 def _value(term: LossTerm, captured: ForwardCall | None, module: LightningModule, batch: Any, outputs: Any) -> Any:

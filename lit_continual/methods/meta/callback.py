@@ -14,8 +14,8 @@ from lit_continual.methods.meta.inner_rates import InnerRates
 from lit_continual.methods.meta.meta_gradient import check_options
 from lit_continual.methods.meta.meta_step import MetaStep, trainable
 from lit_continual.methods.meta.patient_episodes import PatientEpisodes
-from lit_continual.methods.meta.replaced_method import ReplacedMethod
 from lit_continual.methods.meta.strategies import MetaStrategy
+from lit_continual.methods.replaced_method import ReplacedMethod
 
 SHARDING = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
 

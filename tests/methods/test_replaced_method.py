@@ -1,4 +1,4 @@
-from lit_continual.methods.meta.replaced_method import ReplacedMethod
+from lit_continual.methods.replaced_method import ReplacedMethod
 
 
 class Owner:
