@@ -1,6 +1,5 @@
 """What a module's own forward was asked in a training step, and what it answered."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
@@ -86,11 +85,8 @@ class _Noted:
             self.calls.append((args, kwargs, output))
         return output
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self.forward, memo)  # A copy of the module is a plain module.
-
     def __reduce__(self) -> Any:
-        return plain, (self.forward,)
+        return plain, (self.forward,)  # A copy of the module, or a pickle of it, is a plain module.
 
 
 def plain(method: Any) -> Any:

@@ -73,8 +73,8 @@ class PatientEpisodes:
         collate: Callable[[list[Any]], Any] = default_collate,
         num_workers: int = 0,
     ) -> None:
-        self.dataset: Any = dataset
-        self.size = len(self.dataset)
+        data: Any = dataset
+        self.dataset, self.size = data, len(data)
         if self.size != len(patients):
             raise ValueError(
                 f"`patients` must name the patient of each of the {self.size} slices, got {len(patients)}."

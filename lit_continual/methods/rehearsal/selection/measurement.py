@@ -1,6 +1,7 @@
 """What the network that has learnt from the samples measures of them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, distributed, nn
@@ -46,8 +47,6 @@ def measure_samples(
         (torch.Size([3, 1]), None)
     """
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-
-    everyone = range(len(images))
     members = contains.any(1).nonzero().flatten().tolist()
 
     def by_batch(measure: Callable[[Tensor], Tensor], of: Sequence[int], what: str) -> Tensor:
@@ -66,23 +65,13 @@ def measure_samples(
     def features() -> Tensor:
         if layer is None:
             raise ValueError("Features need the name of the network's abstraction layer: give it as `layer`.")
-        return by_batch(lambda batch: abstraction(network, layer, batch), everyone, "Abstraction")
+        return by_batch(lambda batch: abstraction(network, layer, batch), range(len(images)), "Abstraction")
 
     def uncertainty() -> Tensor:
         found = torch.full(contains.shape, torch.inf, device=device)
+        measure = partial(dropout_uncertainty, network, probabilities=probabilities, passes=passes, relative=relative)
         if members:  # of the others, nobody is a candidate
-            found[members] = by_batch(
-                lambda batch: dropout_uncertainty(network, batch, probabilities, passes, relative=relative),
-                members,
-                f"Certainty, {passes} passes",
-            )
+            found[members] = by_batch(measure, members, f"Certainty, {passes} passes")
         return found
 
-    return Samples(
-        contains.to(device),
-        Measurement(uncertainty),
-        Measurement(features),
-        images,
-        network,
-        group,
-    )
+    return Samples(contains.to(device), Measurement(uncertainty), Measurement(features), images, network, group)
