@@ -161,7 +161,6 @@ class _CoveredRows:
         self.coverage = rows.new_full(self.rows.shape[:1], -1.0)  # no cosine is lower
         self.upper = columns @ self.rows.sum(0) + len(self.rows) * (1 + self.error)
         self.buffer = self.quick_columns.new_empty(ROWS * max(len(self.rows), len(columns)))
-        self.better = torch.full(self.coverage.shape, len(columns), device=rows.device)  # candidates, for each row
         self.pairs: list[tuple[Tensor, Tensor]] = []  # of each candidate: rows, and float32 cosines with them
 
     def bounds(self, positions: Tensor) -> Tensor:
@@ -190,11 +189,9 @@ class _CoveredRows:
         low, high = (old + self.error).to(self.dtype), (new + self.error - 8 * self.roundoff).to(self.dtype)
         for part, least, most in zip(rows.split(ROWS), low.split(ROWS), high.split(ROWS), strict=True):
             cosines = self._product(self.quick_columns, self.quick_rows[part])
-            self.better[part] = (cosines > most - 2 * self.error).count_nonzero(0)
             lost = cosines.clamp_(least, most).sub_(least).sum(1)
             self.upper -= lost * (1 - 2 * ROWS * self.roundoff)  # no more than is lost, however the sum was rounded
-        if int(self.better.sum()) <= PAIRS:
-            self._keep_pairs()
+        self._keep_pairs()
 
     def _improved(self, position: int) -> tuple[Tensor, Tensor]:
         """Return the rows that a candidate covers better, and its cosines with them."""
@@ -208,13 +205,20 @@ class _CoveredRows:
         return rows[better], cosine[better]
 
     def _keep_pairs(self) -> None:
-        """Keep the pairs that may matter."""
-        low = (self.coverage - self.error).to(self.dtype)
+        """Keep the pairs that may matter, if they are few."""
+        low, m = (self.coverage - self.error).to(self.dtype), len(self.columns)
+        pairs, room = list[tuple[Tensor, Tensor]](), PAIRS
+        sample = self.quick_columns[:: m // ROWS + 1]
+        if (sample @ self.quick_rows.T > low).count_nonzero() * m > 0.9 * PAIRS * len(sample):
+            return
         for part in self.quick_columns.split(ROWS):
             cosines = self._product(part, self.quick_rows)
             above = cosines > low
             counts, rows = above.sum(1).tolist(), above.nonzero()[:, 1].int()
-            self.pairs += zip(rows.split(counts), cosines[above].split(counts), strict=True)
+            if (room := room - len(rows)) < 0:  # more than the sample promised
+                return
+            pairs += zip(rows.split(counts), cosines[above].split(counts), strict=True)
+        self.pairs = pairs
 
     def _product(self, a: Tensor, b: Tensor) -> Tensor:
         """Return ``a @ b.T``, until the next product takes its place in memory."""
