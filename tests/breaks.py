@@ -23,7 +23,7 @@ BREAKS = [
         ("return -(probabilities * log_softmax(logits, 1))", "return (probabilities * log_softmax(logits, 1))"),
         ("(logits.softmax(1) - probabilities), None", "(logits.softmax(1) - 0.5 * probabilities), None"),
         ("teacher = teacher_logits.detach().to(precision) / temperature", "teacher = teacher_logits.to(precision)"),
-        ("return pixels.flatten(1).mean(1)", "return pixels.flatten(1).sum(1)"),
+        ("(len(pixels), -1).mean(1)", "(len(pixels), -1).sum(1)"),
     ),
     *room(
         "methods/l2sp/penalty.py",
@@ -116,14 +116,14 @@ BREAKS = [
         "methods/distillation/callback.py",
         "tests/methods/distillation/test_callback.py",
         ("1.0 if o == ", "1 - self.alpha if o == "),
-        ("if self.logits else module(_images(batch))", "if not self.logits else module(_images(batch))"),
-        ("return 1.0 if self._teacher is None else self.alpha", "return 1.0"),
+        ("lambda network: logits(network, batch)", "of_images(batch)"),
+        ('== {"exemplar"} else self.alpha', '== {"exemplar"} else 1.0'),
         ('elif self.teacher == "start" or self._fitted:', 'elif self.teacher == "start":'),
     ),
     *room(
-        "methods/distillation/teacher.py",
+        "methods/distillation/frozen_copy.py",
         "tests/methods/distillation/test_callback.py",
-        ("module.eval().requires_grad_(False)", "module.requires_grad_(False)"),
+        ("copied.eval().requires_grad_(False)", "copied.requires_grad_(False)"),
     ),
     *room(
         "methods/loss_term.py",
@@ -157,7 +157,7 @@ BREAKS = [
     # Resumption
     *room(
         "stream/resumption.py",
-        KILLS,
+        f"tests/stream/test_resuming.py {KILLS}",
         ("if batch_idx == 0:", "if batch_idx == 0 and trainer.current_epoch == 0:"),
         ("trainer.current_epoch + 1 >= epochs", "trainer.current_epoch >= epochs"),
         ("            torch.save(checkpoint, temporary)", "            torch.save(checkpoint, path)"),
@@ -172,7 +172,7 @@ BREAKS = [
         "runs/run_folder.py",
         KILLS,
         ('if r["after"] != str(after)', "if True"),
-        ('self.path.rglob(".*.part")', 'self.path.glob(".*.part")'),
+        ("for part in self.path.glob(", "for part in self.path.joinpath('none').glob("),
     ),
     *room(
         "methods/rehearsal/exemplar_memory.py",

@@ -62,6 +62,13 @@ def test_killed_while_a_resume_checkpoint_is_written_the_old_one_is_there(stream
             assert load(resume / "resume.ckpt")["epoch"] == epoch
 
 
+@pytest.mark.parametrize("end", [{"max_epochs": 3}, {"max_steps": 18, "max_epochs": -1}])
+def test_no_resume_checkpoint_is_of_the_last_epoch(module, loader, trainer, tmp_path, end):
+    """From one of it Lightning would train no batch, and skip the hooks in which a method may consolidate."""
+    trainer(callbacks=ResumePoint(tmp_path), enable_checkpointing=True, **end).fit(module, loader)
+    assert load(tmp_path / "resume.ckpt")["epoch"] == 1
+
+
 class Reversed(TorchCheckpointIO):
     """A CheckpointIO of a user's own, in a format that nobody else reads."""
 
