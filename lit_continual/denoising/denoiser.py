@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
@@ -16,6 +16,7 @@ from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpointed_module import CheckpointedModule
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.registry import flat
+from lit_continual.runs.schedule import Schedule, optimizers
 from lit_continual.runs.spec import Spec
 
 #: Slices that go through the network together where a whole volume is denoised.
@@ -42,7 +43,8 @@ class Denoiser(CheckpointedModule):
         loss: Loss between output and target; ``None`` is the mean squared error.
         data_range: Span of the intensities, in their unit, for PSNR and SSIM.
         optimizer: How to make the optimizer from the parameters.
-        scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
+        scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch. ``OneCycleLR``
+            without ``total_steps`` and ``CosineAnnealingLR`` without ``T_max`` are as long as the fit.
 
     Raises:
         ValueError: If the network cannot be built, or a batch has neither ``target`` nor ``twin``.
@@ -66,7 +68,7 @@ class Denoiser(CheckpointedModule):
         loss: nn.Module | None = None,
         data_range: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.Adam,
-        scheduler: LRSchedulerCallable | None = None,
+        scheduler: Schedule | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters({"network": flat(network), "data_range": data_range}, logger=False)
@@ -143,10 +145,7 @@ class Denoiser(CheckpointedModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
-        if self.scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        return optimizers(self, self.optimizer, self.scheduler)
 
 
 def _pictured(denoised: Tensor, batch: Mapping[str, Any], regions: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -14,6 +14,7 @@ from lit_continual.data.batch import Batch
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.files import replaced
+from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import head_loss
 from lit_continual.segmentation.segmenter import Segmenter
@@ -38,7 +39,7 @@ class HydraNet(Segmenter):
         roi_size: Size in voxels of the window slid over a volume; ``None`` takes the patch size of the data.
         loss: Loss of a head, called with its logits and the label map; ``None`` is Dice plus cross-entropy.
         optimizer: How to make the optimizer from the parameters.
-        scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
+        scheduler: See :class:`Segmenter`.
         post: See :class:`Segmenter`.
 
     Raises:
@@ -65,7 +66,7 @@ class HydraNet(Segmenter):
         roi_size: Sequence[int] | None = None,
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        scheduler: LRSchedulerCallable | None = None,
+        scheduler: Schedule | None = None,
         post: Sequence[Spec] = (),
     ) -> None:
         super().__init__(network, features, heads, roi_size, loss, optimizer, scheduler, post)

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.data.batch import Batch
 from lit_continual.runs.classes import MODULES
+from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.segmenter import UNET, Segmenter
 
@@ -61,7 +62,7 @@ class RegionSegmenter(Segmenter):
         roi_size: Sequence[int] | None = None,
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        scheduler: LRSchedulerCallable | None = None,
+        scheduler: Schedule | None = None,
     ) -> None:
         if empty := [region for region, classes in regions.items() if not classes]:
             raise ValueError(f"`regions` must name the classes of each region, and {empty[0]} has none.")

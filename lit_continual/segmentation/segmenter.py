@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from monai.losses import DiceCELoss
 from monai.transforms import Compose
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpointed_module import CheckpointedModule
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.registry import flat
+from lit_continual.runs.schedule import Schedule, optimizers
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import head_loss, measure
 from lit_continual.segmentation.growing_heads import GrowingHeads
@@ -49,7 +50,8 @@ class Segmenter(CheckpointedModule):
         loss: Loss of a head, called with its logits and the label map of its classes. ``None`` is Dice plus
             cross-entropy; ``ClassRatioCrossEntropy`` weighs the classes by their share of the training data.
         optimizer: How to make the optimizer from the parameters.
-        scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch.
+        scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch. ``OneCycleLR``
+            without ``total_steps`` and ``CosineAnnealingLR`` without ``T_max`` are as long as the fit.
         post: Post-processing of the label map of a volume, in evaluation and prediction: MONAI-style transforms, each
             as ``class_path`` and ``init_args``. A value is the place of a class in ``classes``, from 1; none overlap.
 
@@ -79,7 +81,7 @@ class Segmenter(CheckpointedModule):
         roi_size: Sequence[int] | None = None,
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        scheduler: LRSchedulerCallable | None = None,
+        scheduler: Schedule | None = None,
         post: Sequence[Spec] = (),
     ) -> None:
         super().__init__()
@@ -235,8 +237,7 @@ class Segmenter(CheckpointedModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
-        return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
+        return optimizers(self, self.optimizer, self.scheduler)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
