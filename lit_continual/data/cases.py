@@ -13,7 +13,8 @@ from typing import Any
 from lit_continual.runs.files import in_one_line, parsed_json, read_text
 from lit_continual.runs.printing import printable_errors
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+NIFTI = (".nii.gz", ".nii")
+SUFFIXES = (*NIFTI, ".nrrd", ".mha", ".mhd")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
       values.
     * CSV: columns ``image`` (or ``image_0``, ``image_1``, … for channels), ``label``, and further keys.
     * Folder: ``dataset.json`` in it, or ``images/`` and ``labels/`` with the same file names; ``NAME_0000``,
-      ``NAME_0001``, … are the channels of ``NAME``. Without ``labels/`` the images stand alone. nnU-Net's
+      ``NAME_0001``, … are the channels of ``NAME``, unless there are labels of these names. Without ``labels/`` the images stand alone. nnU-Net's
       ``imagesTr/`` and ``labelsTr/`` are such folders too, and its ``dataset.json`` names the label values.
 
     The key ``patient`` says whose image it is, by default the name of the first image file. Paths in a list are
@@ -82,7 +83,17 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
 def stem(path: str | os.PathLike[str]) -> str:
     """Name of an image file without its suffix, ``.nii.gz`` included."""
     name = Path(path).name
-    return next((name[: -len(suffix)] for suffix in SUFFIXES if name.endswith(suffix)), Path(name).stem)
+    return next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), Path(name).stem)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a name is that of an image, in capitals too; not that of what macOS keeps beside each file, ``._NAME``."""
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a name is that of a NIfTI file."""
+    return path.name.lower().endswith(NIFTI)
 
 
 def _case(entry: Mapping[str, Any], root: Path, source: Path) -> Case:
@@ -186,20 +197,21 @@ def _folder(path: Path) -> list[Mapping[str, Any]]:
     folder = next((path / name for name in ("images", "imagesTr") if (path / name).is_dir()), path)
     truths = next((path / name for name in ("labels", "labelsTr") if (path / name).is_dir()), None)
     channels: dict[str, list[str]] = {}
-    for file in sorted(folder.iterdir()):
-        if file.name.endswith(SUFFIXES):
-            name = stem(file)
-            head, _, tail = name.rpartition("_")
-            first = folder / file.name.replace(name, f"{head}_0000")
-            case = head if len(tail) == 4 and tail.isdigit() and first.exists() else name
-            if case == name and case in channels:
-                raise ValueError(f"{folder} has two images named {case}. Remove one of them.")
-            channels.setdefault(case, []).append(str(file.relative_to(path)))
-    labels = {stem(file): file for file in truths.iterdir() if file.name.endswith(SUFFIXES)} if truths else {}
+    labels = {stem(file): file for file in truths.iterdir() if is_image(file)} if truths else {}
+    images = sorted(file for file in folder.iterdir() if is_image(file))
+    names = {stem(file) for file in images}
+    for file in images:
+        name = stem(file)
+        head, _, tail = name.rpartition("_")
+        is_channel = len(tail) == 4 and tail.isdigit() and f"{head}_0000" in names and name not in labels
+        case = head if is_channel else name
+        if case == name and case in channels:
+            raise ValueError(f"{folder} has two images named {case}. Remove one of them.")
+        channels.setdefault(case, []).append(str(file.relative_to(path)))
     if truths and (missing := sorted(channels.keys() - labels.keys())):
         raise ValueError(f"{truths} has no label for {', '.join(missing[:3])}. Add it or remove the image.")
     entries: list[Mapping[str, Any]] = []
-    for case, images in channels.items():
+    for case, files in channels.items():
         label = {"label": str(labels[case].relative_to(path))} if labels else {}
-        entries.append({"image": images, "patient": case, **label})
+        entries.append({"image": files, "patient": case, **label})
     return entries

@@ -10,16 +10,12 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from lit_continual.data.cases import is_nifti
 from lit_continual.runs.files import replaced
 from lit_continual.runs.printing import printable
 
 MM = {"meter": 1e3, "micron": 1e-3}  # in a unit of `xyzt_units`; in all others, as in none, it is mm
 LARGEST = 1e3  # side of a voxel in mm, above which a header is wrong about its unit
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether a file is called as NIfTI is."""
-    return path.name.endswith((".nii", ".nii.gz"))
 
 
 def nifti_affine(path: Path) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import Self, override
 
+from lit_continual.data.arguments import require_at_least
 from lit_continual.data.batch import class_names, collate
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.patches import PatchDataset
@@ -87,6 +88,10 @@ class SegmentationDataModule(LightningDataModule):
             raise ValueError(f"`patch_size` must be two or three positive numbers of voxels, got {patch_size}.")
         if any(not name or "/" in name for name in classes or {}):
             raise ValueError(f"`classes` must be names without '/', got {list(classes or {})}.")
+        require_at_least(
+            1, batch_size=batch_size, samples_per_epoch=samples_per_epoch, patches_per_volume=patches_per_volume
+        )
+        require_at_least(0, num_workers=num_workers, seed=seed)
         if foreground is not None and not 0 <= foreground <= 1:
             raise ValueError(f"`foreground` is a share between 0 and 1, got {foreground}.")
         self.dataset, self.classes, self.patch_size = dataset, dict(classes or {}), tuple(patch_size)

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from lit_continual.data.batch import Matrix, Sample
-from lit_continual.data.cases import Case, CaseList
-from lit_continual.data.nifti import is_nifti, nifti_affine
+from lit_continual.data.cases import Case, CaseList, is_nifti
+from lit_continual.data.nifti import nifti_affine
 from lit_continual.runs.classes import TRANSFORMS
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import printable_errors
@@ -44,6 +45,13 @@ class Preprocessing:
     normalise: tuple[Spec, ...] = field(default_factory=lambda: (NORMALISE,))
 
     def __post_init__(self) -> None:
+        axes, spacing = self.orientation, self.spacing
+        if axes is not None and (len(axes) != 3 or any(sum(c in pair for c in axes) != 1 for pair in AXES)):
+            raise ValueError(
+                f"`orientation` must be three letters, one each of L or R, P or A, and I or S, such as RAS, got {axes!r}."
+            )
+        if spacing is not None and not (0 < len(spacing) <= 3 and all(map(isfinite, spacing))):
+            raise ValueError(f"`spacing` must be up to three voxel sizes in mm, got {list(spacing)}.")
         object.__setattr__(self, "normalise", tuple(map(flat, self.normalise)))  # as checkpoints and caches know it
 
     def transforms(self) -> tuple[list[Any], Any]:
@@ -67,16 +75,15 @@ def load_case(case: Case, preprocessing: Preprocessing) -> Sample:
     source = channels[0]
     for path, channel in zip(case.images[1:], channels[1:], strict=True):
         _require_one_grid(case.images[0], source.shape[1:], source.affine, path, channel)
-    for path, channel in zip(case.images, channels, strict=True):
-        if bad := int((~channel.as_tensor().isfinite()).sum()):
-            raise ValueError(f"{path} has {bad} voxels that are nan or infinite. Repair or remove the image.")
     image = MetaTensor(torch.cat([c.as_tensor() for c in channels]), affine=source.affine)
     grid, normalise = preprocessing.transforms()
     for transform in grid:
+        if isinstance(transform, Spacing):
+            _require_mm(case.images[0], image, transform.pixdim)
         image = transform(image)
     spacing = torch.as_tensor(source.affine, dtype=torch.float64)[:3, :3].norm(dim=0)
     return {
-        "image": convert_to_tensor(normalise(image.as_tensor()), track_meta=False).float(),
+        "image": _normalised(normalise, image.as_tensor(), case, channels),
         "affine": _numbers(image.affine),
         "source_affine": _numbers(source.affine),
         "source_shape": tuple(source.shape[1:]),
@@ -84,6 +91,41 @@ def load_case(case: Case, preprocessing: Preprocessing) -> Sample:
         "patient": case.patient,
         "path": str(case.images[0]),
     }
+
+
+def _normalised(normalise: Any, image: Tensor, case: Case, channels: Sequence[MetaTensor]) -> Tensor:
+    """Bring an image to its intensity scale, by which voxels that are not finite may be mended."""
+    wrong = {path: int((~c.as_tensor().isfinite()).sum()) for path, c in zip(case.images, channels, strict=True)}
+    path = next((path for path, count in wrong.items() if count), None)
+    try:
+        found: Tensor = convert_to_tensor(normalise(image), track_meta=False).float()
+        bad = int((~found.isfinite()).sum())
+    except Exception as error:
+        if path is None:
+            raise ValueError(
+                f"`normalise` fails on {case.images[0]} ({in_one_line(error.__cause__ or error)}). Correct its transforms."
+            ) from error
+        bad = wrong[path]
+    if bad and path is not None:
+        raise ValueError(
+            f"{path} has {wrong[path]} voxels that are nan or infinite, which `normalise` does not mend. Repair or"
+            " remove the image."
+        )
+    if bad:
+        raise ValueError(f"`normalise` makes {bad} voxels of {case.images[0]} nan or infinite. Correct its transforms.")
+    return found
+
+
+def _require_mm(path: Path, image: MetaTensor, wanted: Any) -> None:
+    """Refuse voxel sizes that are not in mm: resampling would take hours, or leave a voxel."""
+    sizes = torch.as_tensor(image.affine, dtype=torch.float64)[:3, :3].norm(dim=0).tolist()
+    target = [float(size) for size in wanted] + [float(wanted[-1])] * (3 - len(wanted))
+    ratios = [have / want for have, want in zip(sizes, target, strict=True) if want > 0]
+    if ratios and not 1e-4 < prod(ratios) < 1e4:
+        raise ValueError(
+            f"{path} has voxels of {' x '.join(f'{s:.3g}' for s in sizes)} mm, and `spacing` asks for"
+            f" {' x '.join(f'{t:.3g}' for t in target)} mm. Give both in mm."
+        )
 
 
 def _numbers(affine: Any) -> Matrix:
@@ -137,6 +179,7 @@ def load_training_volume(
     label = load_label(case, classes, listed, volume)
     for transform in preprocessing.transforms()[0]:
         label = transform(label, mode="nearest") if isinstance(transform, Spacing) else transform(label)
+    require_near_size(patch_size, volume["image"].shape[1:], case.images[0])
     pad = SpatialPad((*patch_size, *[1] * (3 - len(patch_size))))
     return {
         "image": pad(volume["image"]).as_tensor(),
@@ -144,6 +187,19 @@ def load_training_volume(
         "patient": volume["patient"],
         "classes": tuple(classes),
     }
+
+
+def require_near_size(window: Sequence[int], shape: Sequence[int], path: Path | str) -> None:
+    """Refuse a window that is nearly all padding, and so large that there would be no end to it.
+
+    Raises:
+        ValueError: If it has more than a million voxels, and more than 64 times those of the volume.
+    """
+    if prod(window) >= 2**20 and prod(window) > 64 * prod(shape[: len(window)]):
+        raise ValueError(
+            f"A patch of {' x '.join(map(str, window))} voxels is nearly all padding on {path} of"
+            f" {' x '.join(map(str, shape))}. Give a smaller `patch_size` or `roi_size`."
+        )
 
 
 def load_evaluation_volume(

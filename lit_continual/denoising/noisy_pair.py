@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_continual.data.cases import SUFFIXES, Case, read_cases, stem
+from lit_continual.data.cases import Case, is_image, read_cases, stem
 from lit_continual.data.volumes import Preprocessing, load_case
 from lit_continual.denoising.pet_scanner import RECONSTRUCTIONS, PetScanner, split_counts
 from lit_continual.runs.files import in_one_line
@@ -73,7 +73,7 @@ def read_noisy_pair(study: str | Path, seed: int = 0) -> NoisyPair:
 
 def _frames(path: Path) -> tuple[Tensor, NDArray[np.float64], tuple[Path, ...]]:
     """Frames ``(R, D, H, W)`` of a file or of several."""
-    one = path.is_file() and path.name.endswith(SUFFIXES)
+    one = path.is_file() and is_image(path)
     cases = [Case((path,), None, stem(path))] if one else list(read_cases(path).cases)
     loaded = [load_case(case, Preprocessing(orientation=None, normalise=())) for case in cases]
     for case, volume in zip(cases, loaded, strict=True):

@@ -1,0 +1,47 @@
+"""What the headers of images say, before any is read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+
+from lit_continual.data.cases import Case, is_nifti
+from lit_continual.runs.files import in_one_line
+
+
+def channels_of(cases: Sequence[Case]) -> int | None:
+    """Return how many channels the images of ``cases`` have; ``None`` where no header is NIfTI's.
+
+    Raises:
+        ValueError: If a header cannot be read, an image has more than three dimensions and channels, or one has other
+            channels than the others.
+    """
+    counts = [_channels(case) for case in cases]
+    known = [count for count in counts if count is not None]
+    usual = max(known, key=known.count, default=None)
+    for case, count in zip(cases, counts, strict=True):
+        if count not in (None, usual):
+            raise ValueError(
+                f"{case.images[0]} has {count} channels, and {known.count(usual)} of {len(known)} images have"
+                f" {usual}. Give every image the same ones, or take this one off the list."
+            )
+    return usual
+
+
+def _channels(case: Case) -> int | None:
+    if not all(is_nifti(path) for path in case.images):
+        return None
+    return sum(_channels_of_file(path) for path in case.images)
+
+
+def _channels_of_file(path: Path) -> int:
+    try:
+        shape = nib.load(path).shape
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as an image ({in_one_line(error)}). Replace it or take it off the list."
+        ) from error
+    further = [n for n in shape[3:] if n != 1]
+    if len(further) > 1:
+        raise ValueError(f"{path} has shape {tuple(shape)}. Give an image of two or three dimensions, and channels.")
+    return int(further[0]) if further else 1
