@@ -27,6 +27,7 @@ from lit_continual.runs.run_folder import RunFolder
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.segmentation.volume_scores import SCORES
 from lit_continual.stream.evaluation import evaluate
+from lit_continual.stream.rehearsal import explained, rehearse, rehearse_ordinary
 from lit_continual.stream.section import instantiate, reason
 from lit_continual.stream.stream import Stream, check_stream
 from lit_continual.stream.stream_loop import StreamLoop
@@ -82,6 +83,8 @@ class ContinualCLI(LightningCLI):
         arguments = cast(Sequence[str], args)
         print_old_form(arguments)
         self.config = parsed_anew(parser, arguments)
+        if not 0 <= self.config.seed_everything < 2**32:
+            raise ValueError(f"`seed_everything` must be from 0 to 4294967295, got {self.config.seed_everything}.")
 
     @override
     def instantiate_classes(self) -> None:
@@ -97,6 +100,11 @@ class ContinualCLI(LightningCLI):
         else:
             super().instantiate_classes()
 
+    @override
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        with explained("The section `trainer` is wrong"):
+            return super().instantiate_trainer(**options)
+
     def run(self) -> None:
         """Run the command: on a stream, or where the config has none as Lightning does."""
         if self.config.stream.experiences:
@@ -107,6 +115,7 @@ class ContinualCLI(LightningCLI):
         else:
             signals.advise("go on with --ckpt_path" if self.command == "fit" else "run the command again")
             options = {name: self.config_init[name] for name in self.options}
+            rehearse_ordinary(self.command, self.trainer, self.model, self.datamodule, options.get("ckpt_path"))
             getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
 
     def _learn(self) -> None:
@@ -117,6 +126,8 @@ class ContinualCLI(LightningCLI):
                 "A stream under `trainer.fast_dev_run` would leave a run of one batch that looks finished. Take"
                 " --trainer.max_epochs=1 --trainer.limit_train_batches=1 and a folder of its own for a trial."
             )
+        if config.get("ckpt_path"):
+            raise ValueError("--ckpt_path is for an ordinary fit. Give --resume to go on, or `stream.start` to extend.")
         data = [self._data(experience) for experience in self.stream.experiences]
         models = [self._model(experience) for experience in self.stream.experiences]
         check_stream(self.stream, data)
@@ -125,6 +136,8 @@ class ContinualCLI(LightningCLI):
         start = None if self.stream.start is None else Checkpoint(self.stream.start)
         if start is not None:
             start.restore(copy.deepcopy(models[0]))
+        self.loggers = []
+        rehearse(self.stream, models, data, self._trainer([]))
         folder = RunFolder(Path(config.trainer.default_root_dir or Path("runs") / (self.stream.name or "stream")))
         self._require_apart(folder)
         with folder.lock() as left:
@@ -204,7 +217,8 @@ class ContinualCLI(LightningCLI):
         options["logger"], options["enable_checkpointing"] = self.loggers, True  # each fit leaves one
         for logger in self.loggers:
             continue_steps(logger, step)
-        return self.trainer_class(**{**options, **overrides})
+        with explained("The section `trainer` is wrong"):
+            return self.trainer_class(**{**options, **overrides})
 
     def _loggers(self, folder: RunFolder) -> list[Logger]:
         given = self.config_init.trainer.logger

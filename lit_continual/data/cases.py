@@ -44,8 +44,9 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
       values.
     * CSV: columns ``image`` (or ``image_0``, ``image_1``, … for channels), ``label``, and further keys.
     * Folder: ``dataset.json`` in it, or ``images/`` and ``labels/`` with the same file names; ``NAME_0000``,
-      ``NAME_0001``, … are the channels of ``NAME``, unless there are labels of these names. Without ``labels/`` the images stand alone. nnU-Net's
-      ``imagesTr/`` and ``labelsTr/`` are such folders too, and its ``dataset.json`` names the label values.
+      ``NAME_0001``, … are the channels of ``NAME``, unless there are labels of these names. Without ``labels/`` the
+      images stand alone. nnU-Net's ``imagesTr/`` and ``labelsTr/`` are such folders too, and its ``dataset.json``
+      names the label values.
 
     The key ``patient`` says whose image it is, by default the name of the first image file. Paths in a list are
     relative to it, or absolute, and taken as they stand: ``~`` and environment variables are expanded in ``dataset``
@@ -87,7 +88,7 @@ def stem(path: str | os.PathLike[str]) -> str:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a name is that of an image, in capitals too; not that of what macOS keeps beside each file, ``._NAME``."""
+    """Whether a name is that of an image, in capitals too; ``._NAME`` is what macOS keeps beside it."""
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
@@ -109,6 +110,8 @@ def _case(entry: Mapping[str, Any], root: Path, source: Path) -> Case:
             raise ValueError(
                 f"{str(file)[:1000]} is listed in {source} but is not there. Restore it or take it off the list."
             )
+        if is_nifti(file) and not file.name.endswith((*NIFTI, *(suffix.upper() for suffix in NIFTI))):
+            raise ValueError(f"{file} has capitals in a part of its suffix, which nibabel does not find. Rename it.")
     patient = str(entry["patient"]).strip() if _named(entry) else stem(images[0])
     if not _is_text(patient):
         raise ValueError(f"{source} has a patient {patient!r}, whose name is no text that can be written. Rename it.")

@@ -18,9 +18,9 @@ def channels_of(cases: Sequence[Case]) -> int | None:
     """
     counts = [_channels(case) for case in cases]
     known = [count for count in counts if count is not None]
-    usual = max(known, key=known.count, default=None)
+    usual = max(known, key=known.count) if known else None
     for case, count in zip(cases, counts, strict=True):
-        if count not in (None, usual):
+        if count is not None and usual is not None and count != usual:
             raise ValueError(
                 f"{case.images[0]} has {count} channels, and {known.count(usual)} of {len(known)} images have"
                 f" {usual}. Give every image the same ones, or take this one off the list."

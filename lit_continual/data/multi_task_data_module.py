@@ -70,6 +70,7 @@ class MultiTaskDataModule(LightningDataModule):
     def teardown(self, stage: str) -> None:
         for part in self.tasks.values():
             part.teardown(stage)
+        self.trainer = None
 
     def annotations(self) -> list[tuple[Tensor, list[str]]]:
         """Return the label maps of all tasks; see :class:`SegmentationDataModule`."""

@@ -88,9 +88,8 @@ class SegmentationDataModule(LightningDataModule):
             raise ValueError(f"`patch_size` must be two or three positive numbers of voxels, got {patch_size}.")
         if any(not name or "/" in name for name in classes or {}):
             raise ValueError(f"`classes` must be names without '/', got {list(classes or {})}.")
-        require_at_least(
-            1, batch_size=batch_size, samples_per_epoch=samples_per_epoch, patches_per_volume=patches_per_volume
-        )
+        require_at_least(1, batch_size=batch_size, patches_per_volume=patches_per_volume)
+        require_at_least(1, samples_per_epoch=samples_per_epoch)
         require_at_least(0, num_workers=num_workers, seed=seed)
         if foreground is not None and not 0 <= foreground <= 1:
             raise ValueError(f"`foreground` is a share between 0 and 1, got {foreground}.")
@@ -226,16 +225,9 @@ class SegmentationDataModule(LightningDataModule):
     @override
     def train_dataloader(self) -> Any:
         data, place = self.train_dataset, place_in_fit(self.trainer)
-        return DataLoader(
-            data,
-            self.batch_size,
-            sampler=EpochSampler(
-                data, self.seed, self.samples_per_epoch, *place, self.foreground, lambda: data.foreground
-            ),
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+        order = EpochSampler(data, self.seed, self.samples_per_epoch, *place, self.foreground, lambda: data.foreground)
+        workers: dict[str, Any] = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+        return DataLoader(data, self.batch_size, sampler=order, collate_fn=collate, **workers)
 
     @override
     def val_dataloader(self) -> Any:

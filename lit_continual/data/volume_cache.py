@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import monai
 import torch
 from tqdm.auto import tqdm
 from typing_extensions import override
@@ -30,7 +31,7 @@ class VolumeCache(Sequence[Sample]):
     Args:
         cases: What is loaded.
         load: Loads one case as tensors, strings and numbers.
-        keep: ``"memory"``, or ``"disk"`` for files in the cache folder, which are used again by later runs.
+        keep: ``"memory"``, or ``"disk"`` for files in the cache folder, which later runs use again and nobody removes.
         key: What else the result of ``load`` depends on; distinguishes files on disk.
         name: What the progress bar says.
     """
@@ -51,7 +52,7 @@ class VolumeCache(Sequence[Sample]):
 
     @staticmethod
     def _on_disk(case: Case, load: Callable[[Case], Sample], key: str) -> Path:
-        digest = hashlib.sha256(repr((case, key, __version__, LAYOUT)).encode())
+        digest = hashlib.sha256(repr((case, key, __version__, monai.__version__, LAYOUT)).encode())
         for file in (*case.images, *([case.label] if case.label else [])):
             stat = file.stat()
             digest.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())

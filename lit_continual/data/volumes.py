@@ -15,6 +15,7 @@ from monai.transforms import Compose, LoadImage, Orientation, Spacing, SpatialPa
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
+from lit_continual.data.arguments import require_near_size
 from lit_continual.data.batch import Matrix, Sample
 from lit_continual.data.cases import Case, CaseList, is_nifti
 from lit_continual.data.nifti import nifti_affine
@@ -48,7 +49,7 @@ class Preprocessing:
         axes, spacing = self.orientation, self.spacing
         if axes is not None and (len(axes) != 3 or any(sum(c in pair for c in axes) != 1 for pair in AXES)):
             raise ValueError(
-                f"`orientation` must be three letters, one each of L or R, P or A, and I or S, such as RAS, got {axes!r}."
+                f"`orientation` must be a letter of each of LR, PA and IS, in any order, such as RAS, got {axes!r}."
             )
         if spacing is not None and not (0 < len(spacing) <= 3 and all(map(isfinite, spacing))):
             raise ValueError(f"`spacing` must be up to three voxel sizes in mm, got {list(spacing)}.")
@@ -103,13 +104,13 @@ def _normalised(normalise: Any, image: Tensor, case: Case, channels: Sequence[Me
     except Exception as error:
         if path is None:
             raise ValueError(
-                f"`normalise` fails on {case.images[0]} ({in_one_line(error.__cause__ or error)}). Correct its transforms."
+                f"`normalise` fails on {case.images[0]} ({in_one_line(error.__cause__ or error)}). Correct it."
             ) from error
         bad = wrong[path]
     if bad and path is not None:
         raise ValueError(
-            f"{path} has {wrong[path]} voxels that are nan or infinite, which `normalise` does not mend. Repair or"
-            " remove the image."
+            f"{path} has {wrong[path]} voxels that are nan or infinite. Repair or remove the image, or mend them in"
+            " `normalise`."
         )
     if bad:
         raise ValueError(f"`normalise` makes {bad} voxels of {case.images[0]} nan or infinite. Correct its transforms.")
@@ -187,19 +188,6 @@ def load_training_volume(
         "patient": volume["patient"],
         "classes": tuple(classes),
     }
-
-
-def require_near_size(window: Sequence[int], shape: Sequence[int], path: Path | str) -> None:
-    """Refuse a window that is nearly all padding, and so large that there would be no end to it.
-
-    Raises:
-        ValueError: If it has more than a million voxels, and more than 64 times those of the volume.
-    """
-    if prod(window) >= 2**20 and prod(window) > 64 * prod(shape[: len(window)]):
-        raise ValueError(
-            f"A patch of {' x '.join(map(str, window))} voxels is nearly all padding on {path} of"
-            f" {' x '.join(map(str, shape))}. Give a smaller `patch_size` or `roi_size`."
-        )
 
 
 def load_evaluation_volume(

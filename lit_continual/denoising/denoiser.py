@@ -13,10 +13,9 @@ from typing_extensions import override
 from lit_continual.denoising.slice_neighbours import slice_neighbours
 from lit_continual.denoising.study_scores import StudyScores
 from lit_continual.networks import NETWORKS
-from lit_continual.runs.checkpointed_module import CheckpointedModule
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.registry import flat
-from lit_continual.runs.schedule import Schedule, optimizers
+from lit_continual.runs.schedule import Schedule, ScheduledModule
 from lit_continual.runs.spec import Spec
 
 #: Slices that go through the network together where a whole volume is denoised.
@@ -24,7 +23,7 @@ _AT_ONCE = 16
 
 
 @MODULES.add
-class Denoiser(CheckpointedModule):
+class Denoiser(ScheduledModule):
     r"""Learn to denoise from noisy and clean images, or from two noisy ones.
 
     A batch is a mapping with ``image`` ``(B, C, H, W)``: a noisy slice in the middle of its C neighbours, and either
@@ -142,10 +141,6 @@ class Denoiser(CheckpointedModule):
     @override
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         return self(batch["image"])  # type: ignore[no-any-return]
-
-    @override
-    def configure_optimizers(self) -> Any:
-        return optimizers(self, self.optimizer, self.scheduler)
 
 
 def _pictured(denoised: Tensor, batch: Mapping[str, Any], regions: Sequence[str]) -> dict[str, Any]:

@@ -100,6 +100,12 @@ class PetStudyDataModule(LightningDataModule):
         if stage == "fit":
             self.train_dataset = PetSlices(self._pairs("train"), self.pairs, self.train_slices)
 
+    @override
+    def teardown(self, stage: str) -> None:
+        """Let go of studies, and of the trainer whose loaders hold them; a stream keeps its data modules."""
+        self.__dict__.pop("train_dataset", None)
+        self.trainer = None
+
     def _pairs(self, split: str) -> list[Any]:
         twins = self.pairs == "twin" and split == "train"
         options: tuple[list[int], int] = ([], 2) if twins else (self.seconds, 0)

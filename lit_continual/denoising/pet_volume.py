@@ -64,5 +64,13 @@ def pet_volume(case: Case, listed: CaseList, size: int = 64, depth: int = 24) ->
 
 
 def digest(phantom: PetPhantom) -> str:
-    """What distinguishes one volume from another, in eight letters."""
+    """What distinguishes one volume from another, in eight letters; the seed of its noise."""
     return hashlib.blake2b(np.ascontiguousarray(phantom.activity).tobytes(), digest_size=4).hexdigest()
+
+
+def digest_of_regions(phantom: PetPhantom) -> str:
+    """What distinguishes a volume from the same with other masks or pixels, in eight letters."""
+    found = hashlib.blake2b(f"{phantom.pixel!r}".encode(), digest_size=4)
+    for name, mask in sorted(phantom.masks.items()):
+        found.update(name.encode() + np.packbits(mask).tobytes())
+    return found.hexdigest()

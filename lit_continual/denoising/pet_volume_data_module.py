@@ -10,7 +10,7 @@ from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.denoising.pet_study import Study, kept, simulate_study
 from lit_continual.denoising.pet_study_data_module import PetStudyDataModule
-from lit_continual.denoising.pet_volume import digest, pet_volume
+from lit_continual.denoising.pet_volume import digest, digest_of_regions, pet_volume
 
 
 class PetVolumeDataModule(PetStudyDataModule):
@@ -50,4 +50,5 @@ class PetVolumeDataModule(PetStudyDataModule):
     def study(self, case: Case, seconds: Sequence[int], realisations: int) -> Study:
         phantom = pet_volume(case, self.listed, self.size, self.depth)
         name, options = digest(phantom), (self.version, seconds, realisations, self.each)
-        return kept(self.cache, name, lambda: simulate_study(phantom, [int(name, 16)], *options), *options)
+        file = f"{name}-{digest_of_regions(phantom)}"
+        return kept(self.cache, file, lambda: simulate_study(phantom, [int(name, 16)], *options), *options)

@@ -30,7 +30,7 @@ class Experience:
         data: What differs from the ``data`` section, as arguments of the data module; or another data module in full,
             with ``class_path``, dotted, and ``init_args``.
         max_epochs: Epochs of this fit, where they differ from those of the trainer. With 0 nothing is learnt: the row
-            says what the network that the stream starts from knows.
+            says what the network that the stream starts from knows. The one fit of ``joint`` takes the trainer's.
         model: What differs from the ``model`` section in this fit, such as the optimizer, as arguments of the model.
         remember: Whether the memory of the stream keeps samples of it; not where nobody may, or nothing comes after.
     """

@@ -4,38 +4,67 @@ from functools import partial
 from math import ceil, isfinite
 from typing import Any, Protocol
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from typing_extensions import override
+
+from lit_continual.runs.checkpointed_module import CheckpointedModule
+from lit_continual.runs.files import in_one_line
 
 
 class OfUnsaidLength(Protocol):
     """Makes a schedule whose ``T_max`` is left out."""
 
-    def __call__(self, optimizer: Optimizer, T_max: int) -> LRScheduler: ...  # noqa: N803  # torch's name
+    def __call__(self, optimizer: Optimizer, T_max: int) -> LRScheduler: ...
 
 
 #: How to make a schedule from the optimizer; a length that it leaves out is that of the fit.
 Schedule = LRSchedulerCallable | OfUnsaidLength
 
 
-def optimizers(module: LightningModule, optimizer: OptimizerCallable, scheduler: Schedule | None) -> Any:
-    """Return what ``configure_optimizers`` returns: an optimizer, and the schedule that is stepped once an epoch.
+class ScheduledModule(CheckpointedModule):
+    """A module with an optimizer and a learning-rate schedule, stepped once an epoch, that its caller gives.
 
     Where ``total_steps`` of a ``OneCycleLR`` or ``T_max`` of a ``CosineAnnealingLR`` is left out, the schedule ends
     with the fit: with E epochs they are E + 1, one more than there are steps, and E.
-
-    Raises:
-        ValueError: If the learning rate is out of range, or the schedule is too short for the fit.
     """
-    made = optimizer(module.parameters())
+
+    optimizer: OptimizerCallable
+    scheduler: Schedule | None
+
+    def rehearse(self, data: Any, epochs: int | None) -> None:
+        """Check that a fit can begin.
+
+        Args:
+            data: Its data module.
+            epochs: How many; ``None`` where steps or time end it.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        _optimizers(self, self.scheduler if epochs else None, epochs)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        return _optimizers(self, self.scheduler, _epochs(self.trainer) if self.scheduler is not None else None)
+
+
+def _optimizers(module: ScheduledModule, scheduler: Schedule | None, epochs: int | None) -> Any:
+    try:
+        made = module.optimizer(module.parameters())
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"The optimizer cannot be made ({in_one_line(error)}). Correct its arguments.") from error
     if scheduler is None:
         return made
-    epochs = _epochs(module.trainer) if module._trainer is not None else None
-    schedule = _of_length(scheduler, epochs)(made)
-    total = getattr(schedule, "total_steps", None)
-    if epochs is not None and isinstance(schedule, OneCycleLR) and epochs > int(total or 0):
+    make = _of_length(scheduler, epochs)
+    try:
+        schedule = make(made)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"The schedule cannot be made ({in_one_line(error)}). Correct its arguments.") from error
+    total = schedule.total_steps if isinstance(schedule, OneCycleLR) else None
+    if epochs is not None and total is not None and epochs > total:
         raise ValueError(
             f"`OneCycleLR` with `total_steps: {total}` ends before the {epochs} epochs of this fit. Leave `total_steps`"
             " out, and it is as long as the fit."

@@ -12,6 +12,7 @@ from lit_continual.data.batch import Batch
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
+from lit_continual.segmentation.nested_regions import nested_labels
 from lit_continual.segmentation.segmenter import UNET, Segmenter
 
 #: The nested regions that BraTS scores, of its labels.
@@ -27,7 +28,8 @@ class RegionSegmenter(Segmenter):
     """Segment regions, each a union of annotated classes, with one head for each: a multi-label segmenter.
 
     Data reveal classes that exclude each other, such as necrosis, oedema and enhancing tumour. Trained, scored and
-    shown are regions of them, which may overlap. A sample trains the regions all of whose classes it reveals.
+    shown are regions of them, which may overlap; a label map shows the innermost. A sample trains the regions all of
+    whose classes it reveals.
 
     Args:
         network: See :class:`Segmenter`.
@@ -91,6 +93,11 @@ class RegionSegmenter(Segmenter):
         values = {region: [names.index(part) + 1 for part in self.regions[region]] for region in self._revealed(names)}
         label = batch["label"][:, 0]
         return {region: torch.isin(label, label.new_tensor(found)) for region, found in values.items()}
+
+    @override
+    def labels(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)`` to label maps ``(B, *spatial)`` of the innermost regions."""
+        return nested_labels(self.masks(logits), self.probabilities(logits), list(self.regions.values()))
 
     @override
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:

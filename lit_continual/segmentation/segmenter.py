@@ -13,13 +13,14 @@ from typing_extensions import override
 from lit_continual.data.batch import Batch, names_of_samples
 from lit_continual.data.sliding_window import slide
 from lit_continual.networks import NETWORKS
-from lit_continual.runs.checkpointed_module import CheckpointedModule
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.registry import flat
-from lit_continual.runs.schedule import Schedule, optimizers
+from lit_continual.runs.schedule import Schedule, ScheduledModule
 from lit_continual.runs.spec import Spec
-from lit_continual.segmentation.class_ratio_cross_entropy import head_loss, measure
+from lit_continual.segmentation.class_ratio_cross_entropy import measure
 from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.loss_of_heads import loss_of_heads
+from lit_continual.segmentation.network_input import rehearse, require_channels
 from lit_continual.segmentation.post import TRANSFORMS
 from lit_continual.segmentation.source_grid import to_source_grid
 from lit_continual.segmentation.volume_scores import SCORES, VolumeScores
@@ -29,7 +30,7 @@ UNET: Spec = {"class_path": "BasicUNet", "spatial_dims": 2, "features": WIDTHS, 
 
 
 @MODULES.add
-class Segmenter(CheckpointedModule):
+class Segmenter(ScheduledModule):
     """Segment volumes, slice by slice or in 3D, with one head for each group of classes learnt together.
 
     A batch is a :class:`~lit_continual.data.Batch`: ``image`` ``(B, C, *spatial)``, ``label`` ``(B, 1, *spatial)`` of
@@ -143,17 +144,11 @@ class Segmenter(CheckpointedModule):
         return names_of_samples(batch, self._of_data or self.classes)
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        total = logits[:0].sum()  # Every output is in the graph, as DDP asks; 0 * inf would be nan.
-        revealed = self.names(batch)
-        for names in sorted(set(revealed) - {()}):
-            rows = [i for i, mine in enumerate(revealed) if mine == names]
-            whole = len(rows) == len(logits)
-            outputs, label = (logits, batch["label"]) if whole else (logits[rows], batch["label"][rows])
-            for head, channels in zip(self.heads.classes, self.heads.channels, strict=True):
-                if set(head) <= set(names):
-                    target: Any = sum((label == names.index(name) + 1) * (c + 1) for c, name in enumerate(head))
-                    total = total + len(rows) / len(logits) * head_loss(self.loss, head, outputs[:, channels], target)
-        return total
+        return loss_of_heads(self.loss, self.heads, logits, batch["label"], self.names(batch))
+
+    def _infer(self, batch: Batch) -> Tensor:
+        require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
+        return self.to_source_grid(self.infer(batch["image"]), batch)
 
     def infer(self, image: Tensor) -> Tensor:
         """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""
@@ -209,7 +204,7 @@ class Segmenter(CheckpointedModule):
 
     def _evaluate(self, batch: Batch) -> dict[str, Any]:
         """Score one volume in its source grid; return its masks and scores by class."""
-        masks = self.processed(self.to_source_grid(self.infer(batch["image"]), batch))
+        masks = self.processed(self._infer(batch))
         shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
         for name, truth in ((name, truth) for name, truth in self.truths(batch).items() if name in self.scores.metrics):
             prediction = masks[:, self.classes.index(name)]
@@ -233,11 +228,12 @@ class Segmenter(CheckpointedModule):
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.to_source_grid(self.infer(batch["image"]), batch)
+        return self._infer(batch)
 
     @override
-    def configure_optimizers(self) -> Any:
-        return optimizers(self, self.optimizer, self.scheduler)
+    def rehearse(self, data: Any, epochs: int | None) -> None:
+        super().rehearse(data, epochs)
+        rehearse(self, data)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

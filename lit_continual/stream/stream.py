@@ -1,7 +1,7 @@
 """What an experience and a stream are."""
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,11 +9,12 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from lit_continual.data import check_leakage
+from lit_continual.data import Case, JointDataModule, check_leakage
+from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.exemplars import Exemplars
 from lit_continual.runs.experience import Experience, is_name_of_a_file
 from lit_continual.runs.score import Score
-from lit_continual.stream.tracking import versions
+from lit_continual.stream.tracking import announce, versions
 
 SCORES = {s.name: s for s in (Score("dice", baseline=0.0), Score("assd", False, "mm"), Score("hd95", False, "mm"))}
 
@@ -24,8 +25,8 @@ class Stream:
 
     Args:
         experiences: The list. Empty for one ordinary Lightning fit.
-        mode: ``continual`` learns one after another; ``joint`` learns all at once, and ``single`` each alone from
-            scratch: the bounds that a continual learner is measured against.
+        mode: ``continual`` learns one after another; ``joint`` learns all at once, in one fit as long as the trainer
+            says, and ``single`` each alone from scratch: the bounds that a continual learner is measured against.
         start: Checkpoint of a trained model to extend, instead of a new one.
         scores: What fills the result matrices; by default Dice, and surface distances in mm.
         name: Name of the run in reports; by default that of its folder.
@@ -46,6 +47,8 @@ class Stream:
     def __post_init__(self) -> None:
         for experience in self.experiences:
             experience.require_name_of_a_folder()
+            if (experience.max_epochs or 0) < 0:
+                raise ValueError(f"`max_epochs` of {experience.name} must be 0 or more, got {experience.max_epochs}.")
         self._asked = list(self.scores or ())  # of the scores by default a module may log some
         if unfit := [name for name in self.scores or () if not is_name_of_a_file(Score(name).file)]:
             raise ValueError(f"A score cannot be called {unfit[0]!r}: it names files. Use letters, digits and `_`.")
@@ -93,13 +96,13 @@ def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:
     """Refuse a stream that cannot be right, before anything is trained.
 
     Raises:
-        ValueError: If two experiences share a name, a classes' list is wrong, nobody is left to test on, or a patient
-            is in two splits.
+        ValueError: If two experiences share a name, a classes' list is wrong, nobody is left to test on, a patient
+            is in two splits, or joint training cannot take the data modules.
     """
     names = [experience.name for experience in stream.experiences]
     if len(set(names)) < len(names):
         raise ValueError(f"Experiences need different names, got {names}.")
-    splits = {}
+    splits: dict[str, Mapping[str, Sequence[Case]]] = {}
     for name, module in zip(names, data, strict=True):
         if hasattr(module, "values"):
             _ = module.values
@@ -107,4 +110,12 @@ def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:
             splits[name] = module.cases
             if not splits[name]["test"]:
                 raise ValueError(f"The test split of experience {name} is empty. Change the `split` of its data.")
+    if unseen := [name for name in names if name not in splits]:
+        announce(f"Nobody checks that no patient is in two splits of {', '.join(unseen)}: the data have no `cases`.")
+    if stream.memory is not None and stream.memory.start is not None and stream.mode == "continual":
+        kept = ExemplarMemory(stream.memory.start)
+        kept.require()
+        splits[f"the memory {kept.folder}"] = {"train": [Case((), None, e.patient) for e in kept.exemplars]}
     check_leakage(splits)
+    if stream.mode == "joint":
+        JointDataModule(data)

@@ -100,7 +100,7 @@ class StreamLoop:
         data = self.data[index] if self.stream.mode != "joint" else JointDataModule(self.data)
         data = self._with_memory(index) if self._remembers else data
         options: dict[str, Any] = {"enable_model_summary": False} if index else {}
-        if experience.max_epochs is not None:
+        if experience.max_epochs is not None and self.stream.mode != "joint":  # whose fit is nobody's own
             options["max_epochs"] = experience.max_epochs
         trainer = self.make_trainer([Stopping(), seeds], [point], step=self.folder.steps(index), **options)
         trainer.strategy.checkpoint_io = ResumeFiles(point.dirpath, trainer.strategy.checkpoint_io)

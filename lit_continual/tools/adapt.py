@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_continual.data import EpochSampler
+from lit_continual.data.arguments import require_at_least
 from lit_continual.data.nifti import write_nifti
 from lit_continual.denoising.denoiser import Denoiser
 from lit_continual.denoising.noisy_pair import NoisyPair, read_noisy_pair
@@ -21,6 +22,7 @@ from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import replaced
 from lit_continual.runs.outputs import require_apart, require_folder, require_new
 from lit_continual.runs.seal import SECTION, seal, weights_digest
+from lit_continual.stream.rehearsal import explained
 from lit_continual.stream.tracking import quiet
 from lit_continual.tools.adaptation_figure import write_adaptation
 
@@ -57,9 +59,13 @@ def adapt(
         The folder.
 
     Raises:
-        ValueError: If the checkpoint is no Denoiser's, the study has one realisation only, or a file would fall on the
-            checkpoint or the study, or unasked on what is there.
+        ValueError: If the checkpoint is no Denoiser's, the study has one realisation only, a number is out of range, or
+            a file would fall on the checkpoint or the study, or unasked on what is there.
     """
+    require_at_least(1, batch_size=batch_size)
+    require_at_least(0, epochs=epochs, seed=seed)
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"`lr` must be above 0, got {lr}.")
     folder, opened = Path(output), Checkpoint(checkpoint, trust)
     seed_everything(seed, verbose=False)
     module, pair = opened.module(Denoiser), read_noisy_pair(study, seed)
@@ -76,7 +82,8 @@ def adapt(
     options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     options["limit_val_batches"] = 0  # nobody knows the truth
     with quiet():
-        trainer = Trainer(accelerator=accelerator, devices=1, max_epochs=epochs, callbacks=list(methods), **options)
+        with explained("The adaptation cannot run"):
+            trainer = Trainer(accelerator=accelerator, devices=1, max_epochs=epochs, callbacks=list(methods), **options)
         trainer.fit(module.train(), loader, [])
     after = _denoised(module.eval().cpu(), pair)
     kept = {key: value for key, value in opened.content.items() if key in _KEPT}

@@ -17,6 +17,7 @@ from lit_continual.methods.tgd.redundancy import drop_kernels, kernel_scores
 from lit_continual.methods.tgd.report import Dropped, KernelStudy, kernel_table, write_kernel_study
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.printing import show
+from lit_continual.segmentation.network_input import require_channels
 from lit_continual.segmentation.segmenter import Segmenter
 
 
@@ -76,6 +77,8 @@ def _dropped(
     if isinstance(module, Segmenter):
         preprocessing = Preprocessing(**opened.preprocessing)
     volume: Tensor = load_case(case, preprocessing)["image"]
+    if isinstance(module, Segmenter):
+        require_channels(module.body, volume, case.images[0])
     shown, intact = _output(module, volume)
     most = 1.0 if isinstance(module, Segmenter) else 2 * float(shown[shown > 0].median().nan_to_num())
     at = int(shown.clamp(max=most).flatten(0, 1).double().sum(0).argmax())  # a bladder alone is not much to see
@@ -94,7 +97,7 @@ def _output(module: nn.Module, volume: Tensor) -> tuple[Tensor, Tensor]:
     """What is shown of a network's answer to ``(C, H, W, D)``, as ``(H, W, D)``, and what is compared."""
     if isinstance(module, Segmenter):
         logits = module.infer(volume[None])
-        return module.heads.labels(logits)[0], module.probabilities(logits)
+        return module.labels(logits)[0], module.probabilities(logits)
     assert isinstance(module, Denoiser)
     denoised = module.infer(volume.movedim(-1, 1))[0].movedim(0, -1)
     return denoised, denoised

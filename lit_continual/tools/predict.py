@@ -20,6 +20,7 @@ from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import is_first_rank, write_text
 from lit_continual.runs.outputs import require_apart, require_folder, require_new
 from lit_continual.segmentation.segmenter import Segmenter
+from lit_continual.stream.rehearsal import explained
 
 
 def predict(
@@ -58,16 +59,17 @@ def predict(
     cases = read_cases(images).cases
     _check_names(cases)
     folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
+    with explained("The prediction cannot run"):
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[SegmentationWriter(folder, probabilities)],
+        )
     _make_room(folder, labels, cases, [checkpoint, images], overwrite)
     write_text(folder / "labels.json", labels)
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=[SegmentationWriter(folder, probabilities)],
-    )
     loader: DataLoader[Any] = DataLoader(_Images(cases, preprocessing), batch_size=1, collate_fn=collate)
     trainer.predict(module, loader, return_predictions=False)
     return folder
@@ -117,7 +119,8 @@ class _Images(Dataset[Sample]):
 class SegmentationWriter(BasePredictionWriter):
     """Write each prediction when it is made.
 
-    Where heads disagree, a voxel goes to the class that is more probable in its own head.
+    Where heads disagree, a voxel goes to the class that is more probable in its own head; of regions that lie in one
+    another, to the innermost.
 
     Args:
         folder: Where files go.

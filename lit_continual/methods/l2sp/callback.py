@@ -162,8 +162,8 @@ class L2SP(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.anchor == "last_fit":
-            self._anchor = snapshot(select_parameters(pl_module, self.patterns))
+        last = self.anchor == "last_fit"  # any other is taken anew by the next fit, and is no memory
+        self._anchor = snapshot(select_parameters(pl_module, self.patterns)) if last else {}
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,0 +1,89 @@
+"""Whether a network takes what the data hold."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_continual.data.headers import channels_of
+from lit_continual.runs.files import in_one_line
+
+
+def channels_taken(network: nn.Module) -> int | None:
+    """Return the channels of the images that a network takes, by its first convolution; ``None`` without one."""
+    layers = (layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Conv3d)))
+    return next((layer.in_channels for layer in layers), None)
+
+
+def require_channels(network: nn.Module, image: Tensor, path: Any) -> None:
+    """Check that an image ``(C, *spatial)`` has the channels that a network takes.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    taken = channels_taken(network)
+    if taken not in (None, len(image)):
+        raise ValueError(_other_channels(path, len(image), taken))
+
+
+def rehearse(module: Any, data: Any) -> None:
+    """Send one patch of each data set through a copy of a segmenter that computes nothing.
+
+    Args:
+        module: The segmenter.
+        data: A ``SegmentationDataModule``, or a module of several as ``tasks``; of others nothing is checked.
+
+    Raises:
+        ValueError: If an image cannot be opened or has other channels than the network takes, or the network fails on
+            a patch.
+    """
+    for part in getattr(data, "tasks", {"": data}).values():
+        if not hasattr(part, "cases") or not hasattr(part, "patch_size"):
+            continue
+        cases = [case for split in part.cases.values() for case in split]
+        channels, taken = channels_of(cases), channels_taken(module.body)
+        if channels is None:
+            continue
+        if taken not in (None, channels):
+            raise ValueError(_other_channels(cases[0].images[0], channels, taken))
+        for name, size in {"patch_size": part.patch_size, "roi_size": module.hparams["roi_size"]}.items():
+            if size is not None:
+                _rehearse(module, name, size, channels, list(part.classes))
+
+
+def _rehearse(module: Any, name: str, size: Sequence[int], channels: int, classes: Sequence[str]) -> None:
+    if min(size) < 1 or (len(size) != module.spatial_dims and channels_taken(module.body) is not None):
+        raise ValueError(f"`{name}` {list(size)} is not for a network of {module.spatial_dims} dimensions. Correct it.")
+    if reason := _failure(module, [2, channels, *size], classes):
+        raise ValueError(
+            f"The network fails on {channels} channels of {' x '.join(map(str, size))} voxels ({reason}). Correct"
+            f" `{name}` or the arguments of `network`."
+        )
+
+
+def _other_channels(path: Any, found: int, taken: int | None) -> str:
+    return (
+        f"{path} has {found} channels, and the network takes {taken}. Give `in_channels: {found}` to the network and"
+        " train anew, or other images; files NAME_0000, NAME_0001, … are the channels of one image."
+    )
+
+
+def _failure(module: Any, shape: Sequence[int], classes: Sequence[str]) -> str:
+    """Why a module fails on images of a shape; nothing where it does not, or cannot be asked on no device."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            asked = copy.deepcopy(module)
+            if not asked.classes:
+                asked.grow(classes)
+            asked = asked.to("meta")
+        except Exception:
+            return ""
+        try:
+            found = tuple(asked(torch.zeros(*shape, device="meta")).shape[2:])
+        except NotImplementedError:
+            return ""
+        except Exception as error:
+            return in_one_line(error)
+    return "" if found == tuple(shape[2:]) else f"it returns {' x '.join(map(str, found))}"

@@ -1,0 +1,107 @@
+"""What can be known of a stream before its folder is made and anything is trained."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+from lit_continual.methods.distillation.callback import Distillation
+from lit_continual.runs.checkpoint import load_checkpoint
+from lit_continual.runs.files import in_one_line
+from lit_continual.segmentation.hydra_net import HydraNet
+from lit_continual.stream.stream import Stream
+
+
+def rehearse(
+    stream: Stream, models: Sequence[LightningModule], data: Sequence[LightningDataModule], trainer: Trainer
+) -> None:
+    """Let each module check that its fit can begin, if it knows how to.
+
+    Args:
+        stream: What is learnt.
+        models: The module of each experience.
+        data: The data module of each experience.
+        trainer: One like those that will train.
+
+    Raises:
+        ValueError: If a fit cannot begin, with the experience.
+        MisconfigurationException: If a callback cannot train a module.
+    """
+    epochs = _length(trainer)
+    for experience, module, part in zip(stream.experiences, models, data, strict=True):
+        own = experience.max_epochs if stream.mode != "joint" else None
+        try:
+            rehearse_fit(module, part, trainer, epochs if own is None else own)
+        except ValueError as error:
+            raise ValueError(f"Experience {experience.name}: {error}") from error
+
+
+def rehearse_fit(module: LightningModule, data: Any, trainer: Trainer, epochs: int | None) -> None:
+    """Let a module check that a fit can begin, if it knows how to."""
+    if isinstance(module, HydraNet) and any(isinstance(c, Distillation) and not c.logits for c in _callbacks(trainer)):
+        raise MisconfigurationException(
+            "`Distillation` asks two networks about one image, and a batch of `HydraNet` has one of every task. Use"
+            " `L2SP`, a memory, or a `Segmenter` for each task."
+        )
+    if hasattr(module, "rehearse"):
+        module.rehearse(data, epochs)  # type: ignore[operator]
+
+
+@contextlib.contextmanager
+def explained(place: str) -> Iterator[None]:
+    """Say in one sentence what Lightning says of arguments that a config hands to it.
+
+    Raises:
+        ValueError: In place of an error in the block, with ``place``.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, ImportError, LookupError) as error:
+        raise ValueError(f"{place}: {in_one_line(error).rstrip('!')}.") from error
+    except MisconfigurationException as error:
+        raise MisconfigurationException(f"{place}: {in_one_line(error).rstrip('!')}.") from error
+
+
+def _length(trainer: Trainer) -> int | None:
+    """Return the epochs of a fit of ``trainer``; ``None`` where its steps or its time end it.
+
+    Raises:
+        ValueError: If nothing ends it.
+    """
+    limited = trainer.max_steps != -1 or trainer.max_epochs not in (None, -1)
+    if not limited and not any(isinstance(c, (EarlyStopping, Timer)) for c in _callbacks(trainer)):
+        raise ValueError("A fit of `max_epochs: -1` has no end. Give a number of epochs, or `max_steps` or `max_time`.")
+    if trainer.check_val_every_n_epoch == 0:
+        raise ValueError("`check_val_every_n_epoch` must be 1 or more, or `null`, got 0.")
+    return trainer.max_epochs if trainer.max_steps == -1 and trainer.max_epochs != -1 else None
+
+
+def _callbacks(trainer: Trainer) -> list[Any]:
+    return trainer.callbacks  # type: ignore[attr-defined,no-any-return]
+
+
+def rehearse_ordinary(command: str, trainer: Trainer, module: LightningModule, data: Any, path: Any) -> None:
+    """Check that an ordinary ``fit``, ``validate`` or ``test`` can begin.
+
+    Raises:
+        ValueError: If it cannot, or the checkpoint at ``path`` is none of Lightning's.
+    """
+    if command == "fit":
+        rehearse_fit(module, data, trainer, trainer.max_epochs if trainer.max_steps == -1 else None)
+    if path is None or str(path) in ("best", "last", "hpc") or "://" in str(path) or str(path).startswith("registry"):
+        return
+    if not Path(path).is_file():
+        raise ValueError(f"There is no checkpoint at {path}. Check the path.")
+    try:
+        content = load_checkpoint(path)
+    except ValueError:
+        return  # somebody else's, which Lightning may be able to read
+    if not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+        raise ValueError(
+            f"{path} holds weights alone, and --ckpt_path goes on with a training. Use a checkpoint that Lightning"
+            " wrote, or the callback `Pretrained` for weights."
+        )
