@@ -1,6 +1,7 @@
 """What the headers of images say, before any is read."""
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import nibabel as nib
@@ -29,19 +30,24 @@ def channels_of(cases: Sequence[Case]) -> int | None:
 
 
 def _channels(case: Case) -> int | None:
-    if not all(is_nifti(path) for path in case.images):
-        return None
-    return sum(_channels_of_file(path) for path in case.images)
+    shapes = [shape_of(path) for path in case.images]
+    for path, shape in zip(case.images, shapes, strict=True):
+        if sum(n != 1 for n in shape[3:]) > 1:
+            raise ValueError(f"{path} has shape {shape}. Give an image of two or three dimensions, and channels.")
+    return sum(prod(shape[3:]) for shape in shapes) if all(shapes) else None
 
 
-def _channels_of_file(path: Path) -> int:
+def shape_of(path: Path) -> tuple[int, ...]:
+    """Return the shape in the header of a NIfTI file; nothing of other files.
+
+    Raises:
+        ValueError: If the header cannot be read.
+    """
+    if not is_nifti(path):
+        return ()
     try:
-        shape = nib.load(path).shape
+        return tuple(nib.load(path).shape)
     except Exception as error:
         raise ValueError(
             f"{path} cannot be read as an image ({in_one_line(error)}). Replace it or take it off the list."
         ) from error
-    further = [n for n in shape[3:] if n != 1]
-    if len(further) > 1:
-        raise ValueError(f"{path} has shape {tuple(shape)}. Give an image of two or three dimensions, and channels.")
-    return int(further[0]) if further else 1
