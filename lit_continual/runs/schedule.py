@@ -93,6 +93,7 @@ def _epochs(trainer: Trainer) -> int | None:
     if trainer.max_epochs not in (None, -1) and trainer.max_steps == -1:
         return trainer.max_epochs
     steps = trainer.estimated_stepping_batches
-    if not isfinite(steps):
+    trainer.fit_loop.setup_data()  # where Lightning did not need it for that
+    if not isfinite(steps) or not isfinite(trainer.num_training_batches):
         return None
     return ceil(steps / max(1, ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)))

@@ -218,3 +218,31 @@ def test_no_data_set(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", np.zeros(1))
     with pytest.raises(ValueError, match=r"x.npy is no data set"):
         read_cases(tmp_path / "x.npy")
+
+
+def test_what_macos_keeps_beside_each_file_is_no_image(touch):
+    folder = touch("images/a.nii.gz", "images/._a.nii.gz", "images/.DS_Store", "labels/a.nii.gz", "labels/._a.nii.gz")
+    assert [case.patient for case in read_cases(folder).cases] == ["a"]
+    with pytest.raises(ValueError, match="lists no case"):
+        read_cases(touch("other/._b.nii.gz").joinpath("other"))
+
+
+@pytest.mark.parametrize("suffix", [".NII.GZ", ".NII", ".nii", ".nii.gz", ".MHA", ".NRRD"])
+def test_suffixes_in_capitals_are_suffixes(touch, suffix):
+    folder = touch(*(f"images/{name}_000{channel}{suffix}" for name in "ab" for channel in range(2)))
+    assert [(case.patient, len(case.images)) for case in read_cases(folder).cases] == [("a", 2), ("b", 2)]
+    assert stem(f"a{suffix}") == "a"
+
+
+@pytest.mark.parametrize("suffix", [".Nii.gz", ".nii.GZ", ".Nii"])
+def test_suffixes_that_nibabel_does_not_find_are_named(touch, suffix):
+    with pytest.raises(ValueError, match=rf"a{suffix} has capitals in a part of its suffix.*Rename it"):
+        read_cases(touch(f"images/a{suffix}", "images/b.nii.gz"))
+
+
+def test_numbered_names_with_labels_of_their_own_are_no_channels(touch):
+    names = [f"IMG_{n:04}" for n in range(3)]
+    folder = touch(*(f"{kind}/{name}.nii.gz" for kind in ("images", "labels") for name in names))
+    assert [(case.patient, len(case.images)) for case in read_cases(folder).cases] == [(name, 1) for name in names]
+    other = touch(*(f"other/imagesTr/{name}.nii.gz" for name in names), "other/labelsTr/IMG.nii.gz") / "other"
+    assert [(case.patient, len(case.images)) for case in read_cases(other).cases] == [("IMG", 3)]

@@ -342,3 +342,36 @@ def test_small_voxels_are_no_singular_ones(case):
     affine = np.diag([5e-5, 5e-5, 1e-4, 1.0])
     loaded = load_case(case(np.ones((2, 3, 4), np.float32), affine=affine), AS_STORED)
     assert loaded["spacing"] == pytest.approx((5e-5, 5e-5, 1e-4))
+
+
+@pytest.mark.parametrize("suffix", [".NII.GZ", ".NII"])
+def test_suffixes_in_capitals_are_read(case, suffix, tmp_path):
+    made = case(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    path = tmp_path / f"copy{suffix}"
+    content = made.images[0].read_bytes()
+    path.write_bytes(content if "GZ" in suffix else gzip.decompress(content))
+    again = load_case(Case((path,), None, "p"), AS_STORED)
+    assert torch.equal(again["image"], load_case(made, AS_STORED)["image"])
+
+
+HOLES = {"above": {"threshold": -5.0, "above": True, "cval": -5.0}}
+
+
+@pytest.mark.parametrize("hole", [np.nan, -np.inf])
+def test_voxels_that_normalise_mends_are_no_error(case, hole):
+    image = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    image[0, 0, 0] = hole
+    mend = {"class_path": "ThresholdIntensity", "init_args": HOLES["above"]}
+    found = load_case(case(image), Preprocessing(orientation=None, normalise=(mend,)))["image"]
+    assert found[0, 0, 0, 0] == -5
+    assert found[0, 1, 1, 1] == image[1, 1, 1]
+    scale = {"class_path": "NormalizeIntensity", "init_args": {}}
+    with pytest.raises(ValueError, match=r"image.nii.gz has 1 voxels that are nan or infinite. Repair or remove"):
+        load_case(case(image), Preprocessing(orientation=None, normalise=(scale,)))
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_what_normalise_makes_is_said_of_normalise(case):
+    scale = {"class_path": "NormalizeIntensity", "init_args": {"subtrahend": 0.0, "divisor": float("nan")}}
+    with pytest.raises(ValueError, match=r"`normalise` makes 24 voxels of .*image.nii.gz nan or infinite"):
+        load_case(case(np.ones((2, 3, 4), np.float32)), Preprocessing(orientation=None, normalise=(scale,)))

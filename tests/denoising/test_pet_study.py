@@ -1,5 +1,6 @@
 import json
 import sys
+import weakref
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +11,7 @@ from lit_continual.data import (
     PetDataModule,
     PetSlices,
     PetVolumeDataModule,
+    Split,
     WholeStudies,
     check_leakage,
     pet_study,
@@ -164,3 +166,50 @@ def test_bad_input(volumes):
         nib.save(nib.Nifti1Image(nib.load(file).get_fdata().astype(np.float32), np.diag([5, 4, 4, 1.0])), file)
     with pytest.raises(ValueError, match=r"pixels of 5 x 4 mm. Resample it to square pixels"):
         pet_volume(listed.cases[1], listed)
+
+
+def test_a_corrected_lesion_is_not_the_one_that_was_kept(tmp_path, monkeypatch):
+    listing, affine = {"labels": {"0": "background", "1": "gtv"}, "training": []}, np.diag([4.0, 4, 5, 1])
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 5, (16, 16, 4)).astype(np.float32)
+    nib.save(nib.Nifti1Image(image, affine), tmp_path / "a.nii")
+    listing["training"] = [{"image": "a.nii", "label": "l.nii"}]
+    (tmp_path / "dataset.json").write_text(json.dumps(listing))
+    options = {"size": 16, "depth": 4, "cache": tmp_path / "kept", "split": Split((1.0, 0.0, 0.0))}
+
+    def study(corner, spacing=4.0):
+        label = np.zeros(image.shape, np.uint8)
+        label[corner : corner + 3, 4:8] = 1
+        placed = np.diag([spacing, spacing, 5, 1])
+        nib.save(nib.Nifti1Image(image, placed), tmp_path / "a.nii")
+        nib.save(nib.Nifti1Image(label, placed), tmp_path / "l.nii")
+        data = PetVolumeDataModule(str(tmp_path), **options)
+        return label, data.study(data.patients["train"][0], [60], 0)
+
+    label, first = study(2)
+    moved, second = study(9)
+    assert np.array_equal(first["lesion"], np.moveaxis(label, 2, 0))
+    assert np.array_equal(second["lesion"], np.moveaxis(moved, 2, 0))
+    assert np.array_equal(first["full"], second["full"])  # the noise is that of the activity
+    assert study(9, 5.0)[1]["pixel"] == 5
+    monkeypatch.setattr(
+        "lit_continual.denoising.pet_volume_data_module.simulate_study", lambda *_: pytest.fail("simulated again")
+    )
+    assert np.array_equal(study(2)[1]["lesion"], first["lesion"])
+
+
+def test_a_data_module_lets_go_of_its_studies(tmp_path):
+    data = PetDataModule(low=[0], val=[100], test=[200], seconds=[60], cache=tmp_path, **SMALL)
+    data.trainer = object()
+    data.setup("fit")
+    kept = weakref.ref(data.train_dataset)
+    data.teardown("fit")
+    assert (kept(), data.trainer) == (None, None)
+    data.setup("fit")
+    assert len(data.train_dataset) == 8
+
+
+@pytest.mark.parametrize("wrong", ["batch_size", "samples_per_epoch", "size", "depth"])
+def test_numbers_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match=f"`{wrong}` must be 1 or more, got 0"):
+        PetDataModule(**{wrong: 0})

@@ -161,3 +161,20 @@ def test_an_adaptation_never_falls_on_the_study_nor_on_another(checkpoint, study
     with pytest.raises(ValueError, match=r"model.ckpt and 2 more files are there already. Add --overwrite"):
         run(checkpoint, study, tmp_path, "--epochs=2")
     run(checkpoint, study, tmp_path, "--epochs=2", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--epochs=-1", "`epochs` must be 0 or more, got -1"),
+        ("--batch_size=0", "`batch_size` must be 1 or more"),
+        ("--seed=-1", "`seed` must be 0 or more"),
+        ("--lr=-1", "`lr` must be above 0, got -1"),
+        ("--lr=0", "`lr` must be above 0, got 0"),
+        ("--accelerator=gup", "The adaptation cannot run: You selected an invalid accelerator"),
+    ],
+)
+def test_numbers_that_cannot_be(checkpoint, study, tmp_path, option, said):
+    with pytest.raises(ValueError, match=said):
+        run(checkpoint, study, tmp_path, option)
+    assert not (tmp_path / "adapted").exists()

@@ -137,3 +137,12 @@ def test_what_is_there_is_kept(denoiser, image, tmp_path):
     (output / "kernels.csv").symlink_to(denoiser[1])
     with pytest.raises(ValueError, match=r"denoiser.ckpt would be overwritten"):
         main(["kse", denoiser[1], f"--output={output}"])
+
+
+def test_an_image_of_other_channels_is_named(tmp_path, image):
+    module = Segmenter(UNET, features=4, heads=[["bone"]])
+    plain = {"preprocessing": {"orientation": None, "normalise": []}}
+    path = save(module, tmp_path / "model.ckpt", datamodule_hyper_parameters=plain)
+    nib.save(nib.Nifti1Image(np.stack([image[0]] * 3, -1), np.eye(4)), tmp_path / "rgb.nii.gz")
+    with pytest.raises(ValueError, match=r"rgb.nii.gz has 3 channels, and the network takes 1"):
+        main(["kse", path, f"--image={tmp_path / 'rgb.nii.gz'}", f"--output={tmp_path / 'kse'}"])

@@ -206,3 +206,35 @@ def test_a_file_is_no_place_for_predictions(checkpoint, folder, tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ValueError, match=r"out is a file, and --output needs a folder"):
         predict(path, folder, tmp_path)
+
+
+@pytest.fixture
+def network(tmp_path, folder):
+    """A checkpoint of a network that takes one channel, and images of which one has three."""
+    body = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
+    module = Segmenter(body, features=4, heads=[["bone"]], roi_size=[16, 16])
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    plain = {"preprocessing": {"orientation": None, "normalise": []}}
+    torch.save({**content, "datamodule_hyper_parameters": plain}, tmp_path / "model.ckpt")
+    write(folder, name="a")
+    write(folder, channels=3, name="IMG")
+    return ["predict", str(tmp_path / "model.ckpt"), str(folder), f"--output={tmp_path / 'out'}", "--accelerator=cpu"]
+
+
+def test_an_image_of_other_channels_is_named(network, folder):
+    with pytest.raises(ValueError, match=r"has 3 channels for .*IMG_0000.nii.gz and 1 for"):
+        main(network)
+    for path in folder.glob("IMG*"):
+        path.unlink()
+    array = np.zeros((16, 16, 4, 3), np.float32)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), folder / "rgb.nii.gz")
+    with pytest.raises(ValueError, match=r"rgb.nii.gz has 3 channels, and the network takes 1. Give `in_channels: 3`"):
+        main(network)
+
+
+@pytest.mark.parametrize("option", ["--accelerator=gup", "--devices=0"])
+def test_devices_that_there_are_not(network, folder, option):
+    for path in folder.glob("IMG*"):
+        path.unlink()
+    with pytest.raises(Exception, match=r"The prediction cannot run: .*\.$"):
+        main([*network, option])

@@ -166,6 +166,16 @@ def test_the_rest_is_pulled_to_zero(module, loader, trainer, source, step):
     assert_close(parameters(module), parameters(reference), rtol=1e-5, atol=1e-6)
 
 
+class AnchorsInFit(Callback):
+    """What the state of an L2SP holds at the end of training."""
+
+    def __init__(self, of):
+        self.of, self.anchor = of, {}
+
+    def on_train_end(self, trainer, pl_module):
+        self.anchor = dict(self.of.state_dict()["anchor"])
+
+
 def test_anchor_of_the_start_is_a_copy(module, loader, trainer):
     start = parameters(module)
     reference = copy.deepcopy(module)
@@ -174,9 +184,9 @@ def test_anchor_of_the_start_is_a_copy(module, loader, trainer):
     callback = L2SP(2.0)
     trainer(max_epochs=2, callbacks=callback).fit(module, loader)
     assert_close(parameters(module), parameters(reference), rtol=1e-5, atol=1e-6)
-    trainer(max_epochs=2, callbacks=callback).fit(module, loader)
-    now = callback.state_dict()["anchor"]
-    assert_close(now, {n: t for n, t in parameters(reference).items() if "encoder" in n}, rtol=1e-5, atol=1e-6)
+    seen = AnchorsInFit(callback)
+    trainer(max_epochs=2, callbacks=[callback, seen]).fit(module, loader)
+    assert_close(seen.anchor, {n: t for n, t in parameters(reference).items() if "encoder" in n}, rtol=1e-5, atol=1e-6)
 
 
 def test_anchor_of_the_last_fit(module, loader, trainer):
@@ -199,9 +209,9 @@ def test_anchor_of_the_last_fit(module, loader, trainer):
 
 def test_only_parameters_are_anchored(module, loader, trainer):
     callback = L2SP(1.0, parameters=["encoder.*.weight", "unused"])
-    trainer(callbacks=callback).fit(module, loader)
-    names = {"net.encoder.0.weight", "net.encoder.1.weight", "net.encoder.unused"}
-    assert set(callback.state_dict()["anchor"]) == names
+    seen = AnchorsInFit(callback)
+    trainer(callbacks=[callback, seen]).fit(module, loader)
+    assert set(seen.anchor) == {"net.encoder.0.weight", "net.encoder.1.weight", "net.encoder.unused"}
     plain, held = copy.deepcopy(module), copy.deepcopy(module)
     trainer().fit(plain, loader)
     trainer(callbacks=L2SP(1e6, step="proximal")).fit(held, loader)
@@ -454,3 +464,12 @@ def test_logs_one_distance_unless_asked_for_layers(module, loader, trainer):
     fitting = trainer(callbacks=L2SP(0.7))
     fitting.fit(module, loader)
     assert {key for key in fitting.callback_metrics if "l2sp" in key} == {"train/l2sp", "train/l2sp_distance"}
+
+
+def test_the_anchor_of_the_start_is_no_memory_of_a_fit_that_is_over(module, loader, trainer, tmp_path):
+    """It doubled finished checkpoints; one that is written in a fit has it, to go on from."""
+    callback, saving = L2SP(2.0), ModelCheckpoint(tmp_path / "kept", save_last=True)
+    trainer(callbacks=[callback, saving], enable_checkpointing=True).fit(module, loader)
+    assert callback.state_dict() == {}
+    within = torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["callbacks"][callback.state_key]
+    assert set(within["anchor"]) == {n for n, _ in module.named_parameters() if "encoder" in n}

@@ -1,0 +1,119 @@
+"""Schedules whose length is left out are as long as the fit."""
+
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from lit_continual.cli import main
+from lit_continual.modules import Denoiser, Segmenter
+from lit_continual.runs.schedule import ScheduledModule
+
+
+class Line(ScheduledModule):
+    """One weight, whose learning rates are written down."""
+
+    def __init__(self, scheduler, lr=0.1):
+        super().__init__()
+        self.layer, self.rates = torch.nn.Linear(1, 1), []
+        self.optimizer, self.scheduler = partial(torch.optim.SGD, lr=lr), scheduler
+
+    def training_step(self, batch):
+        return self.layer(batch[0]).square().mean()
+
+    def on_train_epoch_start(self):
+        self.rates.append(self.optimizers().param_groups[0]["lr"])
+
+    on_save_checkpoint = LightningModule.on_save_checkpoint  # of no class that a file may name
+
+
+@pytest.fixture
+def rates(trainer):
+    def fit(scheduler, **options):
+        module = Line(scheduler)
+        trainer(**{"max_epochs": 6, **options}).fit(module, DataLoader(TensorDataset(torch.ones(4, 1)), 1))
+        return module.rates
+
+    return fit
+
+
+def by_torch(scheduler, epochs):
+    """The rates of a schedule whose length is given by hand."""
+    made = scheduler(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1))
+    found = []
+    for _ in range(epochs):
+        found.append(made.optimizer.param_groups[0]["lr"])
+        made.optimizer.step()
+        made.step()
+    return found
+
+
+@pytest.mark.parametrize("epochs", [1, 6, 13])
+def test_a_schedule_without_a_length_ends_with_the_fit(rates, epochs):
+    by_hand = by_torch(partial(OneCycleLR, max_lr=0.1, total_steps=epochs + 1), epochs)
+    assert rates(partial(OneCycleLR, max_lr=0.1), max_epochs=epochs) == by_hand
+    by_hand = by_torch(partial(CosineAnnealingLR, T_max=epochs), epochs)
+    assert rates(partial(CosineAnnealingLR), max_epochs=epochs) == by_hand
+    assert rates(CosineAnnealingLR, max_epochs=epochs) == by_hand
+
+
+def test_a_length_that_is_given_is_kept(rates):
+    assert rates(partial(OneCycleLR, max_lr=0.1, total_steps=20)) == by_torch(
+        partial(OneCycleLR, max_lr=0.1, total_steps=20), 6
+    )
+    assert rates(partial(CosineAnnealingLR, T_max=3))[3] == pytest.approx(0)
+    assert rates(partial(LinearLR, total_iters=2))[2:] == [0.1] * 4
+    assert rates(lambda optimizer: CosineAnnealingLR(optimizer, 3))[3] == pytest.approx(0)
+
+
+def test_steps_limit_a_fit_as_epochs_do(rates):
+    """Four batches are two steps an epoch, so that seven steps are four epochs."""
+    by_hand = by_torch(partial(CosineAnnealingLR, T_max=4), 4)
+    assert rates(CosineAnnealingLR, max_epochs=-1, max_steps=7, accumulate_grad_batches=2) == by_hand
+    assert rates(CosineAnnealingLR, max_epochs=100, max_steps=7, accumulate_grad_batches=2) == by_hand
+
+
+def test_a_schedule_that_cannot_be_is_refused(rates):
+    with pytest.raises(ValueError, match=r"`OneCycleLR` with `total_steps: 5` ends before the 6 epochs of this fit"):
+        rates(partial(OneCycleLR, max_lr=0.1, total_steps=5))
+    with pytest.raises(ValueError, match=r"`CosineAnnealingLR` is as long as the fit, which has no end. Give `T_max`"):
+        rates(CosineAnnealingLR, max_epochs=-1)
+    with pytest.raises(ValueError, match=r"The schedule cannot be made \(.*pct_start"):
+        rates(partial(OneCycleLR, max_lr=0.1, pct_start=-1.0))
+    with pytest.raises(ValueError, match=r"The optimizer cannot be made \(Invalid learning rate: -1"):
+        Line(None, lr=-1).rehearse(None, 1)
+
+
+COSINE = "torch.optim.lr_scheduler.CosineAnnealingLR"
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ([f"--model.scheduler={COSINE}"], [2, 5]),
+        ([f"--model.scheduler={COSINE}", "--trainer.max_epochs=4"], [4, 5]),
+        ([f"--model.scheduler={{class_path: {COSINE}, init_args: {{T_max: 3}}}}", "--trainer.max_epochs=4"], [3, 3]),
+        ([f"--model.scheduler={COSINE}", "--model.scheduler.init_args.T_max=9"], [9, 9]),
+    ],
+)
+def test_each_fit_of_a_stream_has_its_own_length(stream, monkeypatch, options, lengths):
+    found = []
+    experiences = [{"name": "ball", "classes": {"ball": 1}}, {"name": "box", "classes": {"box": 2}, "max_epochs": 5}]
+
+    def on_train_start(self):
+        found.append(self.trainer.lr_scheduler_configs[0].scheduler.T_max)
+
+    monkeypatch.setattr(Segmenter, "on_train_start", on_train_start)
+    main(["fit", "--config", stream(experiences=experiences), "--trainer.limit_train_batches=1", *options])
+    assert found == lengths
+
+
+def test_a_denoiser_has_the_same_schedules():
+    module = Denoiser({"class_path": "DnCNN", "init_args": {"features": 4}}, scheduler=partial(OneCycleLR, max_lr=0.1))
+    module.rehearse(None, 3)
+    module.scheduler = partial(OneCycleLR, max_lr=0.1, total_steps=2)
+    with pytest.raises(ValueError, match="ends before the 3 epochs"):
+        module.rehearse(None, 3)

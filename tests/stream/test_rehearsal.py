@@ -1,0 +1,171 @@
+"""What is wrong with numbers, devices and images is said in one sentence, before anything is made or trained."""
+
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lit_continual.cli import main
+from lit_continual.cli.dispatch import _explained
+from lit_continual.data import ExemplarMemory
+
+WRONG = {
+    "data.batch_size=0": "`batch_size` must be 1 or more, got 0",
+    "data.batch_size=-2": "`batch_size` must be 1 or more, got -2",
+    "data.num_workers=-1": "`num_workers` must be 0 or more, got -1",
+    "data.samples_per_epoch=0": "`samples_per_epoch` must be 1 or more",
+    "data.patches_per_volume=0": "`patches_per_volume` must be 1 or more",
+    "data.seed=-1": "`seed` must be 0 or more",
+    "data.preprocessing.orientation=RAX": "`orientation` must be a letter of each of LR, PA and IS.*'RAX'",
+    "data.preprocessing.orientation=RR": "`orientation` must be .*'RR'",
+    "data.preprocessing.spacing=[]": "`spacing` must be up to three voxel sizes in mm",
+    "data.patch_size=[4096,4096]": r"A patch of 4096 x 4096 .*case_\d+.nii of 16 x 16",
+    "data.patch_size=[7,7]": r"The network fails on 1 channels of 7 x 7 voxels \(it returns 8 x 8\)",
+    "data.patch_size=[8,8,4]": "`patch_size` .* is not for a network of 2 dimensions",
+    "model.roi_size=[0,16]": "`roi_size` .* is not for a network",
+    "model.roi_size=[8,8,8]": "`roi_size` .* is not for a network of 2 dimensions",
+    "model.network.in_channels=3": r"case_\d+.nii has 1 channels, and the network takes 3",
+    "model.optimizer.lr=-1": r"The optimizer cannot be made \(Invalid learning rate: -1",
+    "seed_everything=-1": "`seed_everything` must be from 0 to 4294967295, got -1",
+    "seed_everything=4294967296": "`seed_everything` must be from 0",
+    "trainer.accelerator=gup": "`trainer` is wrong: You selected an invalid accelerator name",
+    "trainer.accelerator=tpu": "`trainer` is wrong: ",
+    "trainer.devices=0": r"`trainer` is wrong: .*devices='0'",
+    "trainer.strategy=dpp": "`trainer` is wrong: You selected an invalid strategy",
+    "trainer.max_epochs=-1": "A fit of `max_epochs: -1` has no end",
+    "trainer.max_epochs=-3": "`trainer` is wrong: .*-3",
+    "trainer.check_val_every_n_epoch=0": "`check_val_every_n_epoch` must be 1 or more",
+    "ckpt_path=some.ckpt": "--ckpt_path is for an ordinary fit",
+}
+
+
+def refused(*arguments):
+    with pytest.raises((ValueError, MisconfigurationException)) as caught:
+        main([*arguments])
+    said = _explained(caught.value)
+    assert said, f"{caught.value!r} is shown as a traceback"
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize(("option", "said"), WRONG.items())
+def test_a_stream_is_refused_before_there_is_a_folder(stream, tmp_path, option, said):
+    assert re.search(said, refused("fit", "--config", stream(), f"--{option}"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["trainer.accelerator=gup", "trainer.devices=0", "seed_everything=-1"])
+def test_an_ordinary_fit_says_the_same(stream, option):
+    said = refused("fit", "--config", stream(experiences=[]), "--data.classes={ball: 1}", f"--{option}")
+    assert re.search(WRONG[option], said)
+
+
+@pytest.mark.parametrize("content", [{"layer.weight": torch.zeros(1)}, {"state_dict": {}}, {}])
+def test_weights_alone_are_no_checkpoint_to_go_on_from(stream, tmp_path, content):
+    torch.save(content, tmp_path / "weights.pt")
+    fit = ["fit", "--config", stream(experiences=[]), "--data.classes={ball: 1}", "--trainer.max_epochs=1"]
+    assert "weights.pt holds weights alone" in refused(*fit, f"--ckpt_path={tmp_path / 'weights.pt'}")
+    assert "There is no checkpoint at" in refused(*fit, f"--ckpt_path={tmp_path / 'nowhere.ckpt'}")
+
+
+def test_experiences_have_no_negative_epochs(stream):
+    experiences = [{"name": "ball", "classes": {"ball": 1}, "max_epochs": -4}]
+    assert "`max_epochs` of ball must be 0 or more, got -4" in refused(
+        "fit", "--config", stream(experiences=experiences)
+    )
+
+
+@pytest.fixture
+def odd(shapes, tmp_path):
+    """The tiny data set with one image changed, of whichever split."""
+
+    def make(number, change):
+        for file in shapes.rglob("*.*"):
+            (tmp_path / "odd" / file.relative_to(shapes)).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "odd" / file.relative_to(shapes)).write_bytes(file.read_bytes())
+        path = tmp_path / f"odd/images/case_0{number}.nii"
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)), image.affine), path)
+        return f"--data.dataset={tmp_path / 'odd'}"
+
+    return make
+
+
+@pytest.mark.parametrize("number", range(0, 8, 3))
+def test_one_image_of_other_channels_is_named(stream, odd, tmp_path, number):
+    option = odd(number, lambda array: np.stack([array] * 3, -1))
+    said = refused("fit", "--config", stream(), option)
+    assert re.search(rf"case_0{number}.nii has 3 channels, and \d of \d images have 1", said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_series_of_volumes_is_named(stream, odd):
+    said = refused("fit", "--config", stream(), odd(0, lambda array: np.stack([array] * 5, -1)))
+    assert "case_00.nii has 5 channels" in said
+    said = refused("fit", "--config", stream(), odd(0, lambda array: np.zeros((*array.shape, 2, 3), np.float32)))
+    assert "case_00.nii has shape (16, 16, 4, 2, 3)" in said
+
+
+@pytest.mark.parametrize("spacing", [[0.0015, 0.0015, 0.004], [1500.0, 1500.0, 4000.0]])
+def test_spacing_that_is_not_in_mm(stream, spacing):
+    said = refused("fit", "--config", stream(), f"--data.preprocessing.spacing={spacing}")
+    assert re.search(r"case_\d+.nii has voxels of 1.5 x 1.5 x 4 mm, and `spacing` asks for", said)
+
+
+def test_the_one_fit_of_joint_training_is_as_long_as_the_trainer_says(stream, tmp_path):
+    experiences = [{"name": "ball", "classes": {"ball": 1}}, {"name": "box", "classes": {"box": 2}, "max_epochs": 5}]
+    main(["fit", "--config", stream(experiences=experiences), "--stream.mode=joint", "--trainer.max_epochs=1"])
+    assert json.loads((tmp_path / "run/run.json").read_text())["experiences"][1]["epochs"] == 1
+
+
+def test_joint_training_of_other_data_is_refused_before_there_is_a_folder(stream, shapes, tmp_path):
+    task = {"class_path": "SegmentationDataModule"}
+    task["init_args"] = {"dataset": str(shapes), "patch_size": [16, 16], "classes": {"ball": 1}}
+    data = {"class_path": "lit_continual.data.MultiTaskDataModule", "init_args": {"tasks": {"ball": task}}}
+    options = ["--config", stream(experiences=[{"name": "ball", "data": data}]), "--stream.mode=joint"]
+    assert "Joint training needs SegmentationDataModules, got MultiTaskDataModule" in refused("fit", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_distillation_of_a_hydra_net_is_refused_before_there_is_a_folder(stream, shapes, tmp_path):
+    task = {"class_path": "SegmentationDataModule"}
+    task["init_args"] = {"dataset": str(shapes), "patch_size": [32, 32], "classes": {"ball": 1}}
+    path = stream({"class_path": "Distillation"}, experiences=[{"name": "ball"}])
+    config = json.loads((tmp_path / "config.yaml").read_text())
+    network = {"class_path": "DenseNet121UNet", "init_args": {"decoder_channels": [4] * 5}}
+    config["model"] = {"class_path": "HydraNet", "init_args": {"network": network, "features": 4}}
+    config["data"] = {"class_path": "MultiTaskDataModule", "init_args": {"tasks": {"ball": task}}}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    assert "a batch of `HydraNet` has one of every task" in refused("fit", "--config", path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_patients_of_a_memory_that_is_taken_over_are_nobodys_test(stream, shapes, tmp_path):
+    keep = {"policy": "Random", "budget": {"samples": 4}}
+    first = [{"name": "ball", "classes": {"ball": 1}}]
+    main(["fit", "--config", stream(experiences=first, memory=keep), "--trainer.max_epochs=1"])
+    patients = {exemplar.patient for exemplar in ExemplarMemory(tmp_path / "run/memory").exemplars}
+    again = [{"name": "box", "classes": {"box": 2}, "data": {"split": {"seed": 3}}}]
+    memory = {**keep, "start": str(tmp_path / "run/memory")}
+    options = ["--config", stream(experiences=again, memory=memory), f"--trainer.default_root_dir={tmp_path / 'new'}"]
+    said = refused("fit", *options)
+    found = re.search(r"Patient (\w+) is in the (?:val|test) split of box and the train split of the memory", said)
+    assert found, said
+    assert found[1] in patients
+    assert not (tmp_path / "new").exists()
+
+
+def test_data_without_cases_are_said_not_to_be_checked(stream, monkeypatch, capsys):
+    from lit_continual.data import SegmentationDataModule
+    from lit_continual.stream.stream_loop import StreamLoop
+
+    monkeypatch.setattr(StreamLoop, "run", lambda loop: loop.folder.finish())
+    main(["fit", "--config", stream()])
+    assert "Nobody checks" not in capsys.readouterr().out
+    monkeypatch.delattr(SegmentationDataModule, "cases")
+    main(["fit", "--config", stream(), "--overwrite"])
+    assert "Nobody checks that no patient is in two splits of ball, box" in capsys.readouterr().out
