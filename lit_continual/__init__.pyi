@@ -12,6 +12,7 @@ from .data.decathlon_data_module import DecathlonDataModule as DecathlonDataModu
 from .data.joint_data_module import JointDataModule as JointDataModule
 from .data.multi_task_data_module import MultiTaskDataModule as MultiTaskDataModule
 from .data.patches import PatchDataset as PatchDataset
+from .data.preprocessing import Preprocessing as Preprocessing
 from .data.samplers import EpochSampler as EpochSampler
 from .data.samplers import WholeSampler as WholeSampler
 from .data.segmentation_data_module import Augmentation as Augmentation
@@ -19,7 +20,6 @@ from .data.segmentation_data_module import SegmentationDataModule as Segmentatio
 from .data.splits import Split as Split
 from .data.splits import check_leakage as check_leakage
 from .data.splits import split_cases as split_cases
-from .data.volumes import Preprocessing as Preprocessing
 from .denoising.denoiser import Denoiser as Denoiser
 from .denoising.noisy_pair import NoisyPair as NoisyPair
 from .denoising.noisy_pair import read_noisy_pair as read_noisy_pair

@@ -54,7 +54,7 @@ def compare(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="Seeds in place of those of the table.")
     parser.add_argument("--output", type=Path | None, default=None, help="Folder of the runs and the table.")
     given = parser.parsed(arguments)
-    from lit_continual.cli.continual_cli import OptionsOfFit
+    from lit_continual.cli.options_of_fit import OptionsOfFit
     from lit_continual.studies.table import compare as run
 
     run(**given, parse=OptionsOfFit().parse)
@@ -125,7 +125,7 @@ def sweep(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path | None, default=None, help="Folder of the sweep.")
     parser.add_argument("--csv", action="store_true", help="Track by CSV alone, whatever the file's command says.")
     given = parser.parsed(arguments)
-    from lit_continual.cli.continual_cli import OptionsOfFit
+    from lit_continual.cli.options_of_fit import OptionsOfFit
     from lit_continual.studies.sweep import sweep as run
 
     run(**given, parse=OptionsOfFit().parse)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -28,7 +27,7 @@ from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.segmentation.volume_scores import SCORES
 from lit_continual.stream.evaluation import evaluate
 from lit_continual.stream.rehearsal import explained, rehearse, rehearse_ordinary
-from lit_continual.stream.section import instantiate, reason
+from lit_continual.stream.section import instantiate
 from lit_continual.stream.stream import Stream, check_stream
 from lit_continual.stream.stream_loop import StreamLoop
 from lit_continual.stream.tracking import announce, begin_tracking, continue_steps, end_tracking, quiet
@@ -228,36 +227,6 @@ class ContinualCLI(LightningCLI):
         if loggers:
             begin_tracking(loggers, self.config.as_dict(), folder.run.get("tracking_id", ""))
         return [*loggers, CSVLogger(folder.path, name="logs")]  # a sweep reads it
-
-
-class OptionsOfFit(ContinualCLI):
-    """The options of ``fit``, to check command lines that other processes will run."""
-
-    def __init__(self) -> None:
-        self.printed = False  # one line, however many command lines there are
-        super().__init__("fit", [])
-        self.parser.exit_on_error = False
-
-    @override
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        self.config = Namespace(seed_everything=False)  # there is nothing to run
-
-    @override
-    def instantiate_classes(self) -> None:
-        pass
-
-    def parse(self, arguments: Sequence[str]) -> Namespace:
-        """Parse the arguments of a ``fit``.
-
-        Raises:
-            ValueError: If one is unknown or of the wrong type.
-        """
-        self.printed = self.printed or print_old_form(arguments)
-        try:
-            return parsed_anew(self.parser, arguments)
-        except Exception as error:
-            remedy = cast(Parser, self.parser).nearest(str(error))
-            raise ValueError(f"{reason(str(error))}. {remedy}".strip()) from error
 
 
 def _listed(given: Any) -> list[Any]:

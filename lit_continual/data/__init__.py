@@ -9,10 +9,10 @@ from lit_continual.data.decathlon_data_module import DecathlonDataModule
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.data.multi_task_data_module import MultiTaskDataModule
 from lit_continual.data.patches import PatchDataset
+from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.samplers import EpochSampler, WholeSampler
 from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
 from lit_continual.data.splits import Split, check_leakage, split_cases
-from lit_continual.data.volumes import Preprocessing
 
 __all__ = [
     "Augmentation",

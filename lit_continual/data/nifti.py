@@ -10,7 +10,6 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from lit_continual.data.cases import is_nifti
 from lit_continual.runs.files import replaced
 from lit_continual.runs.printing import printable
 

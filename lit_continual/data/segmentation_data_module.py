@@ -17,10 +17,11 @@ from lit_continual.data.arguments import require_at_least
 from lit_continual.data.batch import class_names, collate
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.patches import PatchDataset
+from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.samplers import EpochSampler, place_in_fit, whole_loader
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
-from lit_continual.data.volumes import Preprocessing, load_evaluation_volume, load_training_volume
+from lit_continual.data.volumes import load_evaluation_volume, load_training_volume
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.spec import Spec
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_continual.data.cases import Case, is_image, read_cases, stem
-from lit_continual.data.volumes import Preprocessing, load_case
+from lit_continual.data.preprocessing import Preprocessing
+from lit_continual.data.volumes import load_case
 from lit_continual.denoising.pet_scanner import RECONSTRUCTIONS, PetScanner, split_counts
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.npz import Npz

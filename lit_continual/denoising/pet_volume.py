@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lit_continual.data.cases import Case, CaseList
-from lit_continual.data.volumes import Preprocessing, load_case, load_label
+from lit_continual.data.preprocessing import Preprocessing
+from lit_continual.data.volumes import load_case, load_label
 from lit_continual.denoising.pet_phantom import WATER, PetPhantom
 
 #: SUV above which a voxel belongs to the body.

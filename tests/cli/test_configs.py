@@ -9,7 +9,7 @@ import yaml
 
 from lit_continual.cli import main
 from lit_continual.cli.configs import merged
-from lit_continual.cli.continual_cli import OptionsOfFit
+from lit_continual.cli.options_of_fit import OptionsOfFit
 
 UNET = {"spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2], "act": "RELU"}
 NEW = {"class_path": "UNet", "init_args": UNET}

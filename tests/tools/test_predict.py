@@ -7,8 +7,8 @@ import torch
 
 from lit_continual.cli import main
 from lit_continual.data import SegmentationDataModule
+from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.splits import Split
-from lit_continual.data.volumes import Preprocessing
 from lit_continual.modules import Segmenter
 
 OBLIQUE = np.array([[-1.2, 0.4, 0.0, 5.0], [0.5, 1.0, 0.0, -3.0], [0.0, 0.0, 3.0, 7.0], [0.0, 0.0, 0.0, 1.0]])

@@ -1,0 +1,46 @@
+"""What is done to every image: its grid and its intensity scale."""
+
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from monai.transforms import Compose, Orientation, Spacing
+
+from lit_continual.runs.classes import TRANSFORMS
+from lit_continual.runs.registry import flat
+from lit_continual.runs.spec import Spec
+
+AXES = (("L", "R"), ("P", "A"), ("I", "S"))
+NORMALISE: Spec = {"class_path": "NormalizeIntensity", "init_args": {"channel_wise": True}}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to every image, in training and ever after; a checkpoint remembers it.
+
+    Args:
+        orientation: Axis codes that the array is turned to, such as ``RAS``; ``None`` leaves it as stored.
+        spacing: Voxel size in mm that the image is resampled to; ``None`` leaves it. A negative or zero entry leaves
+            that axis.
+        normalise: Transforms of MONAI on the image, one after another, as ``class_path`` and ``init_args``.
+    """
+
+    orientation: str | None = "RAS"
+    spacing: tuple[float, ...] | None = None
+    normalise: tuple[Spec, ...] = field(default_factory=lambda: (NORMALISE,))
+
+    def __post_init__(self) -> None:
+        axes, spacing = self.orientation, self.spacing
+        if axes is not None and (len(axes) != 3 or any(sum(c in pair for c in axes) != 1 for pair in AXES)):
+            raise ValueError(
+                f"`orientation` must be a letter of each of LR, PA and IS, in any order, such as RAS, got {axes!r}."
+            )
+        if spacing is not None and not (0 < len(spacing) <= 3 and all(map(isfinite, spacing))):
+            raise ValueError(f"`spacing` must be up to three voxel sizes in mm, got {list(spacing)}.")
+        object.__setattr__(self, "normalise", tuple(map(flat, self.normalise)))  # as checkpoints and caches know it
+
+    def transforms(self) -> tuple[list[Any], Any]:
+        """Build the transforms of the grid, with an interpolation mode to be given, and of the intensities."""
+        grid = [Orientation(axcodes=self.orientation, labels=AXES)] if self.orientation else []
+        grid += [Spacing(pixdim=self.spacing)] if self.spacing else []
+        return grid, Compose([TRANSFORMS.build(spec) for spec in self.normalise])
