@@ -80,6 +80,7 @@ BAD = [
     (NETWORKS, "monai.networks.nets.os.system"),
     (NETWORKS, "monai.networks.nets.basic_unet.torch.hub.load"),
     (NETWORKS, "NormalizeIntensity"),
+    (NETWORKS, "elsewhere.DnCNN"),  # ours, by name alone
     (NETWORKS, "Transchex"),
     (NETWORKS, "resnet18"),  # a function, which may download
     (NETWORKS, ""),
