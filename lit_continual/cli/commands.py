@@ -62,7 +62,7 @@ def compare(arguments: Sequence[str]) -> None:
 
 def kse(arguments: Sequence[str]) -> None:
     """Score the kernels of a checkpoint: what TGD would retrain at each threshold."""
-    from lit_continual.tools.kse import study_kernels as run
+    from lit_continual.tools.kse import report_kernels as run
 
     parser = _parser(kse)
     parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter or a Denoiser.")

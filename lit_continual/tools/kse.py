@@ -14,14 +14,14 @@ from lit_continual.denoising.denoiser import Denoiser
 from lit_continual.methods.held_entries import free_share
 from lit_continual.methods.tgd.producers import find_producers
 from lit_continual.methods.tgd.redundancy import drop_kernels, kernel_scores
-from lit_continual.methods.tgd.report import Dropped, KernelStudy, kernel_table, write_kernel_study
+from lit_continual.methods.tgd.report import Dropped, KernelReport, kernel_table, write_kernel_report
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.printing import show
 from lit_continual.segmentation.network_input import require_channels
 from lit_continual.segmentation.segmenter import Segmenter
 
 
-def study_kernels(
+def report_kernels(
     checkpoint: str,
     image: str | list[str] | None = None,
     phis: Sequence[float] = (0.3, 0.4, 0.5, 0.6),
@@ -57,15 +57,15 @@ def study_kernels(
     module: LightningModule = opened.module(Segmenter, Denoiser)
     producers = find_producers(module)
     scores = kernel_scores(module, producers, k, alpha)
-    study = KernelStudy(
+    report = KernelReport(
         str(checkpoint),
         {name.removesuffix(".weight"): scores[name].flatten().numpy() for name in producers.layers},
         {phi: free_share(module, {name: score < phi for name, score in scores.items()}) for phi in phis},
         producers.notes,
         _dropped(module, opened, files, scores, phis) if files else None,
     )
-    show(kernel_table(study), soft_wrap=False)
-    return write_kernel_study(study, Path(output), [checkpoint, *files])
+    show(kernel_table(report), soft_wrap=False)
+    return write_kernel_report(report, Path(output), [checkpoint, *files])
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from lit_continual.runs.classes import NETWORKS, TRANSFORMS
 from lit_continual.runs.registry import Registry, flat
 from lit_continual.runs.seal import seal
 from lit_continual.tools.adapt import adapt
-from lit_continual.tools.kse import study_kernels
+from lit_continual.tools.kse import report_kernels
 from lit_continual.tools.predict import predict
 
 LAYERS = Registry("layer", lambda: torch.nn.Module, ["torch.nn"], lambda found: found.__name__ == "Linear")
@@ -196,7 +196,7 @@ def test_a_checkpoint_runs_no_code(attack, changes):
     path = attack(changes)
     refused(lambda: predict(path, "images", "out", accelerator="cpu"))
     if not changes.keys() & {"normalise", "spacing"}:
-        refused(lambda: study_kernels(path))
+        refused(lambda: report_kernels(path))
         refused(lambda: Segmenter.load_from_checkpoint(path))
         teacher = Distillation(teacher=path)
         student = Segmenter("Identity", features=1, heads=[["a"]])
@@ -205,7 +205,7 @@ def test_a_checkpoint_runs_no_code(attack, changes):
 
 def test_a_denoisers_checkpoint_runs_no_code(attack):
     path = attack({"network": SYSTEM}, Denoiser)
-    refused(lambda: study_kernels(path))
+    refused(lambda: report_kernels(path))
     refused(lambda: adapt(path, "images", "out", epochs=1, accelerator="cpu"))
 
 

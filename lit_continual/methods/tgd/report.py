@@ -48,7 +48,7 @@ class Dropped:
 
 
 @dataclass(frozen=True, eq=False)
-class KernelStudy:
+class KernelReport:
     """What there is to say of the kernels of a network.
 
     Attributes:
@@ -66,57 +66,57 @@ class KernelStudy:
     dropped: Dropped | None = None
 
 
-def write_kernel_study(study: KernelStudy, folder: Path, inputs: Iterable[str] = ()) -> Path:
+def write_kernel_report(report: KernelReport, folder: Path, inputs: Iterable[str] = ()) -> Path:
     """Write ``kse.html``, ``layers.csv``, ``kernels.csv`` and pictures into a folder, and return the page.
 
     Raises:
-        ValueError: If one would fall on one of the ``inputs``, or on what is there and of no such study.
+        ValueError: If one would fall on one of the ``inputs``, or on what is there and of no such report.
         OSError: If the files cannot be written; the folder is then as it was.
     """
-    pictures = {"histograms.png": png(_histograms(study))}
-    if study.dropped:
-        pictures["outputs.png"] = png(_outputs(study.dropped))
-        pictures["errors.png"] = png(_errors(study.dropped))
+    pictures = {"histograms.png": png(_histograms(report))}
+    if report.dropped:
+        pictures["outputs.png"] = png(_outputs(report.dropped))
+        pictures["errors.png"] = png(_errors(report.dropped))
     with renewed(folder, inputs) as aside:
         for name, content in pictures.items():
             (aside / name).write_bytes(content)
-        rows = _rows(study)
+        rows = _rows(report)
         _table(aside / "layers.csv", rows[0].keys(), (row.values() for row in rows))
-        kernels = ((name, n, score) for name, scores in study.layers.items() for n, score in enumerate(scores))
+        kernels = ((name, n, score) for name, scores in report.layers.items() for n, score in enumerate(scores))
         _table(aside / "kernels.csv", ("layer", "kernel", "score"), kernels)
-        if study.dropped:
-            errors = ((phi, study.freed[phi], error) for phi, error in study.dropped.errors.items())
+        if report.dropped:
+            errors = ((phi, report.freed[phi], error) for phi, error in report.dropped.errors.items())
             _table(aside / "errors.csv", ("phi", "share", "rms_difference"), errors)
         shown = {name.removesuffix(".png"): picture(content) for name, content in pictures.items()}
-        text = render("kernels.html.j2", Path(__file__).parent, study=study, rows=rows, pictures=shown)
+        text = render("kernels.html.j2", Path(__file__).parent, report=report, rows=rows, pictures=shown)
         (aside / "kse.html").write_text(text, "utf-8")
     return folder / "kse.html"
 
 
-def kernel_table(study: KernelStudy) -> RenderableType:
+def kernel_table(report: KernelReport) -> RenderableType:
     """What ``rich`` prints: the kernels of each layer below each threshold, and the parameters that it frees."""
-    shown = Table("layer", "kernels", "held", *(f"φ {phi:g}" for phi in study.freed), header_style="dim")
+    shown = Table("layer", "kernels", "held", *(f"φ {phi:g}" for phi in report.freed), header_style="dim")
     for column in shown.columns[1:]:
         column.justify = "right"
-    for row in _rows(study):
-        shares = (f"{row[f'phi {phi:g}']:.0%}" for phi in study.freed)
+    for row in _rows(report):
+        shares = (f"{row[f'phi {phi:g}']:.0%}" for phi in report.freed)
         shown.add_row(Text(row["layer"]), str(row["kernels"]), str(row["held"]), *shares)
     shown.add_section()
-    shown.add_row("all parameters", "", "", *(f"{share:.1%}" for share in study.freed.values()))
-    if study.dropped:
-        shown.add_row("RMS difference without", "", "", *(f"{error:.3g}" for error in study.dropped.errors.values()))
-    return Group(shown, Text("\n".join(["Share of kernels with a score below φ, which TGD retrains.", *study.notes])))
+    shown.add_row("all parameters", "", "", *(f"{share:.1%}" for share in report.freed.values()))
+    if report.dropped:
+        shown.add_row("RMS difference without", "", "", *(f"{error:.3g}" for error in report.dropped.errors.values()))
+    return Group(shown, Text("\n".join(["Share of kernels with a score below φ, which TGD retrains.", *report.notes])))
 
 
-def _rows(study: KernelStudy) -> list[dict[str, Any]]:
+def _rows(report: KernelReport) -> list[dict[str, Any]]:
     """A row a layer: kernels, those held, range of the others' scores, and the share of kernels below each phi."""
     rows = []
-    for name, scores in study.layers.items():
+    for name, scores in report.layers.items():
         finite = scores[np.isfinite(scores)]
         low, middle, high = np.percentile(finite, (0, 50, 100)) if finite.size else (np.nan,) * 3
         row = {"layer": name, "kernels": len(scores), "held": len(scores) - finite.size}
         row |= {"minimum": low, "median": middle, "maximum": high}
-        rows.append(row | {f"phi {phi:g}": float((scores < phi).mean()) for phi in study.freed})
+        rows.append(row | {f"phi {phi:g}": float((scores < phi).mean()) for phi in report.freed})
     return rows
 
 
@@ -125,19 +125,19 @@ def _table(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> 
     path.write_text(csv_text(header, lines), "utf-8", newline="")
 
 
-def _histograms(study: KernelStudy) -> Figure:
-    lines = -(-len(study.layers) // _COLUMNS)
+def _histograms(report: KernelReport) -> Figure:
+    lines = -(-len(report.layers) // _COLUMNS)
     figure = Figure(figsize=(2.1 * _COLUMNS, 1.35 * lines + 0.3), layout="constrained")
     grid = figure.subplots(lines, _COLUMNS, squeeze=False, sharex=True).ravel()
-    for axes in grid[len(study.layers) :]:
+    for axes in grid[len(report.layers) :]:
         axes.set_axis_off()
-    for axes, (name, scores) in zip(grid, study.layers.items(), strict=False):
+    for axes, (name, scores) in zip(grid, report.layers.items(), strict=False):
         finite = scores[np.isfinite(scores)]
         axes.hist(finite, _BINS, color=_BAR)
         axes.set_title(plain(shorten(name, 28)), fontsize=7.5, color=INK, loc="left")
         if not finite.size:
             axes.text(0.5, 0.5, "held", transform=axes.transAxes, ha="center", fontsize=8, color=GREY)
-        for phi in study.freed:
+        for phi in report.freed:
             axes.axvline(phi, color=_MARK, linewidth=0.8, linestyle="--")
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True) if finite.size else NullLocator())
         open_frame(axes)
