@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from lit_continual.data.cases import Case, CaseList
 from lit_continual.data.volumes import Preprocessing, load_case, load_label
-from lit_continual.denoising.pet_phantom import WATER, PetPhantom
+from lit_continual.denoising.pet_study import WATER, PetPhantom
 
 #: SUV above which a voxel belongs to the body.
 _BODY = 0.1

@@ -37,12 +37,12 @@ class PetVolumeDataModule(PetStudyDataModule):
 
     @cached_property
     @override
-    def patients(self) -> dict[str, list[Case]]:
+    def patients(self) -> dict[str, list[Case]]:  # type: ignore[override]  # mypy takes it for read-only
         return split_cases(self.listed.cases, self.split, self.listed.source)
 
-    @property
+    @cached_property
     @override
-    def regions(self) -> tuple[str, ...]:
+    def regions(self) -> tuple[str, ...]:  # type: ignore[override]  # the same
         names = [name for name, value in self.listed.labels.items() if value]
         return tuple("lesion" if name == "gtv" else name for name in names)
 
@@ -50,4 +50,4 @@ class PetVolumeDataModule(PetStudyDataModule):
     def study(self, case: Case, seconds: Sequence[int], realisations: int) -> Study:
         phantom = pet_volume(case, self.listed, self.size, self.depth)
         name, options = digest(phantom), (self.version, seconds, realisations, self.each)
-        return kept(self.cache, name, lambda: simulate_study(phantom, [int(name, 16)], *options), *options)
+        return kept(self.cache, name, options, lambda: simulate_study(phantom, [int(name, 16)], *options))
