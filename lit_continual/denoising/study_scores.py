@@ -24,19 +24,15 @@ class StudyScores:
     def __init__(self, regions: Sequence[str], groups: Sequence[str], data_range: float, device: Any) -> None:
         self.regions = regions
 
+        names = [f"{region}_{score}" for score in ("bias", "rmse", "cov") for region in regions]
+
         def metrics() -> dict[str, Metric]:
             whole = (0, 1, 2, 3)  # so that each update is one value of PSNR, and the result their mean
-            found: dict[str, Metric] = {
-                "psnr": PeakSignalNoiseRatio(data_range, dim=whole),
-                "ssim": StructuralSimilarityIndexMeasure(data_range=data_range),
+            return {
+                "psnr": PeakSignalNoiseRatio(data_range, dim=whole).to(device),
+                "ssim": StructuralSimilarityIndexMeasure(data_range=data_range).to(device),
+                **{n: MeanMetric(nan_strategy="ignore").to(device).set_dtype(torch.float64) for n in names},
             }
-            names = [f"{region}_{score}" for score in ("bias", "rmse", "cov") for region in regions]
-            found |= {name: MeanMetric(nan_strategy="ignore") for name in names}
-            for metric in found.values():
-                metric.to(device)
-                if isinstance(metric, MeanMetric):
-                    metric.set_dtype(torch.float64)  # after `to`, which forgets it
-            return found
 
         self.metrics = {group: metrics() for group in ("", *groups)}
 
