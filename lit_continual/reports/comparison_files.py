@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lit_continual.reports.comparison import Comparison, Entry, Line
 from lit_continual.reports.html import picture, render
-from lit_continual.reports.latex import table
+from lit_continual.reports.latex import tabular
 from lit_continual.reports.over_option import over_option_figure
 from lit_continual.reports.report import png, renewed
 from lit_continual.reports.side_by_side import side_by_side_figure
@@ -121,7 +121,7 @@ def _latex(found: Comparison) -> str:
             body.append([_label(line, found), *(_number(e, s) for e, s in _scored(line, found))])
             if any(isfinite(entry.paper) for entry in line.entries):
                 body.append(["  (paper)", *(s.text(e.paper) for e, s in _scored(line, found))])
-        parts.append(table(f"{found.name}, {case}. {_legend(found)}", ["", *found.columns], body))
+        parts.append(tabular(f"{found.name}, {case}. {_legend(found)}", ["", *found.columns], body))
     return "\n\n".join(parts) + "\n"
 
 

@@ -4,10 +4,19 @@ from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 from typing import Any
 
-from lit_continual.reports.classes import ClassMean, class_means
 from lit_continual.reports.html import picture, render
 from lit_continual.reports.shades import Scale, scale_of
-from lit_continual.reports.summary import MEASURES, Row, experiences_of, labels, references, scores_of, summary
+from lit_continual.reports.summary import (
+    MEASURES,
+    ClassMean,
+    Row,
+    class_means,
+    experiences_of,
+    labels,
+    references,
+    scores_of,
+    summary,
+)
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 
