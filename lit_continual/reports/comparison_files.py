@@ -12,11 +12,11 @@ from rich.text import Text
 from lit_continual.reports.comparison import Comparison, Entry, Line
 from lit_continual.reports.html import picture, render
 from lit_continual.reports.latex import tabular
+from lit_continual.reports.logged import training_figure
 from lit_continual.reports.over_option import over_option_figure
 from lit_continual.reports.report import png, renewed
 from lit_continual.reports.side_by_side import side_by_side_figure
 from lit_continual.reports.tables import write_rows
-from lit_continual.reports.training import training_figure
 from lit_continual.runs.score import Score
 
 
