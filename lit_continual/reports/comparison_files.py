@@ -24,10 +24,7 @@ def write_comparison(found: Comparison, folder: Path) -> Path:
     """Write ``table.html``, ``table.csv``, ``runs.csv``, ``table.tex``, and the pictures as PNG.
 
     These are ``overlays_<number>.png`` and ``curve_<number>.png`` of each setting, and ``over.png``, as far as there is
-    something to draw.
-
-    Returns:
-        Path of the page.
+    something to draw. Return the page.
 
     Raises:
         OSError: If they cannot be written; the folder is then as it was.

@@ -11,17 +11,9 @@ from lit_continual.reports.shades import RULE
 def panels(
     count: int, most: int, size: tuple[float, float], margin: tuple[float, float] = (0.0, 0.0), **options: Any
 ) -> tuple[Figure, Any]:
-    """A figure with a grid of panels, at most ``most`` side by side.
+    """A figure, and ``count`` panels in it, at most ``most`` side by side, as an array ``(lines, columns)``.
 
-    Args:
-        count: Panels that are drawn into; those beyond are blank.
-        most: Columns at most.
-        size: Width and height of a panel in inches.
-        margin: Width and height of what is around them all.
-        **options: Those of ``Figure.subplots``.
-
-    Returns:
-        The figure, and the panels as an array ``(lines, columns)``.
+    Sizes are in inches, ``margin`` that of what is around all panels; options are those of ``Figure.subplots``.
     """
     columns = min(count, most)
     lines = -(-count // columns)

@@ -135,10 +135,7 @@ def _is_number(value: Any) -> bool:
 
 
 def write_sweep(sweep: Sweep, folder: Path) -> Path:
-    """Write ``sweep.html``, ``sweep.png``, ``sweep.csv`` (a line a combination) and ``trials.csv``.
-
-    Returns:
-        Path of the page.
+    """Write ``sweep.html``, ``sweep.png``, ``sweep.csv`` (a line a combination) and ``trials.csv``; return the page.
 
     Raises:
         OSError: If they cannot be written; the folder is then as it was.

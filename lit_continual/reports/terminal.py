@@ -14,13 +14,7 @@ from lit_continual.runs.score import Score
 
 
 def matrix_table(runs: Sequence[Path]) -> RenderableType:
-    """Result matrices of the runs' first score side by side, with ACC, BWT and forgetting below each.
-
-    Args:
-        runs: Run folders.
-
-    Returns:
-        What ``rich.print`` shows as a table.
+    """What ``rich`` prints: matrices of the runs' first score side by side, with ACC, BWT and forgetting below each.
 
     Raises:
         ValueError: If there is no run, or a folder is not a run folder.

@@ -121,9 +121,7 @@ class SweepFile:
         run_cap: Most runs of the sweep.
         early_terminate: :class:`Hyperband`; by default every run goes on to its end.
         name: Of the sweep; by default that of the file.
-        project: Not used here.
-        entity: Not used here.
-        description: Not used here.
+        project: Not used here, as ``entity`` and ``description``.
     """
 
     method: Literal["grid", "random", "bayes"]

@@ -20,6 +20,7 @@ from lit_continual.studies.cells import Cell, Workers, run_cells
 from lit_continual.studies.layout import Layout, Recipe, read_layout
 
 Check = Callable[[Sequence[str]], Any]
+Options = Mapping[str, Any]
 REFERENCE = re.compile(r"\{prepare\.([^{}]*)\}")
 
 
@@ -63,13 +64,7 @@ class RunTable:
         return self._cell(("prepare", name), recipe, options, setting, seed, names[: names.index(name)])
 
     def _cell(
-        self,
-        place: tuple[str, str],
-        recipe: Recipe,
-        more: list[dict[str, Any]],
-        setting: str,
-        seed: int,
-        known: list[str],
+        self, place: tuple[str, str], recipe: Recipe, more: list[Options], setting: str, seed: int, known: list[str]
     ) -> Cell:
         """The cell at a place in the folder, which may start from the ``known`` of the runs to prepare."""
         options = [option for layer in (self.layout.options, *more) for option in layer.items()]

@@ -32,10 +32,10 @@ def brain_subject(
     tumour: fat and, with contrast agent, the sagittal sinus; in FLAIR, caps of the ventricles.
 
     Args:
-        seed: the patient; another one for each kind.
+        seed: The patient; another one for each kind.
         kind: ``"glioma"`` or ``"metastasis"``.
-        size: voxels to the right, front and top.
-        spacing: mm to the right, front and top.
+        size: Voxels to the right, front and top.
+        spacing: Millimetres to the right, front and top.
 
     Returns:
         Image ``(X, Y, Z, 4)`` and labels ``(X, Y, Z)``, in RAS orientation. Labels are those of BraTS 2023: 1 necrosis,

@@ -29,12 +29,6 @@ def brain_tissues(rng: Generator, kind: str, size: Triple, spacing: Spacing) -> 
     Metastases are three to eight, small and round at the border of grey and white matter; those above 5 mm have a
     necrotic centre within a ring, the others enhance all through.
 
-    Args:
-        rng: the subject's stream.
-        kind: ``"glioma"`` or ``"metastasis"``.
-        size: voxels to the right, front and top.
-        spacing: mm to the right, front and top.
-
     Returns:
         Shares of :data:`TISSUES` ``(X, Y, Z, T)``, which sum to 1, and labels ``(X, Y, Z)``: 1 necrosis, 2 oedema,
         3 enhancing rim, where the tumour fills at least half of the voxel: the largest of its parts.

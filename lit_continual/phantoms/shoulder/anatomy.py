@@ -67,11 +67,9 @@ def rotate(points: Array, axes: str, degrees: ArrayLike) -> Array:
 
 
 class ShoulderAnatomy:
-    """Solids of one subject at ``points``; each is drawn anew when it is asked for, the two bones once.
+    """Solids of one subject at ``points`` ``(3, N)`` in mm; each is drawn anew when it is asked for, the bones once.
 
-    Args:
-        rng: the subject's own stream; everything in which it differs from others is drawn here.
-        points: coordinates ``(3, N)`` in mm, in the frame of this module.
+    Everything in which the subject differs from others is drawn from ``rng``.
     """
 
     def __init__(self, rng: Generator, points: Array) -> None:

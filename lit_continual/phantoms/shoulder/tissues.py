@@ -31,12 +31,7 @@ class _Canvas:
 
 
 def shoulder_tissues(rng: Generator, size: Triple, spacing: Spacing) -> tuple[Array, NDArray[np.uint8]]:
-    """Draw a left shoulder.
-
-    Args:
-        rng: the subject's stream.
-        size: voxels along R, A, S.
-        spacing: mm along R, A, S.
+    """Draw a left shoulder from the subject's own stream, on a grid to the right, front and top.
 
     Returns:
         Shares of :data:`TISSUES` ``(X, Y, Z, T)``, which sum to 1, and labels ``(X, Y, Z)``: 1 humerus, 2 scapula,
