@@ -33,7 +33,8 @@ def over_option_figure(option: str, drawn: Mapping[str, Lines]) -> Figure | None
             style |= {"label": plain(shorten(label, 40)), "linewidth": 1.4 if spaced else 0}
             _line(axes, {place[value]: line[value] for value in place if line.get(value)}, style)
         if spaced:
-            axes.set_xticks(list(place.values()), [_tick(value) for value in place])
+            ticks = [f"{value:g}" if isinstance(value, float) else str(value) for value in place]
+            axes.set_xticks(list(place.values()), [plain(shorten(tick, 12)) for tick in ticks])
             axes.set_xlim(-0.4, len(place) - 0.6)
         elif min(place) > 0 and max(place) / min(place) > _DECADES:
             axes.set_xscale("log")
@@ -60,7 +61,3 @@ def _places(values: Sequence[Any]) -> tuple[dict[Any, float], bool]:
     ordered = sorted(set(values)) if numbers else list(dict.fromkeys(values))
     spaced = len(ordered) <= _TICKS or not numbers
     return {value: float(i if spaced else value) for i, value in enumerate(ordered)}, spaced
-
-
-def _tick(value: Any) -> str:
-    return plain(shorten(f"{value:g}" if isinstance(value, float) else str(value), 12))

@@ -28,7 +28,8 @@ def side_by_side_figure(lines: Sequence[Line], baseline: str) -> Figure | None:
     if not rows:
         return None
     own = [_own_images(row) for *_, row in rows]
-    rows = [(name, which, _near(row) if made else row) for (name, which, row), made in zip(rows, own, strict=True)]
+    for (*_, row), made in zip(rows, own, strict=True):
+        row |= {method: overlay.close_up() for method, overlay in row.items()} if made else {}
     columns = [*runs] if all(own) else ["", *runs]
     wide = min(max((_PAGE - _LEFT) / len(columns) - _GAP, 1.2), 2.4)
     talls = [max(wide * o.size[0] / o.size[1] for o in row.values()) for *_, row in rows]
@@ -71,10 +72,6 @@ def _own_images(row: Mapping[str, Overlay]) -> bool:
     """Whether what the methods show are images of their own making, and not one that they segment."""
     first, *others = row.values()
     return any(other.whose == first.whose and not np.array_equal(other.image, first.image) for other in others)
-
-
-def _near(row: Mapping[str, Overlay]) -> dict[str, Overlay]:
-    return {method: overlay.close_up() for method, overlay in row.items()}
 
 
 def _uptake(overlay: Overlay) -> tuple[float, float]:

@@ -143,16 +143,13 @@ class RunTable:
         """What the finished runs come to."""
         layout, settings = self.layout, {}
         for number, setting in enumerate(layout.cases):
-            runs = {method: self._finished(setting, method) for method in layout.methods}
+            cells = {m: [self.runs[setting, m, seed] for seed in layout.seeds] for m in layout.methods}
+            runs = {m: [Run.load(cell.folder) for cell in some if cell.finished] for m, some in cells.items()}
             paper = {name: method.paper[number] for name, method in layout.methods.items() if method.paper}
             settings[setting] = lines_of(runs, list(layout.columns.values()), layout.baseline, paper, layout.spread)
         facts = (layout.baseline, len(layout.seeds), layout.source, layout.spread, layout.curve, layout.over)
         values = {name: m.options[layout.over] for name, m in layout.methods.items() if layout.over in m.options}
         return Comparison(layout.name, layout.columns, settings, *facts, values)
-
-    def _finished(self, setting: str, method: str) -> list[Run]:
-        cells = [self.runs[setting, method, seed] for seed in self.layout.seeds]
-        return [Run.load(cell.folder) for cell in cells if cell.finished]
 
 
 def compare(

@@ -155,13 +155,10 @@ class ShoulderAnatomy:
         vein = artery + np.array([-4, 6, -5, 0.8], np.float32)
         around = self._vary([artery[2], (-2, -22, -36, 1.5), (30, -22, -34, 1.2)], 3)
         down = self._vary([artery[1], (-70, -5, -50, 2), (-70, -20, -90, 1.5)], 3)
-        return self._union([artery, vein, around, down])
+        return self.union([artery, vein, around, down])
 
-    def hollows(self) -> Array:
-        """What fat fills between the muscles."""
-        return self._union(HOLLOWS)
-
-    def _union(self, paths: Iterable[ArrayLike]) -> Array:
+    def union(self, paths: Iterable[ArrayLike]) -> Array:
+        """The tubes along several paths as one solid."""
         nearest: Array = np.minimum.reduce([tube(self.points, path) for path in paths])
         return nearest
 
