@@ -68,7 +68,15 @@ def simulate_study(
         ValueError: If there is no such version, a scan time is not in (0, 600], or the realisations are longer than the
             acquisition.
     """
-    _check(version, seconds, realisations, each)
+    if version not in RECONSTRUCTIONS:
+        raise ValueError(f"There is no reconstruction {version!r}: take one of {', '.join(RECONSTRUCTIONS)}.")
+    if any(not 0 < s <= FULL_TIME for s in seconds):
+        raise ValueError(f"`seconds` must lie in (0, {FULL_TIME}], got {list(seconds)}.")
+    if each < 1 or FULL_TIME % each or not 0 <= realisations * each <= FULL_TIME:
+        raise ValueError(
+            f"{realisations} realisations of {each} s cannot be had from {FULL_TIME} s: take fewer, or seconds that"
+            f" divide {FULL_TIME}."
+        )
     size = phantom.activity.shape[-1]
     scanner, how = PetScanner(size, phantom.pixel), RECONSTRUCTIONS[version]
     slices: dict[str, list[NDArray[np.float64]]] = {"full": [], "seconds": [], "realisations": []}
@@ -101,15 +109,3 @@ def kept(cache: str | Path | None, name: str, options: Options, simulate: Callab
             np.savez(file, **study)  # type: ignore[arg-type]
     with np.load(path) as file:
         return dict(file)
-
-
-def _check(version: str, seconds: Sequence[int], realisations: int, each: int) -> None:
-    if version not in RECONSTRUCTIONS:
-        raise ValueError(f"There is no reconstruction {version!r}: take one of {', '.join(RECONSTRUCTIONS)}.")
-    if any(not 0 < s <= FULL_TIME for s in seconds):
-        raise ValueError(f"`seconds` must lie in (0, {FULL_TIME}], got {list(seconds)}.")
-    if each < 1 or FULL_TIME % each or not 0 <= realisations * each <= FULL_TIME:
-        raise ValueError(
-            f"{realisations} realisations of {each} s cannot be had from {FULL_TIME} s: take fewer, or seconds that"
-            f" divide {FULL_TIME}."
-        )

@@ -74,7 +74,7 @@ class PetVolumeDataModule(PetStudyDataModule):
     """Real volumes in SUV, taken for the truth, scanned and reconstructed at chosen count levels.
 
     Args:
-        dataset: A Decathlon ``dataset.json``, a CSV table or a folder; see ``read_cases``. Labels become regions, and
+        dataset: A Decathlon ``dataset.json``, a CSV list or a folder; see ``read_cases``. Labels become regions, and
             ``gtv`` is called ``lesion``.
         split: Which patients train, validate and test.
         **options: Those of :class:`~lit_continual.data.PetStudyDataModule`.

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import lit_continual
-from lit_continual.reports.shades import DPI
+from lit_continual.reports.figures import DPI
 
 HERE = Path(__file__).parent
 

@@ -44,10 +44,7 @@ def _comparison(rows: Sequence[Row], score: Score, experiences: Sequence[str]) -
     columns = {m: title for m, title in MEASURES.items() if any(np.isfinite(row.values[m]) for row in rows)}
     for name in experiences:
         columns |= {f"first {name}": f"{name}, learnt", f"last {name}": f"{name}, last"}
-    body = [
-        [row.label, *(score.text(row.values.get(k, np.nan), row.spreads.get(k, np.nan)) for k in columns)]
-        for row in rows
-    ]
+    body = [[row.label, *(row.text(key, score) for key in columns)] for row in rows]
     caption = f"{score.title}. Several seeds: mean ± standard deviation (n - 1)."
     return tabular(caption, ["", *columns.values()], body)
 

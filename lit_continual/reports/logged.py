@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lit_continual.reports.comparison import Line
-from lit_continual.reports.panels import open_frame
-from lit_continual.reports.shades import GREY, INK, LINES, plain, shorten
+from lit_continual.reports.figures import GREY, INK, LINES, open_frame, plain, shorten
 
 
 def logged_values(folder: Path) -> dict[str, list[float]]:

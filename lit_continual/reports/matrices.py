@@ -10,8 +10,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lit_continual.reports.panels import panels
-from lit_continual.reports.shades import GREY, INK, RULE, Scale, plain, scale_of, shorten
+from lit_continual.reports.figures import GREY, INK, RULE, Scale, panels, plain, scale_of, shorten
 from lit_continual.reports.summary import labels
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score

@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_continual.reports.panels import open_frame, panels
-from lit_continual.reports.shades import GREY, INK, LINES, MARKERS, plain, shorten
+from lit_continual.reports.figures import GREY, INK, LINES, MARKERS, open_frame, panels, plain, shorten
 from lit_continual.reports.summary import mean_std
 
 Lines = Mapping[str, Mapping[Any, Sequence[float]]]  # label -> value of the option -> a number a seed

@@ -1,14 +1,13 @@
 """The HTML page of a report."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite, nan
+from math import isfinite
 from typing import Any
 
+from lit_continual.reports.figures import Scale, scale_of
 from lit_continual.reports.html import picture, render
-from lit_continual.reports.shades import Scale, scale_of
 from lit_continual.reports.summary import (
     MEASURES,
-    Row,
     class_means,
     experiences_of,
     labels,
@@ -100,25 +99,10 @@ def _score(runs: Sequence[Run], score: Score, curves: Mapping[str, Any]) -> dict
         "title": score.title,
         "higher": score.higher_is_better,
         "measures": measures,
-        "rows": [_line(row, score, measures, experiences_of(runs)) for row in rows],
+        "rows": rows,
         "matrices": [_matrix(r, label, score, scale) for r, label in zip(runs, labels(runs), strict=True)],
         "scale": {"low": f"{scale.low:.3g}", "high": f"{scale.high:.3g}", "shades": shades},
         "curves": curves,
-    }
-
-
-def _line(row: Row, score: Score, measures: Sequence[str], experiences: Sequence[str]) -> dict[str, Any]:
-    def text(key: str, signed: bool = False) -> str:
-        return score.text(row.values.get(key, nan), row.spreads.get(key, nan), signed)
-
-    run = row.runs[0]
-    return {
-        "label": row.label,
-        "mode": run.mode,
-        "seeds": len(row.runs),
-        "state": "" if run.finished else f"running, {run.steps} of {len(run.experiences)} experiences",
-        "measures": [text(m, signed=m != "acc") for m in measures],
-        "experiences": [(text(f"first {name}"), text(f"last {name}")) for name in experiences],
     }
 
 

@@ -32,6 +32,15 @@ class Row:
     values: dict[str, float]
     spreads: dict[str, float]
 
+    @property
+    def seeds(self) -> int:
+        """How many runs it is of."""
+        return len(self.runs)
+
+    def text(self, key: str, score: Score, signed: bool = False) -> str:
+        """A value as it is written; a dash for one that the runs do not have."""
+        return score.text(self.values.get(key, nan), self.spreads.get(key, nan), signed)
+
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and standard deviation with ``n - 1`` in the denominator; nan where there are too few values.

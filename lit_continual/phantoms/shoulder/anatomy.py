@@ -18,7 +18,7 @@ from lit_continual.phantoms.voxels import Array
 HEAD = 23.0  # radius of the head of the humerus
 GAP = 3.0  # cartilage between head and glenoid
 
-# A muscle is a fan of tubes whose rows are x, y, z, radius; the first table is in the scapula's frame.
+# A muscle is a fan of tubes whose rows are x, y, z, radius; the first array is in the scapula's frame.
 SCAPULAR_MUSCLES = [
     [[(85, 20, 8, 6), (45, 22, 13, 10), (12, 26, 10, 8), (-16, 27, 2, 5), (-40, 16, 0, 3)]],  # supraspinatus
     [  # infraspinatus
