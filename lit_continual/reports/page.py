@@ -6,15 +6,7 @@ from typing import Any
 
 from lit_continual.reports.figures import Scale, scale_of
 from lit_continual.reports.html import picture, render
-from lit_continual.reports.summary import (
-    MEASURES,
-    class_means,
-    experiences_of,
-    labels,
-    references,
-    scores_of,
-    summary,
-)
+from lit_continual.reports.summary import MEASURES, class_means, experiences_of, labels, references, scores_of, summary
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 
