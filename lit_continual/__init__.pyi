@@ -23,16 +23,16 @@ from .data.splits import split_cases as split_cases
 from .denoising.denoiser import Denoiser as Denoiser
 from .denoising.noisy_pair import NoisyPair as NoisyPair
 from .denoising.noisy_pair import read_noisy_pair as read_noisy_pair
-from .denoising.pet_phantom import PetPhantom as PetPhantom
 from .denoising.pet_scanner import PetScanner as PetScanner
 from .denoising.pet_scanner import Reconstruction as Reconstruction
 from .denoising.pet_scanner import split_counts as split_counts
 from .denoising.pet_slices import PetSlices as PetSlices
 from .denoising.pet_slices import WholeStudies as WholeStudies
+from .denoising.pet_study import PetPhantom as PetPhantom
 from .denoising.pet_study import simulate_study as simulate_study
 from .denoising.pet_study_data_module import PetStudyDataModule as PetStudyDataModule
-from .denoising.pet_volume import pet_volume as pet_volume
 from .denoising.pet_volume_data_module import PetVolumeDataModule as PetVolumeDataModule
+from .denoising.pet_volume_data_module import pet_volume as pet_volume
 from .methods.distillation.callback import Distillation as Distillation
 from .methods.l2sp.callback import L2SP as L2SP
 from .methods.loss_term import LossTerm as LossTerm
@@ -64,7 +64,7 @@ from .methods.train_only.callback import TrainOnly as TrainOnly
 from .phantoms.brain.brain_data_module import BrainDataModule as BrainDataModule
 from .phantoms.pet.pet_data_module import PetDataModule as PetDataModule
 from .phantoms.pet.phantom import pet_phantom as pet_phantom
-from .phantoms.pet.study import pet_study as pet_study
+from .phantoms.pet.phantom import pet_study as pet_study
 from .phantoms.shoulder.phantom import shoulder_subject as shoulder_subject
 from .phantoms.shoulder.phantom import write_shoulder_phantom as write_shoulder_phantom
 from .phantoms.shoulder.shoulder_data_module import ShoulderDataModule as ShoulderDataModule

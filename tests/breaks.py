@@ -81,10 +81,10 @@ BREAKS = [
         ("100 * (mean / true - 1))", "100 * (mean / true - 1).abs())"),
     ),
     *room(
-        "denoising/region_score.py",
-        "tests/denoising/test_region_score.py",
-        ("self.count += ~value.isnan()", "self.count += 1"),
-        ("self.total += value.nan_to_num(0.0)", "self.total += images[0][0].numel() * value.nan_to_num(0.0)"),
+        "denoising/study_scores.py",
+        "tests/denoising/test_denoiser.py",
+        ('MeanMetric(nan_strategy="ignore")', "MeanMetric(nan_strategy=0.0)"),
+        ("ensemble_rmse(denoised, target, mask)", "ensemble_bias(denoised, target, mask)"),
     ),
     # Segmentation
     *room(

@@ -44,7 +44,7 @@ class NoisyPair:
 def read_noisy_pair(study: str | Path, seed: int = 0) -> NoisyPair:
     """Read two noise realisations with equal counts.
 
-    * A folder, Decathlon list or CSV table of two or more images on one grid: realisations. Every other one goes into
+    * A folder, Decathlon list or CSV list of two or more images on one grid: realisations. Every other one goes into
       each half, which is their mean, as with frames of a list-mode acquisition.
     * An image with two or more frames along its fourth axis: the same.
     * An acquisition ``.npz``: ``counts`` ``(D, lines)`` as a :class:`~lit_continual.data.PetScanner` counts them,

@@ -1,12 +1,12 @@
 """One simulated PET study: a patient, an acquisition, and its reconstructions at several scan times."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_continual.denoising.pet_phantom import PetPhantom
 from lit_continual.denoising.pet_scanner import RECONSTRUCTIONS, PetScanner, split_counts
 from lit_continual.runs.files import replaced
 
@@ -16,6 +16,27 @@ SCAN_TIMES, FULL_TIME, REALISATION_TIME = (30, 45, 60, 90, 120, 180), 600, 60
 LAYOUT = 3  # of what a study holds and how it is made, in the name of its file
 
 Study = dict[str, NDArray[np.float32]]
+Options = tuple[str, Sequence[int], int, int]  # version, scan times, realisations and seconds each, as below
+
+#: Linear attenuation of water at 511 keV in 1/mm.
+WATER = 0.0096
+
+
+@dataclass(frozen=True)
+class PetPhantom:
+    """A patient as a scanner sees one, seeded or real.
+
+    Attributes:
+        activity: SUV ``(D, H, W)``, slices first, from the abdomen's end up.
+        attenuation: Linear attenuation at 511 keV in 1/mm, ``(D, H, W)``.
+        masks: What is measured, such as ``lesion``, ``(D, H, W)``, boolean.
+        pixel: Side of a pixel in mm.
+    """
+
+    activity: NDArray[np.float32]
+    attenuation: NDArray[np.float32]
+    masks: dict[str, NDArray[np.bool_]]
+    pixel: float
 
 
 def simulate_study(
@@ -47,7 +68,15 @@ def simulate_study(
         ValueError: If there is no such version, a scan time is not in (0, 600], or the realisations are longer than the
             acquisition.
     """
-    _check(version, seconds, realisations, each)
+    if version not in RECONSTRUCTIONS:
+        raise ValueError(f"There is no reconstruction {version!r}: take one of {', '.join(RECONSTRUCTIONS)}.")
+    if any(not 0 < s <= FULL_TIME for s in seconds):
+        raise ValueError(f"`seconds` must lie in (0, {FULL_TIME}], got {list(seconds)}.")
+    if each < 1 or FULL_TIME % each or not 0 <= realisations * each <= FULL_TIME:
+        raise ValueError(
+            f"{realisations} realisations of {each} s cannot be had from {FULL_TIME} s: take fewer, or seconds that"
+            f" divide {FULL_TIME}."
+        )
     size = phantom.activity.shape[-1]
     scanner, how = PetScanner(size, phantom.pixel), RECONSTRUCTIONS[version]
     slices: dict[str, list[NDArray[np.float64]]] = {"full": [], "seconds": [], "realisations": []}
@@ -68,35 +97,15 @@ def simulate_study(
     return {"truth": phantom.activity, **stacked, **masks, "pixel": np.asarray(phantom.pixel, np.float32)}
 
 
-def kept(
-    cache: str | Path | None,
-    name: str,
-    make: Callable[[], Study],
-    version: str,
-    seconds: Sequence[int],
-    realisations: int,
-    each: int,
-) -> Study:
-    """Look a study up in a folder, or make it and keep it there; without a folder, make it."""
+def kept(cache: str | Path | None, name: str, options: Options, simulate: Callable[[], Study]) -> Study:
+    """Look a study up in a folder, or simulate it and keep it there; without a folder, simulate it."""
     if cache is None:
-        return make()
-    times = "-".join(map(str, seconds))
-    path = Path(cache, f"{version}_{name}_{times}s_{realisations}x{each}s_{LAYOUT}.npz")
+        return simulate()
+    version, seconds, realisations, each = options
+    path = Path(cache, f"{version}_{name}_{'-'.join(map(str, seconds))}s_{realisations}x{each}s_{LAYOUT}.npz")
     if not path.exists():
-        study = make()
+        study = simulate()
         with replaced(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **study)  # type: ignore[arg-type]
     with np.load(path) as file:
         return dict(file)
-
-
-def _check(version: str, seconds: Sequence[int], realisations: int, each: int) -> None:
-    if version not in RECONSTRUCTIONS:
-        raise ValueError(f"There is no reconstruction {version!r}: take one of {', '.join(RECONSTRUCTIONS)}.")
-    if any(not 0 < s <= FULL_TIME for s in seconds):
-        raise ValueError(f"`seconds` must lie in (0, {FULL_TIME}], got {list(seconds)}.")
-    if each < 1 or FULL_TIME % each or not 0 <= realisations * each <= FULL_TIME:
-        raise ValueError(
-            f"{realisations} realisations of {each} s cannot be had from {FULL_TIME} s: take fewer, or seconds that"
-            f" divide {FULL_TIME}."
-        )

@@ -41,8 +41,12 @@ class PetStudyDataModule(LightningDataModule):
         seed: Seed of the order of slices; by default that of the run.
     """
 
+    #: What is measured: the masks of a study.
+    regions: tuple[str, ...]
     #: Groups of patients whose scores are also shown alone.
     groups: tuple[str, ...] = ()
+    #: Who is in each split.
+    patients: dict[str, list[Case]]
 
     def __init__(
         self,
@@ -66,16 +70,6 @@ class PetStudyDataModule(LightningDataModule):
         self.each, self.size, self.depth, self.train_slices = each, size, depth, train_slices
         self.batch_size, self.samples_per_epoch, self.cache = batch_size, samples_per_epoch, cache
         self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
-
-    @property
-    @abstractmethod
-    def regions(self) -> tuple[str, ...]:
-        """What is measured: the masks of a study."""
-
-    @property
-    @abstractmethod
-    def patients(self) -> dict[str, list[Case]]:
-        """Who is in each split."""
 
     @abstractmethod
     def study(self, case: Case, seconds: Sequence[int], realisations: int) -> Study:

@@ -43,16 +43,10 @@ def ensemble_rmse(realisations: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     with the overline the mean over the region. Noise cancels, and structure that is not there does not: a ring within
     an organ is seen here, and not in the bias of its mean.
 
-    Args:
-        realisations: Images ``(R, *spatial)``, e.g. in SUV.
-        truth: The image without noise ``(*spatial)``, in the same unit.
-        mask: Where the region is, ``(*spatial)``, boolean.
+    Arguments and errors are those of :func:`ensemble_bias`.
 
     Returns:
         A scalar in float64; nan where the region's true mean is 0.
-
-    Raises:
-        ValueError: If shapes do not fit or the region is empty.
 
     References:
         A number for the artefact in Fig. 6 of Chen, Asma and Chan. Targeted Gradient Descent. MICCAI 2021.
@@ -73,15 +67,10 @@ def coefficient_of_variation(realisations: Tensor, mask: Tensor) -> Tensor:
 
     over the voxels of the region, with the population's standard deviation (``ddof=0``).
 
-    Args:
-        realisations: Images ``(R, *spatial)``.
-        mask: Where the region is, ``(*spatial)``, boolean.
+    Arguments and errors are those of :func:`ensemble_bias`.
 
     Returns:
         A scalar in float64; nan where a realisation has no activity in the region.
-
-    Raises:
-        ValueError: If shapes do not fit or the region is empty.
 
     References:
         Chen, Asma and Chan. Targeted Gradient Descent. MICCAI 2021, section 4.

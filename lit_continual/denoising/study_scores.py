@@ -1,22 +1,14 @@
 """How well a denoiser does on whole studies of several noise realisations."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from lit_continual.denoising.region_score import RegionScore
 from lit_continual.denoising.region_statistics import coefficient_of_variation, ensemble_bias, ensemble_rmse
-
-#: By the ending of their names; the first two compare with the truth.
-SCORES: dict[str, Callable[..., Tensor]] = {
-    "bias": ensemble_bias,
-    "rmse": ensemble_rmse,
-    "cov": coefficient_of_variation,
-}
 
 
 class StudyScores:
@@ -32,15 +24,15 @@ class StudyScores:
     def __init__(self, regions: Sequence[str], groups: Sequence[str], data_range: float, device: Any) -> None:
         self.regions = regions
 
+        names = [f"{region}_{score}" for score in ("bias", "rmse", "cov") for region in regions]
+
         def metrics() -> dict[str, Metric]:
             whole = (0, 1, 2, 3)  # so that each update is one value of PSNR, and the result their mean
-            found: dict[str, Metric] = {
-                "psnr": PeakSignalNoiseRatio(data_range, dim=whole),
-                "ssim": StructuralSimilarityIndexMeasure(data_range=data_range),
+            return {
+                "psnr": PeakSignalNoiseRatio(data_range, dim=whole).to(device),
+                "ssim": StructuralSimilarityIndexMeasure(data_range=data_range).to(device),
+                **{n: MeanMetric(nan_strategy="ignore").to(device).set_dtype(torch.float64) for n in names},
             }
-            for name, score in SCORES.items():
-                found |= {f"{region}_{name}": RegionScore(score) for region in regions}
-            return {name: metric.to(device) for name, metric in found.items()}
 
         self.metrics = {group: metrics() for group in ("", *groups)}
 
@@ -52,8 +44,9 @@ class StudyScores:
         for region in self.regions:
             if region in regions and bool(regions[region].any()):
                 mask = regions[region][0]
-                given |= {f"{region}_{score}": (denoised, target, mask) for score in ("bias", "rmse")}
-                given[f"{region}_cov"] = denoised, mask
+                given[f"{region}_bias"] = (ensemble_bias(denoised, target, mask),)
+                given[f"{region}_rmse"] = (ensemble_rmse(denoised, target, mask),)
+                given[f"{region}_cov"] = (coefficient_of_variation(denoised, mask),)
         if group in self.metrics and group:
             for name, images in given.items():
                 self.metrics[group][name].update(*images)

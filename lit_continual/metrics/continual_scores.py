@@ -17,7 +17,7 @@ def continual_scores(
 
     - ``acc`` :math:`= \frac{1}{T} \sum_j R_{T,j}`, in the score's own unit whichever way is better
     - ``bwt`` :math:`= \frac{s}{T-1} \sum_{j<T} (R_{T,j} - R_{j,j})`; negative is forgetting
-    - ``fwt`` :math:`= \frac{s}{T-1} \sum_{j>1} (R_{j-1,j} - b_j)`; positive is a head start
+    - ``fwt`` :math:`= \frac{s}{T-1} \sum_{j>1} (R_{j-1,j} - b_j)`; positive: something is known before it is learnt
     - ``forgetting`` :math:`= \frac{1}{T-1} \sum_{j<T} (\max_{l<T} s R_{l,j} - s R_{T,j})`; positive is forgetting
     - ``intransigence`` :math:`= \frac{s}{T} \sum_j (r_j - R_{j,j})`; positive is what was not learned
 
@@ -27,7 +27,7 @@ def continual_scores(
     Args:
         matrix: R, shape ``(T, T)``; tensor, array or nested list; nan = not evaluated.
         baseline: Score of an untrained or chance model on each experience, shape ``(T,)``; the first is not used.
-        reference: Score of the joint or the single-task model on each experience, shape ``(T,)``.
+        reference: Score of the joint model, or of one that learnt it alone, on each experience, shape ``(T,)``.
         higher_is_better: False for distances and errors.
 
     Returns:

@@ -41,10 +41,7 @@ class DenseNet121UNet(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int = 1,
-        out_channels: int = 2,
-        decoder_channels: Sequence[int] = (512, 256, 128, 64, 32),
+        self, in_channels: int = 1, out_channels: int = 2, decoder_channels: Sequence[int] = (512, 256, 128, 64, 32)
     ) -> None:
         super().__init__()
         if len(decoder_channels) != 5:

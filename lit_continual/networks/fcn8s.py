@@ -16,11 +16,11 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @NETWORKS.add
 class FCN8s(nn.Module):
-    """Segment slices by a VGG16 encoder and the sum of scores at strides 32, 16 and 8.
+    """Segment slices by a VGG16 encoder and the sum of logits at strides 32, 16 and 8.
 
-    The scores of stride 32 are upsampled by two and added to those of pool 4, their sum again to those of pool 3, and
-    that by eight; upsampling is a transposed convolution that starts as bilinear interpolation, scores start at zero.
-    Inputs of any size are padded with zeros to a multiple of 32 and the scores cropped.
+    The logits of stride 32 are upsampled by two and added to those of pool 4, their sum again to those of pool 3, and
+    that by eight; upsampling is a transposed convolution that starts as bilinear interpolation, logits start at zero.
+    Inputs of any size are padded with zeros to a multiple of 32 and the logits cropped.
 
     Args:
         in_channels: Channels of the input, such as four MR sequences, each z-scored.
@@ -28,7 +28,7 @@ class FCN8s(nn.Module):
         weights: File of VGG16's convolutions trained on ImageNet (Oxford: RGB on 0-255 less the mean), with the names
             ``features.0.weight`` to ``features.28.bias``. Its first kernel is adapted to z-scored channels, whatever
             their number C: each gets ``sum_rgb(std * kernel) / C``, so that the same picture in all channels answers
-            as that picture in grey did. The scores of pool 4 and pool 3, whose activations are large, are then scaled
+            as that picture in grey did. The logits of pool 4 and pool 3, whose activations are large, are then scaled
             by 0.01 and 0.0001. Without a file the weights are He's.
         head_channels: Width of the two convolutions after pool 5, which are always trained from scratch.
         dropout: Dropout after each of the two.
@@ -62,8 +62,11 @@ class FCN8s(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias) if layer.bias is not None else None
-        self.score5, self.score4, self.score3 = (_score(n, out_channels) for n in (head_channels, 512, 256))
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # there is one
+        self.score5, self.score4, self.score3 = (nn.Conv2d(n, out_channels, 1) for n in (head_channels, 512, 256))
+        for layer in (self.score5, self.score4, self.score3):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
         self.double5, self.double4 = (_upsampling(out_channels, 2) for _ in range(2))
         self.eightfold = _upsampling(out_channels, 8)
         self.scale4, self.scale3 = (0.01, 0.0001) if weights else (1.0, 1.0)
@@ -71,7 +74,7 @@ class FCN8s(nn.Module):
             self.features.load_state_dict(_read(weights, in_channels))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map ``(B, in_channels, H, W)`` to scores ``(B, out_channels, H, W)``."""
+        """Map ``(B, in_channels, H, W)`` to logits ``(B, out_channels, H, W)``."""
         height, width = image.shape[2:]
         x = pad(image, (0, -width % 32, 0, -height % 32))
         pools = []
@@ -79,17 +82,10 @@ class FCN8s(nn.Module):
             x = layer(x)
             if isinstance(layer, nn.MaxPool2d):
                 pools.append(x)
-        scores = self.double5(self.score5(self.head(pools[4]))) + self.score4(self.scale4 * pools[3])
-        scores = self.double4(scores) + self.score3(self.scale3 * pools[2])
-        cropped: Tensor = self.eightfold(scores)[..., :height, :width]
+        logits = self.double5(self.score5(self.head(pools[4]))) + self.score4(self.scale4 * pools[3])
+        logits = self.double4(logits) + self.score3(self.scale3 * pools[2])
+        cropped: Tensor = self.eightfold(logits)[..., :height, :width]
         return cropped
-
-
-def _score(in_channels: int, out_channels: int) -> nn.Conv2d:
-    score = nn.Conv2d(in_channels, out_channels, 1)
-    nn.init.zeros_(score.weight)
-    nn.init.zeros_(score.bias)  # type: ignore[arg-type]  # there is one
-    return score
 
 
 def _upsampling(channels: int, factor: int) -> nn.ConvTranspose2d:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +12,49 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_continual.phantoms.voxels import Spacing
-
 SUBJECTS_PER_SEED = 10_000
-Scan = Callable[[], tuple[NDArray[Any], NDArray[Any]]]
+Scan = Callable[[int], tuple[NDArray[Any], NDArray[Any]]]
 
 
-def write_phantom(folder: Path | str, description: dict[str, Any], scans: Mapping[str, Scan], spacing: Spacing) -> Path:
+def write_phantom(
+    folder: Path | str, description: dict[str, Any], recipe: dict[str, Any], prefix: str, scan: Scan
+) -> Path:
     """Write phantoms as a Decathlon data set, or reuse the one that is there.
 
     The folder appears whole or not at all. A folder that lost files is completed; one that holds something else is
-    left alone.
+    left alone. Patients of different seeds differ.
 
     Args:
-        folder: of the data set; its parents are made.
-        description: of the data set: its name, modality, labels, and the recipe that distinguishes it from others.
-        scans: what makes image ``(X, Y, Z[, C])`` and labels ``(X, Y, Z)``, by patient.
-        spacing: mm to the right, front and top.
+        folder: Of the data set; its parents are made.
+        description: Of the data set: its name, modality and labels.
+        recipe: What distinguishes it from others, among it ``seed``, ``subjects`` and ``spacing``.
+        prefix: What names of patients begin with.
+        scan: Makes image ``(X, Y, Z[, C])`` and labels ``(X, Y, Z)`` from a patient's seed.
 
     Returns:
         Path of ``dataset.json``, whose ``training`` lists image, label and patient.
 
     Raises:
-        ValueError: if the folder holds another data set.
+        ValueError: If ``subjects`` is below 1 or above 10 000, or the folder holds another data set.
     """
-    folder = Path(folder)
-    description = _list_files(description, list(scans))
+    if not 1 <= recipe["subjects"] <= SUBJECTS_PER_SEED:
+        raise ValueError(f"`subjects` must lie in 1..{SUBJECTS_PER_SEED}, got {recipe['subjects']}.")
+    folder, first = Path(folder), recipe["seed"] * SUBJECTS_PER_SEED
+    seeds = {f"{prefix}-{seed:08d}": seed for seed in range(first, first + recipe["subjects"])}
+    training = [{"image": f"./imagesTr/{p}.nii.gz", "label": f"./labelsTr/{p}.nii.gz", "patient": p} for p in seeds]
+    description = {**description, "phantom": recipe, "numTraining": len(seeds), "numTest": 0}
+    description |= {"training": training, "test": []}
     if _is_complete(folder, description):
         return folder / "dataset.json"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         draft = Path(scratch) / folder.name
-        for item in description["training"]:
-            image, label = scans[item["patient"]]()
-            _save(image, spacing, draft / item["image"])
-            _save(label, spacing, draft / item["label"])
+        for item in training:
+            for key, volume in zip(("image", "label"), scan(seeds[item["patient"]]), strict=True):
+                _save(volume, recipe["spacing"], draft / item[key])
         (draft / "dataset.json").write_text(json.dumps(description, indent=2))
         _move(draft, folder, description)
     return folder / "dataset.json"
-
-
-def patients_of(seed: int, subjects: int) -> list[int]:
-    """Seeds of the patients of a data set; those of different data sets differ.
-
-    Raises:
-        ValueError: if there are fewer than one, or more than 10 000.
-    """
-    if not 1 <= subjects <= SUBJECTS_PER_SEED:
-        raise ValueError(f"`subjects` must lie in 1..{SUBJECTS_PER_SEED}, got {subjects}.")
-    return [seed * SUBJECTS_PER_SEED + i for i in range(subjects)]
-
-
-def _list_files(description: dict[str, Any], patients: list[str]) -> dict[str, Any]:
-    files = [(f"./imagesTr/{patient}.nii.gz", f"./labelsTr/{patient}.nii.gz", patient) for patient in patients]
-    training = [{"image": image, "label": label, "patient": patient} for image, label, patient in files]
-    return {**description, "numTraining": len(files), "numTest": 0, "training": training, "test": []}
 
 
 def _is_complete(folder: Path, description: dict[str, Any]) -> bool:
@@ -82,7 +70,7 @@ def _is_complete(folder: Path, description: dict[str, Any]) -> bool:
     return all((folder / item[key]).exists() for item in found["training"] for key in ("image", "label"))
 
 
-def _save(volume: NDArray[Any], spacing: Spacing, path: Path) -> None:
+def _save(volume: NDArray[Any], spacing: Sequence[float], path: Path) -> None:
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = [-(n - 1) / 2 * s for n, s in zip(volume.shape[:3], spacing, strict=True)]
     nifti = nib.Nifti1Image(volume, affine)

@@ -4,8 +4,7 @@ from lit_continual.reports.comparison import Column, Comparison, Spread, lines_o
 from lit_continual.reports.comparison_files import comparison_table, write_comparison
 from lit_continual.reports.logged import logged_values
 from lit_continual.reports.report import write_report
-from lit_continual.reports.sweep import Sweep, Trial
-from lit_continual.reports.sweep_files import sweep_table, write_sweep
+from lit_continual.reports.sweep import Sweep, Trial, sweep_table, write_sweep
 from lit_continual.reports.terminal import matrix_table
 
 __all__ = [

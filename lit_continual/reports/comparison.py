@@ -1,6 +1,6 @@
-"""The numbers of a table: methods by cases, means over seeds, tests against a baseline, and what a paper found."""
+"""The numbers of a table: methods by settings, means over seeds, tests against a baseline, and what a paper found."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import isfinite, nan
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lit_continual.metrics import PairedTest, paired_test
-from lit_continual.reports.summary import measures
+from lit_continual.reports.summary import mean_std, measures
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 
@@ -43,7 +43,6 @@ class Column:
             raise ValueError(f"A column has either an `experience` or a `measure`, got {self}")
         if self.label is not None and self.measure is not None:
             raise ValueError(f"A `label` is of an `experience`, not of a `measure`, got {self}")
-
         if (self.measure == "time_saved") != (self.against is not None):
             raise ValueError(f"`time_saved` goes with `against`, a method, and nothing else does, got {self}")
 
@@ -67,8 +66,7 @@ class Column:
         if self.label is None:
             place = self.at(run)
             return nan if place is None else float(run.values(score)[place])
-        values = [value for value in self._scores(run).values() if isfinite(value)]
-        return float(np.mean(values)) if values else nan
+        return mean_std([value for value in self._scores(run).values() if isfinite(value)])[0]
 
     def of(self, runs: Sequence[Run]) -> Score:
         """The score of the runs that has the column's name."""
@@ -96,9 +94,9 @@ def _seconds(run: Run) -> float:
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: mean and standard deviation (n - 1) over ``seeds`` runs or their patients, the paper's number, a test.
+    """Mean and standard deviation (n - 1) over ``seeds`` runs or their patients, the paper's number, and a test.
 
-    The test is a paired one over the patients, each averaged over the seeds, against the baseline of the case.
+    The test is a paired one over the patients, each averaged over the seeds, against the baseline of the setting.
     """
 
     mean: float
@@ -112,10 +110,14 @@ class Entry:
         """Whether the test says so at the 5 % level, without a correction for the number of tests."""
         return self.test is not None and self.test.p_value < LEVEL
 
+    def text(self, score: Score) -> str:
+        """The number as it is written, with a star where it differs."""
+        return score.text(self.mean, self.std) + ("*" if self.differs else "")
+
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A method in one case: its finished runs, one a seed, and an entry a column."""
+    """A method in one setting: its finished runs, one a seed, and an entry a column."""
 
     method: str
     runs: tuple[Run, ...]
@@ -129,7 +131,7 @@ class Comparison:
     Attributes:
         name: Its title.
         columns: Column by heading.
-        cases: The lines of each case, in order.
+        settings: The lines of each setting, in order.
         baseline: The method that the others are tested against.
         seeds: How many there are when everything is finished.
         source: Where the paper's numbers are from; "" if there are none.
@@ -141,7 +143,7 @@ class Comparison:
 
     name: str
     columns: Mapping[str, Column]
-    cases: Mapping[str, Sequence[Line]]
+    settings: Mapping[str, Sequence[Line]]
     baseline: str
     seeds: int
     source: str = ""
@@ -152,20 +154,29 @@ class Comparison:
 
     @property
     def drawn(self) -> dict[str, dict[str, dict[Any, list[float]]]]:
-        """For each heading and case, the numbers of the seeds by the value of the option."""
+        """For each heading and setting, the numbers of the seeds by the value of the option."""
         panels: dict[str, dict[str, dict[Any, list[float]]]] = {heading: {} for heading in self.columns}
-        for case, lines in self.cases.items():
-            everyone = [run for line in lines for run in line.runs]
+        for setting, lines in self.settings.items():
             for (heading, column), line in product(self.columns.items(), lines):
-                numbers = [x for run in line.runs if isfinite(x := column.value(run, everyone))]
+                numbers = [x for run in line.runs if isfinite(x := column.value(run, runs_of(lines)))]
                 if numbers and line.method in self.values:
-                    panels[heading].setdefault(case, {}).setdefault(self.values[line.method], []).extend(numbers)
+                    panels[heading].setdefault(setting, {}).setdefault(self.values[line.method], []).extend(numbers)
         return panels
 
-    def score(self, heading: str) -> Score:
-        """What the numbers under a heading are."""
-        runs = [run for lines in self.cases.values() for line in lines for run in line.runs]
-        return self.columns[heading].of(runs)
+    def label(self, line: Line) -> str:
+        """The method, and how many of its runs are finished, as long as some are not."""
+        missing = self.seeds - len(line.runs)
+        return f"{line.method} ({len(line.runs)} of {self.seeds} seeds)" if missing else line.method
+
+    def scored(self, line: Line) -> list[tuple[Entry, Score]]:
+        """The entries of a line, and what their numbers are."""
+        runs = [run for lines in self.settings.values() for run in runs_of(lines)]
+        return [(entry, column.of(runs)) for entry, column in zip(line.entries, self.columns.values(), strict=True)]
+
+
+def runs_of(lines: Iterable[Line]) -> list[Run]:
+    """The runs of several methods."""
+    return [run for line in lines for run in line.runs]
 
 
 def lines_of(
@@ -175,7 +186,7 @@ def lines_of(
     paper: Mapping[str, Sequence[float | None]],
     spread: Spread = "seeds",
 ) -> list[Line]:
-    """The lines of one case.
+    """The lines of one setting.
 
     Args:
         runs: Finished runs of each method, of seeds that differ.
@@ -191,15 +202,12 @@ def lines_of(
         printed = paper.get(method) or [None] * len(columns)
         entries = []
         for column, number in zip(columns, printed, strict=True):
-            values = np.array([column.value(run, everyone) for run in found])
-            values = values[np.isfinite(values)]
+            values = [value for run in found if isfinite(value := column.value(run, everyone))]
             seeds, patients = len(values), column.patients(found)
             if spread == "patients" and patients:
-                values = np.array([value for value in patients.values() if isfinite(value)])
-            mean = float(values.mean()) if len(values) else nan
-            std = float(values.std(ddof=1)) if len(values) > 1 else nan
+                values = [value for value in patients.values() if isfinite(value)]
             test = None if method == baseline else _test(column, runs.get(baseline, ()), found)
-            entries.append(Entry(mean, std, seeds, nan if number is None else number, test))
+            entries.append(Entry(*mean_std(values), seeds, nan if number is None else number, test))
         lines.append(Line(method, tuple(found), tuple(entries)))
     return lines
 

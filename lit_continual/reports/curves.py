@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_continual.reports.panels import open_frame, panels
-from lit_continual.reports.shades import GREY, INK, line_styles, plain, scale_of, shorten
+from lit_continual.reports.figures import GREY, INK, line_styles, open_frame, panels, plain, scale_of, shorten
 from lit_continual.reports.summary import experiences_of, last
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import lit_continual
-from lit_continual.reports.shades import DPI
+from lit_continual.reports.figures import DPI
 
 HERE = Path(__file__).parent
 
@@ -25,7 +25,7 @@ def render(template: str, folder: Path = HERE, /, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["soft"] = _soft
+    environment.filters["soft"] = lambda name: Markup(str(escape(name)).replace("_", "_<wbr>"))
     return environment.get_template(template).render(version=lit_continual.__version__, **values)
 
 
@@ -33,7 +33,3 @@ def picture(png: bytes) -> dict[str, Any]:
     """A PNG file as the ``source`` of an image in a page, and its ``width`` there."""
     pixels = int.from_bytes(png[16:20], "big")  # the width, in every PNG's first chunk
     return {"source": f"data:image/png;base64,{base64.b64encode(png).decode()}", "width": pixels * 96 // DPI}
-
-
-def _soft(name: str) -> Markup:
-    return Markup(str(escape(name)).replace("_", "_<wbr>"))

@@ -10,7 +10,6 @@ from lit_continual.runs.printing import printable
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 
-_HEADS = {"acc": "ACC", "forgetting": "Forgetting", "bwt": "BWT", "fwt": "FWT", "intransigence": "Intransigence"}
 _SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -42,39 +41,34 @@ def write_latex(runs: Sequence[Run], folder: Path) -> None:
 
 
 def _comparison(rows: Sequence[Row], score: Score, experiences: Sequence[str]) -> str:
-    shown = [m for m in MEASURES if any(np.isfinite(row.values[m]) for row in rows)]
-    head = [
-        "",
-        *(_HEADS[m] for m in shown),
-        *(f"{name}, {when}" for name in experiences for when in ("learnt", "last")),
-    ]
-    keys = [*shown, *(f"{when} {name}" for name in experiences for when in ("first", "last"))]
-    body = [
-        [row.label, *(score.text(row.values.get(k, np.nan), row.spreads.get(k, np.nan)) for k in keys)] for row in rows
-    ]
-    return table(f"{score.title}. Several seeds: mean ± standard deviation (n - 1).", head, body)
+    columns = {m: title for m, title in MEASURES.items() if any(np.isfinite(row.values[m]) for row in rows)}
+    for name in experiences:
+        columns |= {f"first {name}": f"{name}, learnt", f"last {name}": f"{name}, last"}
+    body = [[row.label, *(row.text(key, score) for key in columns)] for row in rows]
+    caption = f"{score.title}. Several seeds: mean ± standard deviation (n - 1)."
+    return tabular(caption, ["", *columns.values()], body)
 
 
 def _matrix(run: Run, label: str, score: Score) -> str:
     R = run.values(score)
     names = [e.name for e in run.experiences]
     body = [[f"after {name}", *map(score.text, values)] for name, values in zip(names, R, strict=True)]
-    return table(f"{score.title} of {label}: after each experience (rows) on each (columns).", ["", *names], body)
+    return tabular(f"{score.title} of {label}: after each experience (rows) on each (columns).", ["", *names], body)
 
 
-def table(caption: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+def tabular(caption: str, header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """One table of ``booktabs``; escapes everything."""
-    lines = [" & ".join(map(escape, cells)) + r" \\" for cells in (head, *body)]
+    first, *others = (" & ".join(map(escape, entries)) + r" \\" for entries in (header, *body))
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{escape(caption)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
             r"\toprule",
-            lines[0],
+            first,
             r"\midrule",
-            *lines[1:],
+            *others,
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",

@@ -10,8 +10,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lit_continual.reports.panels import panels
-from lit_continual.reports.shades import GREY, INK, RULE, Scale, plain, scale_of, shorten
+from lit_continual.reports.figures import GREY, INK, RULE, Scale, panels, plain, scale_of, shorten
 from lit_continual.reports.summary import labels
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
@@ -22,7 +21,7 @@ _COLUMNS = 3
 def matrix_figure(runs: Sequence[Run], score: Score) -> Figure:
     """Draw the matrix of each run side by side on one colour scale.
 
-    Rows are the last experience learnt, columns the experience evaluated. Hatched cells were not evaluated or are
+    Rows are the last experience learnt, columns the experience evaluated. Hatched entries were not evaluated or are
     undefined; a frame marks the diagonal, where an experience was just learnt.
     """
     scale, largest = scale_of(runs, score), max(len(run.experiences) for run in runs)
@@ -45,7 +44,7 @@ def _heat_map(axes: Axes, run: Run, score: Score, scale: Scale) -> None:
     rows, size, R = run.rows(), len(run.experiences), run.values(score)
     for y, (_, i) in enumerate(rows):
         for x, value in enumerate(R[i]):
-            _cell(axes, x, y, score.text(value), scale.colour(value) if np.isfinite(value) else None)
+            _entry(axes, x, y, score.text(value), scale.colour(value) if np.isfinite(value) else None)
             if x == i and run.mode == "continual" and np.isfinite(value):
                 frame = Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.1)
                 axes.add_patch(frame)
@@ -60,7 +59,7 @@ def _heat_map(axes: Axes, run: Run, score: Score, scale: Scale) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _cell(axes: Axes, x: int, y: int, text: str, colour: tuple[str, str] | None) -> None:
+def _entry(axes: Axes, x: int, y: int, text: str, colour: tuple[str, str] | None) -> None:
     if colour is None:
         style: dict[str, Any] = {"facecolor": "white", "edgecolor": RULE, "hatch": "////", "linewidth": 0.0}
     else:

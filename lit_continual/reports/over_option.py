@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_continual.reports.panels import open_frame, panels
-from lit_continual.reports.shades import GREY, INK, LINES, MARKERS, plain, shorten
+from lit_continual.reports.figures import GREY, INK, LINES, MARKERS, open_frame, panels, plain, shorten
+from lit_continual.reports.summary import mean_std
 
 Lines = Mapping[str, Mapping[Any, Sequence[float]]]  # label -> value of the option -> a number a seed
 _COLUMNS, _TICKS, _DECADES = 3, 12, 50
@@ -31,8 +31,15 @@ def over_option_figure(option: str, drawn: Mapping[str, Lines]) -> Figure | None
             style: dict[str, Any] = {"color": LINES[number % len(LINES)], "marker": MARKERS[number % len(MARKERS)]}
             style |= {"label": plain(shorten(label, 40)), "linewidth": 1.4 if spaced else 0}
             _line(axes, {place[value]: line[value] for value in place if line.get(value)}, style)
-        _scale(axes, place, spaced)
-        _dress(axes, title, option)
+        if spaced:
+            ticks = [f"{value:g}" if isinstance(value, float) else str(value) for value in place]
+            axes.set_xticks(list(place.values()), [plain(shorten(tick, 12)) for tick in ticks])
+            axes.set_xlim(-0.4, len(place) - 0.6)
+        elif min(place) > 0 and max(place) / min(place) > _DECADES:
+            axes.set_xscale("log")
+        axes.set_title(plain(shorten(title, 36)), fontsize=9, color=INK, fontweight="bold", loc="left")
+        axes.set_xlabel(plain(option), fontsize=8, color=GREY)
+        open_frame(axes)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
@@ -40,26 +47,11 @@ def over_option_figure(option: str, drawn: Mapping[str, Lines]) -> Figure | None
 
 
 def _line(axes: Axes, found: Mapping[float, Sequence[float]], style: dict[str, Any]) -> None:
-    spread = [float(np.std(numbers, ddof=1)) if len(numbers) > 1 else 0.0 for numbers in found.values()]
-    means = [float(np.mean(numbers)) for numbers in found.values()]
-    bars = np.array(spread) if any(spread) else None
+    means, spread = np.nan_to_num([mean_std(numbers) for numbers in found.values()]).reshape(-1, 2).T
+    bars = spread if spread.any() else None
     axes.errorbar([*found], means, yerr=bars, markersize=5, capsize=3, elinewidth=1, **style)
     dots = [(x, number) for x, numbers in found.items() if len(numbers) > 1 for number in numbers]
     axes.plot([x for x, _ in dots], [y for _, y in dots], ".", color=style["color"], alpha=0.45, markersize=4)
-
-
-def _scale(axes: Axes, place: Mapping[Any, float], spaced: bool) -> None:
-    if spaced:
-        axes.set_xticks(list(place.values()), [_tick(value) for value in place])
-        axes.set_xlim(-0.4, len(place) - 0.6)
-    elif min(place) > 0 and max(place) / min(place) > _DECADES:
-        axes.set_xscale("log")
-
-
-def _dress(axes: Axes, title: str, option: str) -> None:
-    axes.set_title(plain(shorten(title, 36)), fontsize=9, color=INK, fontweight="bold", loc="left")
-    axes.set_xlabel(plain(option), fontsize=8, color=GREY)
-    open_frame(axes)
 
 
 def _places(values: Sequence[Any]) -> tuple[dict[Any, float], bool]:
@@ -68,7 +60,3 @@ def _places(values: Sequence[Any]) -> tuple[dict[Any, float], bool]:
     ordered = sorted(set(values)) if numbers else list(dict.fromkeys(values))
     spaced = len(ordered) <= _TICKS or not numbers
     return {value: float(i if spaced else value) for i, value in enumerate(ordered)}, spaced
-
-
-def _tick(value: Any) -> str:
-    return plain(shorten(f"{value:g}" if isinstance(value, float) else str(value), 12))

@@ -38,11 +38,7 @@ class Overlay:
 
     @classmethod
     def load(cls, path: Path) -> "Overlay":
-        """Read the slice of the first case of a ``.npz``.
-
-        Raises:
-            ValueError: If the file is damaged or its shapes disagree.
-        """
+        """Read the slice of the first case of a ``.npz``; errors as in :meth:`load_all`."""
         return cls._load(path, 1)[0]
 
     @classmethod
@@ -71,7 +67,13 @@ class Overlay:
                 f"`{path}` cannot be read ({in_one_line(error)}); delete it, and the report leaves it out."
             ) from error
         for one in found:
-            one._require_that_shapes_fit(path)
+            fits = one.truth.shape == one.prediction.shape == (len(one.classes), *one.image.shape)
+            if not fits or not one.image.size or not all(isfinite(mm) and mm > 0 for mm in one.spacing):
+                raise ValueError(
+                    f"`{path}` has an image of shape {one.image.shape}, truth {one.truth.shape}, prediction"
+                    f" {one.prediction.shape} and spacing {one.spacing} mm, which do not fit; delete it, and the report"
+                    " leaves it out."
+                )
         return found
 
     @classmethod
@@ -87,16 +89,6 @@ class Overlay:
             slice=int(stored["slice"]),
             volume=str(stored.get("volume", "")),
         )
-
-    def _require_that_shapes_fit(self, path: Path) -> None:
-        wanted = (len(self.classes), *self.image.shape)
-        spacing = all(isfinite(mm) and mm > 0 for mm in self.spacing)
-        if not self.truth.shape == self.prediction.shape == wanted or not self.image.size or not spacing:
-            raise ValueError(
-                f"`{path}` has an image of shape {self.image.shape}, truth {self.truth.shape}, prediction"
-                f" {self.prediction.shape} and spacing {self.spacing} mm, which do not fit; delete it, and the report"
-                " leaves it out."
-            )
 
     def close_up(self) -> "Overlay":
         """The surroundings of its truth: half its size on each side, at least 30 mm; all of it without a truth."""

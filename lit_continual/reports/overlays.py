@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from lit_continual.reports.figures import GREY, INK, PREDICTION, TRUTH, plain, shorten
 from lit_continual.reports.overlay import Overlay
-from lit_continual.reports.shades import GREY, INK, PREDICTION, TRUTH, plain, shorten
 from lit_continual.runs.run import Run
 
 _PAGE, _LEFT, _TOP, _LINE, _GAP = 10.8, 0.42, 0.62, 0.18, 0.1  # inches

@@ -1,13 +1,12 @@
 """The HTML page of a report."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite, nan
+from math import isfinite
 from typing import Any
 
-from lit_continual.reports.classes import ClassMean, class_means
+from lit_continual.reports.figures import Scale, scale_of
 from lit_continual.reports.html import picture, render
-from lit_continual.reports.shades import Scale, scale_of
-from lit_continual.reports.summary import MEASURES, Row, experiences_of, labels, references, scores_of, summary
+from lit_continual.reports.summary import MEASURES, class_means, experiences_of, labels, references, scores_of, summary
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 
@@ -22,14 +21,19 @@ def page(runs: Sequence[Run], pictures: Mapping[str, bytes]) -> str:
         pictures: PNG files by name: ``forgetting_<score>.png`` for each score, and those of :func:`overlay_files`.
     """
     sources = {name: picture(png) for name, png in pictures.items()}
-    named = list(zip(runs, labels(runs), overlay_files(runs), strict=True))
+    named = zip(runs, labels(runs), overlay_files(runs), strict=True)
     return render(
         "report.html.j2",
         names=list(dict.fromkeys(run.name for run in runs)),
         experiences=experiences_of(runs),
         reference=_reference(runs),
         scores=[_score(runs, score, sources[f"forgetting_{score.file}.png"]) for score in scores_of(runs)],
-        runs=[_run(run, label) | {"overlays": sources.get(file)} for run, label, file in named],
+        runs=[
+            {"run": run, "label": label, "classes": _classes(run), "overlays": sources.get(file)}
+            for run, label, file in named
+        ],
+        seconds=seconds_text,
+        bytes=bytes_text,
     )
 
 
@@ -83,61 +87,21 @@ def _score(runs: Sequence[Run], score: Score, curves: Mapping[str, Any]) -> dict
     measures = [m for m in MEASURES if m != "fwt" or any(isfinite(row.values[m]) for row in rows)]
     shades = ", ".join(scale.colour(scale.low + (scale.high - scale.low) * i / 8)[0] for i in range(9))
     return {
+        "score": score,
         "title": score.title,
         "higher": score.higher_is_better,
         "measures": measures,
-        "rows": [_line(row, score, measures, experiences_of(runs)) for row in rows],
+        "rows": rows,
         "matrices": [_matrix(r, label, score, scale) for r, label in zip(runs, labels(runs), strict=True)],
         "scale": {"low": f"{scale.low:.3g}", "high": f"{scale.high:.3g}", "shades": shades},
         "curves": curves,
     }
 
 
-def _line(row: Row, score: Score, measures: Sequence[str], experiences: Sequence[str]) -> dict[str, Any]:
-    def text(key: str, signed: bool = False) -> str:
-        return score.text(row.values.get(key, nan), row.spreads.get(key, nan), signed)
-
-    run = row.runs[0]
-    return {
-        "label": row.label,
-        "mode": run.mode,
-        "seeds": len(row.runs),
-        "state": "" if run.finished else f"running, {run.steps} of {len(run.experiences)} experiences",
-        "measures": [text(m, signed=m != "acc") for m in measures],
-        "experiences": [(text(f"first {name}"), text(f"last {name}")) for name in experiences],
-    }
-
-
 def _matrix(run: Run, label: str, score: Score, scale: Scale) -> dict[str, Any]:
-    names = [e.name for e in run.experiences]
-    lines = []
-    for title, i in run.rows():
-        cells = []
-        for j, value in enumerate(map(float, run.values(score)[i])):
-            colour = scale.colour(value) if isfinite(value) else None
-            cells.append({"text": score.text(value), "colour": colour, "diagonal": i == j and run.mode == "continual"})
-        lines.append({"name": title, "cells": cells})
-    return {"label": label, "mode": run.mode, "names": names, "lines": lines}
-
-
-def _run(run: Run, label: str) -> dict[str, Any]:
-    times = [facts.seconds for facts in run.facts if facts.seconds is not None]
-    return {
-        "run": run,
-        "label": label,
-        "classes": _classes(run),
-        "storage": [
-            {
-                "name": e.name,
-                "classes": ", ".join(e.classes),
-                "epochs": "—" if known.epochs is None else known.epochs,
-                "times": [seconds_text(known.seconds), seconds_text(known.evaluation_seconds)],
-                "sizes": [bytes_text(known.checkpoint_bytes), bytes_text(known.memory_bytes)],
-            }
-            for e, known in zip(run.experiences, run.facts, strict=True)
-        ],
-        "seconds": seconds_text(sum(times)) if times else "—",
-    }
+    lines = [(title, i, [float(value) for value in run.values(score)[i]]) for title, i in run.rows()]
+    colours = {value: scale.colour(value) for *_, values in lines for value in values if isfinite(value)}
+    return {"label": label, "run": run, "lines": lines, "colours": colours}
 
 
 def _classes(run: Run) -> dict[str, Any] | None:
@@ -149,14 +113,8 @@ def _classes(run: Run) -> dict[str, Any] | None:
     lines = []
     for on, label in dict.fromkeys((m.on, m.label) for m in sorted(means.values(), key=lambda m: m.on)):
         afters = dict.fromkeys([run.learnt_at(on), run.last_at(on)] if run.mode == "continual" else [run.last_at(on)])
-        cells = [_class_cell(means.get((after, on, label, s.name)), s) for s in run.scores for after in afters]
+        cells = [(s, means.get((after, on, label, s.name))) for s in run.scores for after in afters]
         if len(afters) < len(stages[run.mode]):  # the newest experience: its first score is its last
             cells = [cell for cell in cells for _ in stages[run.mode]]
         lines.append({"experience": run.experiences[on].name, "label": label, "cells": cells})
     return {"scores": [score.title for score in run.scores], "stages": stages[run.mode], "lines": lines}
-
-
-def _class_cell(mean: ClassMean | None, score: Score) -> dict[str, Any]:
-    if mean is None:
-        return {"text": "—", "n": 0, "undefined": 0}
-    return {"text": score.text(mean.mean, mean.std), "n": mean.n, "undefined": mean.undefined}

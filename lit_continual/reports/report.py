@@ -14,11 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lit_continual.reports.curves import curves_figure
+from lit_continual.reports.figures import DPI
 from lit_continual.reports.latex import write_latex
 from lit_continual.reports.matrices import matrix_figure
 from lit_continual.reports.overlays import overlays_figure
 from lit_continual.reports.page import overlay_files, page
-from lit_continual.reports.shades import DPI
 from lit_continual.reports.summary import scores_of
 from lit_continual.reports.tables import write_csv, write_json
 from lit_continual.runs.files import FULL, REMEDIES, in_one_line

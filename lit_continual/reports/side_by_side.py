@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lit_continual.reports.comparison import Line
+from lit_continual.reports.figures import shorten
 from lit_continual.reports.overlay import Overlay
 from lit_continual.reports.overlays import bar, caption, legend, panel, scored, slice_name, text
-from lit_continual.reports.shades import shorten
 from lit_continual.runs.run import Run
 
 _LEFT, _TOP, _FOOT, _GAP, _PAGE = 0.42, 0.62, 0.2, 0.1, 10.8  # inches
@@ -28,7 +28,8 @@ def side_by_side_figure(lines: Sequence[Line], baseline: str) -> Figure | None:
     if not rows:
         return None
     own = [_own_images(row) for *_, row in rows]
-    rows = [(name, which, _near(row) if made else row) for (name, which, row), made in zip(rows, own, strict=True)]
+    for (*_, row), made in zip(rows, own, strict=True):
+        row |= {method: overlay.close_up() for method, overlay in row.items()} if made else {}
     columns = [*runs] if all(own) else ["", *runs]
     wide = min(max((_PAGE - _LEFT) / len(columns) - _GAP, 1.2), 2.4)
     talls = [max(wide * o.size[0] / o.size[1] for o in row.values()) for *_, row in rows]
@@ -73,10 +74,6 @@ def _own_images(row: Mapping[str, Overlay]) -> bool:
     return any(other.whose == first.whose and not np.array_equal(other.image, first.image) for other in others)
 
 
-def _near(row: Mapping[str, Overlay]) -> dict[str, Overlay]:
-    return {method: overlay.close_up() for method, overlay in row.items()}
-
-
 def _uptake(overlay: Overlay) -> tuple[float, float]:
     """Shades for the region that is marked in a slice, without its brightest and darkest tenths; or for all of it."""
     if not overlay.truth.any():
@@ -87,17 +84,23 @@ def _uptake(overlay: Overlay) -> tuple[float, float]:
 
 def _slices(run: Run, name: str) -> dict[tuple[str, str], Overlay]:
     """The slice of each volume of an experience, by patient and volume."""
-    on = {e.name: i for i, e in enumerate(run.experiences)}.get(name)
-    path = None if on is None else run.overlay(run.last_at(on), on)
+    known = name in [e.name for e in run.experiences]
+    path = run.overlay(*_at_last(run, name)) if known else None
     return {overlay.whose: overlay for overlay in Overlay.load_all(path)} if path else {}
+
+
+def _at_last(run: Run, name: str) -> tuple[int, int]:
+    """Row and column of the result matrix that say how well an experience is known in the end."""
+    on = [e.name for e in run.experiences].index(name)
+    return run.last_at(on), on
 
 
 def _chosen(run: Run, name: str, volumes: Sequence[tuple[str, str]]) -> list[tuple[str, tuple[str, str]]]:
     """The volumes on which a run scores best and worst; the first one, where no two differ."""
-    on, score = [e.name for e in run.experiences].index(name), run.scores[0]
+    score = run.scores[0]
     found: dict[tuple[str, str], list[float]] = {}
     for case in run.cases:
-        if (case.after, case.on) == (run.last_at(on), on):
+        if (case.after, case.on) == _at_last(run, name):
             found.setdefault((case.patient, case.volume), []).append(case.values.get(score.name, nan))
     means = {v: float(np.mean(found[v])) for v in volumes if v in found and isfinite(np.mean(found[v]))}
     order = sorted(means, key=lambda volume: means[volume], reverse=score.higher_is_better)
@@ -108,6 +111,5 @@ def _chosen(run: Run, name: str, volumes: Sequence[tuple[str, str]]) -> list[tup
 
 def _caption(run: Run, name: str, overlay: Overlay, first: Overlay) -> str:
     """What the volume scored; and which it is, where it is not the one whose image stands at the left."""
-    on = [e.name for e in run.experiences].index(name)
     same = (*overlay.whose, overlay.slice) == (*first.whose, first.slice)
-    return (scored if same else caption)(run, run.last_at(on), on, overlay)
+    return (scored if same else caption)(run, *_at_last(run, name), overlay)

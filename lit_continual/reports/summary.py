@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isfinite, nan
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from lit_continual.metrics.continual_scores import continual_scores
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 
-MEASURES = ("acc", "forgetting", "bwt", "fwt", "intransigence")
+MEASURES = {"acc": "ACC", "forgetting": "Forgetting", "bwt": "BWT", "fwt": "FWT", "intransigence": "Intransigence"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,26 @@ class Row:
     runs: tuple[Run, ...]
     values: dict[str, float]
     spreads: dict[str, float]
+
+    @property
+    def seeds(self) -> int:
+        """How many runs it is of."""
+        return len(self.runs)
+
+    def text(self, key: str, score: Score, signed: bool = False) -> str:
+        """A value as it is written; a dash for one that the runs do not have."""
+        return score.text(self.values.get(key, nan), self.spreads.get(key, nan), signed)
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and standard deviation with ``n - 1`` in the denominator; nan where there are too few values.
+
+    Example:
+        >>> mean_std([1.0, 3.0]), mean_std([2.0])
+        ((2.0, 1.4142135623730951), (2.0, nan))
+    """
+    mean = float(np.mean(values)) if len(values) else nan
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else nan
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -69,10 +89,6 @@ def last(run: Run, score: Score) -> NDArray[np.float64]:
     return np.array([R[run.last_at(j), j] if run.last_at(j) >= 0 else nan for j in range(len(R))])
 
 
-def _learnt(run: Run) -> list[tuple[str, list[str]]]:
-    return [(e.name, list(e.classes)) for e in run.experiences]
-
-
 def references(run: Run, runs: Iterable[Run]) -> list[Run]:
     """The runs that ``run`` can be held against: joint ones on the same experiences, or else single ones.
 
@@ -80,9 +96,10 @@ def references(run: Run, runs: Iterable[Run]) -> list[Run]:
     """
     if run.mode != "continual":
         return []
-    stream = _learnt(run)
+    stream = [(e.name, list(e.classes)) for e in run.experiences]
+    alike = [r for r in runs if r.finished and [(e.name, list(e.classes)) for e in r.experiences] == stream]
     for mode in ("joint", "single"):
-        others = [other for other in runs if other.mode == mode and other.finished and _learnt(other) == stream]
+        others = [other for other in alike if other.mode == mode]
         if others:
             return [other for other in others if other.seed == run.seed][:1] or others
     return []
@@ -113,29 +130,23 @@ def measures(run: Run, score: Score, runs: Sequence[Run] = ()) -> dict[str, floa
 
 def summary(runs: Sequence[Run], score: Score) -> list[Row]:
     """The comparison: runs of one name with different seeds as one line and then each, the others as they are."""
-    rows, named = [], dict(zip(map(id, runs), labels(runs), strict=True))
-    for group in _groups(runs):
-        singles = [_values(run, score, runs) for run in group]
-        if seeds := _averaged(group):
-            chosen = [values for run, values in zip(group, singles, strict=True) if run in seeds]
-            table = {key: np.array([values[key] for values in chosen]) for key in chosen[0]}
-            mean, std = ({k: float(f(v)) for k, v in table.items()} for f in (np.mean, lambda v: np.std(v, ddof=1)))
-            rows.append(Row(f"{group[0].name}, mean of {len(seeds)} seeds", tuple(seeds), mean, std))
-        for run, values in zip(group, singles, strict=True):
-            rows.append(Row(named[id(run)], (run,), values, dict.fromkeys(values, nan)))
-    return rows
+    groups: dict[object, list[Row]] = {}
+    for run, label in zip(runs, labels(runs), strict=True):
+        values = _values(run, score, runs)
+        row = Row(label, (run,), values, dict.fromkeys(values, nan))
+        groups.setdefault((run.name, run.mode, tuple(e.name for e in run.experiences)), []).append(row)
+    return [row for rows in groups.values() for row in [*_averaged(rows), *rows]]
 
 
-def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    groups: dict[object, list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.name, run.mode, tuple(e.name for e in run.experiences)), []).append(run)
-    return list(groups.values())
-
-
-def _averaged(group: list[Run]) -> list[Run]:
-    seeds = [run for run in group if run.finished]  # an unfinished run is at another step
-    return seeds if len({run.seed for run in seeds}) == len(seeds) > 1 else []
+def _averaged(rows: list[Row]) -> list[Row]:
+    """The mean of the runs of one name, if they are of several seeds."""
+    chosen = [row for row in rows if row.runs[0].finished]  # an unfinished run is at another step
+    runs = tuple(row.runs[0] for row in chosen)
+    if not len({run.seed for run in runs}) == len(runs) > 1:
+        return []
+    found = {key: mean_std([row.values[key] for row in chosen]) for key in chosen[0].values}
+    means, spreads = ({key: pair[i] for key, pair in found.items()} for i in (0, 1))
+    return [Row(f"{runs[0].name}, mean of {len(runs)} seeds", runs, means, spreads)]
 
 
 def _values(run: Run, score: Score, runs: Sequence[Run]) -> dict[str, float]:
@@ -143,3 +154,36 @@ def _values(run: Run, score: Score, runs: Sequence[Run]) -> dict[str, float]:
     for experience, first, final in zip(run.experiences, learnt(run, score), last(run, score), strict=True):
         values |= {f"first {experience.name}": float(first), f"last {experience.name}": float(final)}
     return values
+
+
+@dataclass(frozen=True)
+class ClassMean:
+    """One score of one class, over the volumes of experience ``on``, after experience ``after``.
+
+    Attributes:
+        mean: Mean over the cases in which the score is defined; nan if there is none.
+        std: Their standard deviation, with ``n - 1`` in the denominator; nan for fewer than two.
+        n: How many cases that are.
+        undefined: How many more there were, left out because the score is undefined in them.
+    """
+
+    after: int
+    on: int
+    label: str
+    score: str
+    mean: float
+    std: float
+    n: int
+    undefined: int
+
+
+def class_means(run: Run, score: Score) -> list[ClassMean]:
+    """Means of one score over the cases of a run, by step, experience and class in the order of the file."""
+    groups: dict[tuple[int, int, str], list[float]] = {}
+    for case in run.cases:
+        groups.setdefault((case.after, case.on, case.label), []).append(case.values.get(score.name, nan))
+    means = []
+    for key, values in groups.items():
+        defined = [value for value in values if isfinite(value)]
+        means.append(ClassMean(*key, score.name, *mean_std(defined), len(defined), len(values) - len(defined)))
+    return means

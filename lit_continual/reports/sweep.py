@@ -1,12 +1,21 @@
-"""The numbers of a sweep: a metric over the options that were swept, with the spread over seeds."""
+"""A sweep: a metric over the options that were swept, for the terminal, and as CSV, PNG and an HTML page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lit_continual.reports.html import picture, render
+from lit_continual.reports.over_option import over_option_figure
+from lit_continual.reports.report import png, renewed
+from lit_continual.reports.summary import mean_std
+from lit_continual.reports.tables import write_rows
+from lit_continual.runs.score import Score
 
 SEED = "seed_everything"
 
@@ -36,14 +45,6 @@ class Point:
 
     values: tuple[Any, ...]
     trials: tuple[Trial, ...]
-
-    def mean(self, metric: str) -> float:
-        """Mean over the trials."""
-        return float(np.mean(self.of(metric))) if self.of(metric) else nan
-
-    def std(self, metric: str) -> float:
-        """Standard deviation over the trials, with ``n - 1`` in the denominator; nan for one."""
-        return float(np.std(self.of(metric), ddof=1)) if len(self.of(metric)) > 1 else nan
 
     def of(self, metric: str) -> list[float]:
         """The value of each trial that has one."""
@@ -93,7 +94,7 @@ class Sweep:
         """The combination with the best mean of the metric."""
         known = [point for point in self.points if point.of(self.metric)]
         sign = -1 if self.goal == "maximize" else 1
-        return min(known, key=lambda point: sign * point.mean(self.metric), default=None)
+        return min(known, key=lambda point: sign * mean_std(point.of(self.metric))[0], default=None)
 
     @property
     def metrics(self) -> list[str]:
@@ -131,3 +132,67 @@ def short_names(options: Sequence[str]) -> list[str]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def write_sweep(sweep: Sweep, folder: Path) -> Path:
+    """Write ``sweep.html``, ``sweep.png``, ``sweep.csv`` (a line a combination) and ``trials.csv``; return the page.
+
+    Raises:
+        OSError: If they cannot be written; the folder is then as it was.
+    """
+    with renewed(folder) as aside:
+        figure = over_option_figure(*sweep.drawn)
+        drawn = png(figure) if figure else None
+        if drawn:
+            (aside / "sweep.png").write_bytes(drawn)
+        statistics = [f"{metric} {what}" for metric in sweep.metrics for what in ("mean", "std", "n")]
+        found = [(point, [point.of(metric) for metric in sweep.metrics]) for point in sweep.points]
+        points = [[*point.values, *(x for v in values for x in (*mean_std(v), len(v)))] for point, values in found]
+        write_rows(aside / "sweep.csv", [*sweep.swept, *statistics], points)
+        options = list(dict.fromkeys(name for trial in sweep.trials for name in trial.values))
+        logged = sorted({name for trial in sweep.trials for name in trial.logged})
+        trials = [
+            [t.number, t.complete, *map(t.values.get, options), *map(t.logged.get, logged), str(t.folder)]
+            for t in sweep.trials
+        ]
+        write_rows(aside / "trials.csv", ["trial", "complete", *options, *logged, "folder"], trials)
+        (aside / "sweep.html").write_text(_page(sweep, picture(drawn) if drawn else None), "utf-8")
+    return folder / "sweep.html"
+
+
+def sweep_table(sweep: Sweep) -> RenderableType:
+    """What ``rich`` prints: a line a combination, the best one bold."""
+    title = Text(f"{sweep.name}: {sweep.metric}, {sweep.goal}", style="bold")
+    shown = Table(title=title, title_justify="left", header_style="dim")
+    for heading in _headings(sweep):
+        shown.add_column(Text(heading), justify="right")
+    for point in sweep.points:
+        shown.add_row(*map(Text, _line(sweep, point)), style="bold" if point == sweep.best else "")
+    return Group(shown, Text(_legend(sweep), style="dim"))
+
+
+def _headings(sweep: Sweep) -> list[str]:
+    return [*short_names(sweep.swept), "trials", *sweep.metrics]
+
+
+def _line(sweep: Sweep, point: Point) -> list[str]:
+    numbers = [Score(metric).text(*mean_std(point.of(metric))) for metric in sweep.metrics]
+    return [*map(str, point.values), str(len(point.trials)), *numbers]
+
+
+def _legend(sweep: Sweep) -> str:
+    complete = sum(trial.complete for trial in sweep.trials)
+    early = f", {len(sweep.trials) - complete} ended early and left out" if complete < len(sweep.trials) else ""
+    spread = any(isfinite(mean_std(point.of(sweep.metric))[1]) for point in sweep.points)
+    over = "; mean ± standard deviation (n - 1) over seeds" if spread else ""
+    return f"{complete} complete trials{early}{over}."
+
+
+def _page(sweep: Sweep, figure: dict[str, object] | None) -> str:
+    lines = [(_line(sweep, point), point == sweep.best) for point in sweep.points]
+    trials = []
+    for t in sweep.trials:
+        options = zip(short_names(list(t.values)), t.values.values(), strict=True)
+        trials.append((t, ", ".join(f"{name} {value}" for name, value in options)))
+    parts = {"headings": _headings(sweep), "lines": lines, "trials": trials, "legend": _legend(sweep)}
+    return render("sweep.html.j2", sweep=sweep, figure=figure, text=Score(sweep.metric).text, nan=nan, **parts)

@@ -12,17 +12,9 @@ from lit_continual.reports.summary import labels, measures
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 
-_SHOWN = {"acc": "ACC", "bwt": "BWT", "forgetting": "forgetting"}
-
 
 def matrix_table(runs: Sequence[Path]) -> RenderableType:
-    """Result matrices of the runs' first score side by side, with ACC, BWT and forgetting below each.
-
-    Args:
-        runs: Run folders.
-
-    Returns:
-        What ``rich.print`` shows as a table.
+    """What ``rich`` prints: matrices of the runs' first score side by side, with ACC, BWT and forgetting below each.
 
     Raises:
         ValueError: If there is no run, or a folder is not a run folder.
@@ -45,6 +37,7 @@ def _matrix(run: Run, label: str, score: Score, runs: Sequence[Run]) -> Renderab
         cells = [Text(score.text(v), style="bold" if i == j else "") for j, v in enumerate(values)]
         table.add_row(Text(experience.name), *cells)
     found = measures(run, score, runs)
-    below = "   ".join(f"{title} {score.text(found[m], signed=m != 'acc')}" for m, title in _SHOWN.items())
+    below = f"ACC {score.text(found['acc'])}"
+    below += "".join(f"   {title} {score.text(found[title.lower()], signed=True)}" for title in ("BWT", "forgetting"))
     state = "" if run.finished else f"   (running, {run.steps} of {len(run.experiences)} experiences)"
     return Group(table, Text(below + state))

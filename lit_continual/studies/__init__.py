@@ -1,4 +1,4 @@
-"""Many fits as one study, each a process and a folder: tables of methods, and sweeps over options."""
+"""Many fits, each a process and a folder: tables of methods, and sweeps over options."""
 
 from lit_continual.studies.cells import Cell, Workers, run_cells
 from lit_continual.studies.layout import Layout, read_layout

@@ -1,4 +1,4 @@
-"""What a table file says: methods, cases, columns, and runs that others start from."""
+"""What a table file says: methods, settings, columns, and runs that others start from."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Recipe:
     Args:
         config: One config file or several, seen from the table's folder.
         options: What goes over them, dotted name -> value. In a value, ``{prepare.NAME}`` is the folder of a run of
-            ``prepare``, of the same case and seed.
+            ``prepare``, of the same setting and seed.
     """
 
     config: str | list[str]
@@ -28,13 +28,12 @@ class Recipe:
 
 @dataclass
 class Method(Recipe):
-    """A row of the table.
+    """A row of the table; without a ``config`` it is the run of ``prepare`` that has its name.
 
     Args:
-        config: One config file or several, seen from the table's folder; without one, the row is the run of ``prepare``
-            that has the method's name.
-        options: What goes over them, dotted name -> value; ``{prepare.NAME}`` as in :class:`Recipe`.
-        paper: The paper's numbers: a list a case, with a number or null a column.
+        config: As in :class:`Recipe`.
+        options: As in :class:`Recipe`.
+        paper: The paper's numbers: a list a setting, with a number or null a column.
     """
 
     config: str | list[str] = ""
@@ -42,12 +41,12 @@ class Method(Recipe):
 
 
 @dataclass
-class Case:
-    """A part of the table, in which all methods learn the same stream.
+class Setting:
+    """A part of the table, an entry of ``cases``, in which all methods learn the same stream.
 
     Args:
         options: What goes over the configs of the methods, dotted name -> value.
-        methods: What goes over the options of some methods in this case, name -> dotted name -> value.
+        methods: What goes over the options of some methods here, name -> dotted name -> value.
         prepare: What goes over those of the runs of ``prepare``, name -> dotted name -> value.
     """
 
@@ -63,19 +62,19 @@ class Layout:
     Args:
         methods: Name -> :class:`Method`.
         columns: Heading -> :class:`~lit_continual.reports.Column`.
-        cases: Name -> :class:`Case`.
+        cases: Name -> :class:`Setting`.
         baseline: The method that the others are tested against; by default the first.
         prepare: Name -> :class:`Recipe`: runs that methods start from, or later ones of these. One that comes out the
-            same for several methods, cases or seeds is run once.
-        options: What goes over every config; those of a case go over it, those of a method over both, and
-            those of a method in a case over all.
+            same for several methods, settings or seeds is run once.
+        options: What goes over every config; those of a setting go over it, those of a method over both, and
+            those of a method in a setting over all.
         seeds: Seeds of the runs.
         name: Title; by default the name of the file.
         source: Where the paper's numbers are from.
         spread: What mean and standard deviation are over: ``seeds``, or ``patients``, each averaged over the seeds.
         curve: Name of a logged value, such as ``val/dice``, to draw over the training steps of each method.
         over: An option that most methods set, such as ``trainer.callbacks.strength``, to draw the columns over, with
-            a line a case.
+            a line a setting.
     """
 
     methods: dict[str, Any]
@@ -103,7 +102,7 @@ def read_layout(path: Path, seeds: Sequence[int] = ()) -> Layout:
     Raises:
         ValueError: If something in it is missing, unknown or does not fit the rest, with the place.
     """
-    kinds: dict[str, type[Any]] = {"methods": Method, "columns": Column, "cases": Case, "prepare": Recipe}
+    kinds: dict[str, type[Any]] = {"methods": Method, "columns": Column, "cases": Setting, "prepare": Recipe}
     given = read_yaml(path)
     named = {part: dict.fromkeys(given[part]) for part in kinds if isinstance(given.get(part), dict)}
     layout = instantiate(Layout, {**given, **named}, str(path))
@@ -133,21 +132,18 @@ def _contradictions(layout: Layout) -> Iterator[str]:
         if not isinstance(value, (int, float, str)):
             yield f"`over` is {layout.over}, which is {value} in method {name}; it needs a number or a word"
     for name, method in layout.methods.items():
-        changed = method.options or any(name in case.methods for case in layout.cases.values())
+        changed = method.options or any(name in setting.methods for setting in layout.cases.values())
         if not method.config and (name not in layout.prepare or changed):
             yield f"method {name} has no `config`: only a run of `prepare` of its name goes without, and has no options"
-    for name, case in layout.cases.items():
+    for name, setting in layout.cases.items():
         for part in ("methods", "prepare"):
-            if unknown := getattr(case, part).keys() - getattr(layout, part).keys():
+            if unknown := getattr(setting, part).keys() - getattr(layout, part).keys():
                 yield f"case {name} has options for `{part}` {', '.join(unknown)}, which the table does not describe"
-    given = {"`options`": layout.options}
-    given |= {
-        f"{kind} {n}": x.options
-        for kind, xs in (("case", layout.cases), ("method", layout.methods))
-        for n, x in xs.items()
-    }
-    for place, options in given.items():
-        if "seed_everything" in options:
+    given: dict[str, Any] = {"`options`": layout}
+    given |= {f"case {name}": setting for name, setting in layout.cases.items()}
+    given |= {f"method {name}": method for name, method in layout.methods.items()}
+    for place, section in given.items():
+        if "seed_everything" in section.options:
             yield f"{place} sets `seed_everything`, which the `seeds` of the table do"
     shape = [len(layout.columns)] * len(layout.cases)
     for name, method in layout.methods.items():

@@ -94,15 +94,15 @@ class Parameter:
     q: int | float = 1
 
     def __post_init__(self) -> None:
-        allowed: tuple[str, ...] = RANGES
-        if self.values is not None or self.min is None or self.max is None:
-            allowed, self.values = CHOICES, [self.value] if self.values is None else self.values
+        if self.values is None and (self.min is None or self.max is None):
+            self.values = [self.value]
         whole = isinstance(self.min, int) and isinstance(self.max, int)
         inferred = CHOICES[0] if self.values is not None else "int_uniform" if whole else "uniform"
         self.distribution = self.distribution or inferred
+        allowed = RANGES if self.values is None else CHOICES
         if self.distribution not in allowed:
             raise ValueError(f"The distribution {self.distribution} cannot be searched here; use {', '.join(allowed)}")
-        if self.values is not None and not self.values:
+        if self.values == []:
             raise ValueError("`values` is empty; name at least one")
         if self.values is None and not self.min <= self.max:  # type: ignore[operator]  # a range has both
             raise ValueError(f"`min` must not be above `max`, got {self.min} and {self.max}")
@@ -121,9 +121,7 @@ class SweepFile:
         run_cap: Most runs of the sweep.
         early_terminate: :class:`Hyperband`; by default every run goes on to its end.
         name: Of the sweep; by default that of the file.
-        project: Not used here.
-        entity: Not used here.
-        description: Not used here.
+        project: Not used here, as ``entity`` and ``description``.
     """
 
     method: Literal["grid", "random", "bayes"]

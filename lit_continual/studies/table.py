@@ -1,4 +1,4 @@
-"""A table of experiments: methods by cases by seeds, each a run, and what they come to."""
+"""A table of experiments: methods by settings by seeds, each a run, and what they come to."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from lit_continual.studies.cells import Cell, Workers, run_cells
 from lit_continual.studies.layout import Layout, Recipe, read_layout
 
 Check = Callable[[Sequence[str]], Any]
-Option = tuple[str, Any]
+Options = Mapping[str, Any]
 REFERENCE = re.compile(r"\{prepare\.([^{}]*)\}")
 
 
@@ -45,40 +44,41 @@ class RunTable:
         self.digests: dict[Path, str] = {}
         self.cells: dict[Path, Cell] = {}  # each comes after those that it starts from
         self.runs = {
-            (case, method, seed): self._method(case, method, seed)
-            for case in layout.cases
+            (setting, method, seed): self._method(setting, method, seed)
+            for setting in layout.cases
             for seed in layout.seeds
             for method in layout.methods
         }
 
-    def _method(self, case: str, name: str, seed: int) -> Cell:
-        recipe, own = self.layout.methods[name], self.layout.cases[case]
+    def _method(self, setting: str, name: str, seed: int) -> Cell:
+        recipe = self.layout.methods[name]
         if not recipe.config:
-            return self._prepared(case, name, seed)
-        layers = (self.layout.options, own.options, recipe.options, own.methods.get(name, {}))
-        options = [*chain.from_iterable(layer.items() for layer in layers)]
-        return self._cell((case, name), recipe, options, case, seed, list(self.layout.prepare))
+            return self._prepared(setting, name, seed)
+        own = self.layout.cases[setting]
+        options = [own.options, recipe.options, own.methods.get(name, {})]
+        return self._cell((setting, name), recipe, options, setting, seed, list(self.layout.prepare))
 
-    def _prepared(self, case: str, name: str, seed: int) -> Cell:
+    def _prepared(self, setting: str, name: str, seed: int) -> Cell:
         recipe, names = self.layout.prepare[name], list(self.layout.prepare)
-        own = self.layout.cases[case].prepare.get(name, {})
-        options = [o.items() for o in (self.layout.options, recipe.options, own)]
-        return self._cell(("prepare", name), recipe, [*chain(*options)], case, seed, names[: names.index(name)])
+        options = [recipe.options, self.layout.cases[setting].prepare.get(name, {})]
+        return self._cell(("prepare", name), recipe, options, setting, seed, names[: names.index(name)])
 
     def _cell(
-        self, place: tuple[str, str], recipe: Recipe, options: list[Option], case: str, seed: int, known: list[str]
+        self, place: tuple[str, str], recipe: Recipe, more: list[Options], setting: str, seed: int, known: list[str]
     ) -> Cell:
         """The cell at a place in the folder, which may start from the ``known`` of the runs to prepare."""
+        options = [option for layer in (self.layout.options, *more) for option in layer.items()]
         wanted = dict.fromkeys(REFERENCE.findall(json.dumps(options)))
         if unknown := [name for name in wanted if name not in known]:
             raise ValueError(
                 f"{self.path}: {' '.join(place)} starts from {{prepare.{unknown[0]}}}, but `prepare` has"
                 f" {', '.join(known) or 'nothing'} before it. Correct the name or the order."
             )
-        starts = {name: self._prepared(case, name, seed).folder for name in wanted}
+        starts = {name: self._prepared(setting, name, seed).folder for name in wanted}
         seed = dict(options).get("seed_everything", seed)
         options = [("seed_everything", seed), ("stream.name", place[1]), *options]
-        files = [self.path.parent / file for file in _listed(recipe.config)]
+        configs = [recipe.config] if isinstance(recipe.config, str) else recipe.config
+        files = [self.path.parent / file for file in configs]
         made_of = [[read_yaml(file) for file in files], options, {n: self.digests[f] for n, f in starts.items()}]
         digest = hashlib.sha256(json.dumps(made_of, default=str, sort_keys=True).encode()).hexdigest()[:8]
         names = [re.sub(r"[^\w.+-]+", "_", part) for part in place]
@@ -124,39 +124,32 @@ class RunTable:
                 )
 
     def _check_columns(self, cell: Cell, stream: Any) -> None:
-        scores, count = list(stream.scores or SCORES), len(stream.experiences)
+        scores, count, methods = list(stream.scores or SCORES), len(stream.experiences), self.layout.methods
         for heading, column in self.layout.columns.items():
+            wrong = ""
             if column.against is None and column.score not in scores:
-                raise ValueError(
-                    f"{self.path}, column {heading}: the score is {column.score}, and {cell.name} has"
-                    f" {', '.join(scores)}."
+                wrong = f"the score is {column.score}, and {cell.name} has {', '.join(scores)}."
+            elif column.against not in (None, *methods):
+                wrong = f"`against` is {column.against}, which is none of the methods {', '.join(methods)}."
+            elif isinstance(column.experience, int) and not -count <= column.experience < count:
+                wrong = (
+                    f"the experience is {column.experience}, and {cell.name} has {count}, counted from 0. Correct it"
                 )
-            if column.against not in (None, *self.layout.methods):
-                raise ValueError(
-                    f"{self.path}, column {heading}: `against` is {column.against}, which is none of the methods"
-                    f" {', '.join(self.layout.methods)}."
-                )
-            if isinstance(column.experience, int) and not -count <= column.experience < count:
-                raise ValueError(
-                    f"{self.path}, column {heading}: the experience is {column.experience}, and {cell.name} has"
-                    f" {count}, counted from 0. Correct it, or give its name."
-                )
+                wrong += ", or give its name."
+            if wrong:
+                raise ValueError(f"{self.path}, column {heading}: {wrong}")
 
     def found(self) -> Comparison:
         """What the finished runs come to."""
-        layout = self.layout
-        cases = {}
-        for number, case in enumerate(layout.cases):
-            runs = {method: self._finished(case, method) for method in layout.methods}
+        layout, settings = self.layout, {}
+        for number, setting in enumerate(layout.cases):
+            cells = {m: [self.runs[setting, m, seed] for seed in layout.seeds] for m in layout.methods}
+            runs = {m: [Run.load(cell.folder) for cell in some if cell.finished] for m, some in cells.items()}
             paper = {name: method.paper[number] for name, method in layout.methods.items() if method.paper}
-            cases[case] = lines_of(runs, list(layout.columns.values()), layout.baseline, paper, layout.spread)
+            settings[setting] = lines_of(runs, list(layout.columns.values()), layout.baseline, paper, layout.spread)
         facts = (layout.baseline, len(layout.seeds), layout.source, layout.spread, layout.curve, layout.over)
         values = {name: m.options[layout.over] for name, m in layout.methods.items() if layout.over in m.options}
-        return Comparison(layout.name, layout.columns, cases, *facts, values)
-
-    def _finished(self, case: str, method: str) -> list[Run]:
-        cells = [self.runs[case, method, seed] for seed in self.layout.seeds]
-        return [Run.load(cell.folder) for cell in cells if cell.finished]
+        return Comparison(layout.name, layout.columns, settings, *facts, values)
 
 
 def compare(
@@ -197,10 +190,6 @@ def _run(cells: Sequence[Cell], workers: int) -> int:
             ahead = f"; about {seconds_text(remaining)} to go" if number < len(left) else ""
             announce(f"{len(cells) - len(left) + number}/{len(cells)} {cell.name}: {error or 'finished'}{ahead}")
     return failed
-
-
-def _listed(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
 
 
 def _text(value: Any, starts: Mapping[str, Path]) -> str:

@@ -73,22 +73,21 @@ class Trials:
 
     def cell(self, number: int, *more: str) -> Cell:
         """The run of an open trial, with ``more`` arguments."""
-        sampler = (
-            self.optuna.samplers.TPESampler if self.sweep.method == "bayes" else self.optuna.samplers.RandomSampler
-        )
+        samplers = self.optuna.samplers
+        sampler = samplers.TPESampler if self.sweep.method == "bayes" else samplers.RandomSampler
         seed = int(np.random.SeedSequence([0, number]).generate_state(1)[0])  # its own, as processes come and go
         self.study.sampler = sampler(seed=seed)
         values = {n: _suggest(self.open[number], n, p) for n, p in self.sweep.parameters.items()}
         name = ", ".join(f"{n.rpartition('.')[2]} {v}" for n, v in values.items())
         arguments = (*self.sweep.arguments(values), f"--stream.name={self.sweep.name}-{number}", *more)
-        return Cell(f"trial {number} ({name})", self.folder / "trials" / str(number), arguments)
+        return Cell(f"trial {number} ({name})", self._folder(number), arguments)
 
     def prune(self, number: int) -> bool:
         """Look at the curve of a trial under way, and close it if it should be ended early; return whether it was."""
         stop, trial = self.sweep.early_terminate, self.open[number]
         if stop is None:
             return False
-        values = logged_values(self.folder / "trials" / str(number)).get(self.sweep.metric.name, [])
+        values = logged_values(self._folder(number)).get(self.sweep.metric.name, [])
         for value in values[self.reported[number] :]:
             self.reported[number] += 1
             trial.report(value, self.reported[number])
@@ -103,11 +102,12 @@ class Trials:
         Raises:
             ValueError: If the run never logged the metric.
         """
-        folder, wanted = self.folder / "trials" / str(number), self.sweep.metric.name
-        logged = logged_values(folder)
+        wanted, logged = self.sweep.metric.name, logged_values(self._folder(number))
         if wanted not in logged:
+            likely = [name for name in sorted(logged) if name.startswith(("matrix/", "stream/", "val/"))]
             raise ValueError(
-                f"The metric {wanted} was never logged as a number by {folder}, which has {_names(logged)}."
+                f"The metric {wanted} was never logged as a number by {self._folder(number)}, which has"
+                f" {', '.join(likely or sorted(logged)) or 'nothing'}."
             )
         value = logged[wanted][-1]
         self.study.tell(self.open.pop(number), value, skip_if_finished=True)
@@ -117,10 +117,13 @@ class Trials:
         """Every trial that ended, in the order of their numbers."""
         found = []
         for trial in self._in("COMPLETE", "PRUNED"):
-            folder = self.folder / "trials" / str(trial.number)
+            folder = self._folder(trial.number)
             last = {name: values[-1] for name, values in logged_values(folder).items()}
             found.append(Trial(trial.number, dict(trial.params), last, trial.state.name == "COMPLETE", folder))
         return found
+
+    def _folder(self, number: int) -> Path:
+        return self.folder / "trials" / str(number)
 
     def _in(self, *states: str) -> list["optuna.trial.FrozenTrial"]:
         kinds = tuple(self.optuna.trial.TrialState[state] for state in states)
@@ -156,8 +159,3 @@ def _suggest(trial: "optuna.Trial", name: str, parameter: Parameter) -> Any:
     if kind == "log_uniform":
         low, high = exp(low), exp(high)
     return trial.suggest_float(name, low, high, step=step, log=kind.startswith("log"))
-
-
-def _names(logged: dict[str, Any]) -> str:
-    names = sorted(name for name in logged if name.startswith(("matrix/", "stream/", "val/")))
-    return ", ".join(names or sorted(logged)) or "nothing"

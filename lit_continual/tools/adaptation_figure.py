@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lit_continual.reports.figures import INK
 from lit_continual.reports.report import png
-from lit_continual.reports.shades import INK
 from lit_continual.runs.files import replaced
 
 

@@ -2,8 +2,7 @@ from math import isnan
 
 import pytest
 
-from lit_continual.reports.classes import class_means
-from lit_continual.reports.summary import labels, measures, references, summary
+from lit_continual.reports.summary import class_means, labels, measures, references, summary
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 

@@ -13,10 +13,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lit_continual.reports.figures import GREY, INK, open_frame, panels, plain, shorten
 from lit_continual.reports.html import picture, render
-from lit_continual.reports.panels import open_frame, panels
 from lit_continual.reports.report import png, renewed
-from lit_continual.reports.shades import GREY, INK, plain, shorten
 from lit_continual.runs.csv_text import csv_text
 
 _COLUMNS, _BINS = 5, np.linspace(0, 1, 21)

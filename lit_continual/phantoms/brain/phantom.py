@@ -1,13 +1,12 @@
 """A seeded phantom of brain tumours in four MR sequences: gliomas to learn from, metastases to learn next."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_continual.phantoms.brain.tissues import brain_tissues
-from lit_continual.phantoms.folder import patients_of, write_phantom
+from lit_continual.phantoms.folder import write_phantom
 from lit_continual.phantoms.voxels import Spacing, Triple, mr_signal
 
 VERSION = 1  # of the drawing: another one makes other images from the same seed
@@ -33,10 +32,10 @@ def brain_subject(
     tumour: fat and, with contrast agent, the sagittal sinus; in FLAIR, caps of the ventricles.
 
     Args:
-        seed: the patient; another one for each kind.
+        seed: The patient; another one for each kind.
         kind: ``"glioma"`` or ``"metastasis"``.
-        size: voxels to the right, front and top.
-        spacing: mm to the right, front and top.
+        size: Voxels to the right, front and top.
+        spacing: Millimetres to the right, front and top.
 
     Returns:
         Image ``(X, Y, Z, 4)`` and labels ``(X, Y, Z)``, in RAS orientation. Labels are those of BraTS 2023: 1 necrosis,
@@ -60,38 +59,15 @@ def brain_subject(
 
 
 def write_brain_phantom(
-    folder: Path | str,
-    kind: str,
-    subjects: int,
-    seed: int,
-    size: Triple = SIZE,
-    spacing: Spacing = SPACING,
+    folder: Path | str, kind: str, subjects: int, seed: int, size: Triple = SIZE, spacing: Spacing = SPACING
 ) -> Path:
     """Write phantoms as a Decathlon data set, or reuse the one that is there; see ``write_phantom``.
 
-    Args:
-        folder: of the data set; its parents are made.
-        kind: ``"glioma"`` or ``"metastasis"``.
-        subjects: number of patients, at most 10 000.
-        seed: of the data set; the patients of different seeds differ.
-        size: voxels to the right, front and top.
-        spacing: mm to the right, front and top.
-
-    Returns:
-        Path of ``dataset.json``. Images have their four sequences along the fourth axis, in the order of ``modality``.
-
-    Raises:
-        ValueError: if an argument is out of range, or the folder holds another data set.
+    Images have their four sequences along the fourth axis, in the order of ``modality``; the other arguments are those
+    of :func:`brain_subject`.
     """
-    if kind not in KINDS:
-        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}.")
-    patients = patients_of(seed, subjects)
+    modality = {str(i): sequence for i, sequence in enumerate(SIGNALS)}
+    description = {"name": f"Brain phantom, {kind}", "modality": modality, "labels": LABELS}
     recipe = {"version": VERSION, "kind": kind, "subjects": subjects, "seed": seed}
-    description = {
-        "name": f"Brain phantom, {kind}",
-        "modality": {str(i): sequence for i, sequence in enumerate(SIGNALS)},
-        "labels": LABELS,
-        "phantom": {**recipe, "size": list(size), "spacing": list(spacing)},
-    }
-    scans = {f"{kind}-{p:08d}": partial(brain_subject, p, kind, size, spacing) for p in patients}
-    return write_phantom(folder, description, scans, spacing)
+    recipe |= {"size": list(size), "spacing": list(spacing)}
+    return write_phantom(folder, description, recipe, kind, lambda p: brain_subject(p, kind, size, spacing))

@@ -29,12 +29,6 @@ def brain_tissues(rng: Generator, kind: str, size: Triple, spacing: Spacing) -> 
     Metastases are three to eight, small and round at the border of grey and white matter; those above 5 mm have a
     necrotic centre within a ring, the others enhance all through.
 
-    Args:
-        rng: the subject's stream.
-        kind: ``"glioma"`` or ``"metastasis"``.
-        size: voxels to the right, front and top.
-        spacing: mm to the right, front and top.
-
     Returns:
         Shares of :data:`TISSUES` ``(X, Y, Z, T)``, which sum to 1, and labels ``(X, Y, Z)``: 1 necrosis, 2 oedema,
         3 enhancing rim, where the tumour fills at least half of the voxel: the largest of its parts.
@@ -48,7 +42,7 @@ def brain_tissues(rng: Generator, kind: str, size: Triple, spacing: Spacing) -> 
     white = share[..., TISSUES.index("white")].copy()
     tumours = _gliomas(rng, depth, grid) if kind == "glioma" else _metastases(rng, depth, grid, white)
     for tumour in tumours:
-        _grow(rng, share, tumour, grid, depth, white, size, max(spacing[:2]))
+        _grow(rng, share, tumour, grid, depth, white, max(spacing[:2]))
     parts = share[..., -3:]
     label = np.where(parts.sum(-1) >= 0.5, parts.argmax(-1) + 1, 0).astype(np.uint8)
     return share, label
@@ -102,16 +96,8 @@ def _metastases(rng: Generator, depth: Array, grid: Array, white: Array) -> list
     return tumours
 
 
-def _grow(
-    rng: Generator,
-    share: Array,
-    tumour: Tumour,
-    grid: Array,
-    depth: Array,
-    white: Array,
-    size: Triple,
-    edge: float,
-) -> None:
+def _grow(rng: Generator, share: Array, tumour: Tumour, grid: Array, depth: Array, white: Array, edge: float) -> None:
+    size = depth.shape
     uneven = tumour.radius * (0.2 * smooth_noise(rng, size, (8, 8, 6)) + 0.1 * smooth_noise(rng, size, (20, 20, 10)))
     distance = np.linalg.norm(grid - tumour.centre, axis=-1) + uneven
     outer = np.maximum(distance - tumour.radius, 13 - depth)  # the skull holds it back

@@ -8,7 +8,7 @@ from typing_extensions import override
 from lit_continual.data.cases import Case
 from lit_continual.denoising.pet_study import Study
 from lit_continual.denoising.pet_study_data_module import PetStudyDataModule
-from lit_continual.phantoms.pet.study import pet_study
+from lit_continual.phantoms.pet.phantom import pet_study
 
 
 class PetDataModule(PetStudyDataModule):
@@ -25,6 +25,7 @@ class PetDataModule(PetStudyDataModule):
         ValueError: If there is nobody to train on, or somebody is in two splits.
     """
 
+    regions = ("lesion", "liver", "bladder")
     groups = ("low", "high")
 
     def __init__(
@@ -46,17 +47,7 @@ class PetDataModule(PetStudyDataModule):
             )
         both = [[_patient(seed, bmi) for seed in split for bmi in self.groups] for split in (val, test)]
         train = [*(_patient(seed, "low") for seed in low), *(_patient(seed, "high") for seed in high)]
-        self._patients = {"train": train, "val": both[0], "test": both[1]}
-
-    @property
-    @override
-    def regions(self) -> tuple[str, ...]:
-        return "lesion", "liver", "bladder"
-
-    @property
-    @override
-    def patients(self) -> dict[str, list[Case]]:
-        return self._patients
+        self.patients = {"train": train, "val": both[0], "test": both[1]}
 
     @override
     def study(self, case: Case, seconds: Sequence[int], realisations: int) -> Study:

@@ -1,11 +1,21 @@
-"""A whole-body phantom for FDG PET: activity, attenuation and organs."""
+"""A whole-body phantom for FDG PET: activity, attenuation and organs, and a scan of it."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_continual.denoising.pet_phantom import WATER, PetPhantom
+from lit_continual.denoising.pet_study import (
+    REALISATION_TIME,
+    SCAN_TIMES,
+    WATER,
+    PetPhantom,
+    Study,
+    kept,
+    simulate_study,
+)
 
 #: Uptake in SUV of what does not vary; Boellaard et al., EANM guidelines, have the liver near 2.
 _UPTAKE = {"body": 0.7, "lung": 0.4, "heart": 2.5, "spine": 1.4, "liver": 2.1, "spleen": 1.8, "kidney": 3.0}
@@ -79,3 +89,29 @@ def pet_phantom(
     around = ((z - 340) / 30) ** 2 + ((y + 15) / 24) ** 2 + ((x + 75) / 24) ** 2 <= 1
     masks = {"liver": core & organs["liver"] & ~around & ~lesion, "bladder": bladder, "lesion": lesion}
     return PetPhantom(activity.astype(np.float32), attenuation.astype(np.float32), masks, pixel)
+
+
+def pet_study(
+    seed: int,
+    bmi: Literal["low", "high"] = "low",
+    version: str = "v2",
+    seconds: Sequence[int] = SCAN_TIMES,
+    realisations: int = 0,
+    size: int = 96,
+    depth: int = 24,
+    cache: str | Path | None = None,
+    each: int = REALISATION_TIME,
+) -> Study:
+    """Simulate the study of a seeded patient: :func:`pet_phantom` in :func:`simulate_study`.
+
+    The seed is that of patient and noise; ``cache`` is a folder where the study is kept, and looked up first.
+
+    Example:
+        >>> study = pet_study(0, seconds=[60], size=32, depth=8)
+        >>> study["full"].shape, study["seconds"].shape
+        ((8, 32, 32), (1, 8, 32, 32))
+    """
+    name = f"{bmi}_{seed}_{size}x{depth}"
+    options = (version, seconds, realisations, each)
+    rng = [seed, bmi == "high"]
+    return kept(cache, name, options, lambda: simulate_study(pet_phantom(seed, bmi, size, depth), rng, *options))

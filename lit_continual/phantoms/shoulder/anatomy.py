@@ -18,7 +18,7 @@ from lit_continual.phantoms.voxels import Array
 HEAD = 23.0  # radius of the head of the humerus
 GAP = 3.0  # cartilage between head and glenoid
 
-# A muscle is a fan of tubes whose rows are x, y, z, radius; the first table is in the scapula's frame.
+# A muscle is a fan of tubes whose rows are x, y, z, radius; the first array is in the scapula's frame.
 SCAPULAR_MUSCLES = [
     [[(85, 20, 8, 6), (45, 22, 13, 10), (12, 26, 10, 8), (-16, 27, 2, 5), (-40, 16, 0, 3)]],  # supraspinatus
     [  # infraspinatus
@@ -67,11 +67,9 @@ def rotate(points: Array, axes: str, degrees: ArrayLike) -> Array:
 
 
 class ShoulderAnatomy:
-    """Solids of one subject at ``points``; each is drawn anew when it is asked for, the two bones once.
+    """Solids of one subject at ``points`` ``(3, N)`` in mm; each is drawn anew when it is asked for, the bones once.
 
-    Args:
-        rng: the subject's own stream; everything in which it differs from others is drawn here.
-        points: coordinates ``(3, N)`` in mm, in the frame of this module.
+    Everything in which the subject differs from others is drawn from ``rng``.
     """
 
     def __init__(self, rng: Generator, points: Array) -> None:
@@ -157,13 +155,10 @@ class ShoulderAnatomy:
         vein = artery + np.array([-4, 6, -5, 0.8], np.float32)
         around = self._vary([artery[2], (-2, -22, -36, 1.5), (30, -22, -34, 1.2)], 3)
         down = self._vary([artery[1], (-70, -5, -50, 2), (-70, -20, -90, 1.5)], 3)
-        return self._union([artery, vein, around, down])
+        return self.union([artery, vein, around, down])
 
-    def hollows(self) -> Array:
-        """What fat fills between the muscles."""
-        return self._union(HOLLOWS)
-
-    def _union(self, paths: Iterable[ArrayLike]) -> Array:
+    def union(self, paths: Iterable[ArrayLike]) -> Array:
+        """The tubes along several paths as one solid."""
         nearest: Array = np.minimum.reduce([tube(self.points, path) for path in paths])
         return nearest
 

@@ -1,13 +1,12 @@
 """A seeded phantom of shoulder MR: humerus and scapula in two Dixon contrasts, made in seconds."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_continual.phantoms.folder import patients_of, write_phantom
+from lit_continual.phantoms.folder import write_phantom
 from lit_continual.phantoms.shoulder.tissues import shoulder_tissues
 from lit_continual.phantoms.voxels import Spacing, Triple, mr_signal
 
@@ -41,16 +40,16 @@ def shoulder_subject(
     streams, so a seed is the same patient in every contrast.
 
     Args:
-        seed: the patient.
+        seed: The patient.
         contrast: ``"fat"`` or ``"water"``, the two images of a Dixon sequence.
-        size: voxels to the right, front and top.
-        spacing: mm to the right, front and top.
+        size: Voxels to the right, front and top.
+        spacing: Millimetres to the right, front and top.
 
     Returns:
         Image and labels (1 humerus, 2 scapula), both ``(X, Y, Z)``, in RAS orientation.
 
     Raises:
-        ValueError: if the contrast is unknown, or size and spacing are not three positive numbers each.
+        ValueError: If the contrast is unknown, or size and spacing are not three positive numbers each.
 
     Example:
         >>> image, label = shoulder_subject(0, "water", size=(32, 32, 12), spacing=(5.4, 5.4, 12.0))
@@ -68,39 +67,27 @@ def shoulder_subject(
 
 
 def write_shoulder_phantom(
-    folder: Path | str,
-    contrast: str,
-    subjects: int,
-    seed: int,
-    size: Triple = SIZE,
-    spacing: Spacing = SPACING,
+    folder: Path | str, contrast: str, subjects: int, seed: int, size: Triple = SIZE, spacing: Spacing = SPACING
 ) -> Path:
-    """Write phantoms as a Decathlon data set, or reuse the one that is there.
-
-    The folder appears whole or not at all. A folder that lost files is completed; one that holds something else is
-    left alone.
+    """Write phantoms as a Decathlon data set, or reuse the one that is there, or complete it.
 
     Args:
-        folder: of the data set; its parents are made.
+        folder: Of the data set, which appears whole or not at all; one that holds something else is left alone.
         contrast: ``"fat"`` or ``"water"``.
-        subjects: number of volumes, at most 10 000.
-        seed: of the data set. The same seed means the same patients, also by name, in every contrast.
-        size: voxels to the right, front and top.
-        spacing: mm to the right, front and top.
+        subjects: Number of volumes, at most 10 000.
+        seed: Of the data set. The same seed means the same patients, also by name, in every contrast.
+        size: As in :func:`shoulder_subject`.
+        spacing: The same.
 
     Returns:
         Path of ``dataset.json``, whose ``training`` lists image, label and patient.
 
     Raises:
-        ValueError: if ``subjects`` is out of range, or the folder holds another data set.
+        ValueError: If ``subjects`` is out of range, or the folder holds another data set.
     """
-    patients = patients_of(seed, subjects)
+    description = {"name": "Shoulder phantom", "modality": {"0": f"MR {contrast}"}, "labels": LABELS}
     recipe = {"version": VERSION, "contrast": contrast, "subjects": subjects, "seed": seed}
-    description = {
-        "name": "Shoulder phantom",
-        "modality": {"0": f"MR {contrast}"},
-        "labels": LABELS,
-        "phantom": {**recipe, "size": list(size), "spacing": list(spacing)},
-    }
-    scans = {f"shoulder-{p:08d}": partial(shoulder_subject, p, contrast, size, spacing) for p in patients}
-    return write_phantom(folder, description, scans, spacing)
+    recipe |= {"size": list(size), "spacing": list(spacing)}
+    return write_phantom(
+        folder, description, recipe, "shoulder", lambda p: shoulder_subject(p, contrast, size, spacing)
+    )

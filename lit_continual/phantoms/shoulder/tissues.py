@@ -7,7 +7,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from lit_continual.phantoms.shoulder.anatomy import GAP, ShoulderAnatomy, rotate
+from lit_continual.phantoms.shoulder.anatomy import GAP, HOLLOWS, ShoulderAnatomy, rotate
 from lit_continual.phantoms.voxels import Array, Spacing, Triple, coverage, smooth_noise
 
 TISSUES = ("air", "skin", "fat", "muscle", "bone", "marrow", "red marrow", "cartilage", "vessel", "lung")
@@ -31,12 +31,7 @@ class _Canvas:
 
 
 def shoulder_tissues(rng: Generator, size: Triple, spacing: Spacing) -> tuple[Array, NDArray[np.uint8]]:
-    """Draw a left shoulder.
-
-    Args:
-        rng: the subject's stream.
-        size: voxels along R, A, S.
-        spacing: mm along R, A, S.
+    """Draw a left shoulder from the subject's own stream, on a grid to the right, front and top.
 
     Returns:
         Shares of :data:`TISSUES` ``(X, Y, Z, T)``, which sum to 1, and labels ``(X, Y, Z)``: 1 humerus, 2 scapula,
@@ -82,7 +77,7 @@ def _paint_soft_tissue(
         neighbour = np.minimum(neighbour, np.maximum(belly, muscle))
         belly = np.minimum(belly, muscle)
     bones = np.minimum.reduce([anatomy.humerus, anatomy.scapula, clavicle])
-    body = np.minimum.reduce([belly - 3, bones - 4, wall - 8, anatomy.hollows()])
+    body = np.minimum.reduce([belly - 3, bones - 4, wall - 8, anatomy.union(HOLLOWS)])
     body = gaussian_filter(body.reshape(shape), [5 / s for s in steps], mode="nearest", truncate=2.5).ravel()
     thickness, bulk, septum = rng.uniform((3, 1, 0.3), (10, 4, 0.9)).tolist()
     canvas.paint("skin", body - thickness)

@@ -1,4 +1,4 @@
-"""Colours that mean the same on the page and in every figure, and that colour-blind readers can tell apart."""
+"""What figures share: panels, and colours of one meaning everywhere, which colour-blind readers can tell apart."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from lit_continual.runs.printing import printable
 from lit_continual.runs.run import Run
@@ -81,3 +83,27 @@ def shorten(text: str, length: int) -> str:
         return text
     tail = (length - 1) // 2
     return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def panels(
+    count: int, most: int, size: tuple[float, float], margin: tuple[float, float] = (0.0, 0.0), **options: Any
+) -> tuple[Figure, Any]:
+    """A figure, and ``count`` panels in it, at most ``most`` side by side, as an array ``(lines, columns)``.
+
+    Sizes are in inches, ``margin`` that of what is around all panels; options are those of ``Figure.subplots``.
+    """
+    columns = min(count, most)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns + margin[0], size[1] * lines + margin[1]), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, **options)
+    for axes in grid.ravel()[count:]:
+        axes.set_axis_off()
+    return figure, grid
+
+
+def open_frame(axes: Axes) -> None:
+    """Rule a panel with pale lines, and leave it open above and on the right."""
+    axes.tick_params(labelsize=7, color=RULE)
+    axes.grid(axis="y", color=RULE, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(RULE)
