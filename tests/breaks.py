@@ -150,7 +150,7 @@ BREAKS = [
         ('return {"anchor": self._anchor} if self._anchor else {}', "return {}"),
     ),
     *room(
-        "methods/held_entries.py",
+        "methods/frozen_entries.py",
         "tests/methods/tgd/test_callback.py",
         ("gradient.index_fill_(one.axis, one.rows, 0.0)", "pass"),
         ("one.live.index_copy_(one.axis, one.rows, one.kept)", "pass"),

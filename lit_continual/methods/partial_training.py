@@ -14,8 +14,8 @@ from typing_extensions import override
 
 from lit_continual.methods.evaluated_layers import EvaluatedLayers
 from lit_continual.methods.forward_calls import plain
+from lit_continual.methods.frozen_entries import FrozenEntries, free_share, learnt_values
 from lit_continual.methods.guards import require_eager, require_persistent_replicas
-from lit_continual.methods.held_entries import HeldEntries, free_share, learnt_values
 
 
 class PartialTraining(Callback):
@@ -49,7 +49,7 @@ class PartialTraining(Callback):
         self._fits = 0  # that the network has behind it
         self._known: list[str] = []  # names that the last fit left
         self._under_way, self._to_resume = False, False
-        self._held, self._hooks, self._share = HeldEntries(nn.Module(), {}), list[Any](), 1.0
+        self._frozen, self._hooks, self._share = FrozenEntries(nn.Module(), {}), list[Any](), 1.0
         self._evaluated = EvaluatedLayers()  # normalisations that are held whole
 
     #: What a user can do where nothing is free.
@@ -89,7 +89,7 @@ class PartialTraining(Callback):
             free = dict.fromkeys(names, torch.tensor(True)) if waits else self.choose_masks(network, pl_module, fresh)
             self.masks = dict(free)
         self._to_resume, self._under_way = False, True
-        self._held, self._share = HeldEntries(network, self.masks), free_share(network, self.masks)
+        self._frozen, self._share = FrozenEntries(network, self.masks), free_share(network, self.masks)
         if self._share == 0:
             rank_zero_warn(
                 f"`{type(self).__name__}` frees no parameter of {type(network).__name__} in this fit, which trains"
@@ -98,7 +98,7 @@ class PartialTraining(Callback):
         # Right after the step, which moves even what has no gradient: other callbacks, such as averages of the
         # weights, must not see it moved.
         self._hooks = [
-            o.register_step_post_hook(lambda *_: self._held.restore_parameters()) for o in trainer.optimizers
+            o.register_step_post_hook(lambda *_: self._frozen.restore_parameters()) for o in trainer.optimizers
         ]
         if self.hold_statistics:
             self._hold_statistics(network, pl_module)
@@ -119,7 +119,7 @@ class PartialTraining(Callback):
                 elif not free.all():
                     require_eager(pl_module, "`hold_statistics` of a part of a batch normalisation's channels")
                     statistics = mean.clone(), layer.running_var.clone()
-                    self._hooks.append(layer.register_forward_hook(_HookOfThisFit(_normalise_held, statistics, free)))
+                    self._hooks.append(layer.register_forward_hook(_HookOfThisFit(_normalise_frozen, statistics, free)))
         self._evaluated = EvaluatedLayers(whole)
 
     def _find(self, pl_module: LightningModule) -> nn.Module:
@@ -133,30 +133,31 @@ class PartialTraining(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._held.restore_buffers()  # which a hook of the module may have moved after the last batch
+        self._frozen.restore_buffers()  # which a hook of the module may have moved after the last batch
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._held.restore_buffers()
+        self._frozen.restore_buffers()
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._held.restore_buffers()  # they moved in the forward pass
+        self._frozen.restore_buffers()  # they moved in the forward pass
         if not pl_module.automatic_optimization:
-            self._held.clear_gradients()  # the module may clip before it steps
+            self._frozen.clear_gradients()  # the module may clip before it steps
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        self._held.clear_gradients()
+        self._frozen.clear_gradients()
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._held.restore_buffers()  # a step without a loss has no backward
+        self._frozen.restore_buffers()  # a step without a loss has no backward
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._held.restore_parameters()  # an average of equal weights, copied back when training ends, is off by a bit
-        self._held.restore_buffers()
+        # An average of equal weights, copied back when training ends, is off by a bit.
+        self._frozen.restore_parameters()
+        self._frozen.restore_buffers()
         self._under_way = False
         self.follow(pl_module)
 
@@ -172,7 +173,7 @@ class PartialTraining(Callback):
         for hook in self._hooks:
             hook.remove()
         self._evaluated.release(pl_module.training)
-        self._hooks, self._evaluated, self._held = [], EvaluatedLayers(), HeldEntries(nn.Module(), {})
+        self._hooks, self._evaluated, self._frozen = [], EvaluatedLayers(), FrozenEntries(nn.Module(), {})
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -196,7 +197,7 @@ def _no_hook(*_: Any) -> None:
     pass
 
 
-def _normalise_held(
+def _normalise_frozen(
     statistics: tuple[Tensor, Tensor], free: Tensor, layer: Any, args: tuple[Tensor], output: Tensor
 ) -> Tensor:
     if not layer.training:

@@ -36,7 +36,7 @@ class Stopwatch(Callback):
 
         def on_fit_start(*args):  # the hook after the optimizer's step is not Lightning's
             held(*args)
-            callback._held.restore_parameters = self.timed(callback._held.restore_parameters)
+            callback._frozen.restore_parameters = self.timed(callback._frozen.restore_parameters)
 
         callback.on_fit_start = on_fit_start
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import nn
 from torch.ao.quantization import MinMaxObserver, PerChannelMinMaxObserver
 from torch.nn.utils.parametrizations import spectral_norm
@@ -86,9 +87,10 @@ def test_a_part_is_found_under_each_of_its_names(trainer, batches, name):
     trainer(callbacks=TrainOnly([name])).fit(module, batches)
     assert not {"net.head.weight", "net.head.bias", "seen"} & moved(before, module)
     assert "net.encoder.0.parametrizations.weight.original" in moved(before, module)
-    held = L2SP(0.1, parameters=name, anchor="start")
-    trainer(callbacks=held).fit(module, batches)
-    assert {key.rpartition(".")[0] for key in held.state_dict()["anchor"]} == {
+    pull, anchors = L2SP(0.1, parameters=name, anchor="start"), []
+    seen = LambdaCallback(on_train_end=lambda *_: anchors.extend(pull.state_dict()["anchor"]))
+    trainer(callbacks=[pull, seen]).fit(module, batches)
+    assert {key.rpartition(".")[0] for key in anchors} == {
         "net.encoder.0",
         "net.encoder.0.parametrizations.weight",
     }

@@ -94,7 +94,7 @@ class L2SP(Callback):
         self.decoder_strength, self.name, self.hold_statistics = decoder_strength, name, hold_statistics
         self.log_layers = log_layers
         self._anchor: dict[str, Tensor] = {}
-        self._held: dict[str, nn.Parameter] = {}
+        self._frozen: dict[str, nn.Parameter] = {}
         self._rest: dict[str, nn.Parameter] = {}
         self._handles: list[RemovableHandle] = []
         self._norms = EvaluatedLayers()  # whose statistics are held
@@ -118,7 +118,7 @@ class L2SP(Callback):
         if not self._anchor and self.anchor != "last_fit":
             self._anchor = snapshot(selected) if self.anchor == "start" else read_anchor(self.anchor, selected)
         self._anchor = fit_anchor(self._anchor, selected)
-        self._held = {name: p for name, p in selected.items() if name in self._anchor}
+        self._frozen = {name: p for name, p in selected.items() if name in self._anchor}
         self._rest = {name: p for name, p in pl_module.named_parameters() if name not in selected}
         if self.decoder_strength and not self._rest:
             raise MisconfigurationException(
@@ -126,7 +126,7 @@ class L2SP(Callback):
                 f" nothing of {type(pl_module).__name__}: narrow `parameters`, or set `decoder_strength=0`."
             )
         if self.hold_statistics:
-            self._norms = EvaluatedLayers(normalisations(pl_module, self._held))
+            self._norms = EvaluatedLayers(normalisations(pl_module, self._frozen))
         if self.step == "explicit":
             require_unscaled(trainer)
             self._steps = ManualSteps(pl_module, trainer.optimizers, lambda o: self._pull(trainer, pl_module, o))
@@ -134,7 +134,7 @@ class L2SP(Callback):
             hook = partial(self._step_proximally, trainer)
             self._handles = [optimizer.register_step_post_hook(hook) for optimizer in trainer.optimizers]
         warn_of_optimizers(
-            self._held, trainer.optimizers, max(self.schedule.values()) if self.step == "explicit" else 0.0
+            self._frozen, trainer.optimizers, max(self.schedule.values()) if self.step == "explicit" else 0.0
         )
 
     @override
@@ -153,8 +153,8 @@ class L2SP(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._held:
-            distances = layer_distances(self._held, self._anchor)
+        if self._frozen:
+            distances = layer_distances(self._frozen, self._anchor)
             logs = {f"train/{self.name}_distance": torch.stack(list(distances.values())).norm()}
             if self.log_layers:
                 logs |= {f"train/{self.name}_distance/{layer}": distance for layer, distance in distances.items()}
@@ -171,7 +171,7 @@ class L2SP(Callback):
             handle.remove()
         self._steps.remove()
         self._norms.release(pl_module.training)
-        self._handles, self._held, self._rest, self._norms = [], {}, {}, EvaluatedLayers()
+        self._handles, self._frozen, self._rest, self._norms = [], {}, {}, EvaluatedLayers()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -186,9 +186,9 @@ class L2SP(Callback):
         self._anchor = dict(state_dict.get("anchor", {}))
 
     def _pulls(self, trainer: Trainer) -> Iterator[Pull]:
-        if self._held:
+        if self._frozen:
             strength = self.schedule[max(epoch for epoch in self.schedule if epoch <= trainer.current_epoch)]
-            yield Pull(self._held, self._anchor, strength)
+            yield Pull(self._frozen, self._anchor, strength)
         if self.decoder_strength:
             zeros = {name: p.new_zeros(()).expand_as(p) for name, p in self._rest.items()}
             yield Pull(self._rest, zeros, self.decoder_strength)

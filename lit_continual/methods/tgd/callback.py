@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from typing_extensions import override
 
-from lit_continual.methods.held_entries import free_share
+from lit_continual.methods.frozen_entries import free_share
 from lit_continual.methods.partial_training import PartialTraining
 from lit_continual.methods.tgd.producers import find_producers
 from lit_continual.methods.tgd.redundancy import kernel_scores, threshold_for_share

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.methods.held_entries import learnt_values
+from lit_continual.methods.frozen_entries import learnt_values
 from lit_continual.methods.names import names_of_values, similar_names
 from lit_continual.methods.partial_training import PartialTraining
 

@@ -73,7 +73,7 @@ def _add(
 ) -> None:
     """Add the distances in some layers, of this process's rows; what is held for them is gone at the end."""
     rank, world = (0, 1) if group is None else (distributed.get_rank(group), distributed.get_world_size(group))
-    held = list(_held(images, candidates, layers, batch_size, reduction))
+    held = list(_frozen(images, candidates, layers, batch_size, reduction))
     for _, centred, norms, weight in held if rank == 0 else ():
         total[candidates] += pairwise_squared_distance(centred, centred, norms) * weight
     others = torch.ones(len(images), dtype=torch.bool, device=candidates.device).index_fill_(0, candidates, False)
@@ -83,7 +83,7 @@ def _add(
             total[chosen] += pairwise_squared_distance(layer, centred, norms, centre) * weight
 
 
-def _held(
+def _frozen(
     images: Sequence[Tensor] | Tensor, candidates: Tensor, layers: Activations, batch_size: int, reduction: Reduction
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
     """Yield for each layer the mean candidate, all less that mean, their squared norms, and the layer's weight.

@@ -27,7 +27,7 @@ def free_share(network: nn.Module, free: Mapping[str, Tensor]) -> float:
     return sum(size * free[name].double().mean().item() for name, size in sizes.items()) / sum(sizes.values())
 
 
-class HeldEntries:
+class FrozenEntries:
     """Put back, bit for bit, what is not free in a module's parameters and buffers, and clear its gradients.
 
     Args:
@@ -41,7 +41,7 @@ class HeldEntries:
     Example:
         >>> layer = nn.Linear(3, 2, bias=False)
         >>> _ = nn.init.zeros_(layer.weight)
-        >>> held = HeldEntries(layer, {"weight": torch.tensor([[True], [False]])})
+        >>> held = FrozenEntries(layer, {"weight": torch.tensor([[True], [False]])})
         >>> _ = nn.init.ones_(layer.weight)
         >>> held.restore_parameters()
         >>> layer.weight.tolist()
@@ -52,7 +52,7 @@ class HeldEntries:
         values = learnt_values(module)
         for name in sorted(values.keys() | free.keys()):
             _check(name, values.get(name), free.get(name))
-        held = [_Held.of(module, name, free[name]) for name in values if not bool(free[name].all())]
+        held = [_FrozenEntry.of(module, name, free[name]) for name in values if not bool(free[name].all())]
         self._parameters = [one for one in held if isinstance(one.live, nn.Parameter)]
         self._buffers = [one for one in held if not isinstance(one.live, nn.Parameter)]
 
@@ -74,7 +74,7 @@ class HeldEntries:
         _restore(self._buffers)
 
 
-class _Held(NamedTuple):
+class _FrozenEntry(NamedTuple):
     """The held rows of a tensor along an axis, or all of it, and what they hold."""
 
     owner: nn.Module
@@ -90,7 +90,7 @@ class _Held(NamedTuple):
         return live
 
     @classmethod
-    def of(cls, module: nn.Module, name: str, free: Tensor) -> "_Held":
+    def of(cls, module: nn.Module, name: str, free: Tensor) -> "_FrozenEntry":
         path, _, attribute = name.rpartition(".")
         owner = module.get_submodule(path)
         data = getattr(owner, attribute).detach()
@@ -114,7 +114,7 @@ def _check(name: str, value: Tensor | None, free: Tensor | None) -> None:
 
 
 @torch.no_grad()
-def _restore(held: Iterable[_Held]) -> None:
+def _restore(held: Iterable[_FrozenEntry]) -> None:
     for one in held:
         if one.rows is None and (one.live is None or one.live.shape != one.kept.shape):  # an observer's begin empty
             setattr(one.owner, one.attribute, one.kept.clone())
