@@ -50,8 +50,8 @@ def test_a_stream_leaves_a_matrix_checkpoints_cases_and_overlays(stream, run, re
     assert facts["status"] == "finished"
     assert facts["device"] == "cpu"
     assert [(e["epochs"], e["steps"]) for e in facts["experiences"]] == [(2, 4), (2, 4)]
-    for e in facts["experiences"]:
-        assert (run / e["checkpoint"]).stat().st_size == e["checkpoint_bytes"]
+    for i, e in enumerate(facts["experiences"]):
+        assert (run / f"experiences/{i}_{e['name']}/model.ckpt").stat().st_size == e["checkpoint_bytes"]
     lines = (run / "cases.csv").read_text().splitlines()
     assert lines[0] == "after,on,patient,volume,class,dice,assd,hd95"
     cases = [line.split(",") for line in lines[1:]]
