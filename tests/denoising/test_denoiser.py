@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from lit_continual.callbacks import TargetedGradientDescent
+from lit_continual.denoising.study_scores import StudyScores
 from lit_continual.modules import Denoiser
 
 SMALL = {"_target_": "DnCNN", "features": 4, "depth": 3}
@@ -128,6 +129,20 @@ def test_whole_studies_are_scored_by_region_and_by_group(tmp_path):
         assert scores[f"test/{name}"] == pytest.approx(found.nanmean().item(), rel=1e-4)
         assert scores[f"test/{name}/low"] == pytest.approx(found[:2].nanmean().item(), rel=1e-4)
         assert scores[f"test/{name}/high"] == pytest.approx(found[2].item(), rel=1e-4)
+
+
+def test_a_region_counts_the_same_however_large_and_not_without_activity():
+    scores = StudyScores(["lesion"], [], 2.0, "cpu")
+    for size, activity, truth in (
+        (3, 1.0, 1.0),
+        (9, 2.0, 1.0),
+        (4, 1.0, 0.0),
+    ):  # 0 %, 100 %, and nothing to compare with
+        mask = torch.zeros(1, 2, 12, 12, dtype=torch.bool)
+        mask.view(-1)[:size] = True
+        batch = {"target": torch.full((1, 2, 12, 12), truth), "group": [""], "regions": {"lesion": mask}}
+        scores.update(torch.full((2, 2, 12, 12), activity), batch)
+    assert scores.compute()["lesion_bias"] == pytest.approx(50)
 
 
 def test_a_report_is_shown_the_denoised_slice_and_the_last_region():
