@@ -14,7 +14,6 @@ from lit_continual.denoising.slice_neighbours import slice_neighbours
 from lit_continual.denoising.study_scores import StudyScores
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.classes import MODULES
-from lit_continual.runs.registry import flat
 from lit_continual.runs.schedule import Schedule, ScheduledModule
 from lit_continual.runs.spec import Spec
 
@@ -70,7 +69,7 @@ class Denoiser(ScheduledModule):
         scheduler: Schedule | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters({"network": flat(network), "data_range": data_range}, logger=False)
+        self.save_hyperparameters({"network": NETWORKS.remembered(network), "data_range": data_range}, logger=False)
         self.network = NETWORKS.build(network)
         self.channels = next((m.in_channels for m in self.network.modules() if isinstance(m, nn.Conv2d)), 1)
         self.loss = loss if loss is not None else nn.MSELoss()

@@ -1,6 +1,7 @@
 """FCN-8s on VGG16: the network of the meta-tuning paper."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ class FCN8s(nn.Module):
             by 0.01 and 0.0001. Without a file the weights are He's.
         head_channels: Width of the two convolutions after pool 5, which are always trained from scratch.
         dropout: Dropout after each of the two.
+        scaled: Whether those logits are scaled; by default where there is a file. A checkpoint says so, not which file.
 
     Raises:
         ValueError: If ``weights`` is not such a file.
@@ -52,6 +54,7 @@ class FCN8s(nn.Module):
         weights: str | None = None,
         head_channels: int = 4096,
         dropout: float = 0.5,
+        scaled: bool | None = None,
     ) -> None:
         super().__init__()
         self.features = vgg16_convolutions(in_channels)
@@ -69,9 +72,15 @@ class FCN8s(nn.Module):
                 nn.init.zeros_(parameter)
         self.double5, self.double4 = (_upsampling(out_channels, 2) for _ in range(2))
         self.eightfold = _upsampling(out_channels, 8)
-        self.scale4, self.scale3 = (0.01, 0.0001) if weights else (1.0, 1.0)
+        self.scale4, self.scale3 = (0.01, 0.0001) if (bool(weights) if scaled is None else scaled) else (1.0, 1.0)
         if weights:
             self.features.load_state_dict(_read(weights, in_channels))
+
+    @staticmethod
+    def without_files(arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments that build this network where the file of its first weights is not at hand."""
+        kept = {name: value for name, value in arguments.items() if name != "weights"}
+        return {"scaled": True, **kept} if arguments.get("weights") else kept
 
     def forward(self, image: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to logits ``(B, out_channels, H, W)``."""

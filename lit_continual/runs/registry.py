@@ -89,6 +89,12 @@ class Registry:
         places = place or ", ".join([*self.modules, "lit_continual"])
         raise ValueError(f"There is no `{last}` in {places}. Correct the {self.kind} `{name}`.")
 
+    def remembered(self, spec: Any) -> dict[str, Any]:
+        """Return what a checkpoint holds of a description: no file of weights, since it has the weights itself."""
+        arguments = flat(spec)
+        without_files = getattr(self.own.get(arguments["_target_"]), "without_files", dict)
+        return {"_target_": arguments.pop("_target_"), **without_files(arguments)}
+
     def checked(self, spec: Any, trust: Collection[str] = ()) -> dict[str, Any]:
         """Return what a file describes as flat plain data that is safe to :meth:`build`.
 

@@ -88,7 +88,9 @@ class Segmenter(ScheduledModule):
         super().__init__()
         heads = [list(head) for head in heads]
         plain = {"features": features, "heads": heads, "roi_size": roi_size and list(roi_size)}
-        self.save_hyperparameters({**plain, "network": flat(network), "post": list(map(flat, post))}, logger=False)
+        self.save_hyperparameters(
+            {**plain, "network": NETWORKS.remembered(network), "post": list(map(flat, post))}, logger=False
+        )
         self.body = NETWORKS.build(network, out_channels=features)
         self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
         self.heads = GrowingHeads(features, self.spatial_dims, heads)

@@ -12,6 +12,7 @@ from monai.transforms import RandFlipd
 
 from lit_continual.callbacks import Distillation
 from lit_continual.modules import Denoiser, HydraNet, RegionSegmenter, Segmenter
+from lit_continual.networks import FCN8s
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.classes import NETWORKS, TRANSFORMS
 from lit_continual.runs.registry import Registry, flat
@@ -307,3 +308,17 @@ def test_a_class_of_the_callers_own_reads_its_arguments_itself(tmp_path):
     module = Own(2)
     torch.save(content_of(module, sealed=False), tmp_path / "a.ckpt")
     assert Checkpoint(tmp_path / "a.ckpt").build(Own).layer.in_features == 2
+
+
+def test_a_network_that_began_with_weights_of_a_file_is_read_without_the_file(tmp_path):
+    features = {f"features.{name}": value for name, value in FCN8s(1, head_channels=4).features.state_dict().items()}
+    features["features.0.weight"] = features["features.0.weight"].repeat(1, 3, 1, 1)  # of colour images
+    torch.save(features, tmp_path / "vgg16.pth")
+    network = {"class_path": "FCN8s", "init_args": {"in_channels": 1, "head_channels": 4}}
+    network["init_args"]["weights"] = str(tmp_path / "vgg16.pth")
+    module = Segmenter(network, features=2, heads=[["a"]]).eval()
+    torch.save(content_of(module), tmp_path / "a.ckpt")
+    (tmp_path / "vgg16.pth").unlink()
+    again, image = Checkpoint(tmp_path / "a.ckpt").module(Segmenter), torch.randn(1, 1, 32, 32)
+    assert again.body.scale4 == module.body.scale4 == 0.01
+    assert torch.equal(again(image), module(image))
