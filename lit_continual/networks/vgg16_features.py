@@ -39,7 +39,7 @@ def vgg16_convolutions(in_channels: int = 3, inplace: bool = False) -> nn.Sequen
     return nn.Sequential(*layers)
 
 
-@NETWORKS.add
+@NETWORKS.add_for_configs
 class VGG16Features(nn.Module):
     r"""The 13 convolutions of VGG16, frozen, named as published: ``features.0`` to ``features.28``.
 

@@ -64,10 +64,10 @@ class Npz:
         name = part.filename.removesuffix(".npy")
         with archive.open(part) as file:
             shape, dtype = _header(file)
-            told = file.tell() + math.prod(shape) * dtype.itemsize
+            size = file.tell() + math.prod(shape) * dtype.itemsize
         if name in self.shapes or not part.filename.endswith(".npy") or dtype.kind not in KINDS:
             raise ValueError(f"{name[:LONGEST_NAME]!r} in it is no array of numbers or text of its own name")
-        if told != part.file_size:
+        if size != part.file_size:
             raise ValueError(f"{name[:LONGEST_NAME]!r} in it has another size than its shape {shape}")
         self.shapes[name], self.dtypes[name] = shape, dtype
 

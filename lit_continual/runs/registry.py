@@ -50,10 +50,16 @@ class Registry:
     ) -> None:
         self.kind, self.base, self.modules, self.allows = kind, base, tuple(modules), allows
         self.own: dict[str, type] = {}
+        self.of_configs: dict[str, type] = {}
 
     def add(self, found: C) -> C:
-        """Let files name a class of this package; a decorator."""
+        """Let configs and files name a class of this package; a decorator."""
         self.own[found.__name__] = found
+        return found
+
+    def add_for_configs(self, found: C) -> C:
+        """Let configs alone name a class of this package, such as one that fetches its weights; a decorator."""
+        self.of_configs[found.__name__] = found
         return found
 
     def build(self, spec: Mapping[str, Any] | str, **overrides: Any) -> Any:
@@ -76,8 +82,8 @@ class Registry:
         Raises:
             ValueError: If it is not there.
         """
-        if name in self.own:
-            return self.own[name]
+        if (ours := {**self.own, **self.of_configs}.get(name)) is not None:
+            return ours
         place, _, last = name.rpartition(".")
         for module in [place] if place else self.modules:
             try:

@@ -53,14 +53,14 @@ class ScheduledModule(CheckpointedModule):
 
 def _optimizers(module: ScheduledModule, scheduler: Schedule | None, epochs: int | None) -> Any:
     try:
-        made = module.optimizer(module.parameters())
+        optimizer = module.optimizer(module.parameters())
     except (ValueError, TypeError) as error:
         raise ValueError(f"The optimizer cannot be made ({in_one_line(error)}). Correct its arguments.") from error
     if scheduler is None:
-        return made
+        return optimizer
     make = _of_length(scheduler, epochs)
     try:
-        schedule = make(made)
+        schedule = make(optimizer)
     except (ValueError, TypeError) as error:
         raise ValueError(f"The schedule cannot be made ({in_one_line(error)}). Correct its arguments.") from error
     total = schedule.total_steps if isinstance(schedule, OneCycleLR) else None
@@ -69,7 +69,7 @@ def _optimizers(module: ScheduledModule, scheduler: Schedule | None, epochs: int
             f"`OneCycleLR` with `total_steps: {total}` ends before the {epochs} epochs of this fit. Leave `total_steps`"
             " out, and it is as long as the fit."
         )
-    return {"optimizer": made, "lr_scheduler": schedule}
+    return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def _of_length(scheduler: Any, epochs: int | None) -> Any:

@@ -39,8 +39,8 @@ def instantiate(kind: type[T], section: Any, place: str) -> T:
             return kind(**parser.parse_object(dict(section)).as_dict())
     except Exception as error:
         raise ValueError(f"{place}: {reason(str(error))}.") from error
-    made: T = parser.instantiate_classes(parsed).object
-    return made
+    result: T = parser.instantiate_classes(parsed).object
+    return result
 
 
 def reason(message: str) -> str:

@@ -182,11 +182,11 @@ class StreamLoop:
         if not any(map(self.folder.evaluated, range(after))):  # the first; before any other fit
             self.stream.require_logged(logged, type(module).__name__)
         self.folder.write_row(after, row, cases)
-        self._tell(after, row)
+        self._announce_row(after, row)
         log_row(self.loggers, self.folder.path, after, self.folder.steps(after + 1), self.stream.pictures)
         self.folder.note(after, evaluation_seconds=round(time.monotonic() - begin, 2))
 
-    def _tell(self, after: int, row: Mapping[str, Mapping[int, float]]) -> None:
+    def _announce_row(self, after: int, row: Mapping[str, Mapping[int, float]]) -> None:
         facts, (score, values) = self.folder.run["experiences"][after], next(iter(row.items()))
         found = ", ".join(f"{self.stream.experiences[on].name} {value:.3f}" for on, value in sorted(values.items()))
         done = f"{self._title(after)} {facts['epochs']} epochs in {facts['seconds']:.0f} s"

@@ -37,7 +37,7 @@ def adapt(
     batch_size: int = 8,
     seed: int = 0,
     accelerator: str = "auto",
-    trust: Sequence[str] = (),
+    trust: str | Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
     """Retrain a denoiser on one study by Noise2Noise, and denoise the study with it.
@@ -52,7 +52,7 @@ def adapt(
         batch_size: Slices a batch.
         seed: Seed of the order of the slices, and of an acquisition's halves.
         accelerator: As for the Trainer.
-        trust: Packages of your own whose classes the checkpoint may name.
+        trust: Package of your own whose classes the checkpoint may name, or a list of them.
         overwrite: Replace what is there already.
 
     Returns:

@@ -28,7 +28,7 @@ def report_kernels(
     output: str = "kse",
     k: int = 5,
     alpha: float = 1.0,
-    trust: Sequence[str] = (),
+    trust: str | Sequence[str] = (),
 ) -> Path:
     """Score every kernel of a checkpoint, and say what each threshold would free for training.
 
@@ -41,7 +41,7 @@ def report_kernels(
         output: Folder for ``kse.html``, ``layers.csv``, ``kernels.csv`` and the pictures.
         k: Nearest neighbours in the kernels' entropy.
         alpha: Weight of the entropy.
-        trust: Packages of your own whose classes the checkpoint may name.
+        trust: Package of your own whose classes the checkpoint may name, or a list of them.
 
     Returns:
         The page.

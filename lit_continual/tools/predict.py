@@ -30,7 +30,7 @@ def predict(
     probabilities: bool = False,
     accelerator: str = "auto",
     devices: int = 1,
-    trust: Sequence[str] = (),
+    trust: str | Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
     """Write a label map of every image, in the grid of its file.
@@ -44,7 +44,7 @@ def predict(
         probabilities: Write ``<image>_probabilities.nii.gz`` too, one channel a class along the fourth axis.
         accelerator: As for the Trainer.
         devices: As for the Trainer.
-        trust: Packages of your own whose classes the checkpoint may name.
+        trust: Package of your own whose classes the checkpoint may name, or a list of them.
         overwrite: Replace predictions that are there already, and remove probabilities that belong to them.
 
     Returns:

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from monai.transforms import RandFlipd
 
 from lit_continual.callbacks import Distillation
+from lit_continual.cli import main
 from lit_continual.modules import Denoiser, HydraNet, RegionSegmenter, Segmenter
 from lit_continual.networks import FCN8s
 from lit_continual.runs.checkpoint import Checkpoint
@@ -90,6 +91,8 @@ BAD = [
     (NETWORKS, {"_target_": "EfficientNetBN", "model_name": "efficientnet-b0"}),  # downloads by default
     (NETWORKS, {"_target_": "DenseNet121", "spatial_dims": 2, "pretrained": True}),
     (NETWORKS, {"_target_": "VGG16Features", "weights": "anything.pth"}),
+    (NETWORKS, "VGG16Features"),  # downloads by default
+    (NETWORKS, {"class_path": "lit_continual.networks.VGG16Features"}),
     (NETWORKS, {"_target_": "HoVerNet", "pretrained_url": "http://x"}),
     (NETWORKS, {"_target_": "BasicUNet", "act": "os.system"}),
     (NETWORKS, {"_target_": "BasicUNet", "act": {"_target_": "os.system"}}),
@@ -322,3 +325,25 @@ def test_a_network_that_began_with_weights_of_a_file_is_read_without_the_file(tm
     again, image = Checkpoint(tmp_path / "a.ckpt").module(Segmenter), torch.randn(1, 1, 32, 32)
     assert again.body.scale4 == module.body.scale4 == 0.01
     assert torch.equal(again(image), module(image))
+
+
+def test_trust_is_given_on_the_command_line(tmp_path, monkeypatch, capsys):
+    text = "from torch import nn\nclass Net(nn.Conv2d):\n"
+    (tmp_path / "trusted_package.py").write_text(
+        text + "    def __init__(self, out_channels): super().__init__(1, out_channels, 1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    module = Segmenter({"class_path": "trusted_package.Net"}, features=2, heads=[["a"]], roi_size=[8, 8])
+    preprocessing = {"preprocessing": {"orientation": None, "normalise": []}}
+    torch.save({**content_of(module), "datamodule_hyper_parameters": preprocessing}, "a.ckpt")
+    (tmp_path / "images").mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 4), np.float32), np.eye(4)), "images/a.nii")
+    command = ["predict", "a.ckpt", "images", "--accelerator=cpu", "--output"]
+    with pytest.raises(ValueError, match=r"Give --trust trusted_package if it is your own"):
+        main([*command, "refused"])
+    main([*command, "one", "--trust", "trusted_package"])
+    main([*command, "several", "--trust", "[other, trusted_package]"])
+    assert not (tmp_path / "refused").exists()
+    assert (tmp_path / "one/a.nii.gz").exists()
+    assert (tmp_path / "several/a.nii.gz").exists()
