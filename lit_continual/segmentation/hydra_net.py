@@ -58,6 +58,9 @@ class HydraNet(Segmenter):
         torch.Size([1, 5, 40, 40])
     """
 
+    #: A training batch is a mapping of task to batch.
+    trains_by_task = True
+
     def __init__(
         self,
         network: Spec = DENSE_UNET,

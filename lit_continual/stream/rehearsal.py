@@ -9,10 +9,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-from lit_continual.methods.distillation.callback import Distillation
 from lit_continual.runs.checkpoint import load_checkpoint
 from lit_continual.runs.files import in_one_line
-from lit_continual.segmentation.hydra_net import HydraNet
 from lit_continual.stream.stream import Stream
 
 
@@ -41,12 +39,10 @@ def rehearse(
 
 
 def rehearse_fit(module: LightningModule, data: Any, trainer: Trainer, epochs: int | None) -> None:
-    """Let a module check that a fit can begin, if it knows how to."""
-    if isinstance(module, HydraNet) and any(isinstance(c, Distillation) and not c.logits for c in _callbacks(trainer)):
-        raise MisconfigurationException(
-            "`Distillation` asks two networks about one image, and a batch of `HydraNet` has one of every task. Use"
-            " `L2SP`, a memory, or a `Segmenter` for each task."
-        )
+    """Let callbacks and a module check that a fit can begin, those that know how to."""
+    for callback in _callbacks(trainer):
+        if hasattr(callback, "rehearse"):
+            callback.rehearse(module)
     if hasattr(module, "rehearse"):
         module.rehearse(data, epochs)  # type: ignore[operator]
 

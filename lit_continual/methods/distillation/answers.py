@@ -107,6 +107,20 @@ def channels_of(pl_module: nn.Module, outputs: Any, output: Any = None) -> int |
     return logits.shape[1] if isinstance(logits, Tensor) and logits.ndim > 1 else None
 
 
+def origins(batch: Any) -> list[str]:
+    """Where each sample of a batch comes from; none where it does not say."""
+    return list(batch.get("origin") or ()) if isinstance(batch, Mapping) else []
+
+
+def require_one_batch(pl_module: nn.Module) -> None:
+    """Raise ``MisconfigurationException`` if the batches of a module are several, one for each task."""
+    if getattr(pl_module, "trains_by_task", False):
+        raise MisconfigurationException(
+            f"`Distillation` asks two networks about one image, and a batch of `{type(pl_module).__name__}` has one of"
+            " every task. Use `L2SP`, a memory, or a `Segmenter` for each task."
+        )
+
+
 def of_images(batch: Any) -> Ask:
     """Ask a network about the images of a batch."""
 

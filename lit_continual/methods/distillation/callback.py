@@ -11,17 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.methods.distillation.answers import (
-    LOGITS,
-    Ask,
-    Place,
-    asked,
-    channels_of,
-    heads_of,
-    named_logits,
-    of_images,
-    require_same_shape,
-)
+from lit_continual.methods.distillation import answers
+from lit_continual.methods.distillation.answers import LOGITS, Ask, Place
 from lit_continual.methods.distillation.loss import distillation_loss
 from lit_continual.methods.distillation.same_in_evaluation import require_same_in_evaluation
 from lit_continual.methods.distillation.teacher import Teacher
@@ -107,11 +98,17 @@ class Distillation(LossTerm):
     def remembers(self) -> bool:
         return self.teacher is None  # a teacher that is given is given again
 
+    def rehearse(self, pl_module: LightningModule) -> None:
+        """Check, before a fit, that a module can be distilled."""
+        if self.logits is None:
+            answers.require_one_batch(pl_module)
+
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        self.rehearse(pl_module)
         if self.teacher == "start":  # The module's own setup, where heads grow, comes after this one.
-            self._channels = channels_of(pl_module, None)
+            self._channels = answers.channels_of(pl_module, None)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -141,12 +138,12 @@ class Distillation(LossTerm):
                 "`Distillation(targets='cached')` needs a data module with `cache_targets(key, predict)`, such as"
                 " `SegmentationDataModule`. Use targets='online' with this data."
             )
-        cache(self.name, lambda image: self._ask(of_images({"image": image})))
+        cache(self.name, lambda image: self._ask(answers.of_images({"image": image})))
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Hide the classes of exemplars: with a teacher, they are trained on its answers alone (eq. 1)."""
-        origin = _origin(batch)
+        origin = answers.origins(batch)
         if self._teacher is None or "exemplar" not in origin:
             return
         if isinstance(batch, dict) and "classes" in batch and hasattr(pl_module, "head_channels"):
@@ -162,16 +159,16 @@ class Distillation(LossTerm):
     @override
     def compute(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor | None:
         output = None if self.captured is None or self.logits is not None else self.captured.output
-        self._seen = channels_of(pl_module, outputs, output)
+        self._seen = answers.channels_of(pl_module, outputs, output)
         if self._teacher is None:
             return None
         student, ask = self._question(pl_module, batch, outputs)
         teacher = batch[self.name] if self.targets == "cached" and isinstance(batch, Mapping) else self._ask(ask)
         student = student[:, : teacher.shape[1]]
-        require_same_shape(student, teacher)
-        heads = heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
+        answers.require_same_shape(student, teacher)
+        heads = answers.heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
         losses = distillation_loss(student, teacher, heads, self.temperature, "per_sample")
-        if not (origin := _origin(batch)):
+        if not (origin := answers.origins(batch)):
             return (1 - self.alpha) * losses.mean()
         weights = [1.0 if o == "exemplar" else 1 - self.alpha for o in origin]
         return (losses * losses.new_tensor(weights)).mean()
@@ -180,30 +177,30 @@ class Distillation(LossTerm):
     def share_of_loss(self, batch: Any) -> float:
         if self._teacher is None:
             return 1.0
-        return 0.0 if set(_origin(batch)) == {"exemplar"} else self.alpha
+        return 0.0 if set(answers.origins(batch)) == {"exemplar"} else self.alpha
 
     def _question(self, pl_module: LightningModule, batch: Any, outputs: Any) -> tuple[Tensor, Ask]:
         """The student's logits, and how to ask the teacher what the student was asked."""
-        named, logits, call = named_logits(outputs), self.logits, self.captured
+        named, logits, call = answers.named_logits(outputs), self.logits, self.captured
         if logits is not None:
             return logits(pl_module, batch), lambda network: logits(network, batch)
         if call is not None:
             place = Place.of(call.output, named)
             return place(call.output), lambda network: place(network(*call.args, **call.kwargs))
-        self._on_images, ask = True, of_images(batch)
+        self._on_images, ask = True, answers.of_images(batch)
         if named is not None and named.requires_grad:
             return named, ask
         if named is not None:
             raise MisconfigurationException(
                 f"`training_step` returns logits without a gradient and does not call `forward`. {LOGITS}"
             )
-        return asked(pl_module, ask, f"the `forward` of {type(pl_module).__name__}"), ask
+        return answers.asked(pl_module, ask, f"the `forward` of {type(pl_module).__name__}"), ask
 
     @torch.no_grad()
     def _ask(self, ask: Ask) -> Tensor:
         assert self._teacher is not None
         module = self._teacher.module
-        logits = asked(module, ask, "the old network")
+        logits = answers.asked(module, ask, "the old network")
         if not self._compared and self.logits is None:
             self._compared = True
             require_same_in_evaluation(module, lambda: ask(module), logits)
@@ -227,7 +224,9 @@ class Distillation(LossTerm):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._channels = channels_of(pl_module, None) or self._seen or self._channels  # also after a fit of no epochs
+        self._channels = (
+            answers.channels_of(pl_module, None) or self._seen or self._channels
+        )  # also after a fit of no epochs
         self._fitted, self._resumed, self._teacher = True, "", None
 
     @override
@@ -244,7 +243,3 @@ class Distillation(LossTerm):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._fitted, self._channels = state_dict["fitted"], state_dict["channels"]
         self._resumed = state_dict["teacher"]
-
-
-def _origin(batch: Any) -> list[str]:
-    return list(batch.get("origin") or ()) if isinstance(batch, Mapping) else []

@@ -214,3 +214,10 @@ def test_a_teacher_that_cannot_be_read_is_named(foreign, trainer, tmp_path):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         Distillation(**arguments)
+
+
+def test_a_module_whose_batches_are_several_is_refused_outside_of_a_stream_too(module, loader, trainer):
+    module.trains_by_task = True
+    with pytest.raises(MisconfigurationException, match=r"a batch of `TinyModule` has one of every task. Use `L2SP`"):
+        trainer(callbacks=Distillation(teacher="start")).fit(module, loader)
+    trainer(callbacks=Distillation(teacher="start", logits=lambda module, batch: module(batch[0]))).fit(module, loader)
