@@ -62,7 +62,8 @@ CHANGES = {
     "no logger": lambda config: {"trainer.logger": False},
     "logger": lambda config: {"trainer.logger": "CSVLogger", "trainer.logger.save_dir": "logs"},
 }
-PAIRS = [pytest.param(c, k, id=f"{c}-{k.replace(' ', '_')}") for c in NAMES for k in CHANGES]
+SLOW = {name: [pytest.mark.slow] * (name in REAL) for name in NAMES}  # what reads real data
+PAIRS = [pytest.param(c, k, id=f"{c}-{k.replace(' ', '_')}", marks=SLOW[c]) for c in NAMES for k in CHANGES]
 
 
 def seal(module, path):
