@@ -186,7 +186,7 @@ def _read(path: Path) -> MetaTensor:
 
 def _require_numbers(path: Path) -> None:
     """Refuse what MONAI reads as something else: complex voxels as their real part, a bad affine as the identity."""
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not is_nifti(path):
         return
     try:
         image: Any = nib.load(path)

@@ -314,9 +314,10 @@ def test_corners_tell_grids_apart_as_brute_force_does(case, tmp_path):
     assert verdicts == {True, False}
 
 
-def test_complex_voxels_are_refused(case):
-    image = case(np.full((2, 3, 4), 1 + 2j, np.complex64))
-    with pytest.raises(ValueError, match=r"image.nii.gz has complex voxels, of which the imaginary part would be lost"):
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".NII.GZ", ".NII"])
+def test_complex_voxels_are_refused(case, suffix):
+    image = case(np.full((2, 3, 4), 1 + 2j, np.complex64), suffix=suffix)
+    with pytest.raises(ValueError, match=rf"image{suffix} has complex voxels, of which the imaginary part would be"):
         load_case(image, AS_STORED)
 
 
