@@ -5,7 +5,6 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from lit_continual.data import MultiTaskDataModule, SegmentationDataModule, Split
 from lit_continual.modules import HydraNet
@@ -75,23 +74,14 @@ def test_a_task_without_validation_patients_is_left_out_of_validation(tasks):
 
 
 @pytest.mark.slow
-def test_a_hydra_learns_and_judges_the_tasks(tasks, tmp_path):
+def test_a_hydra_learns_and_judges_the_tasks(tasks, trainer):
     torch.manual_seed(0)
     module = HydraNet(NETWORK, features=4, optimizer=partial(torch.optim.Adam, lr=0.01))
-    trainer = Trainer(
-        default_root_dir=tmp_path,
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    data = MultiTaskDataModule(tasks)
-    trainer.fit(module, datamodule=data)
+    data, fitting = MultiTaskDataModule(tasks), trainer(max_epochs=2)
+    fitting.fit(module, datamodule=data)
     assert module.heads.classes == data.head_classes == [["anterior", "posterior"], ["tumour"]]
-    assert {f"val/dice/{name}" for name in data.classes} <= set(trainer.callback_metrics)
-    (scores,) = trainer.test(module, datamodule=data, verbose=False)
+    assert {f"val/dice/{name}" for name in data.classes} <= set(fitting.callback_metrics)
+    (scores,) = fitting.test(module, datamodule=data, verbose=False)
     assert {f"test/dice/{name}" for name in data.classes} <= set(scores)
 
 

@@ -39,11 +39,6 @@ def module():
     return module
 
 
-def trainer(tmp_path, **options):
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return Trainer(default_root_dir=tmp_path, accelerator="cpu", enable_model_summary=False, **quiet, **options)
-
-
 def test_noise2noise_learns_in_both_directions(module):
     batch = batch_of("image", "twin")
     one, two = batch["image"], batch["twin"]
@@ -58,10 +53,10 @@ def test_a_target_is_used_where_there_is_one(module):
     torch.testing.assert_close(module.training_step(batch, 0), (module(batch["image"]) - batch["target"]).abs().mean())
 
 
-def test_reports_psnr_and_ssim_over_all_batches(tmp_path):
+def test_reports_psnr_and_ssim_over_all_batches(trainer):
     module, data = Denoiser(SMALL, data_range=2.0), Pairs("image", "target")
     batch = batch_of("image", "target")
-    fitting = trainer(tmp_path)
+    fitting = trainer()
     scores = fitting.test(module, DataLoader(data, batch_size=2), verbose=False)[0]
     with torch.no_grad():
         denoised = module.eval()(batch["image"])
@@ -73,12 +68,12 @@ def test_reports_psnr_and_ssim_over_all_batches(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
-def test_trains_under_targeted_gradient_descent(tmp_path):
+def test_trains_under_targeted_gradient_descent(trainer):
     module = Denoiser(SMALL)
     last = module.network.blocks[-1][0].weight.detach().clone()
     first = module.network.blocks[0][0].weight.detach().clone()
     callback = TargetedGradientDescent(share=0.1, network="network")
-    trainer(tmp_path, callbacks=callback, max_epochs=1).fit(module, DataLoader(Pairs("image", "twin"), batch_size=2))
+    trainer(callbacks=callback).fit(module, DataLoader(Pairs("image", "twin"), batch_size=2))
     assert torch.equal(module.network.blocks[-1][0].weight, last)
     assert not torch.equal(module.network.blocks[0][0].weight, first)
 
@@ -107,9 +102,9 @@ class Studies(LightningDataModule):
         return DataLoader(studies)
 
 
-def test_whole_studies_are_scored_by_region_and_by_group(tmp_path):
+def test_whole_studies_are_scored_by_region_and_by_group(trainer):
     module, data = Denoiser(SMALL, data_range=2.0).eval(), Studies()
-    (scores,) = trainer(tmp_path).test(module, data, verbose=False)
+    (scores,) = trainer().test(module, data, verbose=False)
     expected = {"psnr": [], "ssim": [], "lesion_bias": [], "lesion_cov": [], "liver_cov": [], "liver_rmse": []}
     for study in data.test_dataloader():
         with torch.no_grad():

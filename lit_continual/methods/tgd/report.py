@@ -16,7 +16,7 @@ from rich.text import Text
 from lit_continual.reports.figures import GREY, INK, open_frame, panels, plain, shorten
 from lit_continual.reports.html import picture, render
 from lit_continual.reports.report import png, renewed
-from lit_continual.runs.csv_text import csv_text
+from lit_continual.reports.tables import write_rows
 
 _COLUMNS, _BINS = 5, np.linspace(0, 1, 21)
 _BAR, _MARK = "#0072b2", "#d55e00"
@@ -80,7 +80,7 @@ def write_kernel_report(report: KernelReport, folder: Path, inputs: Iterable[str
         for name, content in pictures.items():
             (aside / name).write_bytes(content)
         rows = _rows(report)
-        _table(aside / "layers.csv", rows[0].keys(), (row.values() for row in rows))
+        _table(aside / "layers.csv", [*rows[0]], (row.values() for row in rows))
         kernels = ((name, n, score) for name, scores in report.layers.items() for n, score in enumerate(scores))
         _table(aside / "kernels.csv", ("layer", "kernel", "score"), kernels)
         if report.dropped:
@@ -119,9 +119,9 @@ def _rows(report: KernelReport) -> list[dict[str, Any]]:
     return rows
 
 
-def _table(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+def _table(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     lines = ([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
-    path.write_text(csv_text(header, lines), "utf-8", newline="")
+    write_rows(path, header, lines)
 
 
 def _histograms(report: KernelReport) -> Figure:

@@ -8,7 +8,7 @@ import pytorch_lightning
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -89,17 +89,8 @@ def parameters(module):
 
 
 @pytest.fixture
-def trainer(tmp_path):
-    return partial(
-        Trainer,
-        default_root_dir=tmp_path,
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+def trainer(trainer):
+    return partial(trainer, max_epochs=2)
 
 
 def task_loss(net, fast, batch):

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.testing import assert_close
@@ -13,19 +12,8 @@ from lit_continual.callbacks import L2SP, Pretrained
 
 
 @pytest.fixture
-def trainer(tmp_path):
-    return partial(
-        Trainer,
-        default_root_dir=tmp_path,
-        max_epochs=1,
-        limit_train_batches=2,
-        limit_val_batches=0,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+def trainer(trainer):
+    return partial(trainer, limit_train_batches=2, limit_val_batches=0)
 
 
 @pytest.fixture

@@ -91,8 +91,8 @@ def test_each_experience_retrains_what_its_network_can_spare(pet, tmp_path):
     assert rows.keys() == SCORES.keys()
     assert np.isfinite([rows[score] for score in SCORES]).all()  # every experience by every network
     header, *cases = (tmp_path / "run/cases.csv").read_text().splitlines()
-    assert header == "after,on,patient,class,psnr,ssim,liver_cov"
-    assert [case.split(",")[3] for case in cases] == ["high", "low"] * 9
+    assert header == "after,on,patient,volume,class,psnr,ssim,liver_cov"
+    assert [case.split(",")[4] for case in cases] == ["high", "low"] * 9
 
 
 def test_a_stream_that_starts_from_a_trained_network_has_a_fit_behind_it(pet, tmp_path):
