@@ -22,6 +22,11 @@ from tests.processes import REPORT, no_report
 
 pytest_plugins = ["tests.fixtures.data", "tests.fixtures.runs"]
 
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # in the background of a shell; programs that tests start inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class TinyModule(LightningModule):
     """One linear layer under MSE; ``extra`` is the term that a callback should reproduce."""
