@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from lit_continual.methods.forward_calls import is_same, tensors
+from lit_continual.methods.forward_calls import ForwardCall, is_same, tensors
 from lit_continual.runs.files import in_one_line
 
 #: How to ask a network for its logits.
@@ -60,6 +60,37 @@ class Place:
         if len(parts) != self.count:
             raise ValueError(f"forward returns {len(parts)} tensors in evaluation mode and {self.count} in training")
         return parts[self.index]
+
+
+def question(
+    pl_module: nn.Module, batch: Any, outputs: Any, logits: Callable[..., Any] | None, call: ForwardCall | None
+) -> tuple[Tensor, Ask, bool]:
+    """Find the student's logits, how to ask the teacher what the student was asked, and whether it is of the images.
+
+    Args:
+        pl_module: The student.
+        batch: The batch of this step.
+        outputs: What the step returned.
+        logits: The user's way to ask a network about a batch, if there is one.
+        call: The call of ``forward`` that the loss came from, if there was one.
+
+    Raises:
+        MisconfigurationException: If the logits have no gradient, or cannot be had.
+    """
+    named = named_logits(outputs)
+    if logits is not None:
+        return logits(pl_module, batch), lambda network: logits(network, batch), False
+    if call is not None:
+        place = Place.of(call.output, named)
+        return place(call.output), lambda network: place(network(*call.args, **call.kwargs)), False
+    ask = of_images(batch)
+    if named is not None and named.requires_grad:
+        return named, ask, True
+    if named is not None:
+        raise MisconfigurationException(
+            f"`training_step` returns logits without a gradient and does not call `forward`. {LOGITS}"
+        )
+    return asked(pl_module, ask, f"the `forward` of {type(pl_module).__name__}"), ask, True
 
 
 def asked(network: nn.Module, ask: Ask, who: str) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.distillation import answers
-from lit_continual.methods.distillation.answers import LOGITS, Ask, Place
-from lit_continual.methods.distillation.loss import distillation_loss
+from lit_continual.methods.distillation.answers import Ask
+from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
 from lit_continual.methods.distillation.same_in_evaluation import require_same_in_evaluation
 from lit_continual.methods.distillation.teacher import Teacher
 from lit_continual.methods.loss_term import LossTerm
@@ -25,7 +25,9 @@ class Distillation(LossTerm):
     .. math:: L = \alpha L_c + (1 - \alpha) L_d \text{ for a new sample}, \qquad L = L_d \text{ for an exemplar}
 
     :math:`L_c` is the module's own loss, which leaves exemplars out, and :math:`L_d` is
-    :func:`~lit_continual.functional.distillation_loss` on the channels that the old network has. Samples are told
+    :func:`~lit_continual.functional.distillation_loss` on the channels that the old network has, plus ``dice`` times
+    :func:`~lit_continual.functional.dice_distillation_loss`. The first is the paper's, a mean over voxels, in which a
+    small class weighs little; the second defends each old class however small it is. Samples are told
     apart by ``batch["origin"]``, a list of ``"new"`` and ``"exemplar"``; without it all are new. A module without
     ``head_channels`` has one loss for a whole batch, which must then be of one origin.
 
@@ -48,6 +50,7 @@ class Distillation(LossTerm):
             that returned ``outputs["logits"]``, else the last with a gradient. Where the step does not call
             ``forward``, both networks are asked about ``batch["image"]`` or the first part of the batch.
         name: Tells this instance from others of its class, in the logs and in checkpoints.
+        dice: Weight of the Dice term in :math:`L_d`; 0 is the paper's loss.
 
     Raises:
         ValueError: If an argument is out of range, or the teacher cannot be read.
@@ -75,14 +78,18 @@ class Distillation(LossTerm):
         heads: list[list[int]] | Literal["sigmoid"] | None = None,
         logits: Callable[..., Any] | None = None,
         name: str = "distillation",
+        dice: float = 0.0,
     ) -> None:
         if not 0 <= alpha <= 1:
             raise ValueError(f"`alpha` must be in [0, 1], got {alpha}.")
         if temperature <= 0:
             raise ValueError(f"`temperature` must be positive, got {temperature}.")
+        if not 0 <= dice < float("inf"):
+            raise ValueError(f"`dice` must be a finite number of at least 0, got {dice}.")
         if targets not in ("online", "cached"):
             raise ValueError(f"`targets` must be 'online' or 'cached', got {targets!r}.")
         self.alpha, self.temperature, self.targets, self.name = alpha, temperature, targets, name
+        self.dice = dice
         self.teacher, self.heads, self.logits = teacher, heads, logits
         self._fitted = False  # whether a fit has ended, so that there is an old network
         self._channels: int | None = None  # of its outputs; None for all
@@ -162,12 +169,15 @@ class Distillation(LossTerm):
         self._seen = answers.channels_of(pl_module, outputs, output)
         if self._teacher is None:
             return None
-        student, ask = self._question(pl_module, batch, outputs)
+        student, ask, self._on_images = answers.question(pl_module, batch, outputs, self.logits, self.captured)
         teacher = batch[self.name] if self.targets == "cached" and isinstance(batch, Mapping) else self._ask(ask)
         student = student[:, : teacher.shape[1]]
         answers.require_same_shape(student, teacher)
         heads = answers.heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
         losses = distillation_loss(student, teacher, heads, self.temperature, "per_sample")
+        if self.dice:
+            dice = dice_distillation_loss(student, teacher, heads, self.temperature, reduction="per_sample")
+            losses = losses + self.dice * dice
         if not (origin := answers.origins(batch)):
             return (1 - self.alpha) * losses.mean()
         weights = [1.0 if o == "exemplar" else 1 - self.alpha for o in origin]
@@ -178,23 +188,6 @@ class Distillation(LossTerm):
         if self._teacher is None:
             return 1.0
         return 0.0 if set(answers.origins(batch)) == {"exemplar"} else self.alpha
-
-    def _question(self, pl_module: LightningModule, batch: Any, outputs: Any) -> tuple[Tensor, Ask]:
-        """The student's logits, and how to ask the teacher what the student was asked."""
-        named, logits, call = answers.named_logits(outputs), self.logits, self.captured
-        if logits is not None:
-            return logits(pl_module, batch), lambda network: logits(network, batch)
-        if call is not None:
-            place = Place.of(call.output, named)
-            return place(call.output), lambda network: place(network(*call.args, **call.kwargs))
-        self._on_images, ask = True, answers.of_images(batch)
-        if named is not None and named.requires_grad:
-            return named, ask
-        if named is not None:
-            raise MisconfigurationException(
-                f"`training_step` returns logits without a gradient and does not call `forward`. {LOGITS}"
-            )
-        return answers.asked(pl_module, ask, f"the `forward` of {type(pl_module).__name__}"), ask
 
     @torch.no_grad()
     def _ask(self, ask: Ask) -> Tensor:

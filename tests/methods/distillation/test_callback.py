@@ -54,9 +54,12 @@ def state(module):
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-@pytest.mark.parametrize(("alpha", "temperature"), [(0.5, 1.0), (0.2, 2.0), (0.0, 1.0)])
-def test_second_fit_equals_eq_1_written_by_hand(foreign, trainer, alpha, temperature):
-    callback = Distillation(alpha, temperature)
+@pytest.mark.parametrize(
+    ("alpha", "temperature", "dice"),
+    [(0.5, 1.0, 0.0), (0.2, 2.0, 0.0), (0.0, 1.0, 0.0), (0.5, 1.0, 1.0), (0.3, 2.0, 4.0)],
+)
+def test_second_fit_equals_eq_1_written_by_hand(foreign, trainer, alpha, temperature, dice):
+    callback = Distillation(alpha, temperature, dice=dice)
     trainer(callbacks=callback).fit(foreign, batches(0))
     teacher, by_hand = copy.deepcopy(foreign).eval(), copy.deepcopy(foreign)
 
@@ -64,7 +67,9 @@ def test_second_fit_equals_eq_1_written_by_hand(foreign, trainer, alpha, tempera
         with torch.no_grad():
             p = (teacher(image) / temperature).softmax(1)
         distilled = -(p * (student / temperature).log_softmax(1)).sum(1).mean()
-        return alpha * loss + (1 - alpha) * distilled
+        s, t = (student / temperature).softmax(1)[:, 1:], p[:, 1:]
+        overlap = (2 * (s * t).sum((2, 3)) + 1) / ((s * s).sum((2, 3)) + (t * t).sum((2, 3)) + 1)
+        return alpha * loss + (1 - alpha) * (distilled + dice * (1 - overlap).mean())
 
     by_hand.extra = total
     torch.manual_seed(1)
@@ -209,6 +214,8 @@ def test_a_teacher_that_cannot_be_read_is_named(foreign, trainer, tmp_path):
         ({"alpha": 1.5}, r"`alpha` must be in \[0, 1\], got 1.5"),
         ({"temperature": -1.0}, "`temperature` must be positive, got -1.0"),
         ({"targets": "stored"}, "got 'stored'"),
+        ({"dice": -1.0}, "`dice` must be a finite number of at least 0, got -1.0"),
+        ({"dice": float("nan")}, "`dice` must be a finite number of at least 0, got nan"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
