@@ -184,9 +184,8 @@ class Segmenter(ScheduledModule):
         self._start_scores(list(SCORES))
 
     def _start_scores(self, scores: list[str]) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        classes = self._revealed(getattr(data, "classes", self.classes))
-        self.scores = VolumeScores(classes, scores, self.device)
+        classes = getattr(getattr(self.trainer, "datamodule", None), "classes", self.classes)
+        self.scores = VolumeScores(self._revealed(classes), scores, self.device)
 
     def _revealed(self, classes: Iterable[str]) -> list[str]:
         return [name for name in classes if name in self.classes]
@@ -201,11 +200,13 @@ class Segmenter(ScheduledModule):
         self._evaluate(batch)
 
     @override
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any] | None:
         return self._evaluate(batch)
 
-    def _evaluate(self, batch: Batch) -> dict[str, Any]:
-        """Score one volume in its source grid; return its masks and scores by class."""
+    def _evaluate(self, batch: Batch) -> dict[str, Any] | None:
+        """Score one volume in its source grid; return its masks and scores by class, or nothing of another rank's."""
+        if "padding" in batch:
+            return None
         masks = self.processed(self._infer(batch))
         shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
         for name, truth in ((name, truth) for name, truth in self.truths(batch).items() if name in self.scores.metrics):

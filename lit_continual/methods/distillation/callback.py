@@ -136,16 +136,17 @@ class Distillation(LossTerm):
             )
         self._compared = self._warned = False
         if self._teacher is not None and self.targets == "cached":
-            self._cache(trainer)
+            self._cache(trainer, pl_module.device)
 
-    def _cache(self, trainer: Trainer) -> None:
+    def _cache(self, trainer: Trainer, device: torch.device) -> None:
         cache = getattr(getattr(trainer, "datamodule", None), "cache_targets", None)
         if cache is None:
             raise MisconfigurationException(
                 "`Distillation(targets='cached')` needs a data module with `cache_targets(key, predict)`, such as"
                 " `SegmentationDataModule`. Use targets='online' with this data."
             )
-        cache(self.name, lambda image: self._ask(answers.of_images({"image": image})))
+        cache(self.name, lambda image: self._ask(answers.of_images({"image": image.to(device)})).to(image.device))
+        self._teacher.module.cpu()  # type: ignore[union-attr]  # it is not asked again in this fit
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

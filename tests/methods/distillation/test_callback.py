@@ -200,6 +200,25 @@ def test_cached_targets_need_a_data_module_that_keeps_them(foreign, trainer):
         trainer(callbacks=Distillation(teacher="start", targets="cached")).fit(foreign, batches(0))
 
 
+def test_the_cached_teacher_is_asked_on_the_device_of_the_network_and_then_makes_room_there(trainer):
+    """``meta`` stands for a GPU; the data module holds its volumes on the CPU, and gets its answers there."""
+
+    class Elsewhere(Foreign):
+        def forward(self, image):
+            devices.append((image.device.type, self.net[0].weight.device.type))
+            return torch.zeros(len(image), 3, 8, 8)  # what `meta` cannot copy back
+
+    devices, kept = [], {}
+    callback = Distillation(targets="cached", heads=[[0, 1, 2]])
+    callback._teacher = type("T", (), {"module": Elsewhere().eval().to("meta")})()
+    callback._teacher.module.cpu = lambda: kept.update(moved=True)  # which `meta` cannot do either
+    data = type("Data", (), {"cache_targets": lambda self, key, ask: kept.update({key: ask(torch.ones(2, 1, 8, 8))})})()
+    callback._cache(type("Trainer", (), {"datamodule": data})(), torch.device("meta"))
+    assert set(devices) == {("meta", "meta")}
+    assert kept["distillation"].device.type == "cpu"
+    assert kept["moved"]
+
+
 def test_a_teacher_that_cannot_be_read_is_named(foreign, trainer, tmp_path):
     with pytest.raises(ValueError, match=r"There is no checkpoint at .*nowhere.ckpt"):
         trainer(callbacks=Distillation(teacher=tmp_path / "nowhere.ckpt")).fit(foreign, batches(0))
