@@ -54,8 +54,8 @@ def rehearse(module: Any, data: Any) -> None:
         for name, size in {"patch_size": part.patch_size, "roi_size": module.hparams["roi_size"]}.items():
             if size is not None:
                 _rehearse(module, name, [channels, *size], list(part.classes))
-        shape, single = [channels, *part.patch_size], _batch_of_one(part)
-        if single and (reason := _failure(module, [1, *shape], part.classes)):
+        single = _batch_of_one(part)
+        if single and (reason := _failure(module, [1, channels, *part.patch_size], part.classes)):
             raise ValueError(f"The network fails on the {single} ({reason}). Change `batch_size` or `norm`.")
 
 

@@ -4,22 +4,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor, device, nn
 from typing_extensions import override
 
-from lit_continual.methods.distillation import answers
-from lit_continual.methods.distillation.answers import Ask
+from lit_continual.methods import answers
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
-from lit_continual.methods.distillation.same_in_evaluation import require_same_in_evaluation
-from lit_continual.methods.distillation.teacher import Teacher
-from lit_continual.methods.loss_term import LossTerm
+from lit_continual.methods.distillation.softmax_heads import heads_of
+from lit_continual.methods.taught_term import TaughtTerm
 
 
-class Distillation(LossTerm):
+class Distillation(TaughtTerm):
     r"""Keep the old classes by training their outputs towards those of the old network.
 
     .. math:: L = \alpha L_c + (1 - \alpha) L_d \text{ for a new sample}, \qquad L = L_d \text{ for an exemplar}
@@ -88,64 +84,24 @@ class Distillation(LossTerm):
             raise ValueError(f"`dice` must be a finite number of at least 0, got {dice}.")
         if targets not in ("online", "cached"):
             raise ValueError(f"`targets` must be 'online' or 'cached', got {targets!r}.")
-        self.alpha, self.temperature, self.targets, self.name = alpha, temperature, targets, name
+        super().__init__(teacher, logits, name)
         self.dice = dice
-        self.teacher, self.heads, self.logits = teacher, heads, logits
-        self._fitted = False  # whether a fit has ended, so that there is an old network
-        self._channels: int | None = None  # of its outputs; None for all
-        self._resumed = ""  # file of the teacher of a checkpoint that was written during fit
-        self._seen: int | None = None  # channels of the network in training
-        #: Whether the caller knows that another fit follows one without a teacher, as a stream does.
-        self.fits_follow = False
-        self._on_images = self._warned = self._compared = False
-        self._teacher: Teacher | None = None
-
-    @property
-    @override
-    def remembers(self) -> bool:
-        return self.teacher is None  # a teacher that is given is given again
-
-    def rehearse(self, pl_module: LightningModule) -> None:
-        """Check, before a fit, that a module can be distilled."""
-        if self.logits is None:
-            answers.require_one_batch(pl_module)
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        self.rehearse(pl_module)
-        if self.teacher == "start":  # The module's own setup, where heads grow, comes after this one.
-            self._channels = answers.channels_of(pl_module, None)
+        self.alpha, self.temperature, self.targets, self.heads = alpha, temperature, targets, heads
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        if self._resumed:
-            self._teacher = Teacher.restore(self._resumed, trainer, pl_module)
-        elif isinstance(self.teacher, nn.Module):
-            self._teacher = Teacher.of(self.teacher, trainer, pl_module)
-        elif self.teacher not in (None, "start"):
-            self._teacher = Teacher.from_checkpoint(str(self.teacher), trainer, pl_module)
-        elif self.teacher == "start" or self._fitted:
-            self._teacher = Teacher(pl_module, trainer)
-        elif not self.fits_follow:
-            rank_zero_warn(
-                "`Distillation` has no old network in this fit, which trains plainly: the first fit of a callback makes"
-                " the teacher of its next. If it is the only one, set `teacher='start'`, the old module or the path of"
-                " its checkpoint."
-            )
-        self._compared = self._warned = False
         if self._teacher is not None and self.targets == "cached":
             self._cache(trainer, pl_module.device)
 
-    def _cache(self, trainer: Trainer, device: torch.device) -> None:
+    def _cache(self, trainer: Trainer, where: device) -> None:
         cache = getattr(getattr(trainer, "datamodule", None), "cache_targets", None)
         if cache is None:
             raise MisconfigurationException(
                 "`Distillation(targets='cached')` needs a data module with `cache_targets(key, predict)`, such as"
                 " `SegmentationDataModule`. Use targets='online' with this data."
             )
-        cache(self.name, lambda image: self._ask(answers.of_images({"image": image.to(device)})).to(image.device))
+        cache(self.name, lambda image: self.ask(answers.of_images({"image": image.to(where)})).to(image.device))
         self._teacher.module.cpu()  # type: ignore[union-attr]  # it is not asked again in this fit
 
     @override
@@ -166,15 +122,14 @@ class Distillation(LossTerm):
 
     @override
     def compute(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor | None:
-        output = None if self.captured is None or self.logits is not None else self.captured.output
-        self._seen = answers.channels_of(pl_module, outputs, output)
+        self.see_channels(pl_module, outputs)
         if self._teacher is None:
             return None
-        student, ask, self._on_images = answers.question(pl_module, batch, outputs, self.logits, self.captured)
-        teacher = batch[self.name] if self.targets == "cached" and isinstance(batch, Mapping) else self._ask(ask)
+        student, ask = self.question(pl_module, batch, outputs)
+        teacher = batch[self.name] if self.targets == "cached" and isinstance(batch, Mapping) else self.ask(ask)
         student = student[:, : teacher.shape[1]]
         answers.require_same_shape(student, teacher)
-        heads = answers.heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
+        heads = heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
         losses = distillation_loss(student, teacher, heads, self.temperature, "per_sample")
         if self.dice:
             dice = dice_distillation_loss(student, teacher, heads, self.temperature, reduction="per_sample")
@@ -189,51 +144,3 @@ class Distillation(LossTerm):
         if self._teacher is None:
             return 1.0
         return 0.0 if set(answers.origins(batch)) == {"exemplar"} else self.alpha
-
-    @torch.no_grad()
-    def _ask(self, ask: Ask) -> Tensor:
-        assert self._teacher is not None
-        module = self._teacher.module
-        logits = answers.asked(module, ask, "the old network")
-        if not self._compared and self.logits is None:
-            self._compared = True
-            require_same_in_evaluation(module, lambda: ask(module), logits)
-        return logits[:, : self._channels]
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._on_images and not self._warned:
-            self._warned = True
-            rank_zero_warn(
-                f"`training_step` of {type(pl_module).__name__} does not call `forward`, so `Distillation` asks both"
-                " networks about the images as they are in the batch. If the step prepares them, give `logits=`."
-            )
-
-    @override
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._teacher is not None and self.teacher in (None, "start"):
-            self._teacher.save(trainer)
-
-    @override
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._channels = (
-            answers.channels_of(pl_module, None) or self._seen or self._channels
-        )  # also after a fit of no epochs
-        self._fitted, self._resumed, self._teacher = True, "", None
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        super().on_exception(trainer, pl_module, exception)
-        self._teacher = None
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        file_name = self._teacher.file_name if self._teacher is not None and self.teacher in (None, "start") else ""
-        return {"fitted": self._fitted, "channels": self._channels, "teacher": file_name}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._fitted, self._channels = state_dict["fitted"], state_dict["channels"]
-        self._resumed = state_dict["teacher"]

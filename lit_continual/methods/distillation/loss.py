@@ -1,11 +1,13 @@
 """Knowledge distillation for segmentation with classes that are not mutually exclusive."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from lit_continual.methods.soft_cross_entropy import soft_cross_entropy
 
 
 def distillation_loss(
@@ -50,7 +52,7 @@ def distillation_loss(
     if heads is None:
         pixels = binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none").sum(1)
     else:
-        pixels = torch.stack([_soft_cross_entropy(student[:, h], teacher[:, h]) for h in heads]).sum(0)
+        pixels = torch.stack([soft_cross_entropy(student[:, h], teacher[:, h]) for h in heads]).sum(0)
     if reduction == "sum":
         return pixels.sum()
     if reduction == "per_sample":
@@ -144,27 +146,3 @@ def _require_channels(heads: Sequence[Sequence[int]], channels: int) -> None:
                 f"`heads` has {list(head)}, but a softmax head needs at least two of the channels 0 to {channels - 1}:"
                 " its background and its classes."
             )
-
-
-def _soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    return _SoftCrossEntropy.apply(student, teacher.softmax(1))  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _SoftCrossEntropy(torch.autograd.Function):
-    """``-sum_c p log softmax(z)`` over axis 1, whose gradient ``softmax(z) - p`` is exact where both agree.
-
-    Autograd's own gradient is ``softmax(z) * sum(p) - p``, and rounding leaves ``sum(p)`` an ulp from one.
-    """
-
-    @staticmethod
-    def forward(logits: Tensor, probabilities: Tensor) -> Tensor:
-        return -(probabilities * log_softmax(logits, 1)).sum(1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        logits, probabilities = ctx.saved_tensors
-        return gradient.unsqueeze(1) * (logits.softmax(1) - probabilities), None

@@ -1,4 +1,4 @@
-"""What a network answers: which tensor of it are the logits, and whether they can be distilled."""
+"""What a network answers, and which tensor of it are the logits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from lit_continual.methods.forward_calls import ForwardCall, is_same, tensors
+from lit_continual.methods.forward_calls import is_same, tensors
 from lit_continual.runs.files import in_one_line
 
 #: How to ask a network for its logits.
@@ -49,7 +49,7 @@ class Place:
         if len(parts) != 1 or other:
             shapes = ", ".join(str(tuple(part.shape)) for part in parts) or "no tensor"
             raise MisconfigurationException(
-                f"`forward` returns {type(output).__name__} of {shapes}, of which `Distillation` cannot tell the logits"
+                f"`forward` returns {type(output).__name__} of {shapes}, of which a method cannot tell the logits"
                 f"{' that `training_step` returns' if other else ''}. {LOGITS}"
             )
         return cls(0, 1)
@@ -60,37 +60,6 @@ class Place:
         if len(parts) != self.count:
             raise ValueError(f"forward returns {len(parts)} tensors in evaluation mode and {self.count} in training")
         return parts[self.index]
-
-
-def question(
-    pl_module: nn.Module, batch: Any, outputs: Any, logits: Callable[..., Any] | None, call: ForwardCall | None
-) -> tuple[Tensor, Ask, bool]:
-    """Find the student's logits, how to ask the teacher what the student was asked, and whether it is of the images.
-
-    Args:
-        pl_module: The student.
-        batch: The batch of this step.
-        outputs: What the step returned.
-        logits: The user's way to ask a network about a batch, if there is one.
-        call: The call of ``forward`` that the loss came from, if there was one.
-
-    Raises:
-        MisconfigurationException: If the logits have no gradient, or cannot be had.
-    """
-    named = named_logits(outputs)
-    if logits is not None:
-        return logits(pl_module, batch), lambda network: logits(network, batch), False
-    if call is not None:
-        place = Place.of(call.output, named)
-        return place(call.output), lambda network: place(network(*call.args, **call.kwargs)), False
-    ask = of_images(batch)
-    if named is not None and named.requires_grad:
-        return named, ask, True
-    if named is not None:
-        raise MisconfigurationException(
-            f"`training_step` returns logits without a gradient and does not call `forward`. {LOGITS}"
-        )
-    return asked(pl_module, ask, f"the `forward` of {type(pl_module).__name__}"), ask, True
 
 
 def asked(network: nn.Module, ask: Ask, who: str) -> Tensor:
@@ -107,7 +76,7 @@ def asked(network: nn.Module, ask: Ask, who: str) -> Tensor:
         if "out of memory" in str(error):
             raise
         raise MisconfigurationException(
-            f"`Distillation` could not ask {who} ({type(error).__name__}: {in_one_line(error)}). {LOGITS}"
+            f"It was not possible to ask {who} for logits ({type(error).__name__}: {in_one_line(error)}). {LOGITS}"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim < 2 or not logits.is_floating_point():
         found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -143,12 +112,12 @@ def origins(batch: Any) -> list[str]:
     return list(batch.get("origin") or ()) if isinstance(batch, Mapping) else []
 
 
-def require_one_batch(pl_module: nn.Module) -> None:
+def require_one_batch(pl_module: nn.Module, who: object) -> None:
     """Raise ``MisconfigurationException`` if the batches of a module are several, one for each task."""
     if getattr(pl_module, "trains_by_task", False):
         raise MisconfigurationException(
-            f"`Distillation` asks two networks about one image, and a batch of `{type(pl_module).__name__}` has one of"
-            " every task. Use `L2SP`, a memory, or a `Segmenter` for each task."
+            f"`{type(who).__name__}` asks two networks about one image, and a batch of `{type(pl_module).__name__}` has"
+            " one of every task. Use `L2SP`, a memory, or a `Segmenter` for each task."
         )
 
 
@@ -161,27 +130,3 @@ def of_images(batch: Any) -> Ask:
         return Place.of(output, None)(output)
 
     return ask
-
-
-def heads_of(given: Any, network: nn.Module, logits: Tensor, guessed: bool) -> Sequence[Sequence[int]] | None:
-    """Which channels each softmax has, or ``None`` for sigmoids: as given, as the network says, or all in one.
-
-    Raises:
-        MisconfigurationException: If nobody says and it is not clear.
-    """
-    channels = logits.shape[1]
-    if given is not None:
-        return None if isinstance(given, str) else given
-    if (heads := getattr(network, "head_channels", None)) is not None:
-        return [head for head in heads if max(head) < channels]
-    if channels == 1:
-        raise MisconfigurationException(
-            "One channel may be a sigmoid or a regression, which `Distillation` does not serve. If it is a sigmoid, set"
-            " `heads='sigmoid'`."
-        )
-    if logits.ndim == 3 and guessed:
-        raise MisconfigurationException(
-            f"Logits of shape {tuple(logits.shape)} may be (B, C, L) or (B, tokens, C). If axis 1 has the classes, name"
-            f" them in `heads`, such as [[0, 1, 2]]. Else: {LOGITS[0].lower()}{LOGITS[1:]}"
-        )
-    return [list(range(channels))]
