@@ -132,7 +132,7 @@ BREAKS = [
         ('elif self.teacher == "start" or self._fitted:', 'elif self.teacher == "start":'),
     ),
     *room(
-        "methods/distillation/frozen_copy.py",
+        "methods/frozen_copy.py",
         "tests/methods/distillation/test_callback.py",
         ("copied.eval().requires_grad_(False)", "copied.requires_grad_(False)"),
     ),
