@@ -16,6 +16,7 @@ from lit_continual.methods.distillation.answers import Ask
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
 from lit_continual.methods.distillation.same_in_evaluation import require_same_in_evaluation
 from lit_continual.methods.distillation.teacher import Teacher
+from lit_continual.methods.logits import heads_of, origins
 from lit_continual.methods.loss_term import LossTerm
 
 
@@ -150,7 +151,7 @@ class Distillation(LossTerm):
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Hide the classes of exemplars: with a teacher, they are trained on its answers alone (eq. 1)."""
-        origin = answers.origins(batch)
+        origin = origins(batch)
         if self._teacher is None or "exemplar" not in origin:
             return
         if isinstance(batch, dict) and "classes" in batch and hasattr(pl_module, "head_channels"):
@@ -173,12 +174,12 @@ class Distillation(LossTerm):
         teacher = batch[self.name] if self.targets == "cached" and isinstance(batch, Mapping) else self._ask(ask)
         student = student[:, : teacher.shape[1]]
         answers.require_same_shape(student, teacher)
-        heads = answers.heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
+        heads = heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
         losses = distillation_loss(student, teacher, heads, self.temperature, "per_sample")
         if self.dice:
             dice = dice_distillation_loss(student, teacher, heads, self.temperature, reduction="per_sample")
             losses = losses + self.dice * dice
-        if not (origin := answers.origins(batch)):
+        if not (origin := origins(batch)):
             return (1 - self.alpha) * losses.mean()
         weights = [1.0 if o == "exemplar" else 1 - self.alpha for o in origin]
         return (losses * losses.new_tensor(weights)).mean()
@@ -187,7 +188,7 @@ class Distillation(LossTerm):
     def share_of_loss(self, batch: Any) -> float:
         if self._teacher is None:
             return 1.0
-        return 0.0 if set(answers.origins(batch)) == {"exemplar"} else self.alpha
+        return 0.0 if set(origins(batch)) == {"exemplar"} else self.alpha
 
     @torch.no_grad()
     def _ask(self, ask: Ask) -> Tensor:
