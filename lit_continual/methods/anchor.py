@@ -58,3 +58,24 @@ def fit_anchor(anchor: Mapping[str, Tensor], parameters: Mapping[str, nn.Paramet
                 " resized layers out of `parameters`, or put new classes in a parameter of their own."
             )
     return {name: tensor.to(parameters[name].device, parameters[name].dtype) for name, tensor in anchor.items()}
+
+
+def matched(parameters: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the tensors of two mappings in one order.
+
+    Raises:
+        ValueError: If the names or the shapes differ, or there are none.
+    """
+    if parameters.keys() != anchor.keys() or not parameters:
+        different = sorted(parameters.keys() ^ anchor.keys()) or ["nothing"]
+        raise ValueError(
+            f"`parameters` and `anchor` must hold the same names, at least one: {', '.join(different[:5])} is only in"
+            " one of them or both are empty. Select the same parameters on both sides."
+        )
+    for name, value in parameters.items():
+        if value.shape != anchor[name].shape:
+            raise ValueError(
+                f"`{name}` has shape {tuple(value.shape)}, and its anchor {tuple(anchor[name].shape)}: anchor only"
+                " parameters that kept their shape."
+            )
+    return list(parameters.values()), [anchor[name] for name in parameters]
