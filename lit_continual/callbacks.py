@@ -1,6 +1,7 @@
 """The methods for a Lightning project: ``from lit_continual.callbacks import Distillation``."""
 
 from lit_continual.methods.distillation.callback import Distillation
+from lit_continual.methods.ewc.callback import EWC
 from lit_continual.methods.l2sp.callback import L2SP
 from lit_continual.methods.loss_term import LossTerm
 from lit_continual.methods.meta.callback import MetaTune
@@ -10,6 +11,7 @@ from lit_continual.methods.tgd.callback import TargetedGradientDescent
 from lit_continual.methods.train_only.callback import TrainOnly
 
 __all__ = [
+    "EWC",
     "L2SP",
     "Distillation",
     "LossTerm",

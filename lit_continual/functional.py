@@ -3,10 +3,12 @@
 from lit_continual.denoising.region_statistics import coefficient_of_variation, ensemble_bias, ensemble_rmse
 from lit_continual.denoising.slice_neighbours import slice_neighbours
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
+from lit_continual.methods.ewc.fisher import fisher_information
 from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_proximal_
 from lit_continual.methods.meta.inner_loop import adapt
 from lit_continual.methods.meta.known_gradient import known_gradient
 from lit_continual.methods.meta.meta_gradient import meta_gradient, reptile_gradient, task_gradient
+from lit_continual.methods.quadratic_penalty import importance_penalty, importance_penalty_gradient
 from lit_continual.methods.rehearsal.content_distance import (
     content_distance,
     layer_weight,
@@ -31,7 +33,10 @@ __all__ = [
     "distillation_loss",
     "ensemble_bias",
     "ensemble_rmse",
+    "fisher_information",
     "herding",
+    "importance_penalty",
+    "importance_penalty_gradient",
     "kernel_sparsity_entropy",
     "known_gradient",
     "l2_sp",

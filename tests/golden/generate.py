@@ -14,6 +14,7 @@ from scipy.special import entr, expit, log_expit, log_softmax, logsumexp, softma
 HERE = Path(__file__).parent
 INPUTS = {
     "distill": ["teacher_logits", "student_logits", "heads", "extreme/[zp]", "total/Lc", "total/alpha", "mib/*_logits"],
+    "importance": ["X", "labels", "W", "agem/g", "agem/reference"],
     "kse": ["names", "*/W"],
     "l2sp": ["theta/*", "theta0/*", "*/lambda", "*/alpha", "*/beta", "sgd/lr"],
     "maml": ["theta", "alpha", "beta", "n_inner_steps", "shape?", "task?/[xt]_*"],
@@ -86,6 +87,23 @@ def _dice_term(z, teacher, T):
     by_s = -(2 * t * under - over * 2 * s) / under**2
     by_s[:, 0] = 0  # the background is no class
     return (1 - over / under)[:, 1:].reshape(len(z), -1), s * (by_s - (by_s * s).sum(1, keepdims=True)) / T
+
+
+def importance(x):
+    """Kirkpatrick et al. 2017, Aljundi et al. 2018, for a softmax of logits X W'; Chaudhry et al. 2019, eq. 11."""
+    z, classes = x["X"] @ x["W"].T, np.eye(len(x["W"]))
+    p = softmax(z, 1)
+    by_class = (classes - p[:, None])[..., None] * x["X"][:, None, None]  # d log p_c / d W, for each sample
+    given = by_class[np.arange(len(z)), x["labels"]]
+    found = {"fisher_given": (given**2).mean(0), "fisher_expected": (p[..., None, None] * by_class**2).sum(1).mean(0)}
+    found["wrong/fisher_of_batch_gradient"] = given.mean(0) ** 2
+    found["wrong/signed_mean_gradient"] = given.mean(0)
+    by_sample = 2 * z[..., None] * x["X"][:, None]
+    found["mas"], found["wrong/mas_of_batch_gradient"] = np.abs(by_sample).mean(0), np.abs(by_sample.mean(0))
+    g, reference = x["agem/g"], x["agem/reference"]
+    found["agem/projected"] = g - (g @ reference) / (reference @ reference) * reference
+    found["agem/kept"] = g  # of which the product with -reference is not negative
+    return found
 
 
 def kse(x):

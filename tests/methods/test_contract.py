@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual import callbacks
 from lit_continual.callbacks import (
+    EWC,
     L2SP,
     Distillation,
     MetaTune,
@@ -86,6 +87,8 @@ def of_a_file(folder):
 ENTRIES = {
     "Distillation": lambda folder: Distillation(),
     "Distillation start": lambda folder: Distillation(teacher="start"),
+    "EWC given": lambda folder: EWC(30.0),
+    "EWC sampled": lambda folder: EWC(300.0, labels="sampled", mode="online", decay=0.9),
     "L2SP explicit": lambda folder: L2SP(0.7),
     "L2SP proximal": lambda folder: L2SP(0.7, step="proximal", anchor="last_fit", hold_statistics=True),
     "LossTerm": of_the_tutorial,
@@ -102,6 +105,7 @@ ENTRIES = {
 NEUTRAL = {
     "Distillation alpha 1": lambda folder: Distillation(alpha=1.0, teacher="start"),
     "Distillation without a teacher": lambda folder: Distillation(),
+    "EWC": lambda folder: EWC(),
     "L2SP explicit": lambda folder: L2SP(0.0),
     "L2SP proximal": lambda folder: L2SP(0.0, step="proximal"),
     "LossTerm without a term": of_the_tutorial,
