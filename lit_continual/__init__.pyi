@@ -37,6 +37,7 @@ from .methods.distillation.callback import Distillation as Distillation
 from .methods.ewc.callback import EWC as EWC
 from .methods.l2sp.callback import L2SP as L2SP
 from .methods.loss_term import LossTerm as LossTerm
+from .methods.mas.callback import MAS as MAS
 from .methods.meta.callback import MetaTune as MetaTune
 from .methods.meta.episodes import Episodes as Episodes
 from .methods.meta.episodes import slice_dice as slice_dice

@@ -4,6 +4,7 @@ from lit_continual.methods.distillation.callback import Distillation
 from lit_continual.methods.ewc.callback import EWC
 from lit_continual.methods.l2sp.callback import L2SP
 from lit_continual.methods.loss_term import LossTerm
+from lit_continual.methods.mas.callback import MAS
 from lit_continual.methods.meta.callback import MetaTune
 from lit_continual.methods.partial_training import PartialTraining
 from lit_continual.methods.pretrained.callback import Pretrained
@@ -13,6 +14,7 @@ from lit_continual.methods.train_only.callback import TrainOnly
 __all__ = [
     "EWC",
     "L2SP",
+    "MAS",
     "Distillation",
     "LossTerm",
     "MetaTune",

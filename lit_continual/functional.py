@@ -5,6 +5,7 @@ from lit_continual.denoising.slice_neighbours import slice_neighbours
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
 from lit_continual.methods.ewc.fisher import fisher_information
 from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_proximal_
+from lit_continual.methods.mas.importance import memory_aware_importance
 from lit_continual.methods.meta.inner_loop import adapt
 from lit_continual.methods.meta.known_gradient import known_gradient
 from lit_continual.methods.meta.meta_gradient import meta_gradient, reptile_gradient, task_gradient
@@ -46,6 +47,7 @@ __all__ = [
     "maximum_coverage",
     "maximum_coverage_of_features",
     "mc_uncertainty",
+    "memory_aware_importance",
     "meta_gradient",
     "pairwise_squared_distance",
     "reptile_gradient",

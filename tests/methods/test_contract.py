@@ -20,6 +20,7 @@ from lit_continual import callbacks
 from lit_continual.callbacks import (
     EWC,
     L2SP,
+    MAS,
     Distillation,
     MetaTune,
     PartialTraining,
@@ -92,6 +93,7 @@ ENTRIES = {
     "L2SP explicit": lambda folder: L2SP(0.7),
     "L2SP proximal": lambda folder: L2SP(0.7, step="proximal", anchor="last_fit", hold_statistics=True),
     "LossTerm": of_the_tutorial,
+    "MAS": lambda folder: MAS(5.0, decay=0.5),
     "MetaTune": lambda folder: MetaTune(MAML(inner_lr=0.05), learn_inner_lr=True),
     "PartialTraining": lambda folder: NoBias(),
     "Pretrained": of_a_file,
@@ -109,6 +111,7 @@ NEUTRAL = {
     "L2SP explicit": lambda folder: L2SP(0.0),
     "L2SP proximal": lambda folder: L2SP(0.0, step="proximal"),
     "LossTerm without a term": of_the_tutorial,
+    "MAS": lambda folder: MAS(),
     "MetaTune": lambda folder: MetaTune(MAML(), after=1),
     "Pretrained": of_a_file,  # which has the weights that the module begins with
     "TargetedGradientDescent": lambda folder: TargetedGradientDescent(after=1),
