@@ -1,5 +1,6 @@
 """The methods for a Lightning project: ``from lit_continual.callbacks import Distillation``."""
 
+from lit_continual.methods.agem.callback import AGEM
 from lit_continual.methods.distillation.callback import Distillation
 from lit_continual.methods.ewc.callback import EWC
 from lit_continual.methods.l2sp.callback import L2SP
@@ -12,6 +13,7 @@ from lit_continual.methods.tgd.callback import TargetedGradientDescent
 from lit_continual.methods.train_only.callback import TrainOnly
 
 __all__ = [
+    "AGEM",
     "EWC",
     "L2SP",
     "MAS",

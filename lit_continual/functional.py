@@ -2,6 +2,7 @@
 
 from lit_continual.denoising.region_statistics import coefficient_of_variation, ensemble_bias, ensemble_rmse
 from lit_continual.denoising.slice_neighbours import slice_neighbours
+from lit_continual.methods.agem.projection import project_gradient
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
 from lit_continual.methods.ewc.fisher import fisher_information
 from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_proximal_
@@ -50,6 +51,7 @@ __all__ = [
     "memory_aware_importance",
     "meta_gradient",
     "pairwise_squared_distance",
+    "project_gradient",
     "reptile_gradient",
     "slice_neighbours",
     "squared_norms",

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual import callbacks
 from lit_continual.callbacks import (
+    AGEM,
     EWC,
     L2SP,
     MAS,
@@ -86,6 +87,7 @@ def of_a_file(folder):
 
 # Name of the class, and behind a space which of its ways -> a fresh callback, which may write to a folder.
 ENTRIES = {
+    "AGEM": lambda folder: AGEM([(image, 1 - label) for image, label in batches().dataset], batch_size=3),
     "Distillation": lambda folder: Distillation(),
     "Distillation start": lambda folder: Distillation(teacher="start"),
     "EWC given": lambda folder: EWC(30.0),
@@ -105,6 +107,7 @@ ENTRIES = {
 }
 # What must be plain training, bit for bit, in a first fit.
 NEUTRAL = {
+    "AGEM without a past": lambda folder: AGEM(),
     "Distillation alpha 1": lambda folder: Distillation(alpha=1.0, teacher="start"),
     "Distillation without a teacher": lambda folder: Distillation(),
     "EWC": lambda folder: EWC(),
