@@ -62,6 +62,8 @@ from .methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataMod
 from .methods.rehearsal.exemplars import Exemplars as Exemplars
 from .methods.rehearsal.replay import ReplayDataset as ReplayDataset
 from .methods.rehearsal.replay import ReplaySampler as ReplaySampler
+from .methods.rwalk.callback import RWalk as RWalk
+from .methods.si.callback import SI as SI
 from .methods.tgd.callback import TargetedGradientDescent as TargetedGradientDescent
 from .methods.train_only.callback import TrainOnly as TrainOnly
 from .phantoms.brain.brain_data_module import BrainDataModule as BrainDataModule

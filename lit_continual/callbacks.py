@@ -9,6 +9,8 @@ from lit_continual.methods.mas.callback import MAS
 from lit_continual.methods.meta.callback import MetaTune
 from lit_continual.methods.partial_training import PartialTraining
 from lit_continual.methods.pretrained.callback import Pretrained
+from lit_continual.methods.rwalk.callback import RWalk
+from lit_continual.methods.si.callback import SI
 from lit_continual.methods.tgd.callback import TargetedGradientDescent
 from lit_continual.methods.train_only.callback import TrainOnly
 
@@ -17,11 +19,13 @@ __all__ = [
     "EWC",
     "L2SP",
     "MAS",
+    "SI",
     "Distillation",
     "LossTerm",
     "MetaTune",
     "PartialTraining",
     "Pretrained",
+    "RWalk",
     "TargetedGradientDescent",
     "TrainOnly",
 ]

@@ -20,6 +20,8 @@ from lit_continual.methods.rehearsal.content_distance import (
 from lit_continual.methods.rehearsal.coverage import coverage_order, maximum_coverage, maximum_coverage_of_features
 from lit_continual.methods.rehearsal.selection.herding import herding
 from lit_continual.methods.rehearsal.selection.mc_dropout import mc_uncertainty
+from lit_continual.methods.rwalk.importance import path_score
+from lit_continual.methods.si.importance import synaptic_importance
 from lit_continual.methods.tgd.kernel_sparsity_entropy import kernel_sparsity_entropy
 from lit_continual.metrics.continual_scores import continual_scores
 from lit_continual.segmentation.class_ratio_weights import class_ratio_weights
@@ -51,9 +53,11 @@ __all__ = [
     "memory_aware_importance",
     "meta_gradient",
     "pairwise_squared_distance",
+    "path_score",
     "project_gradient",
     "reptile_gradient",
     "slice_neighbours",
     "squared_norms",
+    "synaptic_importance",
     "task_gradient",
 ]

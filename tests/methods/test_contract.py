@@ -22,10 +22,12 @@ from lit_continual.callbacks import (
     EWC,
     L2SP,
     MAS,
+    SI,
     Distillation,
     MetaTune,
     PartialTraining,
     Pretrained,
+    RWalk,
     TargetedGradientDescent,
     TrainOnly,
 )
@@ -99,6 +101,8 @@ ENTRIES = {
     "MetaTune": lambda folder: MetaTune(MAML(inner_lr=0.05), learn_inner_lr=True),
     "PartialTraining": lambda folder: NoBias(),
     "Pretrained": of_a_file,
+    "RWalk": lambda folder: RWalk(0.5, every=3),
+    "SI": lambda folder: SI(5.0),
     "TargetedGradientDescent parameter": lambda folder: TargetedGradientDescent(0.7),
     "TargetedGradientDescent activation": lambda folder: TargetedGradientDescent(
         share=0.5, gradient="activation", hold_statistics=True
@@ -117,6 +121,8 @@ NEUTRAL = {
     "MAS": lambda folder: MAS(),
     "MetaTune": lambda folder: MetaTune(MAML(), after=1),
     "Pretrained": of_a_file,  # which has the weights that the module begins with
+    "RWalk": lambda folder: RWalk(),
+    "SI": lambda folder: SI(),
     "TargetedGradientDescent": lambda folder: TargetedGradientDescent(after=1),
     "TrainOnly": lambda folder: TrainOnly(["encoder", "head"]),
 }
