@@ -64,9 +64,9 @@ class ImportancePenalty(GradientEdit, ABC):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
         selected = select_parameters(pl_module, self.patterns)
-        self.anchor = fit_anchor(_grown(self.anchor, selected), selected)
-        grown = _grown(self.importance, selected)
-        self.importance = {name: value.to(selected[name].device) for name, value in grown.items()}
+        self.anchor = fit_anchor(grown(self.anchor, selected), selected)
+        importance = grown(self.importance, selected)
+        self.importance = {name: value.to(selected[name].device) for name, value in importance.items()}
         self._held = {name: p for name, p in selected.items() if name in self.importance and p.requires_grad}
 
     @override
@@ -121,7 +121,7 @@ def wide(parameter: Tensor) -> torch.dtype:
     return torch.promote_types(parameter.dtype, torch.float32)
 
 
-def _grown(values: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def grown(values: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Fill values up with zeros where a parameter has more rows than they have."""
     found = dict(values)
     for name, value in values.items():

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from inspect import signature
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from lit_continual.methods.frozen_copy import silent_copy
 from lit_continual.methods.importance_penalty import ImportancePenalty, wide
 from lit_continual.methods.logits import LOGITS, Place, named_logits
 from lit_continual.methods.single_samples import first_sample, single_samples
+from lit_continual.methods.training_step import ask_step
 from lit_continual.runs.files import in_one_line
 
 
@@ -140,11 +140,6 @@ class MeasuredImportance(ImportancePenalty):
                     if finite:
                         torch._foreach_add_(list(sums.values()), [found[name].to(sums[name]) for name in sums])
         return sums, torch.tensor(counts, dtype=torch.float32, device=pl_module.device)
-
-
-def ask_step(module: LightningModule, batch: Any) -> Any:
-    """Call the ``training_step`` of a module, which may take the number of the batch or not."""
-    return module.training_step(*[batch, 0][: len(signature(module.training_step).parameters)])
 
 
 def ask_logits(module: LightningModule, batch: Any, logits: Callable[..., Tensor] | None) -> Tensor:

@@ -102,3 +102,15 @@ def penalty(pairs, strength):
         return strength * sum((f * (named[n] - a[n]) ** 2).sum() for a, omega in pairs for n, f in omega.items())
 
     return term
+
+
+def slopes(module, value, step=1e-6):
+    """Yield name, index and finite difference of the values of each sample, for each weight."""
+    for name, p in module.named_parameters():
+        for i in range(p.numel()):
+            values = []
+            for move in (step, -2 * step, step):
+                with torch.no_grad():
+                    values.append(value(module))
+                    p.view(-1)[i] += move
+            yield name, i, (values[1] - values[2]) / (2 * step)

@@ -18,12 +18,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual import callbacks
 from lit_continual.callbacks import (
+    AGEM,
     EWC,
     L2SP,
+    MAS,
+    SI,
     Distillation,
     MetaTune,
     PartialTraining,
     Pretrained,
+    RWalk,
     TargetedGradientDescent,
     TrainOnly,
 )
@@ -85,6 +89,7 @@ def of_a_file(folder):
 
 # Name of the class, and behind a space which of its ways -> a fresh callback, which may write to a folder.
 ENTRIES = {
+    "AGEM": lambda folder: AGEM([(image, 1 - label) for image, label in batches().dataset], batch_size=3),
     "Distillation": lambda folder: Distillation(),
     "Distillation start": lambda folder: Distillation(teacher="start"),
     "EWC given": lambda folder: EWC(30.0),
@@ -92,9 +97,12 @@ ENTRIES = {
     "L2SP explicit": lambda folder: L2SP(0.7),
     "L2SP proximal": lambda folder: L2SP(0.7, step="proximal", anchor="last_fit", hold_statistics=True),
     "LossTerm": of_the_tutorial,
+    "MAS": lambda folder: MAS(5.0, decay=0.5),
     "MetaTune": lambda folder: MetaTune(MAML(inner_lr=0.05), learn_inner_lr=True),
     "PartialTraining": lambda folder: NoBias(),
     "Pretrained": of_a_file,
+    "RWalk": lambda folder: RWalk(0.5, every=3),
+    "SI": lambda folder: SI(5.0),
     "TargetedGradientDescent parameter": lambda folder: TargetedGradientDescent(0.7),
     "TargetedGradientDescent activation": lambda folder: TargetedGradientDescent(
         share=0.5, gradient="activation", hold_statistics=True
@@ -103,14 +111,18 @@ ENTRIES = {
 }
 # What must be plain training, bit for bit, in a first fit.
 NEUTRAL = {
+    "AGEM without a past": lambda folder: AGEM(),
     "Distillation alpha 1": lambda folder: Distillation(alpha=1.0, teacher="start"),
     "Distillation without a teacher": lambda folder: Distillation(),
     "EWC": lambda folder: EWC(),
     "L2SP explicit": lambda folder: L2SP(0.0),
     "L2SP proximal": lambda folder: L2SP(0.0, step="proximal"),
     "LossTerm without a term": of_the_tutorial,
+    "MAS": lambda folder: MAS(),
     "MetaTune": lambda folder: MetaTune(MAML(), after=1),
     "Pretrained": of_a_file,  # which has the weights that the module begins with
+    "RWalk": lambda folder: RWalk(),
+    "SI": lambda folder: SI(),
     "TargetedGradientDescent": lambda folder: TargetedGradientDescent(after=1),
     "TrainOnly": lambda folder: TrainOnly(["encoder", "head"]),
 }

@@ -10,8 +10,9 @@ from typing_extensions import override
 
 from lit_continual.methods.ewc.fisher import fisher_information
 from lit_continual.methods.logits import heads_of
-from lit_continual.methods.measured_importance import MeasuredImportance, ask_logits, ask_step
+from lit_continual.methods.measured_importance import MeasuredImportance, ask_logits
 from lit_continual.methods.sample_gradients import sample_gradients
+from lit_continual.methods.training_step import ask_step, loss_of
 
 
 class EWC(MeasuredImportance):
@@ -88,8 +89,7 @@ class EWC(MeasuredImportance):
         self, module: LightningModule, batch: Any, parameters: Mapping[str, Tensor], generator: torch.Generator
     ) -> Mapping[str, Tensor] | None:
         if self.labels == "given":
-            outputs = ask_step(module, batch)
-            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+            loss = loss_of(ask_step(module, batch))
             if loss is None:
                 return None
             (gradient,) = sample_gradients(loss.reshape(1), list(parameters.values()))

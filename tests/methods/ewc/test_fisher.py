@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from lit_continual.functional import fisher_information
+from tests.methods.importances import slopes
 
 
 @pytest.fixture
@@ -51,18 +52,10 @@ def test_voxels_are_an_unbiased_estimate_of_the_sum_over_all_label_maps(labels):
 def test_agrees_with_finite_differences():
     torch.manual_seed(0)
     images, labels = torch.randn(3, 2, dtype=torch.float64), torch.tensor([0, 2, 1])
-    layer, step = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)).double(), 1e-6
+    layer = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)).double()
     found = fisher_information(layer(images), dict(layer.named_parameters()), labels)
-    for name, p in layer.named_parameters():
-        for i in range(p.numel()):
-            slopes = []
-            for sign in (step, -step):
-                with torch.no_grad():
-                    p.view(-1)[i] += sign
-                    slopes.append(-cross_entropy(layer(images), labels, reduction="none"))
-                    p.view(-1)[i] -= sign
-            slope = (slopes[0] - slopes[1]) / (2 * step)
-            assert_close(found[name].view(-1)[i], slope.square().mean(), rtol=1e-5, atol=1e-10)
+    for name, i, slope in slopes(layer, lambda m: -cross_entropy(m(images), labels, reduction="none")):
+        assert_close(found[name].view(-1)[i], slope.square().mean(), rtol=1e-5, atol=1e-10)
 
 
 def test_heads_are_independent_and_a_sigmoid_is_a_head_of_two():
