@@ -47,6 +47,7 @@ from .methods.meta.strategies import MAML as MAML
 from .methods.meta.strategies import MetaStrategy as MetaStrategy
 from .methods.meta.strategies import Naive as Naive
 from .methods.meta.strategies import Reptile as Reptile
+from .methods.mib.callback import MiB as MiB
 from .methods.partial_training import PartialTraining as PartialTraining
 from .methods.pretrained.callback import Pretrained as Pretrained
 from .methods.rehearsal.budget import Budget as Budget

@@ -4,6 +4,7 @@ from lit_continual.methods.distillation.callback import Distillation
 from lit_continual.methods.l2sp.callback import L2SP
 from lit_continual.methods.loss_term import LossTerm
 from lit_continual.methods.meta.callback import MetaTune
+from lit_continual.methods.mib.callback import MiB
 from lit_continual.methods.partial_training import PartialTraining
 from lit_continual.methods.pretrained.callback import Pretrained
 from lit_continual.methods.tgd.callback import TargetedGradientDescent
@@ -14,6 +15,7 @@ __all__ = [
     "Distillation",
     "LossTerm",
     "MetaTune",
+    "MiB",
     "PartialTraining",
     "Pretrained",
     "TargetedGradientDescent",

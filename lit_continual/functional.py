@@ -7,6 +7,8 @@ from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_prox
 from lit_continual.methods.meta.inner_loop import adapt
 from lit_continual.methods.meta.known_gradient import known_gradient
 from lit_continual.methods.meta.meta_gradient import meta_gradient, reptile_gradient, task_gradient
+from lit_continual.methods.mib.loss import unbiased_cross_entropy, unbiased_distillation_loss
+from lit_continual.methods.plop.local_pod import local_pod_distance
 from lit_continual.methods.rehearsal.content_distance import (
     content_distance,
     layer_weight,
@@ -37,6 +39,7 @@ __all__ = [
     "l2_sp_gradient",
     "l2_sp_proximal_",
     "layer_weight",
+    "local_pod_distance",
     "maximum_coverage",
     "maximum_coverage_of_features",
     "mc_uncertainty",
@@ -46,4 +49,6 @@ __all__ = [
     "slice_neighbours",
     "squared_norms",
     "task_gradient",
+    "unbiased_cross_entropy",
+    "unbiased_distillation_loss",
 ]

@@ -21,6 +21,7 @@ from lit_continual.callbacks import (
     L2SP,
     Distillation,
     MetaTune,
+    MiB,
     PartialTraining,
     Pretrained,
     TargetedGradientDescent,
@@ -28,6 +29,7 @@ from lit_continual.callbacks import (
 )
 from lit_continual.modules import MAML
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* has no old network")  # the first fit of a test that trains twice
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorials" / "own_method.md"
 
 
@@ -90,6 +92,8 @@ ENTRIES = {
     "L2SP proximal": lambda folder: L2SP(0.7, step="proximal", anchor="last_fit", hold_statistics=True),
     "LossTerm": of_the_tutorial,
     "MetaTune": lambda folder: MetaTune(MAML(inner_lr=0.05), learn_inner_lr=True),
+    "MiB": lambda folder: MiB(),
+    "MiB start": lambda folder: MiB(teacher="start"),
     "PartialTraining": lambda folder: NoBias(),
     "Pretrained": of_a_file,
     "TargetedGradientDescent parameter": lambda folder: TargetedGradientDescent(0.7),
@@ -106,6 +110,7 @@ NEUTRAL = {
     "L2SP proximal": lambda folder: L2SP(0.0, step="proximal"),
     "LossTerm without a term": of_the_tutorial,
     "MetaTune": lambda folder: MetaTune(MAML(), after=1),
+    "MiB without a teacher": lambda folder: MiB(),
     "Pretrained": of_a_file,  # which has the weights that the module begins with
     "TargetedGradientDescent": lambda folder: TargetedGradientDescent(after=1),
     "TrainOnly": lambda folder: TrainOnly(["encoder", "head"]),
