@@ -34,6 +34,7 @@ from .denoising.pet_study_data_module import PetStudyDataModule as PetStudyDataM
 from .denoising.pet_volume_data_module import PetVolumeDataModule as PetVolumeDataModule
 from .denoising.pet_volume_data_module import pet_volume as pet_volume
 from .methods.distillation.callback import Distillation as Distillation
+from .methods.ilt.callback import ILT as ILT
 from .methods.l2sp.callback import L2SP as L2SP
 from .methods.loss_term import LossTerm as LossTerm
 from .methods.meta.callback import MetaTune as MetaTune
@@ -49,6 +50,7 @@ from .methods.meta.strategies import Naive as Naive
 from .methods.meta.strategies import Reptile as Reptile
 from .methods.mib.callback import MiB as MiB
 from .methods.partial_training import PartialTraining as PartialTraining
+from .methods.plop.callback import PLOP as PLOP
 from .methods.pretrained.callback import Pretrained as Pretrained
 from .methods.rehearsal.budget import Budget as Budget
 from .methods.rehearsal.candidates import Candidates as Candidates

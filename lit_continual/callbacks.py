@@ -1,17 +1,21 @@
 """The methods for a Lightning project: ``from lit_continual.callbacks import Distillation``."""
 
 from lit_continual.methods.distillation.callback import Distillation
+from lit_continual.methods.ilt.callback import ILT
 from lit_continual.methods.l2sp.callback import L2SP
 from lit_continual.methods.loss_term import LossTerm
 from lit_continual.methods.meta.callback import MetaTune
 from lit_continual.methods.mib.callback import MiB
 from lit_continual.methods.partial_training import PartialTraining
+from lit_continual.methods.plop.callback import PLOP
 from lit_continual.methods.pretrained.callback import Pretrained
 from lit_continual.methods.tgd.callback import TargetedGradientDescent
 from lit_continual.methods.train_only.callback import TrainOnly
 
 __all__ = [
+    "ILT",
     "L2SP",
+    "PLOP",
     "Distillation",
     "LossTerm",
     "MetaTune",

@@ -8,6 +8,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.segmenter import Segmenter
+from lit_continual.segmentation.shared_head import SharedHead
 
 #: Of a module and a batch: the channel that each voxel belongs to, ``(B, *spatial)``.
 Target = Callable[[nn.Module, Any], Tensor]
@@ -20,6 +22,13 @@ def require_one_softmax(pl_module: nn.Module, who: object) -> None:
             f"`{type(who).__name__}` is defined on one softmax, whose background may hold other classes, and the heads"
             f" of `{type(pl_module).__name__}` have a background each. Set `heads: shared` in a `Segmenter`."
         )
+
+
+def shared_head(pl_module: nn.Module) -> tuple[Segmenter, SharedHead] | None:
+    """Return a module and its head if it is a ``Segmenter`` with a shared one, which knows its labels itself."""
+    if isinstance(pl_module, Segmenter) and isinstance(pl_module.heads, SharedHead):
+        return pl_module, pl_module.heads
+    return None
 
 
 def full_precision(logits: Tensor) -> Tensor:

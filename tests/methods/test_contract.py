@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual import callbacks
 from lit_continual.callbacks import (
+    ILT,
     L2SP,
+    PLOP,
     Distillation,
     MetaTune,
     MiB,
@@ -88,12 +90,15 @@ def of_a_file(folder):
 ENTRIES = {
     "Distillation": lambda folder: Distillation(),
     "Distillation start": lambda folder: Distillation(teacher="start"),
+    "ILT": lambda folder: ILT(),
     "L2SP explicit": lambda folder: L2SP(0.7),
     "L2SP proximal": lambda folder: L2SP(0.7, step="proximal", anchor="last_fit", hold_statistics=True),
     "LossTerm": of_the_tutorial,
     "MetaTune": lambda folder: MetaTune(MAML(inner_lr=0.05), learn_inner_lr=True),
     "MiB": lambda folder: MiB(),
     "MiB start": lambda folder: MiB(teacher="start"),
+    "PLOP": lambda folder: PLOP(),
+    "PLOP start": lambda folder: PLOP(layers=["encoder.2", "encoder"], teacher="start"),
     "PartialTraining": lambda folder: NoBias(),
     "Pretrained": of_a_file,
     "TargetedGradientDescent parameter": lambda folder: TargetedGradientDescent(0.7),
@@ -106,11 +111,14 @@ ENTRIES = {
 NEUTRAL = {
     "Distillation alpha 1": lambda folder: Distillation(alpha=1.0, teacher="start"),
     "Distillation without a teacher": lambda folder: Distillation(),
+    "ILT weight 0": lambda folder: ILT(loss_de=0.0, teacher="start"),
+    "ILT without a teacher": lambda folder: ILT(),
     "L2SP explicit": lambda folder: L2SP(0.0),
     "L2SP proximal": lambda folder: L2SP(0.0, step="proximal"),
     "LossTerm without a term": of_the_tutorial,
     "MetaTune": lambda folder: MetaTune(MAML(), after=1),
     "MiB without a teacher": lambda folder: MiB(),
+    "PLOP without a teacher": lambda folder: PLOP(),
     "Pretrained": of_a_file,  # which has the weights that the module begins with
     "TargetedGradientDescent": lambda folder: TargetedGradientDescent(after=1),
     "TrainOnly": lambda folder: TrainOnly(["encoder", "head"]),

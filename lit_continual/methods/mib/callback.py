@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.mib.loss import unbiased_cross_entropy, unbiased_distillation_loss
-from lit_continual.methods.one_softmax import Target, full_precision, require_one_softmax, target_of
+from lit_continual.methods.one_softmax import Target, full_precision, require_one_softmax, shared_head, target_of
 from lit_continual.methods.taught_term import TaughtTerm
 from lit_continual.segmentation.loss_of_heads import loss_of_heads
-from lit_continual.segmentation.segmenter import Segmenter
-from lit_continual.segmentation.shared_head import SharedHead
 
 
 class MiB(TaughtTerm):
@@ -94,7 +92,8 @@ class MiB(TaughtTerm):
         return self._unbiased(pl_module, batch, student, teacher.shape[1]) + distilled
 
     def _unbiased(self, pl_module: LightningModule, batch: Any, logits: Tensor, old_channels: int) -> Tensor:
-        if self.target is None and isinstance(pl_module, Segmenter) and isinstance(pl_module.heads, SharedHead):
-            terms, label, names = pl_module.heads.unbiased_terms, batch["label"], pl_module.names(batch)
-            return loss_of_heads(pl_module.loss, terms, full_precision(logits), label, names)
+        if self.target is None and (found := shared_head(pl_module)):
+            segmenter, head = found
+            label, names = batch["label"], segmenter.names(batch)
+            return loss_of_heads(segmenter.loss, head.unbiased_terms, full_precision(logits), label, names)
         return unbiased_cross_entropy(logits, target_of(self.target, pl_module, batch, logits), old_channels)
