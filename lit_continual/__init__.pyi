@@ -36,6 +36,7 @@ from .denoising.pet_volume_data_module import pet_volume as pet_volume
 from .methods.agem.callback import AGEM as AGEM
 from .methods.distillation.callback import Distillation as Distillation
 from .methods.ewc.callback import EWC as EWC
+from .methods.ilt.callback import ILT as ILT
 from .methods.l2sp.callback import L2SP as L2SP
 from .methods.loss_term import LossTerm as LossTerm
 from .methods.mas.callback import MAS as MAS
@@ -50,7 +51,9 @@ from .methods.meta.strategies import MAML as MAML
 from .methods.meta.strategies import MetaStrategy as MetaStrategy
 from .methods.meta.strategies import Naive as Naive
 from .methods.meta.strategies import Reptile as Reptile
+from .methods.mib.callback import MiB as MiB
 from .methods.partial_training import PartialTraining as PartialTraining
+from .methods.plop.callback import PLOP as PLOP
 from .methods.pretrained.callback import Pretrained as Pretrained
 from .methods.rehearsal.budget import Budget as Budget
 from .methods.rehearsal.candidates import Candidates as Candidates

@@ -10,6 +10,8 @@ from lit_continual.methods.mas.importance import memory_aware_importance
 from lit_continual.methods.meta.inner_loop import adapt
 from lit_continual.methods.meta.known_gradient import known_gradient
 from lit_continual.methods.meta.meta_gradient import meta_gradient, reptile_gradient, task_gradient
+from lit_continual.methods.mib.loss import unbiased_cross_entropy, unbiased_distillation_loss
+from lit_continual.methods.plop.local_pod import local_pod_distance
 from lit_continual.methods.quadratic_penalty import importance_penalty, importance_penalty_gradient
 from lit_continual.methods.rehearsal.content_distance import (
     content_distance,
@@ -47,6 +49,7 @@ __all__ = [
     "l2_sp_gradient",
     "l2_sp_proximal_",
     "layer_weight",
+    "local_pod_distance",
     "maximum_coverage",
     "maximum_coverage_of_features",
     "mc_uncertainty",
@@ -60,4 +63,6 @@ __all__ = [
     "squared_norms",
     "synaptic_importance",
     "task_gradient",
+    "unbiased_cross_entropy",
+    "unbiased_distillation_loss",
 ]

@@ -20,11 +20,14 @@ from lit_continual import callbacks
 from lit_continual.callbacks import (
     AGEM,
     EWC,
+    ILT,
     L2SP,
     MAS,
+    PLOP,
     SI,
     Distillation,
     MetaTune,
+    MiB,
     PartialTraining,
     Pretrained,
     RWalk,
@@ -33,6 +36,7 @@ from lit_continual.callbacks import (
 )
 from lit_continual.modules import MAML
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* has no old network")  # the first fit of a test that trains twice
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorials" / "own_method.md"
 
 
@@ -94,11 +98,16 @@ ENTRIES = {
     "Distillation start": lambda folder: Distillation(teacher="start"),
     "EWC given": lambda folder: EWC(30.0),
     "EWC sampled": lambda folder: EWC(300.0, labels="sampled", mode="online", decay=0.9),
+    "ILT": lambda folder: ILT(),
     "L2SP explicit": lambda folder: L2SP(0.7),
     "L2SP proximal": lambda folder: L2SP(0.7, step="proximal", anchor="last_fit", hold_statistics=True),
     "LossTerm": of_the_tutorial,
     "MAS": lambda folder: MAS(5.0, decay=0.5),
     "MetaTune": lambda folder: MetaTune(MAML(inner_lr=0.05), learn_inner_lr=True),
+    "MiB": lambda folder: MiB(),
+    "MiB start": lambda folder: MiB(teacher="start"),
+    "PLOP": lambda folder: PLOP(),
+    "PLOP start": lambda folder: PLOP(layers=["encoder.2", "encoder"], teacher="start"),
     "PartialTraining": lambda folder: NoBias(),
     "Pretrained": of_a_file,
     "RWalk": lambda folder: RWalk(0.5, every=3),
@@ -115,11 +124,15 @@ NEUTRAL = {
     "Distillation alpha 1": lambda folder: Distillation(alpha=1.0, teacher="start"),
     "Distillation without a teacher": lambda folder: Distillation(),
     "EWC": lambda folder: EWC(),
+    "ILT weight 0": lambda folder: ILT(loss_de=0.0, teacher="start"),
+    "ILT without a teacher": lambda folder: ILT(),
     "L2SP explicit": lambda folder: L2SP(0.0),
     "L2SP proximal": lambda folder: L2SP(0.0, step="proximal"),
     "LossTerm without a term": of_the_tutorial,
     "MAS": lambda folder: MAS(),
     "MetaTune": lambda folder: MetaTune(MAML(), after=1),
+    "MiB without a teacher": lambda folder: MiB(),
+    "PLOP without a teacher": lambda folder: PLOP(),
     "Pretrained": of_a_file,  # which has the weights that the module begins with
     "RWalk": lambda folder: RWalk(),
     "SI": lambda folder: SI(),
