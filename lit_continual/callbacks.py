@@ -1,6 +1,7 @@
 """The methods for a Lightning project: ``from lit_continual.callbacks import Distillation``."""
 
 from lit_continual.methods.distillation.callback import Distillation
+from lit_continual.methods.fusion.callback import WeightFusion
 from lit_continual.methods.l2sp.callback import L2SP
 from lit_continual.methods.loss_term import LossTerm
 from lit_continual.methods.meta.callback import MetaTune
@@ -18,4 +19,5 @@ __all__ = [
     "Pretrained",
     "TargetedGradientDescent",
     "TrainOnly",
+    "WeightFusion",
 ]

@@ -25,8 +25,11 @@ from lit_continual.callbacks import (
     Pretrained,
     TargetedGradientDescent,
     TrainOnly,
+    WeightFusion,
 )
 from lit_continual.modules import MAML
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* has no old network")  # in a first fit
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorials" / "own_method.md"
 
@@ -97,6 +100,8 @@ ENTRIES = {
         share=0.5, gradient="activation", hold_statistics=True
     ),
     "TrainOnly": lambda folder: TrainOnly(["head"], hold_statistics=True),
+    "WeightFusion": lambda folder: WeightFusion(0.3),
+    "WeightFusion start": lambda folder: WeightFusion(0.6, old="start"),
 }
 # What must be plain training, bit for bit, in a first fit.
 NEUTRAL = {
@@ -109,6 +114,8 @@ NEUTRAL = {
     "Pretrained": of_a_file,  # which has the weights that the module begins with
     "TargetedGradientDescent": lambda folder: TargetedGradientDescent(after=1),
     "TrainOnly": lambda folder: TrainOnly(["encoder", "head"]),
+    "WeightFusion": lambda folder: WeightFusion(1.0, old="start"),
+    "WeightFusion without an old network": lambda folder: WeightFusion(0.3),
 }
 
 
