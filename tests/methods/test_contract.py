@@ -100,6 +100,7 @@ ENTRIES = {
         share=0.5, gradient="activation", hold_statistics=True
     ),
     "TrainOnly": lambda folder: TrainOnly(["head"], hold_statistics=True),
+    "TrainOnly new": lambda folder: TrainOnly(after=1, hold_statistics=True),
     "WeightFusion": lambda folder: WeightFusion(0.3),
     "WeightFusion start": lambda folder: WeightFusion(0.6, old="start"),
 }
