@@ -78,6 +78,7 @@ from .segmentation.post.remove_outside import RemoveOutside as RemoveOutside
 from .segmentation.post.remove_outside import RemoveOutsided as RemoveOutsided
 from .segmentation.region_segmenter import RegionSegmenter as RegionSegmenter
 from .segmentation.segmenter import Segmenter as Segmenter
+from .segmentation.shared_head import SharedHead as SharedHead
 
 __version__: str
 __all__: list[str]

@@ -1,6 +1,7 @@
 """Output layers that are added one by one over a shared body."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,3 +95,10 @@ class GrowingHeads(nn.Module):
         """
         best = torch.where(self.masks(logits), self.probabilities(logits), -1.0).max(1)
         return torch.where(best.values >= 0, best.indices + 1, 0)
+
+    def terms(self, logits: Tensor, label: Tensor, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+        """Classes, logits and label map of each head that learns from samples whose values 1, 2, … are ``names``."""
+        for head, channels in zip(self.classes, self.channels, strict=True):
+            if set(head) <= set(names):
+                target: Any = sum((label == names.index(name) + 1) * (c + 1) for c, name in enumerate(head))
+                yield head, logits[:, channels], target

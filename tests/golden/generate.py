@@ -47,6 +47,10 @@ def distill(x):
         losses, gradients = (np.concatenate(parts, 1) for parts in zip(*heads, strict=True))
         keep(f"softmax_per_head/T{T}", losses, gradients, ["sum", "per_pixel_mean"])
         keep(f"softmax_joint/T{T}", *_softmax_term(z, teacher, T), ["per_pixel_mean"])
+        terms = [_dice_term(z[:, h], teacher[:, h], T) for h in x["heads"]]
+        losses, gradients = (np.concatenate(parts, 1) for parts in zip(*terms, strict=True))  # a class, a channel
+        found[f"dice/T{T}/per_sample"], found[f"dice/T{T}/mean"] = losses.mean(1), losses.mean()
+        found[f"dice/T{T}/grad_mean"] = gradients / losses.size
 
     p, y, log_y = expit(teacher), expit(z), log_expit(z)
     first = _softmax_term(z[:, x["heads"][0]], teacher[:, x["heads"][0]], 1)[0].sum()
@@ -72,6 +76,16 @@ def distill(x):
 def _softmax_term(z, teacher, T):
     p = softmax(teacher / T, 1)
     return -p * log_softmax(z / T, 1), (softmax(z / T, 1) - p) / T
+
+
+def _dice_term(z, teacher, T):
+    """Milletari et al. 2016, eq. 3, of each class of a head between two networks, and the gradient of their sum."""
+    s, t = softmax(z / T, 1), softmax(teacher / T, 1)
+    axes = tuple(range(2, z.ndim))
+    over, under = 2 * (s * t).sum(axes, keepdims=True) + 1, (s**2 + t**2).sum(axes, keepdims=True) + 1
+    by_s = -(2 * t * under - over * 2 * s) / under**2
+    by_s[:, 0] = 0  # the background is no class
+    return (1 - over / under)[:, 1:].reshape(len(z), -1), s * (by_s - (by_s * s).sum(1, keepdims=True)) / T
 
 
 def kse(x):

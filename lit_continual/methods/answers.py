@@ -1,4 +1,4 @@
-"""What a network answers: which tensor of it are the logits, and whether they can be distilled."""
+"""What a network answers, and which tensor of it are the logits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Place:
         if len(parts) != 1 or other:
             shapes = ", ".join(str(tuple(part.shape)) for part in parts) or "no tensor"
             raise MisconfigurationException(
-                f"`forward` returns {type(output).__name__} of {shapes}, of which `Distillation` cannot tell the logits"
+                f"`forward` returns {type(output).__name__} of {shapes}, of which a method cannot tell the logits"
                 f"{' that `training_step` returns' if other else ''}. {LOGITS}"
             )
         return cls(0, 1)
@@ -76,7 +76,7 @@ def asked(network: nn.Module, ask: Ask, who: str) -> Tensor:
         if "out of memory" in str(error):
             raise
         raise MisconfigurationException(
-            f"`Distillation` could not ask {who} ({type(error).__name__}: {in_one_line(error)}). {LOGITS}"
+            f"It was not possible to ask {who} for logits ({type(error).__name__}: {in_one_line(error)}). {LOGITS}"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim < 2 or not logits.is_floating_point():
         found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -112,12 +112,12 @@ def origins(batch: Any) -> list[str]:
     return list(batch.get("origin") or ()) if isinstance(batch, Mapping) else []
 
 
-def require_one_batch(pl_module: nn.Module) -> None:
+def require_one_batch(pl_module: nn.Module, who: object) -> None:
     """Raise ``MisconfigurationException`` if the batches of a module are several, one for each task."""
     if getattr(pl_module, "trains_by_task", False):
         raise MisconfigurationException(
-            f"`Distillation` asks two networks about one image, and a batch of `{type(pl_module).__name__}` has one of"
-            " every task. Use `L2SP`, a memory, or a `Segmenter` for each task."
+            f"`{type(who).__name__}` asks two networks about one image, and a batch of `{type(pl_module).__name__}` has"
+            " one of every task. Use `L2SP`, a memory, or a `Segmenter` for each task."
         )
 
 
@@ -130,27 +130,3 @@ def of_images(batch: Any) -> Ask:
         return Place.of(output, None)(output)
 
     return ask
-
-
-def heads_of(given: Any, network: nn.Module, logits: Tensor, guessed: bool) -> Sequence[Sequence[int]] | None:
-    """Which channels each softmax has, or ``None`` for sigmoids: as given, as the network says, or all in one.
-
-    Raises:
-        MisconfigurationException: If nobody says and it is not clear.
-    """
-    channels = logits.shape[1]
-    if given is not None:
-        return None if isinstance(given, str) else given
-    if (heads := getattr(network, "head_channels", None)) is not None:
-        return [head for head in heads if max(head) < channels]
-    if channels == 1:
-        raise MisconfigurationException(
-            "One channel may be a sigmoid or a regression, which `Distillation` does not serve. If it is a sigmoid, set"
-            " `heads='sigmoid'`."
-        )
-    if logits.ndim == 3 and guessed:
-        raise MisconfigurationException(
-            f"Logits of shape {tuple(logits.shape)} may be (B, C, L) or (B, tokens, C). If axis 1 has the classes, name"
-            f" them in `heads`, such as [[0, 1, 2]]. Else: {LOGITS[0].lower()}{LOGITS[1:]}"
-        )
-    return [list(range(channels))]
