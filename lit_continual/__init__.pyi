@@ -33,6 +33,7 @@ from .denoising.pet_study import simulate_study as simulate_study
 from .denoising.pet_study_data_module import PetStudyDataModule as PetStudyDataModule
 from .denoising.pet_volume_data_module import PetVolumeDataModule as PetVolumeDataModule
 from .denoising.pet_volume_data_module import pet_volume as pet_volume
+from .methods.der.callback import DarkExperienceReplay as DarkExperienceReplay
 from .methods.distillation.callback import Distillation as Distillation
 from .methods.fusion.callback import WeightFusion as WeightFusion
 from .methods.l2sp.callback import L2SP as L2SP

@@ -1,5 +1,6 @@
 """The methods for a Lightning project: ``from lit_continual.callbacks import Distillation``."""
 
+from lit_continual.methods.der.callback import DarkExperienceReplay
 from lit_continual.methods.distillation.callback import Distillation
 from lit_continual.methods.fusion.callback import WeightFusion
 from lit_continual.methods.l2sp.callback import L2SP
@@ -12,6 +13,7 @@ from lit_continual.methods.train_only.callback import TrainOnly
 
 __all__ = [
     "L2SP",
+    "DarkExperienceReplay",
     "Distillation",
     "LossTerm",
     "MetaTune",

@@ -2,6 +2,7 @@
 
 from lit_continual.denoising.region_statistics import coefficient_of_variation, ensemble_bias, ensemble_rmse
 from lit_continual.denoising.slice_neighbours import slice_neighbours
+from lit_continual.methods.der.loss import dark_experience_loss
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
 from lit_continual.methods.fusion.fuse import fuse_weights
 from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_proximal_
@@ -28,6 +29,7 @@ __all__ = [
     "content_distance",
     "continual_scores",
     "coverage_order",
+    "dark_experience_loss",
     "dice_distillation_loss",
     "distillation_loss",
     "ensemble_bias",

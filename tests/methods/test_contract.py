@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lit_continual import callbacks
 from lit_continual.callbacks import (
     L2SP,
+    DarkExperienceReplay,
     Distillation,
     MetaTune,
     PartialTraining,
@@ -29,7 +30,10 @@ from lit_continual.callbacks import (
 )
 from lit_continual.modules import MAML
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* has no old network")  # in a first fit
+pytestmark = [  # of first fits, and of fits without a memory
+    pytest.mark.filterwarnings("ignore:.* has no old network"),
+    pytest.mark.filterwarnings("ignore:.* met no exemplar"),
+]
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorials" / "own_method.md"
 
@@ -87,6 +91,7 @@ def of_a_file(folder):
 
 # Name of the class, and behind a space which of its ways -> a fresh callback, which may write to a folder.
 ENTRIES = {
+    "DarkExperienceReplay": lambda folder: DarkExperienceReplay(),
     "Distillation": lambda folder: Distillation(),
     "Distillation start": lambda folder: Distillation(teacher="start"),
     "L2SP explicit": lambda folder: L2SP(0.7),
@@ -106,6 +111,7 @@ ENTRIES = {
 }
 # What must be plain training, bit for bit, in a first fit.
 NEUTRAL = {
+    "DarkExperienceReplay": lambda folder: DarkExperienceReplay(teacher="start"),  # without exemplars
     "Distillation alpha 1": lambda folder: Distillation(alpha=1.0, teacher="start"),
     "Distillation without a teacher": lambda folder: Distillation(),
     "L2SP explicit": lambda folder: L2SP(0.0),

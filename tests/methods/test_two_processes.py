@@ -17,9 +17,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lit_continual.callbacks import WeightFusion
+from lit_continual.callbacks import DarkExperienceReplay, WeightFusion
 
 CALLBACKS = {
+    "DarkExperienceReplay": lambda: DarkExperienceReplay(0.5, 0.5),
     "WeightFusion": lambda: WeightFusion(0.3),
 }
 
@@ -80,7 +81,7 @@ def fitted(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["WeightFusion"])
+@pytest.mark.parametrize("name", ["DarkExperienceReplay", "WeightFusion"])
 def test_two_processes_leave_what_one_leaves(fitted, name):
     alone, *ranks = (fitted(f"{name}-{place}") for place in ("1-0", "2-0", "2-1"))
     assert_close(ranks[0]["weights"], alone["weights"], rtol=1e-5, atol=1e-6)
