@@ -21,10 +21,10 @@ class DarkExperienceReplay(TaughtTerm):
     .. math:: L = L_c(x, y) \text{ for a new sample}, \qquad
         L = \alpha \lVert z(x') - z' \rVert^2 + \beta L_c(x', y') \text{ for an exemplar}
 
-    :math:`L_c` is the module's own loss, the norm is :func:`~lit_continual.functional.dark_experience_loss`. Samples are
-    told apart by ``batch["origin"]``, a list of ``"new"`` and ``"exemplar"``, as a memory gives it; without a memory
-    there is no term. In place of stored logits, which take more room than the image, the network that the last fit
-    left is asked about the exemplar as it comes, augmented. About an exemplar of the last experience that is not
+    :math:`L_c` is the module's own loss; the norm is :func:`~lit_continual.functional.dark_experience_loss`. What a
+    sample is stands in ``batch["origin"]``, a list of ``"new"`` and ``"exemplar"``, as a memory gives it; without a
+    memory there is no term. In place of stored logits, which take more room than the image, the network that the last
+    fit left is asked about the exemplar as it comes, augmented. About an exemplar of the last experience that is not
     augmented it answers what would have been stored then; about an older one, what the last fit has made of that.
     Classes that have come since have no channel in it and are left out. One draw of exemplars serves both terms, where
     the paper draws twice.
