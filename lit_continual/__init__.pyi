@@ -37,6 +37,7 @@ from .methods.der.callback import DarkExperienceReplay as DarkExperienceReplay
 from .methods.distillation.callback import Distillation as Distillation
 from .methods.fusion.callback import WeightFusion as WeightFusion
 from .methods.l2sp.callback import L2SP as L2SP
+from .methods.lora.callback import LoRA as LoRA
 from .methods.loss_term import LossTerm as LossTerm
 from .methods.meta.callback import MetaTune as MetaTune
 from .methods.meta.episodes import Episodes as Episodes

@@ -4,6 +4,7 @@ from lit_continual.methods.der.callback import DarkExperienceReplay
 from lit_continual.methods.distillation.callback import Distillation
 from lit_continual.methods.fusion.callback import WeightFusion
 from lit_continual.methods.l2sp.callback import L2SP
+from lit_continual.methods.lora.callback import LoRA
 from lit_continual.methods.loss_term import LossTerm
 from lit_continual.methods.meta.callback import MetaTune
 from lit_continual.methods.partial_training import PartialTraining
@@ -15,6 +16,7 @@ __all__ = [
     "L2SP",
     "DarkExperienceReplay",
     "Distillation",
+    "LoRA",
     "LossTerm",
     "MetaTune",
     "PartialTraining",

@@ -6,6 +6,7 @@ from lit_continual.methods.der.loss import dark_experience_loss
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
 from lit_continual.methods.fusion.fuse import fuse_weights
 from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_proximal_
+from lit_continual.methods.lora.low_rank_update import low_rank_update
 from lit_continual.methods.meta.inner_loop import adapt
 from lit_continual.methods.meta.known_gradient import known_gradient
 from lit_continual.methods.meta.meta_gradient import meta_gradient, reptile_gradient, task_gradient
@@ -42,6 +43,7 @@ __all__ = [
     "l2_sp_gradient",
     "l2_sp_proximal_",
     "layer_weight",
+    "low_rank_update",
     "maximum_coverage",
     "maximum_coverage_of_features",
     "mc_uncertainty",

@@ -21,6 +21,7 @@ from lit_continual.callbacks import (
     L2SP,
     DarkExperienceReplay,
     Distillation,
+    LoRA,
     MetaTune,
     PartialTraining,
     Pretrained,
@@ -96,6 +97,7 @@ ENTRIES = {
     "Distillation start": lambda folder: Distillation(teacher="start"),
     "L2SP explicit": lambda folder: L2SP(0.7),
     "L2SP proximal": lambda folder: L2SP(0.7, step="proximal", anchor="last_fit", hold_statistics=True),
+    "LoRA": lambda folder: LoRA(rank=2, parts=["head"]),
     "LossTerm": of_the_tutorial,
     "MetaTune": lambda folder: MetaTune(MAML(inner_lr=0.05), learn_inner_lr=True),
     "PartialTraining": lambda folder: NoBias(),
@@ -116,6 +118,7 @@ NEUTRAL = {
     "Distillation without a teacher": lambda folder: Distillation(),
     "L2SP explicit": lambda folder: L2SP(0.0),
     "L2SP proximal": lambda folder: L2SP(0.0, step="proximal"),
+    "LoRA": lambda folder: LoRA(after=1),
     "LossTerm without a term": of_the_tutorial,
     "MetaTune": lambda folder: MetaTune(MAML(), after=1),
     "Pretrained": of_a_file,  # which has the weights that the module begins with

@@ -17,10 +17,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lit_continual.callbacks import DarkExperienceReplay, WeightFusion
+from lit_continual.callbacks import DarkExperienceReplay, LoRA, WeightFusion
 
 CALLBACKS = {
     "DarkExperienceReplay": lambda: DarkExperienceReplay(0.5, 0.5),
+    "LoRA": lambda: LoRA(rank=2, alpha=4.0, layers=["net.0"], parts=["net.2"]),
     "WeightFusion": lambda: WeightFusion(0.3),
 }
 
@@ -81,7 +82,7 @@ def fitted(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["DarkExperienceReplay", "WeightFusion"])
+@pytest.mark.parametrize("name", ["DarkExperienceReplay", "LoRA", "WeightFusion"])
 def test_two_processes_leave_what_one_leaves(fitted, name):
     alone, *ranks = (fitted(f"{name}-{place}") for place in ("1-0", "2-0", "2-1"))
     assert_close(ranks[0]["weights"], alone["weights"], rtol=1e-5, atol=1e-6)
