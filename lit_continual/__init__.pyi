@@ -34,10 +34,13 @@ from .denoising.pet_study_data_module import PetStudyDataModule as PetStudyDataM
 from .denoising.pet_volume_data_module import PetVolumeDataModule as PetVolumeDataModule
 from .denoising.pet_volume_data_module import pet_volume as pet_volume
 from .methods.agem.callback import AGEM as AGEM
+from .methods.der.callback import DarkExperienceReplay as DarkExperienceReplay
 from .methods.distillation.callback import Distillation as Distillation
 from .methods.ewc.callback import EWC as EWC
+from .methods.fusion.callback import WeightFusion as WeightFusion
 from .methods.ilt.callback import ILT as ILT
 from .methods.l2sp.callback import L2SP as L2SP
+from .methods.lora.callback import LoRA as LoRA
 from .methods.loss_term import LossTerm as LossTerm
 from .methods.mas.callback import MAS as MAS
 from .methods.meta.callback import MetaTune as MetaTune

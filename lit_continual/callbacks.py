@@ -1,10 +1,13 @@
 """The methods for a Lightning project: ``from lit_continual.callbacks import Distillation``."""
 
 from lit_continual.methods.agem.callback import AGEM
+from lit_continual.methods.der.callback import DarkExperienceReplay
 from lit_continual.methods.distillation.callback import Distillation
 from lit_continual.methods.ewc.callback import EWC
+from lit_continual.methods.fusion.callback import WeightFusion
 from lit_continual.methods.ilt.callback import ILT
 from lit_continual.methods.l2sp.callback import L2SP
+from lit_continual.methods.lora.callback import LoRA
 from lit_continual.methods.loss_term import LossTerm
 from lit_continual.methods.mas.callback import MAS
 from lit_continual.methods.meta.callback import MetaTune
@@ -25,7 +28,9 @@ __all__ = [
     "MAS",
     "PLOP",
     "SI",
+    "DarkExperienceReplay",
     "Distillation",
+    "LoRA",
     "LossTerm",
     "MetaTune",
     "MiB",
@@ -34,4 +39,5 @@ __all__ = [
     "RWalk",
     "TargetedGradientDescent",
     "TrainOnly",
+    "WeightFusion",
 ]

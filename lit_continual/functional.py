@@ -3,9 +3,12 @@
 from lit_continual.denoising.region_statistics import coefficient_of_variation, ensemble_bias, ensemble_rmse
 from lit_continual.denoising.slice_neighbours import slice_neighbours
 from lit_continual.methods.agem.projection import project_gradient
+from lit_continual.methods.der.loss import dark_experience_loss
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
 from lit_continual.methods.ewc.fisher import fisher_information
+from lit_continual.methods.fusion.fuse import fuse_weights
 from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_proximal_
+from lit_continual.methods.lora.low_rank_update import low_rank_update
 from lit_continual.methods.mas.importance import memory_aware_importance
 from lit_continual.methods.meta.inner_loop import adapt
 from lit_continual.methods.meta.known_gradient import known_gradient
@@ -35,11 +38,13 @@ __all__ = [
     "content_distance",
     "continual_scores",
     "coverage_order",
+    "dark_experience_loss",
     "dice_distillation_loss",
     "distillation_loss",
     "ensemble_bias",
     "ensemble_rmse",
     "fisher_information",
+    "fuse_weights",
     "herding",
     "importance_penalty",
     "importance_penalty_gradient",
@@ -50,6 +55,7 @@ __all__ = [
     "l2_sp_proximal_",
     "layer_weight",
     "local_pod_distance",
+    "low_rank_update",
     "maximum_coverage",
     "maximum_coverage_of_features",
     "mc_uncertainty",
