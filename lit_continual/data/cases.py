@@ -10,7 +10,8 @@ from pathlib import Path
 from reprlib import repr
 from typing import Any
 
-from lit_continual.runs.files import in_one_line, parsed_json, read_text
+from lit_continual.data.dataset_json import DatasetJson, read_dataset_json
+from lit_continual.runs.files import in_one_line, read_text
 from lit_continual.runs.printing import printable_errors
 
 NIFTI = (".nii.gz", ".nii")
@@ -29,11 +30,21 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseList:
-    """The cases of a data set and the label values that it declares, name -> value; empty where it declares none."""
+    """The cases of a data set and what it declares of them; empty where it declares nothing.
+
+    Attributes:
+        source: The file or folder that was read.
+        cases: The annotated images.
+        labels: Label value of each name.
+        regions: The labels of each region, where a ``dataset.json`` of nnU-Net gives lists of values.
+        channels: Names of the channels, such as ``CT``.
+    """
 
     source: Path
     cases: tuple[Case, ...]
     labels: Mapping[str, int]
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()
 
 
 @printable_errors()
@@ -45,8 +56,10 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
     * CSV: columns ``image`` (or ``image_0``, ``image_1``, … for channels), ``label``, and further keys.
     * Folder: ``dataset.json`` in it, or ``images/`` and ``labels/`` with the same file names; ``NAME_0000``,
       ``NAME_0001``, … are the channels of ``NAME``, unless there are labels of these names. Without ``labels/`` the
-      images stand alone. nnU-Net's ``imagesTr/`` and ``labelsTr/`` are such folders too, and its ``dataset.json``
-      names the label values.
+      images stand alone.
+    * Raw data of nnU-Net: ``imagesTr/`` and ``labelsTr/`` are such folders too, of which the files that end with
+      ``file_ending`` are read, or those that its ``dataset`` lists. ``dataset.json`` names channels and label values;
+      where a label is a list of values it is a region, and a value without a name of its own is ``label_VALUE``.
 
     The key ``patient`` says whose image it is, by default the name of the first image file. Paths in a list are
     relative to it, or absolute, and taken as they stand: ``~`` and environment variables are expanded in ``dataset``
@@ -64,11 +77,12 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
     if not path.exists():
         seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
         raise ValueError(f"There is no data set at {dataset}{seen_from}. Give a dataset.json, a CSV table or a folder.")
-    labels: Mapping[str, int] = {}
+    said = DatasetJson({}, {}, (), None)
     if path.is_dir():
         entries = _folder(path)
     elif path.suffix == ".json":
-        entries, labels = _decathlon(path)
+        said = read_dataset_json(path)
+        entries = _raw_folder(path, said.file_ending) if said.entries is None else said.entries
     elif path.suffix == ".csv":
         entries = _table(path)
     else:
@@ -78,7 +92,7 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
     root = path if path.is_dir() else path.parent
     cases = tuple(_case(entry, root, path) for entry in entries)
     _check_identity(cases, [_named(entry) for entry in entries], path)
-    return CaseList(path, cases, labels)
+    return CaseList(path, cases, said.labels, said.regions, said.channels)
 
 
 def stem(path: str | os.PathLike[str]) -> str:
@@ -160,25 +174,6 @@ def _check_identity(cases: Sequence[Case], named: Sequence[bool], source: Path) 
             )
 
 
-def _decathlon(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[str, int]]:
-    try:
-        content = parsed_json(read_text(path))
-        declared = content.get("labels", {})
-        names = [(v, k) if str(k).lstrip("-").isdigit() else (k, v) for k, v in declared.items()]  # both ways around
-        labels = {str(name): int(value) for name, value in names}
-        entries = None if "file_ending" in content else list(content["training"])
-    except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{path} is not a Decathlon list ({f'{error!r}'[:300]}). It needs `training`, a list of `image` and"
-            " `label`, and `labels`, value to name."
-        ) from error
-    if len(labels) < len(names):
-        raise ValueError(
-            f"{path} declares one name for two label values: {repr(declared)}. Give each value its own name."
-        )
-    return _folder(path.parent) if entries is None else entries, labels  # nnU-Net lists no files
-
-
 def _table(path: Path) -> list[Mapping[str, Any]]:
     try:
         text = io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")
@@ -196,12 +191,26 @@ def _table(path: Path) -> list[Mapping[str, Any]]:
     return [{**{c: row[c] for c in keys}, "image": [row[c] for c in channels] or row["image"]} for row in rows]
 
 
-def _folder(path: Path) -> list[Mapping[str, Any]]:
+def _raw_folder(path: Path, ending: str | None) -> list[Mapping[str, Any]]:
+    """The files of nnU-Net's folders, which it finds by their ending."""
+    folder = path.parent
+    if ending not in SUFFIXES:
+        raise ValueError(
+            f"{path} has the `file_ending` {ending!r}, and {', '.join(SUFFIXES)} are read. Convert the images, such as"
+            " by SimpleITK, and correct it."
+        )
+    for name in ("imagesTr", "labelsTr"):
+        if not (folder / name).is_dir() or not _images(folder / name, ending):
+            raise ValueError(f"{folder / name} has no image that ends with {ending}, as {path} says. Correct either.")
+    return _folder(folder, ending)
+
+
+def _folder(path: Path, ending: str = "") -> list[Mapping[str, Any]]:
     folder = next((path / name for name in ("images", "imagesTr") if (path / name).is_dir()), path)
     truths = next((path / name for name in ("labels", "labelsTr") if (path / name).is_dir()), None)
     channels: dict[str, list[str]] = {}
-    labels = {stem(file): file for file in truths.iterdir() if is_image(file)} if truths else {}
-    images = sorted(file for file in folder.iterdir() if is_image(file))
+    labels = {stem(file): file for file in _images(truths, ending)} if truths else {}
+    images = _images(folder, ending)
     names = {stem(file) for file in images}
     for file in images:
         name = stem(file)
@@ -218,3 +227,7 @@ def _folder(path: Path) -> list[Mapping[str, Any]]:
         label = {"label": str(labels[case].relative_to(path))} if labels else {}
         entries.append({"image": files, "patient": case, **label})
     return entries
+
+
+def _images(folder: Path, ending: str) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if is_image(file) and file.name.endswith(ending))
