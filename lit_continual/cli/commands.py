@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lit_continual.cli.parser import Parser
 from lit_continual.cli.print_report import print_report
@@ -58,6 +58,22 @@ def compare(arguments: Sequence[str]) -> None:
     from lit_continual.studies.table import compare as run
 
     run(**given, parse=OptionsOfFit().parse)
+
+
+def init(arguments: Sequence[str]) -> None:
+    """Look at data of your own, and write a config that learns them."""
+    parser = _parser(init)
+    parser.add_argument("datasets", nargs="+", type=str, help="Folders, lists or tables, in the order of learning.")
+    parser.add_argument("--output", type=str, default="config.yaml", help="The config.")
+    parser.add_argument("--memory", type=float, default=8.0, help="GB of the device, for patch and batch size.")
+    parser.add_argument("--exemplars", type=int, default=0, help="Training samples to keep of each class; 0 for none.")
+    parser.add_argument("--by", type=Literal["datasets", "classes"] | None, default=None, help="An experience is one.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace a config that is there already.")
+    given = parser.parsed(arguments)
+    from lit_continual.tools.init.write_config import write_config as run
+
+    path = run(**given)
+    show(f"Written: {path}. Next: lit-continual fit --config {path}")
 
 
 def kse(arguments: Sequence[str]) -> None:
@@ -136,5 +152,6 @@ def _parser(command: Callable[..., None]) -> Parser:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
-    command.__name__: command for command in (fit, validate, test, adapt, compare, kse, memory, predict, report, sweep)
+    command.__name__: command
+    for command in (init, fit, validate, test, adapt, compare, kse, memory, predict, report, sweep)
 }
