@@ -117,7 +117,7 @@ def predict(arguments: Sequence[str]) -> None:
 
     parser = _parser(predict)
     parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter, such as experiences/*/model.ckpt.")
-    parser.add_argument("images", type=str, help="A folder of images, a Decathlon list or a CSV table.")
+    parser.add_argument("images", type=str, help="A folder of images or DICOM series, a list or a table.")
     parser.add_function_arguments(run, skip={"checkpoint", "images", "overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="Replace predictions that are there already.")
     show(f"Predictions: {run(**parser.parsed(arguments))}")
