@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import LambdaCallback
 from monai.losses import DiceCELoss
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -128,6 +129,17 @@ def test_the_teacher_of_a_shared_head_is_the_old_network_bit_for_bit(trainer):
     method.teardown(fitted, module, "fit")
     assert torch.equal(seen[0], old(image))
     assert module(image).shape[1] == 4
+
+
+def test_the_teacher_may_be_the_checkpoint_of_a_shared_head_with_fewer_classes(trainer, tmp_path):
+    first, module, seen = shared(classes=[["a"]]), shared(classes=[["a"], ["b"]]), []
+    fitted = trainer()
+    fitted.fit(first, samples(("a",)))
+    fitted.save_checkpoint(tmp_path / "old.ckpt")
+    method, image = MiB(teacher=tmp_path / "old.ckpt"), torch.randn(1, 1, 8, 8)
+    look = LambdaCallback(on_train_batch_end=lambda *_: seen.append(method._teacher.module(image)))
+    trainer(callbacks=[method, look]).fit(module, samples(("b",)))
+    assert torch.equal(seen[0], first.eval()(image))
 
 
 def test_heads_with_a_background_each_are_refused_before_training(trainer):
