@@ -82,7 +82,7 @@ def test_killed_inside_the_second_experience_it_ends_as_if_it_had_not_been(strea
 
 @pytest.mark.slow
 def test_exemplars_are_mixed_into_an_experience_of_a_shared_head(stream, tmp_path):
-    memory = {"budget": {"per_class": 2}, "policy": "Random", "share": 0.5}
+    memory = {"policy": "Random", "budget": {"samples": 4}}
     main(["fit", "--config", stream(callback("MiB"), memory=memory), *SHARED])
     assert (tmp_path / "run/memory").exists()
     joint = [*SHARED, "--stream.mode=joint", f"--trainer.default_root_dir={tmp_path / 'joint'}"]
