@@ -167,9 +167,7 @@ BREAKS = [
         "tests/methods/test_loss_term.py",
         ("_Terms.remove(pl_module, self)  # Lightning calls no", "pass  # Lightning calls no"),
     ),
-    *room(
-        "methods/l2sp/anchor.py", "tests/methods/l2sp/test_callback.py", ("p.detach().clone() for", "p.detach() for")
-    ),
+    *room("methods/anchor.py", "tests/methods/l2sp/test_callback.py", ("p.detach().clone() for", "p.detach() for")),
     *room(
         "methods/l2sp/callback.py",
         "tests/methods/l2sp/test_callback.py",

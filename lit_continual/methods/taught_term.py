@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods import answers
-from lit_continual.methods.answers import LOGITS, Ask, Place
+from lit_continual.methods.answers import Ask
+from lit_continual.methods.logits import LOGITS, Place, named_logits
 from lit_continual.methods.loss_term import LossTerm
 from lit_continual.methods.same_in_evaluation import require_same_in_evaluation
 from lit_continual.methods.teacher import Teacher
@@ -101,7 +102,7 @@ class TaughtTerm(LossTerm):
 
     def question(self, pl_module: LightningModule, batch: Any, outputs: Any) -> tuple[Tensor, Ask]:
         """Return the student's logits, in the graph, and how to ask the teacher what the student was asked."""
-        named, logits, call = answers.named_logits(outputs), self.logits, self.captured
+        named, logits, call = named_logits(outputs), self.logits, self.captured
         if logits is not None:
             return logits(pl_module, batch), lambda network: logits(network, batch)
         if call is not None:

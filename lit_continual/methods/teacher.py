@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from typing_extensions import Self
 
-from lit_continual.methods.frozen_copy import frozen_copy
+from lit_continual.methods.frozen_copy import frozen_copy, silent_copy
 from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
 from lit_continual.runs.checkpointed_module import CheckpointedModule
 from lit_continual.runs.files import in_one_line, replaced
@@ -33,14 +33,11 @@ class Teacher:
     """
 
     def __init__(self, module: nn.Module, trainer: Trainer, channels: int | None = None) -> None:
-        self.module = frozen_copy(module)
+        self.module = silent_copy(module, trainer)
         if channels is not None:
             for head in [part for part in self.module.modules() if isinstance(part, SharedHead)]:
                 head.shrink(channels)
         self.digest = weights_digest(_weights(self.module))
-        if hasattr(self.module, "_trainer"):  # a LightningModule of either package
-            self.module.trainer = trainer  # type: ignore[assignment]
-            self.module.log = self.module.log_dict = _log_nothing  # type: ignore[assignment]
 
     @property
     def file_name(self) -> str:
@@ -157,7 +154,3 @@ def _is_remote(path: str) -> bool:
 def _weights(module: nn.Module) -> dict[str, Any]:
     """All that the module holds: a ``state_dict`` of its own may leave out what does not train."""
     return nn.Module.state_dict(module)
-
-
-def _log_nothing(*_: Any, **__: Any) -> None:
-    pass

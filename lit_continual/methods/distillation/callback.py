@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from lit_continual.methods import answers
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
-from lit_continual.methods.distillation.softmax_heads import heads_of
+from lit_continual.methods.logits import heads_of, origins
 from lit_continual.methods.taught_term import TaughtTerm
 
 
@@ -107,7 +107,7 @@ class Distillation(TaughtTerm):
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Hide the classes of exemplars: with a teacher, they are trained on its answers alone (eq. 1)."""
-        origin = answers.origins(batch)
+        origin = origins(batch)
         if self._teacher is None or "exemplar" not in origin:
             return
         if isinstance(batch, dict) and "classes" in batch and hasattr(pl_module, "head_channels"):
@@ -134,7 +134,7 @@ class Distillation(TaughtTerm):
         if self.dice:
             dice = dice_distillation_loss(student, teacher, heads, self.temperature, reduction="per_sample")
             losses = losses + self.dice * dice
-        if not (origin := answers.origins(batch)):
+        if not (origin := origins(batch)):
             return (1 - self.alpha) * losses.mean()
         weights = [1.0 if o == "exemplar" else 1 - self.alpha for o in origin]
         return (losses * losses.new_tensor(weights)).mean()
@@ -143,4 +143,4 @@ class Distillation(TaughtTerm):
     def share_of_loss(self, batch: Any) -> float:
         if self._teacher is None:
             return 1.0
-        return 0.0 if set(answers.origins(batch)) == {"exemplar"} else self.alpha
+        return 0.0 if set(origins(batch)) == {"exemplar"} else self.alpha
