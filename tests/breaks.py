@@ -347,6 +347,53 @@ BREAKS = [
         ("round(self.share / (1 - self.share) *", "round(self.share *"),
     ),
     *room(
+        "data/fold_file.py",
+        "tests/data/test_nnunet_raw.py",
+        ("if both := sorted", "if False and sorted"),
+    ),
+    *room(
+        "data/dataset_json.py",
+        "tests/data/test_nnunet_raw.py",
+        ("sorted(named, key=int)", "sorted(named)"),
+        ("v != (0,) and name != IGNORE", "name != IGNORE"),
+    ),
+    *room(
+        "data/dicom_geometry.py",
+        "tests/data/test_dicom.py",
+        ("rows * spacing[1], columns * spacing[0]", "rows * spacing[0], columns * spacing[1]"),
+        ("np.diag([-1.0, -1.0, 1.0, 1.0])", "np.diag([1.0, 1.0, 1.0, 1.0])"),
+        ("np.argsort(positions @ normal", "np.argsort(-positions @ normal"),
+        ("> TOLERANCE * spacing.min():", "> 1e9:"),
+        ("> TOLERANCE * usual)", "> 1e9)"),
+    ),
+    *room(
+        "data/dicom.py",
+        "tests/data/test_dicom.py",
+        ("apply_modality_lut(part.pixel_array, part)", "part.pixel_array"),
+    ),
+    *room(
+        "tools/dicom_segmentation.py",
+        "tests/tools/test_predict.py",
+        ("labels.transpose(2, 1, 0)", "labels.transpose(2, 1, 0)[::-1]"),
+    ),
+    *room(
+        "tools/init/intensities.py",
+        "tests/tools/init/test_choices.py",
+        ('"b_min": round((low - mean) / std, 4)', '"b_min": round(low / std, 4)'),
+        ("if kinds == {True} and", "if True in kinds and"),
+    ),
+    *room(
+        "tools/init/geometry.py",
+        "tests/tools/init/test_choices.py",
+        ("[axis for axis in range(3) if axis != across] + [across]", "[0, 1, 2]"),
+    ),
+    *room(
+        "tools/init/experiences.py",
+        "tests/tools/init/test_choices.py",
+        ("            count += tested", "            count += 0"),
+        ("if not head <= one.classes.keys()", "if False"),
+    ),
+    *room(
         "data/splits.py",
         "tests/data/test_splits.py",
         ('groups["train"][i::n]', 'groups["train"][i:]'),
