@@ -63,6 +63,10 @@ def test_a_stream_ends_with_one_softmax_and_is_predicted_from_its_checkpoint(str
     assert json.loads((predictions / "labels.json").read_text()) == {"background": 0, "ball": 1, "box": 2}
     found = {int(v) for path in predictions.glob("*.nii.gz") for v in np.unique(nib.load(path).dataobj)}
     assert found <= {0, 1, 2}
+    if name == "tgd":  # what is new is free
+        masks = last["callbacks"]["TargetedGradientDescent[]"]["masks"]
+        assert all(mask.all() for key, mask in masks.items() if key.startswith("heads.layers.1"))
+        assert not all(mask.all() for mask in masks.values())
     if name == "train only":
         assert all(torch.equal(v, last["state_dict"][k]) for k, v in first["state_dict"].items() if "body" in k)
 
