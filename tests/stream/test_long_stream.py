@@ -2,7 +2,10 @@
 
 import gc
 import json
+import os
+import time
 from pathlib import Path
+from statistics import median
 
 import nibabel as nib
 import numpy as np
@@ -44,22 +47,34 @@ def held_bytes():
     return sum(storages.values())
 
 
+def resident_bytes():
+    """Of this process, where the system says so."""
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
+
+
 class Measured:
-    """The bytes that are alive before each fit and at the end of its training, and its steps."""
+    """What each fit holds before it and at the end of its training, its steps, and the CPU time of one."""
 
     def __init__(self, monkeypatch):
-        self.before, self.during, self.steps = [], [], []
+        self.before, self.during, self.resident, self.steps, self.seconds = [], [], [], [], []
         fit = StreamLoop._fit
 
         def measured_fit(loop, index):
             self.before.append(held_bytes())
+            self.resident.append(resident_bytes())
             fit(loop, index)
 
+        def on_train_start(module):
+            self.began = time.process_time()
+
         def on_train_end(module):
-            self.during.append(held_bytes())
             self.steps.append(module.trainer.global_step)
+            self.seconds.append((time.process_time() - self.began) / self.steps[-1])
+            self.during.append(held_bytes())
 
         monkeypatch.setattr(StreamLoop, "_fit", measured_fit)
+        monkeypatch.setattr(Segmenter, "on_train_start", on_train_start)
         monkeypatch.setattr(Segmenter, "on_train_end", on_train_end)
 
 
@@ -107,12 +122,13 @@ def long_stream(tmp_path):
 def test_what_a_fit_holds_does_not_grow_with_the_experiences(long_stream, tmp_path, monkeypatch, targets):
     measured = Measured(monkeypatch)
     main(["fit", "--config", long_stream(targets)])
-    print(measured.before, measured.during, measured.steps)
     assert len(measured.during) == CLASSES
     assert len(set(measured.steps[2:])) == 1  # a full memory adds the same number of steps to each
     volumes = 5 * np.prod(SIZE) * 5  # bytes of the training and validation volumes of one experience, about
     assert measured.before[-1] - measured.before[2] < volumes
     grown = {"online": 0, "cached": 2 * 3 * 2 * np.prod(SIZE) * (CLASSES - 3)}[targets]  # half precision, two channels
     assert measured.during[-1] - measured.during[2] < volumes + 1.5 * grown
+    assert measured.resident[-1] - measured.resident[2] < 50e6
+    assert median(measured.seconds[-5:]) < 2 * median(measured.seconds[2:7])  # thirteen heads to distil, and not three
     rows = json.loads((Path(tmp_path) / "run" / "matrix.json").read_text())["dice"]
     assert sum(value is not None for value in rows[-1]) == CLASSES
