@@ -28,6 +28,7 @@ def predict(
     images: str,
     output: str = "predictions",
     probabilities: bool = False,
+    mirror: bool = False,
     accelerator: str = "auto",
     devices: int = 1,
     trust: str | Sequence[str] = (),
@@ -43,6 +44,7 @@ def predict(
         images: A folder of images, a Decathlon list or a CSV table.
         output: Folder for ``<image>.nii.gz`` and ``labels.json``, which names the values.
         probabilities: Write ``<image>_probabilities.nii.gz`` too, one channel a class along the fourth axis.
+        mirror: Average over mirrored images too, along the axes that training has mirrored; for models of nnU-Net.
         accelerator: As for the Trainer.
         devices: As for the Trainer.
         trust: Package of your own whose classes the checkpoint may name, or a list of them.
@@ -58,6 +60,8 @@ def predict(
     opened = Checkpoint(checkpoint, trust)
     module = opened.module(Segmenter)
     load = loader_of(module, opened)
+    if mirror:
+        _mirror(module)
     cases = read_cases(images).cases
     _check_names(cases)
     folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
@@ -75,6 +79,12 @@ def predict(
     loader: DataLoader[Any] = DataLoader(_Images(cases, load), batch_size=1, collate_fn=collate)
     trainer.predict(module, loader, return_predictions=False)
     return folder
+
+
+def _mirror(module: Segmenter) -> None:
+    if not hasattr(module, "mirror"):
+        raise ValueError(f"--mirror is for models of nnU-Net, and this is a {type(module).__name__}. Leave it out.")
+    module.mirror = True
 
 
 def _check_names(cases: Sequence[Case]) -> None:
