@@ -134,7 +134,8 @@ def _renamed(weights: Mapping[str, Tensor], trained: Trained) -> dict[str, Tenso
     taken = next(weight.shape[1] for weight in weights.values() if weight.ndim > 3)
     if taken != trained.channels:
         raise ValueError(
-            f"the network takes {taken} channels, and dataset.json names {trained.channels}. Give it those of the model."
+            f"the network takes {taken} channels, and dataset.json names {trained.channels}. Give it those of the"
+            " model."
         )
     last = f"decoder.seg_layers.{max(layers)}."
     return {

@@ -1,5 +1,7 @@
 """The network of a trained model of nnU-Net, built by nnU-Net, and its prediction by a sliding window."""
 
+import contextlib
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,9 +94,10 @@ def slide(
     """
     handler = nnunetv2().utilities.plans_handling.plans_handler
     device = volume.device
-    predictor = nnunetv2().inference.predict_from_raw_data.nnUNetPredictor(
-        use_mirroring=mirror, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints which options it has changed
+        predictor = nnunetv2().inference.predict_from_raw_data.nnUNetPredictor(
+            use_mirroring=mirror, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
+        )
     settings = handler.ConfigurationManager({**trained.settings.configuration, "patch_size": list(window)})
     predictor.manual_initialization(
         _Network(forward).eval(), trained.manager, settings, None, trained.with_classes(classes), trained.trainer,

@@ -49,18 +49,20 @@ def prepared(case: Case, trained: Trained, label: NDArray[Any] | None = None) ->
     Raises:
         ValueError: If a file cannot be read or prepared, or the image has other channels than the model takes.
     """
-    as_stored = load_case(case, AS_STORED)  # says where it lies, and what is wrong with it
-    if len(as_stored["image"]) != trained.channels:
+    found = load_case(case, AS_STORED)  # says where it lies, and what is wrong with it
+    if len(found["image"]) != trained.channels:
         raise ValueError(
-            f"{case.images[0]} has {len(as_stored['image'])} channels, and the model takes {trained.channels}. Give files"
-            " NAME_0000, NAME_0001, … as the channels of one image."
+            f"{case.images[0]} has {len(found['image'])} channels, and the model takes {trained.channels}. Give"
+            " files NAME_0000, NAME_0001, … as the channels of one image."
         )
+    if not bool(found["image"].any()):
+        raise ValueError(f"{case.images[0]} is zero in all voxels, so nnU-Net crops all of it. Take it off the list.")
     package = nnunetv2()
     preprocessor = package.preprocessing.preprocessors.default_preprocessor.DefaultPreprocessor(verbose=False)
-    truth = None if label is None else _to_read(label, as_stored["source_affine"], trained)
+    truth = None if label is None else _as_read(label, found["source_affine"], trained)
     try:
         array, properties = trained.manager.image_reader_writer_class().read_images([str(p) for p in case.images])
-        image, found, properties = preprocessor.run_case_npy(
+        image, seg, properties = preprocessor.run_case_npy(
             array, truth, properties, trained.manager, trained.settings, trained.dataset
         )
     except MALFORMED as error:
@@ -68,14 +70,14 @@ def prepared(case: Case, trained: Trained, label: NDArray[Any] | None = None) ->
             f"nnU-Net cannot prepare {case.images[0]} ({in_one_line(error)}). Convert it, or take it off the list."
         ) from error
     sample: Prepared = {
-        **as_stored,
+        **found,
         "image": _ours(torch.from_numpy(np.ascontiguousarray(image, np.float32)), trained),
         "read_spacing": tuple(float(size) for size in properties["spacing"]),
         "read_shape": tuple(int(size) for size in properties["shape_before_cropping"]),
         "box": tuple((int(a), int(b)) for a, b in properties["bbox_used_for_cropping"]),
     }
     if label is not None:
-        whole = np.maximum(found, 0).astype(np.uint8)  # -1 lies outside of what is not zero
+        whole = np.maximum(seg, 0).astype(np.uint8)  # -1 lies outside of what is not zero
         sample["label"] = _ours(torch.from_numpy(whole), trained)
     return sample
 
@@ -102,15 +104,20 @@ def restored(volume: Tensor, batch: Batch, trained: Trained, outside: Tensor) ->
     resampled = torch.as_tensor(trained.settings.resampling_fn_probabilities(array, inner, current, spacing))
     whole = outside.cpu().to(resampled.dtype).view(-1, 1, 1, 1).repeat(1, *shape)
     whole[(slice(None), *(slice(a, b) for a, b in box))] = resampled
-    turned = whole.permute(0, *(i + 1 for i in trained.manager.transpose_backward)).permute(0, 3, 2, 1)
-    if not _reorients(trained):
-        return turned.contiguous()
-    back = ornt_transform(axcodes2ornt("RAS"), io_orientation(np.array(batch["source_affine"][0])))
-    arrays = [apply_orientation(channel, back) for channel in turned.numpy()]
-    return torch.from_numpy(np.ascontiguousarray(np.stack(arrays)))
+    read = whole.permute(0, *(i + 1 for i in trained.manager.transpose_backward))
+    return torch.from_numpy(as_stored(read.numpy(), batch["source_affine"][0], trained))
 
 
-def _to_read(label: NDArray[Any], affine: Matrix, trained: Trained) -> NDArray[Any]:
+def as_stored(read: NDArray[Any], affine: Matrix, trained: Trained) -> NDArray[Any]:
+    """Give volumes ``(K, …)`` with the axes that nnU-Net has read those of their file, whose ``affine`` is given."""
+    turned = read.transpose(0, 3, 2, 1)
+    if _reorients(trained):
+        back = ornt_transform(axcodes2ornt("RAS"), io_orientation(np.array(affine)))
+        turned = np.stack([apply_orientation(volume, back) for volume in turned])
+    return np.ascontiguousarray(turned)
+
+
+def _as_read(label: NDArray[Any], affine: Matrix, trained: Trained) -> NDArray[Any]:
     """A label map as nnU-Net would have read it."""
     whole = apply_orientation(label[0], io_orientation(np.array(affine))) if _reorients(trained) else label[0]
     return np.ascontiguousarray(whole.transpose(2, 1, 0)[None]).astype(np.int16)

@@ -147,8 +147,8 @@ def _require_plain_labels(dataset: Mapping[str, Any]) -> None:
         raise ValueError("The dataset.json of nnU-Net needs `labels`, name to value, with `background: 0`. Correct it.")
     if region := next((name for name, value in labels.items() if isinstance(value, (list, tuple))), None):
         raise ValueError(
-            f"The model was trained on regions: its dataset.json gives {region!r} the values {labels[region]}. Models of"
-            " regions are not extended; take one with a value for each label."
+            f"The model was trained on regions: its dataset.json gives {region!r} the values {labels[region]}. Models"
+            " of regions are not extended; take one with a value for each label."
         )
     if not all(isinstance(name, str) and fits(value, int) for name, value in labels.items()):
         raise ValueError(f"The labels of dataset.json are {dict(labels)!r}. Give each name a whole number.")
