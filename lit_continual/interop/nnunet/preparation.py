@@ -4,6 +4,7 @@ nnU-Net's arrays have the axes of a file the other way around. The axis along wh
 its first one; here it is the last one, as in all volumes of this package.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,14 @@ class Prepared(Sample, total=False):
 
 
 @printable_errors()
-def prepared(case: Case, trained: Trained, label: NDArray[Any] | None = None) -> Prepared:
+def prepared(case: Case, trained: Trained, label: Callable[[Sample], NDArray[Any]] | None = None) -> Prepared:
     """Load the image of a case and prepare it as nnU-Net does: crop, normalise, resample.
 
     Args:
         case: Whose image.
         trained: The model that prepares it.
-        label: Its label map ``(1, H, W, D)`` in the grid of the file, to be prepared with it.
+        label: Loads its label map ``(1, H, W, D)``, which lies on the grid of the image that it is given, to be
+            prepared with it.
 
     Raises:
         ValueError: If a file cannot be read or prepared, or the image has other channels than the model takes.
@@ -59,7 +61,7 @@ def prepared(case: Case, trained: Trained, label: NDArray[Any] | None = None) ->
         raise ValueError(f"{case.images[0]} is zero in all voxels, so nnU-Net crops all of it. Take it off the list.")
     package = nnunetv2()
     preprocessor = package.preprocessing.preprocessors.default_preprocessor.DefaultPreprocessor(verbose=False)
-    truth = None if label is None else _as_read(label, found["source_affine"], trained)
+    truth = None if label is None else _as_read(label(found), found["source_affine"], trained)
     try:
         array, properties = trained.manager.image_reader_writer_class().read_images([str(p) for p in case.images])
         image, seg, properties = preprocessor.run_case_npy(

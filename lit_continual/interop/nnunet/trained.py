@@ -52,7 +52,7 @@ class Trained:
                     f" {self.settings.previous_stage_name} too. Take another configuration"
                 )
             require_names(self.plans, configuration)
-            _ = self.patch_size, self.settings.spacing, self.manager.transpose_backward, self.manager.transpose_forward
+            _ = self.patch_size, self.spacing, self.manager.transpose_backward, self.manager.transpose_forward
         except MALFORMED as error:
             raise ValueError(f"The plans of nnU-Net cannot be used: {in_one_line(error)}.") from error
 
@@ -114,6 +114,11 @@ class Trained:
     def patch_size(self) -> list[int]:
         """In voxels: two numbers for a network that goes slice by slice."""
         return [int(size) for size in self.settings.patch_size]
+
+    @property
+    def spacing(self) -> list[float]:
+        """Voxel size in mm that images are resampled to; of a network that goes slice by slice, that of the slices."""
+        return [float(size) for size in self.settings.spacing]
 
     def with_classes(self, classes: Collection[str]) -> dict[str, Any]:
         """``dataset.json`` with the labels of an extended model: 0 for the background, ``ignore`` last."""

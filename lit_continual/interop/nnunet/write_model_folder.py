@@ -94,14 +94,13 @@ def _compared(module: NNUNetSegmenter, folder: Path, images: str) -> str:
         predictor.initialize_from_trained_model_folder(str(folder), (module.model.fold,), FINAL)
         reader = module.model.manager.image_reader_writer_class()
         for case in cases:
-            array, properties = reader.read_images([str(path) for path in case.images])
-            theirs: Any = predictor.predict_single_npy_array(array, properties)
             batch: Any = collate([module.load_case(case)])
             logits = module.predict_step(batch, 0)
             ours = module.labels(logits)[0].numpy()
-            different += int(
-                (as_stored(np.asarray(theirs)[None], batch["source_affine"][0], module.model)[0] != ours).sum()
-            )
+            array, properties = reader.read_images([str(path) for path in case.images])
+            theirs = np.asarray(predictor.predict_single_npy_array(array, properties))
+            theirs = as_stored(theirs[None], batch["source_affine"][0], module.model)[0]
+            different += int((theirs != ours).sum())
             contested += int((module.masks(logits)[0].sum(0) > 1).sum())
             voxels += ours.size
     share = f"{contested} of {voxels} voxels are claimed by several heads"
