@@ -1,7 +1,7 @@
 """New data for a trained model of nnU-Net, prepared as its own were."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from monai.transforms import SpatialPad
 from typing_extensions import override
@@ -14,7 +14,7 @@ from lit_continual.interop.nnunet.preparation import prepared
 from lit_continual.interop.nnunet.trained import Trained
 from lit_continual.runs.checkpoint import Checkpoint
 
-NOT_OURS = Preprocessing()  # in place of the plans, until they are known
+UNKNOWN: Any = Preprocessing()  # in place of the plans, until there are some
 
 
 class NNUNetDataModule(SegmentationDataModule):
@@ -35,10 +35,9 @@ class NNUNetDataModule(SegmentationDataModule):
     """
 
     def __init__(self, dataset: str, patch_size: list[int] | None = None, **kwargs: Any) -> None:
-        super().__init__(dataset=dataset, patch_size=patch_size or [1, 1, 1], preprocessing=NOT_OURS, **kwargs)
+        super().__init__(dataset=dataset, patch_size=patch_size or [1, 1, 1], preprocessing=UNKNOWN, **kwargs)
         self._given = patch_size
         del self.hparams["preprocessing"]  # the module has the plans
-        self.preprocessing: Any = None
 
     def follow(self, start: Checkpoint) -> None:
         """Take the plans of the model in a checkpoint.
@@ -49,18 +48,18 @@ class NNUNetDataModule(SegmentationDataModule):
         known = start.hyper_parameters.get("trained")
         if known is None:
             raise ValueError(f"{start.path} is no model of nnU-Net, by whose plans to prepare images. Give one.")
-        self.preprocessing = Trained.of(known)
-        wanted = self.preprocessing.patch_size
+        trained = Trained.of(known)
+        wanted = trained.patch_size
         if self._given and len(self._given) != len(wanted):
             raise ValueError(
                 f"`patch_size` {self._given} has {len(self._given)} dimensions, and the network of {start.path}"
                 f" {len(wanted)}. Give {len(wanted)} numbers, or leave it out."
             )
-        self.patch_size = tuple(self._given or wanted)
+        self.patch_size, self.preprocessing = tuple(self._given or wanted), cast(Any, trained)
 
     @override
     def setup(self, stage: str) -> None:
-        if self.preprocessing is None:
+        if not isinstance(self.preprocessing, Trained):
             raise ValueError(
                 "`NNUNetDataModule` does not know the plans that images are prepared by. Give --stream.start, or call"
                 " `data.follow(Checkpoint(FOLDER))`."

@@ -118,6 +118,6 @@ def test_images_that_cannot_be_read_leave_nothing_behind(toy, images, tmp_path):
     folder = toy()
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), images / "case_0_0000.nii.gz")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match="case_0_0000.nii.gz is zero in all voxels"):
+    with pytest.raises(ValueError, match=r"case_0_0000.nii.gz is zero in all voxels"):
         main(["export", str(folder), "--format=nnunet", f"--output={tmp_path / 'out'}", f"--images={images}"])
     assert sorted(tmp_path.rglob("*")) == before
