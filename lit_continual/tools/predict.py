@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader, Dataset
@@ -15,6 +14,7 @@ from typing_extensions import override
 from lit_continual.data import Case, Sample, collate, read_cases
 from lit_continual.data.cases import stem
 from lit_continual.data.nifti import write_nifti
+from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import is_first_rank, write_text
 from lit_continual.runs.outputs import require_apart, require_folder, require_new
@@ -82,7 +82,7 @@ def predict(
 
 
 def _mirror(module: Segmenter) -> None:
-    if not hasattr(module, "mirror"):
+    if not isinstance(module, NNUNetSegmenter):
         raise ValueError(f"--mirror is for models of nnU-Net, and this is a {type(module).__name__}. Leave it out.")
     module.mirror = True
 
@@ -155,9 +155,10 @@ class SegmentationWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         assert isinstance(pl_module, Segmenter)
-        labels = pl_module.labels(prediction.float())[0].to(torch.uint8)
+        labels = pl_module.labels(prediction.float())[0].cpu().numpy()
+        kind = np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16
         source = Path(batch["path"][0])
-        self._write(stem(source), labels.cpu().numpy(), batch)
+        self._write(stem(source), labels.astype(kind), batch)
         if self.probabilities:
             chances = pl_module.probabilities(prediction.float())[0]
             moved = chances.movedim(0, -1).float().cpu().numpy()

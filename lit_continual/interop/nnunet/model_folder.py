@@ -20,7 +20,7 @@ CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 SEGMENTATION_LAYER = re.compile(r"decoder\.seg_layers\.(\d+)\.(weight|bias)")
 #: What numpy builds a number from; its module was called otherwise in numpy 1.
 _SCALAR = np.float64(0).__reduce__()[0]
-NUMPY = [
+NUMPY: list[Any] = [
     (_SCALAR, "numpy._core.multiarray.scalar"),
     (_SCALAR, "numpy.core.multiarray.scalar"),
     np.dtype,

@@ -18,7 +18,7 @@ UNKNOWN: Any = Preprocessing()  # in place of the plans, until there are some
 
 
 class NNUNetDataModule(SegmentationDataModule):
-    """One experience of a model of nnU-Net: new cases, prepared by nnU-Net with the plans that the model was trained on.
+    """One experience of a model of nnU-Net: new cases, prepared by nnU-Net with the plans of the model.
 
     The data lie as nnU-Net has them (``imagesTr``, ``labelsTr`` and ``dataset.json``), or in any way that
     :class:`SegmentationDataModule` reads. The plans are those of the model that a stream starts from; in a program of
@@ -36,7 +36,7 @@ class NNUNetDataModule(SegmentationDataModule):
 
     def __init__(self, dataset: str, patch_size: list[int] | None = None, **kwargs: Any) -> None:
         super().__init__(dataset=dataset, patch_size=patch_size or [1, 1, 1], preprocessing=UNKNOWN, **kwargs)
-        self._given = patch_size
+        self._given, self._known = patch_size, False
         del self.hparams["preprocessing"]  # the module has the plans
 
     def follow(self, start: Checkpoint) -> None:
@@ -55,11 +55,11 @@ class NNUNetDataModule(SegmentationDataModule):
                 f"`patch_size` {self._given} has {len(self._given)} dimensions, and the network of {start.path}"
                 f" {len(wanted)}. Give {len(wanted)} numbers, or leave it out."
             )
-        self.patch_size, self.preprocessing = tuple(self._given or wanted), cast(Any, trained)
+        self.patch_size, self.preprocessing, self._known = tuple(self._given or wanted), cast(Any, trained), True
 
     @override
     def setup(self, stage: str) -> None:
-        if not isinstance(self.preprocessing, Trained):
+        if not self._known:
             raise ValueError(
                 "`NNUNetDataModule` does not know the plans that images are prepared by. Give --stream.start, or call"
                 " `data.follow(Checkpoint(FOLDER))`."
@@ -74,8 +74,12 @@ class NNUNetDataModule(SegmentationDataModule):
         volume = prepared(case, preprocessing, lambda found: load_label(case, classes, listed, found).numpy())
         require_near_size(patch_size, volume["image"].shape[1:], case.images[0])
         pad = SpatialPad((*patch_size, *[1] * (3 - len(patch_size))))
-        padded: Any = {name: pad(part).as_tensor() for name, part in volume.items() if name in ("image", "label")}
-        return {**padded, "patient": case.patient, "classes": tuple(classes)}
+        return {
+            "image": pad(volume["image"]).as_tensor(),
+            "label": pad(volume["label"]).as_tensor(),
+            "patient": case.patient,
+            "classes": tuple(classes),
+        }
 
     @staticmethod
     @override

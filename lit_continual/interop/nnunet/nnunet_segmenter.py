@@ -153,7 +153,7 @@ class NNUNetSegmenter(Segmenter):
         return torch.cat(parts, 1)
 
     @override
-    def to_source_grid(self, volume: Tensor, batch: Batch) -> Tensor:  # type: ignore[override]  # by its plans
+    def to_source_grid(self, volume: Tensor, batch: Batch) -> Tensor:
         """Bring an image ``(1, C, *spatial)`` to the grid of its file, for pictures."""
         lowest = volume[0].flatten(1).amin(1)
         return restored(volume[0].float(), batch, self.model, lowest)[None].to(volume.device)
