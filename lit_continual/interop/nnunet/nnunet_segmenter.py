@@ -1,6 +1,7 @@
 """A trained model of nnU-Net that learns further classes."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -139,8 +140,11 @@ class NNUNetSegmenter(Segmenter):
 
         flat = self.spatial_dims == 2  # whose slices are along nnU-Net's first axis
         volumes = [volume.movedim(-1, 1) if flat else volume for volume in image]
-        found = [slide(forward, v, self.model, self.classes, window, self.mirror) for v in volumes]
-        return torch.stack([logits.movedim(1, -1) if flat else logits for logits in found])
+        kind = image.device.type
+        off = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+        with off:  # nnU-Net's own precision
+            found = [slide(forward, v, self.model, self.classes, window, self.mirror) for v in volumes]
+            return torch.stack([logits.movedim(1, -1) if flat else logits for logits in found])
 
     def _of_heads(self, folded: Tensor) -> Tensor:
         """The logits of all heads that fold to the given ones: their backgrounds are equal."""
