@@ -1,6 +1,7 @@
 """Output layers that are added one by one over a shared body."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,3 +97,10 @@ class GrowingHeads(nn.Module):
         own head, as in one softmax over all classes; see :func:`~lit_continual.segmentation.label_map.folded_logits`.
         """
         return label_map(folded_logits(logits, self.channels))
+
+    def terms(self, logits: Tensor, label: Tensor, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+        """Classes, logits and label map of each head that learns from samples whose values 1, 2, … are ``names``."""
+        for head, channels in zip(self.classes, self.channels, strict=True):
+            if set(head) <= set(names):
+                target: Any = sum((label == names.index(name) + 1) * (c + 1) for c, name in enumerate(head))
+                yield head, logits[:, channels], target
