@@ -1,6 +1,7 @@
 from . import callbacks as callbacks
 from . import data as data
 from . import functional as functional
+from . import interop as interop
 from . import modules as modules
 from .data.batch import Batch as Batch
 from .data.batch import Sample as Sample
@@ -33,6 +34,8 @@ from .denoising.pet_study import simulate_study as simulate_study
 from .denoising.pet_study_data_module import PetStudyDataModule as PetStudyDataModule
 from .denoising.pet_volume_data_module import PetVolumeDataModule as PetVolumeDataModule
 from .denoising.pet_volume_data_module import pet_volume as pet_volume
+from .interop.nnunet.nnunet_data_module import NNUNetDataModule as NNUNetDataModule
+from .interop.nnunet.nnunet_segmenter import NNUNetSegmenter as NNUNetSegmenter
 from .methods.agem.callback import AGEM as AGEM
 from .methods.der.callback import DarkExperienceReplay as DarkExperienceReplay
 from .methods.distillation.callback import Distillation as Distillation

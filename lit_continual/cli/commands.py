@@ -60,6 +60,17 @@ def compare(arguments: Sequence[str]) -> None:
     run(**given, parse=OptionsOfFit().parse)
 
 
+def export(arguments: Sequence[str]) -> None:
+    """Write a checkpoint in the format of another program, such as nnU-Net."""
+    from lit_continual.tools.export import export as run
+
+    parser = _parser(export)
+    parser.add_argument("checkpoint", type=str, help="A checkpoint, such as experiences/*/model.ckpt.")
+    parser.add_function_arguments(run, skip={"checkpoint", "overwrite"})
+    parser.add_argument("--overwrite", action="store_true", help="Replace the folder that is there already.")
+    show(f"Exported: {run(**parser.parsed(arguments))}")
+
+
 def init(arguments: Sequence[str]) -> None:
     """Look at data of your own, and write a config that learns them."""
     parser = _parser(init)
@@ -153,5 +164,5 @@ def _parser(command: Callable[..., None]) -> Parser:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     command.__name__: command
-    for command in (init, fit, validate, test, adapt, compare, kse, memory, predict, report, sweep)
+    for command in (init, fit, validate, test, adapt, compare, export, kse, memory, predict, report, sweep)
 }

@@ -61,7 +61,7 @@ class SharedHead(nn.Module):
         return [list(range(len(self.names) + 1))] if self.classes else []
 
     @property
-    def _offset(self) -> float:
+    def offset(self) -> float:
         """What the background has given away to groups that were added."""
         return sum(log1p(len(group)) for group in self.classes[1:])
 
@@ -85,7 +85,7 @@ class SharedHead(nn.Module):
         first: Any = self.layers[0]
         new: Any = layer.to(first.weight.device, first.weight.dtype)
         new.weight.copy_(first.weight[:1].expand_as(new.weight))
-        new.bias.copy_((first.bias[:1] - self._offset).expand_as(new.bias))
+        new.bias.copy_((first.bias[:1] - self.offset).expand_as(new.bias))
 
     def shrink(self, channels: int) -> None:
         """Take back what was added beyond the first ``channels``: outputs are again what they were before, bit for bit.
@@ -106,7 +106,7 @@ class SharedHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features ``(B, F, *spatial)`` to the logits of background and classes, ``(B, C, *spatial)``."""
         first, *added = [layer(features) for layer in self.layers]
-        return torch.cat([first[:, :1] - self._offset, first[:, 1:], *added], 1) if added else first
+        return torch.cat([first[:, :1] - self.offset, first[:, 1:], *added], 1) if added else first
 
     def masks(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to a boolean mask of each class where it wins, ``(B, K, *spatial)``."""

@@ -3,28 +3,28 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from lit_continual.data import Case, Preprocessing, Sample, collate, read_cases
+from lit_continual.data import Case, Sample, collate, read_cases
 from lit_continual.data.cases import stem
 from lit_continual.data.dicom import DicomSeries, holds_dicom, read_series
 from lit_continual.data.nifti import write_nifti
-from lit_continual.data.volumes import load_case
+from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import is_first_rank, write_text
 from lit_continual.runs.outputs import require_apart, require_folder, require_new
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.stream.rehearsal import explained
 from lit_continual.tools.dicom_segmentation import write_segmentation
+from lit_continual.tools.loader import loader_of
 
 
 def predict(
@@ -32,6 +32,7 @@ def predict(
     images: str,
     output: str = "predictions",
     probabilities: bool = False,
+    mirror: bool = False,
     accelerator: str = "auto",
     devices: int = 1,
     trust: str | Sequence[str] = (),
@@ -42,13 +43,15 @@ def predict(
     The files have a header of their own: where the image lies, in mm, and nothing else of what its header says.
 
     Args:
-        checkpoint: A checkpoint of a ``Segmenter``; it knows its network, heads, classes and preprocessing.
+        checkpoint: A checkpoint of a ``Segmenter``, which knows its network, heads, classes and preprocessing, or a
+            trained model of another program, such as a folder of nnU-Net.
         images: A folder of images, a Decathlon list or a CSV table; or a folder of DICOM series of CT, MR or PET,
             which the extra ``dicom`` reads.
         output: Folder for ``<image>.nii.gz`` and ``labels.json``, which names the values. Of channels ``NAME_0000``,
             ``NAME_0001``, … the name is ``NAME``; of a series, which is named by its folder, there is ``<series>.dcm``
             too.
         probabilities: Write ``<image>_probabilities.nii.gz`` too, one channel a class along the fourth axis.
+        mirror: Average over mirrored images too, along the axes that training has mirrored; for models of nnU-Net.
         accelerator: As for the Trainer.
         devices: As for the Trainer.
         trust: Package of your own whose classes the checkpoint may name, or a list of them.
@@ -62,7 +65,10 @@ def predict(
             prediction would fall on an image, or unasked on what is there.
     """
     opened = Checkpoint(checkpoint, trust)
-    module, preprocessing = opened.module(Segmenter), Preprocessing(**opened.preprocessing)
+    module = opened.module(Segmenter)
+    load = loader_of(module, opened)
+    if mirror:
+        _mirror(module)
     with _readable(images) as (readable, series):
         cases = read_cases(readable).cases
         _check_names(cases)
@@ -79,7 +85,7 @@ def predict(
         files = [file for one in series.values() for file in one.files]
         _make_room(folder, labels, cases, [checkpoint, *files, images], overwrite, series)
         write_text(folder / "labels.json", labels)
-        loader: DataLoader[Any] = DataLoader(_Images(cases, preprocessing), batch_size=1, collate_fn=collate)
+        loader: DataLoader[Any] = DataLoader(_Images(cases, load), batch_size=1, collate_fn=collate)
         trainer.predict(module, loader, return_predictions=False)
     return folder
 
@@ -104,6 +110,12 @@ def _name(image: str | Path, patient: str) -> str:
     """Name of a prediction: that of the first image, without the number of its channel where the case has none."""
     name = stem(image)
     return patient if name == f"{patient}_0000" else name
+
+
+def _mirror(module: Segmenter) -> None:
+    if not isinstance(module, NNUNetSegmenter):
+        raise ValueError(f"--mirror is for models of nnU-Net, and this is a {type(module).__name__}. Leave it out.")
+    module.mirror = True
 
 
 def _check_names(cases: Sequence[Case]) -> None:
@@ -145,22 +157,22 @@ def _values(module: Segmenter) -> dict[str, int]:
 
 
 class _Images(Dataset[Sample]):
-    def __init__(self, cases: Sequence[Case], preprocessing: Preprocessing) -> None:
-        self.cases, self.preprocessing = cases, preprocessing
+    def __init__(self, cases: Sequence[Case], load: Callable[[Case], Sample]) -> None:
+        self.cases, self.load = cases, load
 
     def __len__(self) -> int:
         return len(self.cases)
 
     @override
     def __getitem__(self, index: int) -> Sample:
-        return load_case(self.cases[index], self.preprocessing)
+        return self.load(self.cases[index])
 
 
 class SegmentationWriter(BasePredictionWriter):
     """Write each prediction when it is made.
 
-    Where heads disagree, a voxel goes to the class that is more probable in its own head; of regions that lie in one
-    another, to the innermost.
+    Where several heads claim a voxel, it goes to the class with the largest log-odds against the background of its own
+    head; of regions that lie in one another, to the innermost.
 
     Args:
         folder: Where files go.
@@ -186,13 +198,12 @@ class SegmentationWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         assert isinstance(pl_module, Segmenter)
-        labels = pl_module.labels(prediction.float())[0].to(torch.uint8)
+        kind = np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16
+        labels = pl_module.labels(prediction.float())[0].cpu().numpy().astype(kind)
         name = _name(batch["path"][0], batch["patient"][0])
-        self._write(name, labels.cpu().numpy(), batch)
+        self._write(name, labels, batch)
         if (series := self.series.get(name)) is not None:
-            write_segmentation(
-                self.folder / f"{series.name}.dcm", labels.cpu().numpy(), series, list(_values(pl_module))
-            )
+            write_segmentation(self.folder / f"{series.name}.dcm", labels, series, list(_values(pl_module)))
         if self.probabilities:
             chances = pl_module.probabilities(prediction.float())[0]
             moved = chances.movedim(0, -1).float().cpu().numpy()
