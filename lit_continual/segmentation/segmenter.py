@@ -1,6 +1,8 @@
 """Segmentation with a shared body and heads that grow."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,6 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.data.batch import Batch, names_of_samples
-from lit_continual.data.sliding_window import slide
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.registry import flat
@@ -19,6 +20,7 @@ from lit_continual.runs.schedule import Schedule, ScheduledModule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import measure
 from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.loss_of_heads import loss_of_heads
 from lit_continual.segmentation.network_input import rehearse, require_channels
 from lit_continual.segmentation.post import TRANSFORMS
@@ -55,6 +57,7 @@ class Segmenter(ScheduledModule):
             without ``total_steps`` and ``CosineAnnealingLR`` without ``T_max`` are as long as the fit.
         post: Post-processing of the label map of a volume, in evaluation and prediction: MONAI-style transforms, each
             as ``class_path`` and ``init_args``. A value is the place of a class in ``classes``, from 1; none overlap.
+        inference: How to go over a volume; ``None`` takes that of the checkpoint that a stream starts from, if any.
 
     Raises:
         ValueError: If the network cannot be built, or the data reveal only some of the classes of a head.
@@ -84,13 +87,13 @@ class Segmenter(ScheduledModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: Schedule | None = None,
         post: Sequence[Spec] = (),
+        inference: Inference | None = None,
     ) -> None:
         super().__init__()
-        heads = [list(head) for head in heads]
+        heads, self.inference = [list(head) for head in heads], Inference.of(inference)
         plain = {"features": features, "heads": heads, "roi_size": roi_size and list(roi_size)}
-        self.save_hyperparameters(
-            {**plain, "network": NETWORKS.remembered(network), "post": list(map(flat, post))}, logger=False
-        )
+        plain |= {"network": NETWORKS.remembered(network), "post": list(map(flat, post))}
+        self.save_hyperparameters(plain | ({"inference": asdict(self.inference)} if inference else {}), logger=False)
         self.body = NETWORKS.build(network, out_channels=features)
         self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
         self.heads = GrowingHeads(features, self.spatial_dims, heads)
@@ -150,12 +153,13 @@ class Segmenter(ScheduledModule):
 
     def _infer(self, batch: Batch) -> Tensor:
         require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
-        return self.to_source_grid(self.infer(batch["image"]), batch)
+        back = partial(self.to_source_grid, batch=batch)
+        return self.inference.resampled(self.infer(batch["image"]), self.head_channels, back)
 
     def infer(self, image: Tensor) -> Tensor:
         """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""
         window = self.hparams["roi_size"] or image.shape[2 : 2 + self.spatial_dims]
-        return slide(self, image, window).float()  # of bf16, neighbouring voxels and heads would tie
+        return self.inference.slide(self, image, window).float()  # of bf16, neighbouring voxels and heads would tie
 
     def masks(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to a boolean mask of each class, ``(B, K, *spatial)``."""
@@ -247,3 +251,5 @@ class Segmenter(ScheduledModule):
         for head in heads[len(mine) :]:
             self.grow(head)
         self.hparams["roi_size"] = self.hparams["roi_size"] or known["roi_size"]  # Dice falls with another window.
+        if "inference" not in self.hparams and "inference" in known:
+            self.inference, self.hparams["inference"] = Inference.of(known["inference"]), known["inference"]
