@@ -1,6 +1,7 @@
 from . import callbacks as callbacks
 from . import data as data
 from . import functional as functional
+from . import interop as interop
 from . import modules as modules
 from .data.batch import Batch as Batch
 from .data.batch import Sample as Sample

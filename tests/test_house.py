@@ -18,6 +18,7 @@ ROWS = [
     {"studies", "tools"},
     {"stream", "phantoms"},
     {"methods"},
+    {"interop"},
     {"segmentation", "denoising"},
     {"data", "reports"},
     {"networks", "metrics"},
@@ -93,6 +94,8 @@ def test_imports_go_one_way(file):
         ("stream/x.py", "from lit_continual.cli.continual_cli import main"),
         ("networks/x.py", "import lit_continual.metrics as m"),
         ("runs/x.py", "from lit_continual.networks import y"),
+        ("runs/x.py", "from lit_continual.interop import y"),
+        ("interop/x.py", "from lit_continual.methods.guards import y"),
     ],
 )
 def test_an_import_against_the_direction_is_found(file, source):

@@ -60,6 +60,17 @@ def compare(arguments: Sequence[str]) -> None:
     run(**given, parse=OptionsOfFit().parse)
 
 
+def export(arguments: Sequence[str]) -> None:
+    """Write a checkpoint in the format of another program, such as nnU-Net."""
+    from lit_continual.tools.export import export as run
+
+    parser = _parser(export)
+    parser.add_argument("checkpoint", type=str, help="A checkpoint, such as experiences/*/model.ckpt.")
+    parser.add_function_arguments(run, skip={"checkpoint", "overwrite"})
+    parser.add_argument("--overwrite", action="store_true", help="Replace the folder that is there already.")
+    show(f"Exported: {run(**parser.parsed(arguments))}")
+
+
 def kse(arguments: Sequence[str]) -> None:
     """Score the kernels of a checkpoint: what TGD would retrain at each threshold."""
     from lit_continual.tools.kse import report_kernels as run
@@ -136,5 +147,6 @@ def _parser(command: Callable[..., None]) -> Parser:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
-    command.__name__: command for command in (fit, validate, test, adapt, compare, kse, memory, predict, report, sweep)
+    command.__name__: command
+    for command in (fit, validate, test, adapt, compare, export, kse, memory, predict, report, sweep)
 }

@@ -127,23 +127,22 @@ class ContinualCLI(LightningCLI):
             )
         if config.get("ckpt_path"):
             raise ValueError("--ckpt_path is for an ordinary fit. Give --resume to go on, or `stream.start` to extend.")
-        data = [self._data(experience) for experience in self.stream.experiences]
+        start = None if self.stream.start is None else Checkpoint(self.stream.start)
+        data = [self._data(experience, start) for experience in self.stream.experiences]
         models = [self._model(experience) for experience in self.stream.experiences]
         check_stream(self.stream, data)
         if isinstance(self.model, Segmenter) and type(self.model).__module__.startswith(f"{lit_continual.__name__}."):
             self.stream.require_logged(SCORES, type(self.model).__name__)
-        start = None if self.stream.start is None else Checkpoint(self.stream.start)
-        if start is not None:
-            start.restore(copy.deepcopy(models[0]))
+        begun = {id(model): _restored(model, start) for model in models}  # often one for all
         self.loggers = []
-        rehearse(self.stream, models, data, self._trainer([]))
+        rehearse(self.stream, [begun[id(model)] for model in models], data, self._trainer([]))
         folder = RunFolder(Path(config.trainer.default_root_dir or Path("runs") / (self.stream.name or "stream")))
         self._require_apart(folder)
         with folder.lock() as left:
             if left:
                 announce(f"{folder.path}: {left}, which was at work here, is gone")
             text = self.parser.dump(without(config, *OF_STREAMS, "config"), skip_none=False)
-            described = self.stream.described(folder.path.resolve().name, config.seed_everything, self.model)
+            described = self.stream.described(folder.path.resolve().name, config.seed_everything, begun[id(models[0])])
             if said := folder.start(text, described, config.resume, config.overwrite, config.resume_with_changes):
                 announce(said)
             if is_first_rank() and folder.run.get("threads"):  # their number changes the last bits
@@ -173,9 +172,10 @@ class ContinualCLI(LightningCLI):
         path = self.config.ckpt_path
         if path is None:
             raise ValueError(f"`{stage}` on a stream needs --ckpt_path, such as RUN/experiences/0_NAME/model.ckpt.")
-        data = {experience.name: self._data(experience) for experience in self.stream.experiences}
+        opened = Checkpoint(path)
+        data = {experience.name: self._data(experience, opened) for experience in self.stream.experiences}
         check_stream(self.stream, list(data.values()))
-        Checkpoint(path).restore(self.model)
+        opened.restore(self.model)
         known, self.loggers = set(getattr(self.model, "classes", [])), []
         learnt = [e.name for e in self.stream.experiences if set(e.classes) <= known]
         if left := [name for name in data if name not in learnt]:
@@ -183,14 +183,20 @@ class ContinualCLI(LightningCLI):
         found = {name: evaluate(self._trainer([]), self.model, data[name], stage) for name in learnt}
         show_scores(found, self.stream.scores or ())
 
-    def _data(self, experience: Experience) -> LightningDataModule:
-        """The data module of an experience: the ``data`` section with the experience's own arguments over it."""
+    def _data(self, experience: Experience, start: Checkpoint | None) -> LightningDataModule:
+        """The data module of an experience: the ``data`` section with the experience's own arguments over it.
+
+        One that prepares images as the model it starts from was trained is told what that is.
+        """
         if self.config.get("data") is None:
             raise ValueError("A stream needs a `data` section: the data module that all experiences share.")
         section = self._with(experience.data, "data")
         if experience.classes:
             section = {**section, "init_args": {**(section.get("init_args") or {}), "classes": experience.classes}}
-        return instantiate(LightningDataModule, section, f"The data of experience {experience.name} are wrong")
+        data = instantiate(LightningDataModule, section, f"The data of experience {experience.name} are wrong")
+        if start is not None and hasattr(data, "follow"):
+            data.follow(start)
+        return data
 
     def _model(self, experience: Experience) -> LightningModule:
         """The model of an experience: the ``model`` section with the experience's own arguments over it."""
@@ -227,6 +233,14 @@ class ContinualCLI(LightningCLI):
         if loggers:
             begin_tracking(loggers, self.config.as_dict(), folder.run.get("tracking_id", ""))
         return [*loggers, CSVLogger(folder.path, name="logs")]  # a sweep reads it
+
+
+def _restored(model: LightningModule, start: Checkpoint | None) -> LightningModule:
+    """A copy of a model as the first fit begins with it."""
+    if start is not None:
+        model = copy.deepcopy(model)
+        start.restore(model)
+    return model
 
 
 def _listed(given: Any) -> list[Any]:

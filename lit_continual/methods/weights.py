@@ -30,7 +30,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         ValueError: There is no checkpoint at nowhere.ckpt. Check the path.
     """
     found = os.path.expandvars(path)
-    content = Checkpoint(found if Path(found).is_file() else path).content  # errors say the name of a variable
+    content = Checkpoint(found if Path(found).exists() else path).content  # errors say the name of a variable
     content = content.get("state_dict", content)
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.files import in_one_line
+from lit_continual.runs.formats import format_of, formats
 from lit_continual.runs.parameters import checked_parameter
 from lit_continual.runs.printing import printable
 from lit_continual.runs.seal import SECTION, digest
@@ -36,6 +37,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(
             f"torch {torch.__version__} may run code that a checkpoint holds, so {path} is not read. Install torch"
             f" {'.'.join(map(str, SAFE_TORCH))} or newer."
+        )
+    if Path(path).is_dir():
+        known = ", ".join(one.name for one in formats())
+        raise ValueError(
+            f"{path} is a folder, and none of a trained model ({known}). Give a checkpoint, or such a folder."
         )
     if not Path(path).is_file():
         raise ValueError(f"There is no checkpoint at {path}. Check the path.")
@@ -67,13 +73,13 @@ def _foreign_globals(path: str | os.PathLike[str]) -> list[str]:
 
 
 class Checkpoint:
-    """A checkpoint of this package's modules, read once.
+    """A checkpoint of this package's modules, or a trained model of another program, read once.
 
     Nothing in it decides which code runs: the module, its network and its transforms are looked up by name in
     :mod:`lit_continual.runs.classes`, and its weights are held against the checksum that was written with them.
 
     Args:
-        path: The file.
+        path: The file, or what one of :func:`~lit_continual.runs.formats.formats` recognises, such as a folder of nnU-Net.
         trust: Packages of the caller's own whose classes the file may name too.
 
     Raises:
@@ -82,7 +88,8 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str], trust: Collection[str] = ()) -> None:
         self.path, self.trust = Path(path), [trust] if isinstance(trust, str) else list(trust)
-        self.content = load_checkpoint(path)
+        other = format_of(path)
+        self.content = load_checkpoint(path) if other is None else other.read(self.path, self.trust)
         written = self._section.get("sha256")
         if written is not None and written != self._digest():
             raise ValueError(
@@ -171,13 +178,13 @@ class Checkpoint:
         Raises:
             ValueError: If it is of another class, or the weights are not its own.
         """
-        wanted = kinds or tuple(MODULES.own.values())
         name = self._section.get("module")
         if isinstance(name, str):
             found = [MODULES.allowed(name, self.trust)]
         else:  # written before checkpoints said so
             known = self.hyper_parameters.keys() - {"_instantiator"}
             found = [k for k in MODULES.own.values() if known and known <= inspect.signature(k).parameters.keys()]
+        wanted = kinds or tuple(MODULES.own.values())  # now with the one that the file has named
         mine = [kind for kind in found if issubclass(kind, wanted)]
         if not mine:
             names = " or ".join(kind.__name__ for kind in wanted)

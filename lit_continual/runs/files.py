@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,31 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+@contextlib.contextmanager
+def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty folder beside ``path`` that takes its place, and that of all in it, when the block ends well.
+
+    Raises:
+        OSError: If the folder cannot be written, with the path and the remedy; ``path`` is then as it was.
+    """
+    path = Path(path)
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("part", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+    except OSError as error:
+        if old.exists():
+            os.replace(old, path)
+        what = remedy(error) or f"Choose another folder, {AGAIN}"
+        raise OSError(f"Cannot write {path} ({_why_not_written(error)}). {what}") from error
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def in_one_line(error: BaseException) -> str:

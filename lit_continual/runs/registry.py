@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from reprlib import repr
 from typing import Any, TypeVar
 
+import lit_continual
 from lit_continual.runs.printing import printable
 
 C = TypeVar("C", bound=type)
@@ -128,7 +129,7 @@ class Registry:
     def allowed(self, name: str, trust: Collection[str]) -> type:
         """Return the class that a file names; nothing is imported but MONAI and what the caller trusts."""
         place, _, last = name.rpartition(".")
-        found: Any = self.own.get(last)
+        found: Any = self._of_this_package(last)
         if found is not None and not _names("lit_continual", place):
             found = None
         elif found is None:
@@ -146,6 +147,12 @@ class Registry:
             )
         result: type = found
         return result
+
+    def _of_this_package(self, name: str) -> type | None:
+        """A class that was added, also by a public module that nobody has imported yet."""
+        if name in lit_continual.__all__:
+            getattr(lit_continual, name)
+        return self.own.get(name)
 
     def _is_kind(self, found: Any) -> bool:
         return isinstance(found, type) and issubclass(found, self.base())

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lit_continual.segmentation.label_map import folded_logits, label_map
+
 
 class GrowingHeads(nn.Module):
     """Softmax heads on shared features, each with its own background, and more of them at any time.
@@ -90,7 +92,7 @@ class GrowingHeads(nn.Module):
     def labels(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to one label map ``(B, *spatial)``: 0, or a class counted from 1.
 
-        Where heads disagree, a voxel goes to the class that is more probable in its own head.
+        Where several heads claim a voxel, it goes to the class with the largest log-odds against the background of its
+        own head, as in one softmax over all classes; see :func:`~lit_continual.segmentation.label_map.folded_logits`.
         """
-        best = torch.where(self.masks(logits), self.probabilities(logits), -1.0).max(1)
-        return torch.where(best.values >= 0, best.indices + 1, 0)
+        return label_map(folded_logits(logits, self.channels))

@@ -12,7 +12,7 @@ from lit_continual.data.batch import Batch
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
-from lit_continual.segmentation.nested_regions import nested_labels
+from lit_continual.segmentation.label_map import folded_logits, label_map
 from lit_continual.segmentation.segmenter import UNET, Segmenter
 
 #: The nested regions that BraTS scores, of its labels.
@@ -97,7 +97,7 @@ class RegionSegmenter(Segmenter):
     @override
     def labels(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to label maps ``(B, *spatial)`` of the innermost regions."""
-        return nested_labels(self.masks(logits), self.probabilities(logits), list(self.regions.values()))
+        return label_map(folded_logits(logits, self.head_channels), list(self.regions.values()))
 
     @override
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:

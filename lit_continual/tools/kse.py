@@ -1,6 +1,7 @@
 """How redundant the kernels of a trained network are, and what becomes of its output without them."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.printing import show
 from lit_continual.segmentation.network_input import require_channels
 from lit_continual.segmentation.segmenter import Segmenter
+from lit_continual.tools.loader import loader_of
 
 
 def report_kernels(
@@ -73,10 +75,9 @@ def _dropped(
     module: LightningModule, opened: Checkpoint, files: Sequence[str], scores: dict[str, Tensor], phis: Sequence[float]
 ) -> Dropped:
     case = Case(tuple(map(Path, files)), None, stem(files[0]))
-    preprocessing = Preprocessing(orientation=None, normalise=())  # a denoiser takes SUV as it is
-    if isinstance(module, Segmenter):
-        preprocessing = Preprocessing(**opened.preprocessing)
-    volume: Tensor = load_case(case, preprocessing)["image"]
+    as_it_is = Preprocessing(orientation=None, normalise=())  # a denoiser takes SUV so
+    load = loader_of(module, opened) if isinstance(module, Segmenter) else partial(load_case, preprocessing=as_it_is)
+    volume: Tensor = load(case)["image"]
     if isinstance(module, Segmenter):
         require_channels(module.body, volume, case.images[0])
     shown, intact = _output(module, volume)

@@ -1,7 +1,7 @@
 """Segmenting new volumes with a checkpoint and nothing else."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,15 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from lit_continual.data import Case, Preprocessing, Sample, collate, read_cases
+from lit_continual.data import Case, Sample, collate, read_cases
 from lit_continual.data.cases import stem
 from lit_continual.data.nifti import write_nifti
-from lit_continual.data.volumes import load_case
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import is_first_rank, write_text
 from lit_continual.runs.outputs import require_apart, require_folder, require_new
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.stream.rehearsal import explained
+from lit_continual.tools.loader import loader_of
 
 
 def predict(
@@ -38,7 +38,8 @@ def predict(
     The files have a header of their own: where the image lies, in mm, and nothing else of what its header says.
 
     Args:
-        checkpoint: A checkpoint of a ``Segmenter``; it knows its network, heads, classes and preprocessing.
+        checkpoint: A checkpoint of a ``Segmenter``, which knows its network, heads, classes and preprocessing, or a
+            trained model of another program, such as a folder of nnU-Net.
         images: A folder of images, a Decathlon list or a CSV table.
         output: Folder for ``<image>.nii.gz`` and ``labels.json``, which names the values.
         probabilities: Write ``<image>_probabilities.nii.gz`` too, one channel a class along the fourth axis.
@@ -55,7 +56,8 @@ def predict(
             prediction would fall on an image, or unasked on what is there.
     """
     opened = Checkpoint(checkpoint, trust)
-    module, preprocessing = opened.module(Segmenter), Preprocessing(**opened.preprocessing)
+    module = opened.module(Segmenter)
+    load = loader_of(module, opened)
     cases = read_cases(images).cases
     _check_names(cases)
     folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
@@ -70,7 +72,7 @@ def predict(
         )
     _make_room(folder, labels, cases, [checkpoint, images], overwrite)
     write_text(folder / "labels.json", labels)
-    loader: DataLoader[Any] = DataLoader(_Images(cases, preprocessing), batch_size=1, collate_fn=collate)
+    loader: DataLoader[Any] = DataLoader(_Images(cases, load), batch_size=1, collate_fn=collate)
     trainer.predict(module, loader, return_predictions=False)
     return folder
 
@@ -105,22 +107,22 @@ def _values(module: Segmenter) -> dict[str, int]:
 
 
 class _Images(Dataset[Sample]):
-    def __init__(self, cases: Sequence[Case], preprocessing: Preprocessing) -> None:
-        self.cases, self.preprocessing = cases, preprocessing
+    def __init__(self, cases: Sequence[Case], load: Callable[[Case], Sample]) -> None:
+        self.cases, self.load = cases, load
 
     def __len__(self) -> int:
         return len(self.cases)
 
     @override
     def __getitem__(self, index: int) -> Sample:
-        return load_case(self.cases[index], self.preprocessing)
+        return self.load(self.cases[index])
 
 
 class SegmentationWriter(BasePredictionWriter):
     """Write each prediction when it is made.
 
-    Where heads disagree, a voxel goes to the class that is more probable in its own head; of regions that lie in one
-    another, to the innermost.
+    Where several heads claim a voxel, it goes to the class with the largest log-odds against the background of its own
+    head; of regions that lie in one another, to the innermost.
 
     Args:
         folder: Where files go.

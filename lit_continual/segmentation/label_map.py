@@ -1,0 +1,58 @@
+"""One label map of the answers of several heads."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+
+def folded_logits(logits: Tensor, channels: Sequence[Sequence[int]]) -> Tensor:
+    r"""Logits of one softmax over a background and the classes of all heads.
+
+    .. math:: l'_0 = l_{b_1}, \qquad l'_c = l_c + (l_{b_1} - l_{b_h}) \quad\text{for a class } c \text{ of head } h
+
+    with the background :math:`b_h` of each head. The log-odds of a class against the background are then those in its
+    own head, and the logits of the first head are as they were, bit for bit.
+
+    Args:
+        logits: ``(B, C, *spatial)``.
+        channels: Of each head: its background, then its classes.
+
+    Returns:
+        ``(B, 1 + K, *spatial)``.
+
+    Example:
+        >>> folded_logits(torch.tensor([[0.0, 2.0, 5.0, 6.0]]), [[0, 1], [2, 3]])
+        tensor([[0., 2., 1.]])
+    """
+    first = channels[0][0]
+    background = logits[:, first : first + 1]
+    classes = [logits[:, head[1:]] + (background - logits[:, head[:1]]) for head in channels]
+    return torch.cat([background, *classes], 1)
+
+
+def label_map(folded: Tensor, regions: Sequence[Collection[str]] = ()) -> Tensor:
+    """Give each voxel to one class, or to the background.
+
+    A class is found where its logit is above that of the background. Of classes that are found in a voxel, the one with
+    the largest logit gets it, as in a softmax over all of them; of regions that lie in one another, the innermost.
+
+    Args:
+        folded: Logits of the background and the K classes, ``(B, 1 + K, *spatial)``; see :func:`folded_logits`.
+        regions: The annotated classes of each of the K, where some may lie in others: a region lies in another if its
+            classes are a part of the other's.
+
+    Returns:
+        ``(B, *spatial)``: 0, or the place of a class, counted from 1.
+
+    Example:
+        >>> voxels = torch.tensor([[0.0, -1.0, -1.0], [0.0, 1.0, 2.0], [0.0, 2.0, 1.0], [0.0, 2.0, -1.0]])
+        >>> label_map(voxels), label_map(voxels, ["ab", "b"])
+        (tensor([0, 2, 1, 1]), tensor([0, 2, 2, 1]))
+    """
+    inside = [[i for i, inner in enumerate(regions, 1) if set(inner) < set(outer)] for outer in regions]
+    if not any(inside):
+        return folded.argmax(1)
+    found = folded > folded[:, :1]
+    covered = [found[:, smaller].any(1) for smaller in inside]  # by a region that lies in this one
+    return torch.where(torch.stack([found[:, 0], *covered], 1), -torch.inf, folded).argmax(1)

@@ -1,0 +1,50 @@
+"""A checkpoint in the format of another program."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.files import replaced_folder
+from lit_continual.runs.formats import formats
+from lit_continual.runs.outputs import require_apart, require_folder, require_new
+from lit_continual.runs.printing import show
+
+
+def export(
+    checkpoint: str,
+    format: str,
+    output: str,
+    images: str | None = None,
+    trust: str | Sequence[str] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Write a checkpoint in the format of another program, whole or not at all.
+
+    Args:
+        checkpoint: A checkpoint, or a trained model of another program that this package opens.
+        format: Name of the format, such as ``nnunet``.
+        output: The folder that is written.
+        images: A folder of images, a Decathlon list or a CSV table to compare the predictions of both on.
+        trust: Package of your own whose classes the checkpoint may name, or a list of them.
+        overwrite: Replace the folder that is there already, and all that is in it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If there is no such format, it cannot hold the model, or the folder would fall on what is read, or
+            unasked on what is there.
+    """
+    known = {one.name: one for one in formats()}
+    if format not in known:
+        raise ValueError(f"There is no format {format!r} to export to. Give one of {', '.join(known)}.")
+    folder, opened = Path(output), Checkpoint(checkpoint, trust)
+    require_folder(folder)
+    inputs = [checkpoint, *Path(checkpoint).resolve().parents, *([images] if images else [])]
+    require_apart([folder], inputs)
+    require_new([folder], overwrite)
+    with replaced_folder(folder) as temporary:
+        said = known[format].write(opened, temporary, images)
+    for line in said:
+        show(line)
+    return folder

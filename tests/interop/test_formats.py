@@ -1,0 +1,120 @@
+"""What any format of trained models can count on, by one that holds a segmenter in a folder of its own."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lit_continual import interop
+from lit_continual.cli import main
+from lit_continual.methods.weights import read_weights
+from lit_continual.modules import RegionSegmenter, Segmenter
+from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.formats import Format
+from tests.conftest import NETWORK
+
+
+class Folder(Format):
+    """A segmenter in ``weights.pt``."""
+
+    name = "folder"
+
+    def recognises(self, path):
+        return (path / "weights.pt").is_file()
+
+    def read(self, path, trust):
+        weights = torch.load(path / "weights.pt", weights_only=True)
+        arguments = {"network": NETWORK, "features": 4, "heads": [["ball"]], "roi_size": [16, 16]}
+        return {
+            "state_dict": weights,
+            "hyper_parameters": arguments,
+            "lit_continual": {"module": "Segmenter"},
+            "datamodule_hyper_parameters": {"preprocessing": {"orientation": "RAS", "spacing": None, "normalise": []}},
+        }
+
+    def write(self, opened, folder, images):
+        if opened.content.get("unfit"):
+            (folder / "half").touch()
+            raise ValueError("No such model fits.")
+        torch.save(opened.state_dict, folder / "weights.pt")
+        return [f"{len(opened.module(Segmenter).classes)} classes."]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(interop, "FORMATS", [*interop.FORMATS, Folder()])
+    torch.manual_seed(0)
+    (tmp_path / "model").mkdir()
+    torch.save(Segmenter(NETWORK, 4, [["ball"]]).state_dict(), tmp_path / "model" / "weights.pt")
+    return tmp_path / "model"
+
+
+def test_the_door_opens_a_folder(folder):
+    module = Checkpoint(folder).module(Segmenter)
+    assert module.classes == ["ball"]
+    assert module.state_dict().keys() == read_weights(folder).keys()
+    assert Segmenter.load_from_checkpoint(folder).classes == ["ball"]
+
+
+@pytest.mark.filterwarnings("ignore:The optimizer's weight decay")
+def test_a_stream_extends_a_folder_with_methods_that_read_it(folder, stream, shapes, tmp_path):
+    callbacks = [
+        {"class_path": "Distillation", "init_args": {"alpha": 0.5, "teacher": str(folder)}},
+        {"class_path": "L2SP", "init_args": {"anchor": str(folder), "parameters": ["body"]}},
+        {"class_path": "Pretrained", "init_args": {"weights": str(folder)}},
+    ]
+    experience = {"name": "box", "classes": {"box": 2}}
+    path = stream(*callbacks, start=str(folder), experiences=[experience])
+    main(["fit", "--config", path])
+    extended = tmp_path / "run/experiences/0_box/model.ckpt"
+    assert Checkpoint(extended).module(Segmenter).classes == ["ball", "box"]
+    main(["predict", str(folder), str(shapes / "images"), f"--output={tmp_path / 'out'}"])
+    assert len(list((tmp_path / "out").iterdir())) == 9
+
+    main(["export", str(extended), "--format=folder", f"--output={tmp_path / 'new'}"])
+    assert read_weights(tmp_path / "new").keys() == Checkpoint(extended).state_dict.keys()
+
+
+def test_an_export_is_there_whole_or_not_at_all(folder, tmp_path, capsys):
+    content = {**Folder().read(folder, ()), "unfit": True}
+    torch.save(content, tmp_path / "model.ckpt")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="No such model fits"):
+        main(["export", str(tmp_path / "model.ckpt"), "--format=folder", f"--output={tmp_path / 'new'}"])
+    assert sorted(tmp_path.rglob("*")) == before
+    main(["export", str(folder), "--format=folder", f"--output={tmp_path / 'new'}"])
+    assert "1 classes." in capsys.readouterr().out
+    (tmp_path / "new" / "old").touch()
+    with pytest.raises(ValueError, match="is there already. Add --overwrite"):
+        main(["export", str(folder), "--format=folder", f"--output={tmp_path / 'new'}"])
+    with pytest.raises(ValueError, match="No such model fits"):
+        main(["export", str(tmp_path / "model.ckpt"), "--format=folder", f"--output={tmp_path / 'new'}", "--overwrite"])
+    assert (tmp_path / "new" / "old").exists()
+    main(["export", str(folder), "--format=folder", f"--output={tmp_path / 'new'}", "--overwrite"])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["weights.pt"]
+
+
+@pytest.mark.parametrize("output", ["model", "model/inside/..", "."])
+def test_an_export_does_not_fall_on_what_it_reads(folder, tmp_path, output):
+    with pytest.raises(ValueError, match="would be overwritten"):
+        main(["export", str(folder), "--format=folder", f"--output={tmp_path / output}", "--overwrite"])
+    assert (folder / "weights.pt").exists()
+
+
+def test_what_is_no_model_is_refused_in_one_sentence(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty is a folder, and none of a trained model \(nnunet, .*folder\)"):
+        Checkpoint(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"There is no format 'flder' to export to. Give one of nnunet"):
+        main(["export", str(folder), "--format=flder", f"--output={tmp_path / 'new'}"])
+
+
+def test_a_process_that_has_not_imported_a_class_finds_it_by_its_name(tmp_path):
+    module = RegionSegmenter({"_target_": "torch.nn.Identity"}, features=1, roi_size=[2, 2])
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "model.ckpt")
+    code = "import sys; from lit_continual.runs.checkpoint import Checkpoint; print(Checkpoint(sys.argv[1]).module())"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "model.ckpt"], capture_output=True, text=True)
+    assert done.stdout.startswith("RegionSegmenter("), done.stderr
