@@ -69,6 +69,19 @@ class GrowingHeads(nn.Module):
                 )
         return [name for name in classes if all(name not in head for head in self.classes)]
 
+    def beyond(self, classes: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Return those heads of a checkpoint that come after the ones that are here.
+
+        Raises:
+            ValueError: If the checkpoint begins with other heads.
+        """
+        heads, mine = list(map(list, classes)), self.classes
+        if heads[: len(mine)] != mine:
+            raise ValueError(
+                f"The checkpoint has the heads {heads}, the model {mine}. Drop `heads` to take the former."
+            )
+        return heads[len(mine) :]
+
     @property
     def channels(self) -> list[list[int]]:
         """Output channels of each head: its background, then its classes."""

@@ -41,8 +41,8 @@ class Segmenter(ScheduledModule):
     the names by commas, and where they leave ``classes`` out, they are those of the data module. When a fit starts, the
     classes of the data module that have no head yet get one together.
 
-    Batch normalisation takes its statistics from the samples of one process, so that training on several differs from
-    training on one; ``norm: INSTANCE`` or ``[GROUP, {num_groups: 8}]`` in ``network`` makes the two the same.
+    Batch normalisation takes its statistics from the samples of one process; ``norm: INSTANCE`` or
+    ``[GROUP, {num_groups: 8}]`` in ``network`` makes training on several processes the same as on one.
 
     Args:
         network: The body: ``class_path``, a network of MONAI by its name or any class, and ``init_args``. Plain data,
@@ -211,12 +211,8 @@ class Segmenter(ScheduledModule):
     def _evaluate(self, batch: Batch) -> dict[str, Any]:
         """Score one volume in its source grid; return its masks and scores by class."""
         masks = self.processed(self._infer(batch))
-        shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
-        for name, truth in ((name, truth) for name, truth in self.truths(batch).items() if name in self.scores.metrics):
-            prediction = masks[:, self.classes.index(name)]
-            shown["prediction"][name], shown["truth"][name] = prediction[0], truth[0]
-            shown["scores"][name] = self.scores.update(name, prediction, truth, batch["spacing"])
-        return shown
+        predictions = {name: masks[:, k] for k, name in enumerate(self.classes)}
+        return self.scores.compare(predictions, self.truths(batch), batch["spacing"])
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -243,13 +239,10 @@ class Segmenter(ScheduledModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        known, mine = checkpoint["hyper_parameters"], self.heads.classes
-        if (heads := known["heads"])[: len(mine)] != mine:
-            raise ValueError(
-                f"The checkpoint has the heads {heads}, the model {mine}. Drop `heads` to take the former."
-            )
-        for head in heads[len(mine) :]:
+        known = checkpoint["hyper_parameters"]
+        for head in self.heads.beyond(known["heads"]):
             self.grow(head)
         self.hparams["roi_size"] = self.hparams["roi_size"] or known["roi_size"]  # Dice falls with another window.
         if "inference" not in self.hparams and "inference" in known:
             self.inference, self.hparams["inference"] = Inference.of(known["inference"]), known["inference"]
+        self.origin = checkpoint.get("origin", {})

@@ -22,6 +22,7 @@ LARGEST = 16 * 2**30  # bytes of the weights
 DENSEST = 200  # times its size that a file may unpack to, where that is much
 MUCH = 100_000_000  # bytes
 MOST = 10_000  # files in a zip
+_NESTED = ("model", "state_dict", "network")  # under which a file may hold the weights
 #: What the standard library raises over a broken archive.
 _BROKEN = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
@@ -143,7 +144,7 @@ class BundleFiles:
                 found: Any = load_checkpoint(file)
             except ValueError as error:
                 raise ValueError(str(error).replace(str(file), f"{WEIGHTS} in {self.path}")) from error
-        nested = [found[key] for key in ("model", "state_dict", "network") if isinstance(found.get(key), Mapping)]
+        nested: list[Mapping[str, Any]] = [found[key] for key in _NESTED if isinstance(found.get(key), Mapping)]
         return nested[0] if nested else found
 
     @contextmanager

@@ -40,10 +40,13 @@ def read_bundle(path: Path, trust: Collection[str]) -> dict[str, Any]:
     metadata, (source, content) = files.mapping(METADATA), files.config()
     config = BundleConfig(content, f"{source} of {path}", trust)
     network = _network(config, trust)
+    weights = files.weights()
     try:
-        body, weight, bias = parted(_tensors(files.weights()), network["_target_"])
+        body, weight, bias = parted(_tensors(weights), network["_target_"])
     except ValueError as error:
-        raise ValueError(f"{WEIGHTS} in {path} is not of its network: {in_one_line(error)}.") from error
+        raise ValueError(
+            f"{WEIGHTS} in {path} are not the weights of its network: {in_one_line(error)}. Use another bundle."
+        ) from error
     dims = weight.ndim - 2
     window, after = read_inferer(config, dims), read_postprocessing(config)
     names = _channel_names(metadata, len(weight), path)
@@ -100,7 +103,7 @@ def _channel_names(metadata: Mapping[str, Any], channels: int, path: Path) -> li
     found: Any = metadata
     for key in ("network_data_format", "outputs", "pred", "channel_def"):
         found = found.get(key) if isinstance(found, Mapping) else None
-    names = [found.get(str(i)) for i in range(channels)] if isinstance(found, Mapping) else []
+    names: list[Any] = [found.get(str(i)) for i in range(channels)] if isinstance(found, Mapping) else []
     plain = all(isinstance(name, str) and name and "/" not in name and len(name) <= 100 for name in names)
     if not names or not plain or len(set(names)) < channels or len(found) != channels:
         raise ValueError(

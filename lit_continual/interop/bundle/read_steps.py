@@ -5,6 +5,7 @@ from typing import Any
 
 from lit_continual.interop.bundle.bundle_config import BundleConfig, name_of
 from lit_continual.interop.bundle.bundle_files import shown
+from lit_continual.segmentation.inference import Inference
 
 #: Transforms that change nothing of what our own reader gives.
 _IDLE = {"EnsureChannelFirst", "EnsureType", "ToTensor", "CastToType", "SelectItems", "Identity"}
@@ -17,7 +18,7 @@ INTENSITIES = {
 #: Post-processing of a label map that means the same here as there.
 _POST = {"FillHoles", "KeepLargestConnectedComponent", "LabelFilter", "RemoveSmallObjects"}
 #: The only values of these arguments that our own resampling knows; ``None`` is the default too.
-_SPACING = {
+_SPACING: dict[str, set[Any]] = {
     "mode": {"bilinear"},
     "padding_mode": {"border"},
     "align_corners": {False},
@@ -103,6 +104,10 @@ def read_inferer(config: BundleConfig, dims: int) -> dict[str, Any]:
         kind: Any = known.get(argument)
         if kind is None or not isinstance(value, kind) or isinstance(value, bool):
             raise config.wrong(f"inferer#{argument}", f"is {shown(value)}, which has no counterpart here")
+    try:
+        Inference.of({"sw_batch_size": 1, **given})
+    except ValueError as error:
+        raise ValueError(f"{config.source}: {error}") from error
     return {"roi_size": window, "sw_batch_size": 1, **given}
 
 

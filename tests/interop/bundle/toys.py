@@ -1,5 +1,7 @@
 """Toy bundles as the Model Zoo has them, and what MONAI makes of an image with one."""
 
+import copy
+import functools
 import json
 
 import nibabel as nib
@@ -28,7 +30,13 @@ NETWORKS = {
         "mlp_dim": 32,
         "num_heads": 2,
     },
-    "SwinUNETR": {"in_channels": 1, "norm_name": "batch", "feature_size": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]},
+    "SwinUNETR": {
+        "in_channels": 1,
+        "norm_name": "batch",
+        "feature_size": 12,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 2, 2],
+    },
     "UNet": {"spatial_dims": 3, "in_channels": 1, "channels": [4, 8], "strides": [2], "num_res_units": 2},
 }
 LOAD = [{"_target_": "LoadImaged", "keys": "@key"}, {"_target_": "EnsureChannelFirstd", "keys": "@key"}]
@@ -64,15 +72,29 @@ INFERER = {
 
 
 def network(name="BasicUNet", channels=3, seed=0):
-    """A network of random weights whose classes are of about one size."""
+    """A network of random weights, with the batch statistics of noise."""
+    return copy.deepcopy(_network(name, channels, seed))
+
+
+@functools.cache
+def _network(name, channels, seed):
     torch.manual_seed(seed)
-    return getattr(nets, name)(**{**NETWORKS[name], "out_channels": channels})
+    module = getattr(nets, name)(**{**NETWORKS[name], "out_channels": channels})
+    size = NETWORKS[name].get("img_size", [32] * NETWORKS[name].get("spatial_dims", 3))
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm3d):
+            layer.momentum = None  # the mean of all batches, of which there is one
+    with torch.no_grad():
+        module(torch.rand(2, 1, *size))
+    return module.eval()
 
 
-def config(name="BasicUNet", channels=3, steps=(*LOAD, *GRID, *SCALE), after=(SOFTMAX, INVERT, ARGMAX), inferer=INFERER):
+def config(
+    name="BasicUNet", channels=3, steps=(*LOAD, *GRID, *SCALE), after=(SOFTMAX, INVERT, ARGMAX), inferer=INFERER
+):
     evaluator = {"_target_": "SupervisedEvaluator", "device": "@device", "val_data_loader": "@dataloader"}
     evaluator |= {"network": "@network", "inferer": "@inferer", "postprocessing": "@postprocessing"}
-    return {
+    described = {
         "imports": ["$import glob"],
         "bundle_root": ".",
         "key": "image",
@@ -93,6 +115,7 @@ def config(name="BasicUNet", channels=3, steps=(*LOAD, *GRID, *SCALE), after=(SO
         "postprocessing": {"_target_": "Compose", "transforms": [*after, SAVE]},
         "evaluator": evaluator,
     }
+    return copy.deepcopy(described)
 
 
 def metadata(names):
@@ -139,7 +162,7 @@ def balanced(module, folder, described):
 
     layer = module.get_submodule(heads.LAST[described["network_def"]["_target_"]])
     found = []
-    hook = layer.register_forward_hook(lambda _, __, output: found.append(output))
+    hook = layer.register_forward_hook(lambda _, __, output: found.append(output.as_subclass(torch.Tensor).clone()))
     run_with_monai(described, module, folder)
     hook.remove()
     logits = torch.cat([f.flatten(2) for f in found], 2)[0]
@@ -157,9 +180,7 @@ def run_with_monai(described, module, images):
     inferer, after = parser.get_parsed_content("inferer"), parser.get_parsed_content("postprocessing")
     found = {}
     with torch.no_grad():
-        for name, data in zip(
-            parser.get_parsed_content("datalist"), parser.get_parsed_content("dataset"), strict=True
-        ):
+        for name, data in zip(parser.get_parsed_content("datalist"), parser.get_parsed_content("dataset"), strict=True):
             logits = inferer(data["image"][None], module.eval())[0]
             found[name.rpartition("/")[2]] = after({"image": data["image"], "pred": logits})["pred"].numpy()
     return found
