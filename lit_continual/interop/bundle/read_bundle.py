@@ -68,7 +68,7 @@ def read_bundle(path: Path, trust: Collection[str]) -> dict[str, Any]:
         "datamodule_hyper_parameters": {"preprocessing": read_preprocessing(config)},
         "lit_continual": {"module": "Segmenter"},
         "origin": {
-            "bundle": {key: metadata[key] for key in KEPT if _is_plain(metadata.get(key))},
+            "bundle": {key: metadata[key] for key in KEPT if is_plain(metadata.get(key))},
             "license": files.text(LICENSE),
             "activation": after["activation"] or "softmax",
         },
@@ -131,10 +131,10 @@ def _heads(
     )
 
 
-def _is_plain(value: Any, depth: int = 0) -> bool:
+def is_plain(value: Any, depth: int = 0) -> bool:
     """Whether a value is text, a whole number, or a list or mapping of such, not too deep."""
     if isinstance(value, Mapping):
-        return depth < 8 and all(isinstance(k, str) and _is_plain(v, depth + 1) for k, v in value.items())
+        return depth < 8 and all(isinstance(k, str) and is_plain(v, depth + 1) for k, v in value.items())
     if isinstance(value, list):
-        return depth < 8 and all(_is_plain(item, depth + 1) for item in value)
+        return depth < 8 and all(is_plain(item, depth + 1) for item in value)
     return isinstance(value, (str, int))

@@ -125,7 +125,9 @@ def read_postprocessing(config: BundleConfig) -> dict[str, Any]:
     resample, post = "", list[dict[str, Any]]()
     for i, step in enumerate(config.steps("postprocessing")):
         place, name = f"postprocessing#transforms#{i}", name_of(step).removesuffix("d").removesuffix("Dict")
-        given = config.arguments(step, place, (*_KEYS, "transform", "orig_keys", "device", "to_tensor", "post_func"))
+        if name == "SaveImage":
+            break
+        given = config.arguments(step, place, (*_KEYS, "transform", "orig_keys", "device", "to_tensor"))
         if name == "Activations" and (given.get("softmax") or given.get("sigmoid")):
             activation = "softmax" if given.get("softmax") else "sigmoid"
         elif name == "AsDiscrete" and (given.get("argmax") or given.get("threshold") in (0.5, [0.5])):
@@ -137,8 +139,6 @@ def read_postprocessing(config: BundleConfig) -> dict[str, Any]:
             resample = "labels" if nearest else "probabilities" if activation and not discrete else "logits"
         elif name in _POST and discrete and inverted and activation == "softmax":
             post.append({"_target_": name, **given})
-        elif name == "SaveImage":
-            break
         elif name not in _IDLE:
             raise config.wrong(place, f"is {shown(name_of(step))} with {shown(given)}, which has no counterpart here")
     return {"activation": activation, "resample": resample or "labels", "post": post}

@@ -14,8 +14,23 @@ from lit_continual.cli import main
 from lit_continual.modules import RegionSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
 from tests.interop.bundle.toys import (
-    ARGMAX, GRID, INFERER, INVERT, LOAD, NEAREST, NETWORKS, SCALE, SIGMOID, SOFTMAX, THRESHOLD, balanced, config,
-    network, run_with_monai, write_bundle, write_images,
+    ARGMAX,
+    GRID,
+    INFERER,
+    INVERT,
+    LOAD,
+    NEAREST,
+    NETWORKS,
+    SCALE,
+    SIGMOID,
+    SOFTMAX,
+    THRESHOLD,
+    balanced,
+    config,
+    network,
+    run_with_monai,
+    write_bundle,
+    write_images,
 )  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*labels:FutureWarning", "ignore:Using a non-tuple sequence")
@@ -149,36 +164,75 @@ def step(name, **arguments):
 
 
 REFUSED = {
-    "UNet": (lambda c: c.update(network_def={"_target_": "UNet", **NETWORKS["UNet"], "out_channels": 3}), "A UNet has no 1 x 1 convolution as its last layer"),
+    "UNet": (
+        lambda c: c.update(network_def={"_target_": "UNet", **NETWORKS["UNet"], "out_channels": 3}),
+        "A UNet has no 1 x 1 convolution as its last layer",
+    ),
     "DiNTS": (lambda c: c.update(network_def={"_target_": "DiNTS", "in_channels": 1}), "A DiNTS has no 1 x 1"),
     "VISTA3D": (lambda c: c.update(network_def={"_target_": "VISTA3D"}), "`VISTA3D` is no network"),
     "own network": (lambda c: c["network_def"].update(_target_="scripts.nets.Mine"), "Give --trust scripts"),
     "a function": (lambda c: c["network_def"].update(_target_="os.system"), "`os.system` is no network"),
-    "code in the network": (lambda c: c["network_def"].update(in_channels="$__import__('os').getpid()"), "which is code"),
+    "code in the network": (
+        lambda c: c["network_def"].update(in_channels="$__import__('os').getpid()"),
+        "which is code",
+    ),
     "code for a name": (lambda c: c["network_def"].update(_target_="$print"), "is no network that a file may name"),
     "no network": (lambda c: c.pop("network_def"), "describes no network"),
     "a list for a network": (lambda c: c.update(network_def=[1]), "describes no network"),
     "a loop": (lambda c: c.update(inferer="@inferer"), "refers to itself"),
-    "a bomb": (lambda c: c.update({"inferer": ["@b0"] * 9, **{f"b{i}": [f"@b{i + 1}"] * 9 for i in range(9)}, "b9": 1}), "refers to itself, or is nested too deeply"),
-    "nothing there": (lambda c: c["inferer"].update(overlap="@nowhere#0"), "refers to `@nowhere#0`, which is not in the file"),
-    "crop": (lambda c: c.update(preprocessing=transforms(*LOAD, step("CropForegroundd"))), "CropForegroundd, which has no counterpart"),
-    "own transform": (lambda c: c.update(preprocessing=transforms(*LOAD, step("scripts.Mine"))), "is the transform Mine"),
+    "a bomb": (
+        lambda c: c.update({"inferer": ["@b0"] * 9, **{f"b{i}": [f"@b{i + 1}"] * 9 for i in range(9)}, "b9": 1}),
+        "refers to itself, or is nested too deeply",
+    ),
+    "nothing there": (
+        lambda c: c["inferer"].update(overlap="@nowhere#0"),
+        "refers to `@nowhere#0`, which is not in the file",
+    ),
+    "crop": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, step("CropForegroundd"))),
+        "CropForegroundd, which has no counterpart",
+    ),
+    "own transform": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, step("scripts.Mine"))),
+        "is the transform Mine",
+    ),
     "spacing before": (lambda c: c.update(preprocessing=transforms(*LOAD, *SCALE, *GRID)), "comes too late"),
     "spacing then orientation": (lambda c: c.update(preprocessing=transforms(*LOAD, *GRID[::-1])), "comes too late"),
-    "nearest": (lambda c: c.update(preprocessing=transforms(*LOAD, {**GRID[1], "mode": "nearest"})), "mode` in .* must be bilinear"),
-    "corners": (lambda c: c.update(preprocessing=transforms(*LOAD, {**GRID[1], "align_corners": True})), "align_corners` in .* must be False"),
-    "reader": (lambda c: c.update(preprocessing=transforms(step("LoadImaged", reader="PILReader"))), "reader` in .* must be"),
+    "nearest": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, {**GRID[1], "mode": "nearest"})),
+        "mode` in .* must be bilinear",
+    ),
+    "corners": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, {**GRID[1], "align_corners": True})),
+        "align_corners` in .* must be False",
+    ),
+    "reader": (
+        lambda c: c.update(preprocessing=transforms(step("LoadImaged", reader="PILReader"))),
+        "reader` in .* must be",
+    ),
     "no list": (lambda c: c.update(preprocessing={"_target_": "Compose", "transforms": 3}), "is no list of transforms"),
     "dynamic": (lambda c: c.update(inferer={"_target_": "SaliencyInferer"}), "is a SaliencyInferer"),
     "window": (lambda c: c["inferer"].update(roi_size=[16, -1, 16]), "roi_size` in .* must be 3 numbers of voxels"),
     "sigma": (lambda c: c["inferer"].update(sigma_scale=0.2), "has a `sigma_scale` other than 0.125"),
     "blending": (lambda c: c["inferer"].update(mode="sharp"), "`mode` must be one of gaussian, constant, got 'sharp'"),
     "overlap": (lambda c: c["inferer"].update(overlap=[0.1, 0.2, 0.3]), "overlap` in .* has no counterpart"),
-    "linear labels": (lambda c: c.update(postprocessing=transforms(ARGMAX, INVERT)), "interpolates a label map linearly"),
-    "own post": (lambda c: c.update(postprocessing=transforms(step("Lambdad", func="$lambda x: x"))), "is code|no counterpart"),
-    "threshold": (lambda c: c.update(postprocessing=transforms(SIGMOID, {**THRESHOLD, "threshold": 0.3})), "no counterpart"),
-    "sigmoid with background": (lambda c: c.update(postprocessing=transforms(SIGMOID, THRESHOLD)), "which heads cannot say"),
-}  # fmt: skip
+    "linear labels": (
+        lambda c: c.update(postprocessing=transforms(ARGMAX, INVERT)),
+        "interpolates a label map linearly",
+    ),
+    "own post": (
+        lambda c: c.update(postprocessing=transforms(step("Lambdad", func="$lambda x: x"))),
+        "is code|no counterpart",
+    ),
+    "threshold": (
+        lambda c: c.update(postprocessing=transforms(SIGMOID, {**THRESHOLD, "threshold": 0.3})),
+        "no counterpart",
+    ),
+    "sigmoid with background": (
+        lambda c: c.update(postprocessing=transforms(SIGMOID, THRESHOLD)),
+        "which heads cannot say",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -199,18 +253,38 @@ FILES = {
     "no weights": (lambda b: (b / "models/model.pt").unlink(), "has no models/model.pt"),
     "no config": (lambda b: (b / "configs/inference.json").unlink(), "has no configs/inference.json"),
     "json": (lambda b: (b / "configs/inference.json").write_text("{"), "inference.json in .* cannot be read"),
-    "depth": (lambda b: (b / "configs/inference.json").write_text("[" * 100_000), "inference.json in .* cannot be read"),
+    "depth": (
+        lambda b: (b / "configs/inference.json").write_text("[" * 100_000),
+        "inference.json in .* cannot be read",
+    ),
     "list": (lambda b: (b / "configs/metadata.json").write_text("[]"), "metadata.json in .* holds a list"),
     "long": (lambda b: (b / "LICENSE").write_text("x" * 2_000_000), "LICENSE in .* has more than 1 MB"),
     "binary": (lambda b: (b / "LICENSE").write_bytes(b"\xff\xfe"), "LICENSE in .* is no text"),
     "names": (lambda b: (b / "configs/metadata.json").write_text("{}"), "must name the 3 channels of the output"),
-    "truncated": (lambda b: (b / "models/model.pt").write_bytes((b / "models/model.pt").read_bytes()[:3000]), "model.pt in .* cannot be read"),
+    "truncated": (
+        lambda b: (b / "models/model.pt").write_bytes((b / "models/model.pt").read_bytes()[:3000]),
+        "model.pt in .* cannot be read",
+    ),
     "pickle": (lambda b: torch.save({"a": print}, b / "models/model.pt"), "model.pt in .* cannot be read"),
-    "numbers": (lambda b: torch.save({"a": 3}, b / "models/model.pt"), "model.pt in .*: it holds something else than tensors"),
-    "other weights": (lambda b: torch.save({"a": torch.zeros(1)}, b / "models/model.pt"), "`final_conv`, is not in them"),
-    "a part": (lambda b: torch.save({k: v for k, v in network().state_dict().items() if "conv_0" not in k}, b / "models/model.pt"), "are not those of the Segmenter"),
-    "nan": (lambda b: torch.save({k: v * torch.nan for k, v in network().state_dict().items()}, b / "models/model.pt"), "is nan or infinite"),
-}  # fmt: skip
+    "numbers": (
+        lambda b: torch.save({"a": 3}, b / "models/model.pt"),
+        "model.pt in .*: it holds something else than tensors",
+    ),
+    "other weights": (
+        lambda b: torch.save({"a": torch.zeros(1)}, b / "models/model.pt"),
+        "`final_conv`, is not in them",
+    ),
+    "a part": (
+        lambda b: torch.save(
+            {k: v for k, v in network().state_dict().items() if "conv_0" not in k}, b / "models/model.pt"
+        ),
+        "are not those of the Segmenter",
+    ),
+    "nan": (
+        lambda b: torch.save({k: v * torch.nan for k, v in network().state_dict().items()}, b / "models/model.pt"),
+        "is nan or infinite",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", FILES)

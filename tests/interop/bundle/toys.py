@@ -60,7 +60,7 @@ INVERT = {
     "to_tensor": True,
 }
 NEAREST = {**INVERT, "nearest_interp": True}
-SAVE = {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "_disabled_": True}
+SAVE = {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir"}
 INFERER = {
     "_target_": "SlidingWindowInferer",
     "roi_size": [16, 16, 16],
@@ -174,7 +174,9 @@ def balanced(module, folder, described):
 
 def run_with_monai(described, module, images):
     """What ``monai.bundle run`` writes, by file: its own objects, called as its evaluator calls them."""
-    parser = ConfigParser({**described, "dataset_dir": str(images)})
+    described = copy.deepcopy({**described, "dataset_dir": str(images)})
+    described["postprocessing"]["transforms"].pop()  # which writes files
+    parser = ConfigParser(described)
     for key in ("preprocessing", "inferer", "postprocessing", "dataset"):
         parser.get_parsed_content(key)
     inferer, after = parser.get_parsed_content("inferer"), parser.get_parsed_content("postprocessing")
