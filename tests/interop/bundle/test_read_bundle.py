@@ -13,7 +13,7 @@ import torch
 from lit_continual.cli import main
 from lit_continual.modules import RegionSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
-from tests.interop.bundle.toys import (
+from tests.interop.toys import (
     ARGMAX,
     GRID,
     INFERER,

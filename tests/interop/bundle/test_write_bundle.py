@@ -15,7 +15,7 @@ from lit_continual.interop.one_layer import OneLayer
 from lit_continual.modules import HydraNet, RegionSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.segmentation.label_map import folded_logits
-from tests.interop.bundle.toys import (
+from tests.interop.toys import (
     NETWORKS,
     SIGMOID,
     THRESHOLD,
