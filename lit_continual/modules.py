@@ -1,6 +1,7 @@
 """LightningModules, and the strategies of meta-learning, by the names that configs use."""
 
 from lit_continual.denoising.denoiser import Denoiser
+from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.methods.meta.strategies import ANIL, FOMAML, MAML, MetaStrategy, Naive, Reptile
 from lit_continual.segmentation.class_ratio_cross_entropy import ClassRatioCrossEntropy
 from lit_continual.segmentation.growing_heads import GrowingHeads
@@ -17,6 +18,7 @@ __all__ = [
     "GrowingHeads",
     "HydraNet",
     "MetaStrategy",
+    "NNUNetSegmenter",
     "Naive",
     "RegionSegmenter",
     "Reptile",

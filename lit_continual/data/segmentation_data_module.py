@@ -67,6 +67,8 @@ class SegmentationDataModule(LightningDataModule):
         ValueError: For a bad argument or bad data, with the file and the remedy; see ``read_cases`` and ``load_case``.
     """
 
+    _load_training, _load_evaluation = staticmethod(load_training_volume), staticmethod(load_evaluation_volume)
+
     def __init__(
         self,
         dataset: str,
@@ -176,7 +178,7 @@ class SegmentationDataModule(LightningDataModule):
         """
         volumes = VolumeCache(
             self.cases["train"],
-            lambda case: load_training_volume(case, self.values, self.listed, self.preprocessing, self.patch_size),
+            lambda case: self._load_training(case, self.values, self.listed, self.preprocessing, self.patch_size),
             self.cache,
             repr((self.values, self.listed.labels, self.preprocessing, self.patch_size)),
             "training volumes",
@@ -216,7 +218,7 @@ class SegmentationDataModule(LightningDataModule):
         if split not in self._evaluation:
             self._evaluation[split] = VolumeCache(
                 self.cases[split],
-                lambda case: load_evaluation_volume(case, self.values, self.listed, self.preprocessing),
+                lambda case: self._load_evaluation(case, self.values, self.listed, self.preprocessing),
                 self.cache,
                 repr((self.values, self.listed.labels, self.preprocessing, "whole")),
                 f"{split} volumes",

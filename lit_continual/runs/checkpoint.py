@@ -79,7 +79,7 @@ class Checkpoint:
     :mod:`lit_continual.runs.classes`, and its weights are held against the checksum that was written with them.
 
     Args:
-        path: The file, or what one of :func:`~lit_continual.runs.formats.formats` recognises, such as a folder of nnU-Net.
+        path: The file, or what one of the formats in ``interop`` recognises, such as a folder of nnU-Net.
         trust: Packages of the caller's own whose classes the file may name too.
 
     Raises:

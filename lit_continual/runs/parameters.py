@@ -1,6 +1,6 @@
 """Hyper-parameters of a checkpoint: plain data, and descriptions of the objects that a file may name."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from lit_continual.runs.classes import NETWORKS, TRANSFORMS
@@ -8,6 +8,8 @@ from lit_continual.runs.registry import Registry
 
 #: Which hyper-parameters, beside ``network``, describe a list of objects, and of which kind.
 LISTED: dict[str, Registry] = {"post": TRANSFORMS, "normalise": TRANSFORMS}
+#: Which are plain data of another program, and what returns them if they name nothing that no file may name.
+CHECKS: dict[str, Callable[[Any, Collection[str]], Any]] = {}
 
 
 def checked_parameter(key: str, value: Any, trust: Collection[str]) -> Any:
@@ -23,6 +25,8 @@ def checked_parameter(key: str, value: Any, trust: Collection[str]) -> Any:
         if not isinstance(steps, (list, tuple)):
             raise ValueError(f"`{key}` is a {type(value).__name__}, not a list of transforms. Use another checkpoint.")
         return [LISTED[key].checked(step, trust) for step in steps]
+    if key in CHECKS:
+        return CHECKS[key](value, trust)
     if _describes(value):
         raise ValueError(f"`{key}` describes an object, which no file may give here. Use another checkpoint.")
     return value

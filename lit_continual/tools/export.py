@@ -40,7 +40,7 @@ def export(
         raise ValueError(f"There is no format {format!r} to export to. Give one of {', '.join(known)}.")
     folder, opened = Path(output), Checkpoint(checkpoint, trust)
     require_folder(folder)
-    inputs = [checkpoint, *Path(checkpoint).resolve().parents, *([images] if images else [])]
+    inputs: list[str | Path] = [checkpoint, *Path(checkpoint).resolve().parents, *([images] if images else [])]
     require_apart([folder], inputs)
     require_new([folder], overwrite)
     with replaced_folder(folder) as temporary:

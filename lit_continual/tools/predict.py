@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader, Dataset
@@ -15,6 +14,7 @@ from typing_extensions import override
 from lit_continual.data import Case, Sample, collate, read_cases
 from lit_continual.data.cases import stem
 from lit_continual.data.nifti import write_nifti
+from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import is_first_rank, write_text
 from lit_continual.runs.outputs import require_apart, require_folder, require_new
@@ -28,6 +28,7 @@ def predict(
     images: str,
     output: str = "predictions",
     probabilities: bool = False,
+    mirror: bool = False,
     accelerator: str = "auto",
     devices: int = 1,
     trust: str | Sequence[str] = (),
@@ -43,6 +44,7 @@ def predict(
         images: A folder of images, a Decathlon list or a CSV table.
         output: Folder for ``<image>.nii.gz`` and ``labels.json``, which names the values.
         probabilities: Write ``<image>_probabilities.nii.gz`` too, one channel a class along the fourth axis.
+        mirror: Average over mirrored images too, along the axes that training has mirrored; for models of nnU-Net.
         accelerator: As for the Trainer.
         devices: As for the Trainer.
         trust: Package of your own whose classes the checkpoint may name, or a list of them.
@@ -58,6 +60,8 @@ def predict(
     opened = Checkpoint(checkpoint, trust)
     module = opened.module(Segmenter)
     load = loader_of(module, opened)
+    if mirror:
+        _mirror(module)
     cases = read_cases(images).cases
     _check_names(cases)
     folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
@@ -75,6 +79,12 @@ def predict(
     loader: DataLoader[Any] = DataLoader(_Images(cases, load), batch_size=1, collate_fn=collate)
     trainer.predict(module, loader, return_predictions=False)
     return folder
+
+
+def _mirror(module: Segmenter) -> None:
+    if not isinstance(module, NNUNetSegmenter):
+        raise ValueError(f"--mirror is for models of nnU-Net, and this is a {type(module).__name__}. Leave it out.")
+    module.mirror = True
 
 
 def _check_names(cases: Sequence[Case]) -> None:
@@ -145,9 +155,10 @@ class SegmentationWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         assert isinstance(pl_module, Segmenter)
-        labels = pl_module.labels(prediction.float())[0].to(torch.uint8)
+        labels = pl_module.labels(prediction.float())[0].cpu().numpy()
+        kind = np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16
         source = Path(batch["path"][0])
-        self._write(stem(source), labels.cpu().numpy(), batch)
+        self._write(stem(source), labels.astype(kind), batch)
         if self.probabilities:
             chances = pl_module.probabilities(prediction.float())[0]
             moved = chances.movedim(0, -1).float().cpu().numpy()

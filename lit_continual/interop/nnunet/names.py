@@ -1,0 +1,115 @@
+"""What the plans of nnU-Net may name: its own U-Nets, layers of torch, and its own steps of preprocessing."""
+
+from collections.abc import Collection, Iterator, Mapping
+from reprlib import repr
+from typing import Any
+
+from lit_continual.runs.printing import printable
+from lit_continual.runs.registry import LONGEST, Registry
+
+LAYERS = ("conv", "instancenorm", "batchnorm", "normalization", "dropout", "activation")
+UNETS = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
+BLOCKS = ("BasicBlockD", "BottleneckD")
+PACKAGE = "dynamic_network_architectures"
+RESAMPLING = (
+    "resample_data_or_seg_to_shape",
+    "resample_torch_fornnunet",
+    "resample_torch_simple",
+    "no_resampling_hack",
+)
+NORMALISATIONS = (
+    "CTNormalization",
+    "NoNormalization",
+    "RGBTo01Normalization",
+    "RescaleTo01Normalization",
+    "ZScoreNormalization",
+)
+READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")
+
+
+def _module() -> type:
+    from torch import nn
+
+    return nn.Module
+
+
+LAYER = Registry(
+    "layer",
+    _module,
+    ["torch.nn"],
+    lambda found: found.__module__ in {f"torch.nn.modules.{name}" for name in LAYERS},
+)
+ARCHITECTURE = Registry("architecture", _module)
+
+
+#: Full names, of packages that a caller has trusted, which plans may name from then on.
+TRUSTED: set[str] = set()
+
+
+def require_names(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
+    """Check all that nnU-Net imports or looks up by a name in its plans.
+
+    Args:
+        plans: What ``plans.json`` holds.
+        configuration: The configuration that is used, with what it inherits, in the form of today.
+
+    Raises:
+        ValueError: If a name is not among those that a file may name.
+    """
+    _require(plans["image_reader_writer"], READERS, "reads images by")
+    _require(plans.get("label_manager", "LabelManager"), ("LabelManager",), "looks labels up by")
+    _require(configuration["preprocessor_name"], ("DefaultPreprocessor",), "prepares images by")
+    for scheme in configuration["normalization_schemes"]:
+        _require(scheme, NORMALISATIONS, "normalises by")
+    for what in ("data", "seg", "probabilities"):
+        _require(configuration[f"resampling_fn_{what}"], RESAMPLING, "resamples by")
+        arguments = configuration[f"resampling_fn_{what}_kwargs"]
+        if not all(value is None or isinstance(value, (bool, int, float)) for value in arguments.values()):
+            raise ValueError(f"the plans resample with {repr(dict(arguments))}, which are not all numbers")
+    for registry, name in _imported(configuration["architecture"]):
+        _require_allowed(registry, name)
+
+
+def trust_names(plans: Any, trust: Collection[str]) -> None:
+    """Let plans name the architectures and layers of theirs that are of packages of the caller's own.
+
+    Raises:
+        ValueError: If such a name is no network or layer.
+    """
+    known = plans.get("configurations") if isinstance(plans, Mapping) else None
+    for configuration in known.values() if isinstance(known, Mapping) and trust else ():
+        if isinstance(configuration, Mapping) and isinstance(configuration.get("architecture"), Mapping):
+            for registry, name in _imported(configuration["architecture"]):
+                if name.partition(".")[0] in trust:
+                    registry.allowed(name, trust)
+                    TRUSTED.add(name)
+
+
+def _imported(architecture: Mapping[str, Any]) -> Iterator[tuple[Registry, str]]:
+    """What nnU-Net imports to build a network, and which kind it must be of."""
+    yield ARCHITECTURE, str(architecture["network_class_name"])
+    for argument in architecture["_kw_requires_import"]:
+        if (name := architecture["arch_kwargs"][argument]) is not None:
+            yield LAYER, str(name)
+
+
+def _require_allowed(registry: Registry, name: str) -> None:
+    """Check a name with its module; without it, nnU-Net would import a file of that name from beside the program."""
+    place, _, short = name.rpartition(".")
+    if registry is LAYER and place.startswith("torch.nn"):
+        LAYER.allowed(name, ())
+    elif name not in TRUSTED and not (
+        place.startswith(f"{PACKAGE}.") and short in (UNETS if registry is ARCHITECTURE else BLOCKS)
+    ):
+        raise ValueError(
+            f"`{printable(name[:LONGEST])}` is no {registry.kind} that a file may name. Give --trust"
+            f" {printable(name.partition('.')[0][:LONGEST])} if it is your own and the file too"
+        )
+
+
+def _require(name: Any, known: Collection[str], what: str) -> None:
+    if name not in known:
+        raise ValueError(
+            f"the plans say that nnU-Net {what} {printable(repr(name))}, and known are {', '.join(known)}. Use a model"
+            " with one of these"
+        )

@@ -1,0 +1,167 @@
+"""A trained model of nnU-Net that learns further classes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from lit_continual.data.batch import Batch
+from lit_continual.data.cases import Case
+from lit_continual.interop.nnunet.network import build_network, slide, without_last_layer
+from lit_continual.interop.nnunet.preparation import prepared, restored
+from lit_continual.interop.nnunet.trained import Trained
+from lit_continual.runs.classes import MODULES
+from lit_continual.runs.schedule import Schedule
+from lit_continual.runs.spec import Spec
+from lit_continual.segmentation.folded_layer import folded_layer
+from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.network_input import require_channels
+from lit_continual.segmentation.segmenter import Segmenter
+
+NOTHING: Spec = {"class_path": "Identity"}  # until there is a model
+CERTAIN = 100.0  # logits between the background and a class where nnU-Net has cropped; exp(-100) is 0 in float32
+
+
+@MODULES.add
+class NNUNetSegmenter(Segmenter):
+    """Extend a trained model of nnU-Net v2 by heads for new classes.
+
+    The body is its network up to the last layer, which is the first head as it stands. Images are prepared, predicted
+    and brought back by nnU-Net's own code, so that the label maps of the model before it has learnt anything are those
+    of ``nnUNetv2_predict``. The layers of deep supervision stay as they are and are not trained.
+
+    Args:
+        trained: What the folder of the model says, as its checkpoint's ``hyper_parameters`` hold it. Without it, the
+            module takes the network of the checkpoint that it starts from, such as ``stream.start``.
+        heads: The class names of each head to begin with; the first are those of the model.
+        roi_size: Size in voxels of the window slid over a volume; ``None`` takes the patch size of the plans.
+        loss: See :class:`Segmenter`.
+        optimizer: See :class:`Segmenter`.
+        scheduler: See :class:`Segmenter`.
+        post: See :class:`Segmenter`.
+
+    Raises:
+        ValueError: If the model cannot be extended, or nnunetv2 is not installed.
+        MisconfigurationException: If a fit begins without a network.
+
+    References:
+        Isensee et al. nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation.
+        Nature Methods 18, 2021.
+
+    Example:
+        >>> module = NNUNetSegmenter()
+        >>> module.trained is None, module.classes
+        (True, [])
+    """
+
+    def __init__(
+        self,
+        trained: dict[str, Any] | None = None,
+        heads: Sequence[Sequence[str]] = (),
+        roi_size: Sequence[int] | None = None,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        scheduler: Schedule | None = None,
+        post: Sequence[Spec] = (),
+    ) -> None:
+        super().__init__(NOTHING, 1, (), roi_size, loss, optimizer, scheduler, post)
+        for name in ("network", "features"):  # which follow from the plans
+            del self.hparams[name]
+        self.trained: Trained | None = None
+        #: Whether a prediction is the mean over mirrored images too, where training has mirrored.
+        self.mirror = False
+        self.hparams["trained"] = trained
+        if trained is not None:
+            self._build(Trained.of(trained), heads)
+
+    def _build(self, trained: Trained, heads: Sequence[Sequence[str]]) -> None:
+        self.trained = trained
+        self.body, features = without_last_layer(build_network(trained, len(trained.classes) + 1))
+        self.spatial_dims = len(trained.patch_size)
+        self.heads = GrowingHeads(features, self.spatial_dims, heads)
+        known = {"trained": trained.plain(), "heads": [list(head) for head in heads]}
+        self.hparams.update(known, roi_size=self.hparams["roi_size"] or trained.patch_size)
+
+    @property
+    def model(self) -> Trained:
+        """The model that is extended.
+
+        Raises:
+            MisconfigurationException: If there is none.
+        """
+        if self.trained is None:
+            raise MisconfigurationException(
+                "`NNUNetSegmenter` has no network: it extends a trained model of nnU-Net. Give its folder as"
+                " --stream.start, or take the module of `Checkpoint(FOLDER)`."
+            )
+        return self.trained
+
+    def load_case(self, case: Case) -> Any:
+        """Load the image of a case and prepare it as nnU-Net does."""
+        return prepared(case, self.model)
+
+    @override
+    def setup(self, stage: str) -> None:
+        _ = self.model
+        super().setup(stage)
+
+    @override
+    def rehearse(self, data: Any, epochs: int | None) -> None:
+        _ = self.model
+        super().rehearse(data, epochs)
+
+    @override
+    def infer(self, image: Tensor) -> Tensor:
+        """Map prepared volumes ``(B, C, *spatial)`` to logits by nnU-Net's sliding window."""
+        return self._of_heads(self._folded(image))
+
+    @override
+    def _infer(self, batch: Batch) -> Tensor:
+        require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
+        folded = self._folded(batch["image"])[0]
+        outside = torch.full((len(folded),), -CERTAIN)
+        outside[0] = 0
+        return self._of_heads(restored(folded, batch, self.model, outside)[None].to(folded.device))
+
+    def _folded(self, image: Tensor) -> Tensor:
+        """Logits of one softmax over all classes, as a folder that is written predicts them, in half precision."""
+        weight, bias = folded_layer(list(self.heads.layers))
+        convolve = F.conv2d if self.spatial_dims == 2 else F.conv3d
+        window = self.hparams["roi_size"]
+
+        def forward(patches: Tensor) -> Tensor:
+            return convolve(self.body(patches), weight, bias)
+
+        flat = self.spatial_dims == 2  # whose slices are along nnU-Net's first axis
+        volumes = [volume.movedim(-1, 1) if flat else volume for volume in image]
+        found = [slide(forward, v, self.model, self.classes, window, self.mirror) for v in volumes]
+        return torch.stack([logits.movedim(1, -1) if flat else logits for logits in found])
+
+    def _of_heads(self, folded: Tensor) -> Tensor:
+        """The logits of all heads that fold to the given ones: their backgrounds are equal."""
+        logits = folded.float()
+        ends = torch.tensor([len(head) for head in self.heads.classes]).cumsum(0).tolist()
+        parts = [
+            logits[:, [0, *range(end - len(head) + 1, end + 1)]]
+            for head, end in zip(self.heads.classes, ends, strict=True)
+        ]
+        return torch.cat(parts, 1)
+
+    @override
+    def to_source_grid(self, volume: Tensor, batch: Batch) -> Tensor:
+        """Bring an image ``(1, C, *spatial)`` to the grid of its file, for pictures."""
+        lowest = volume[0].flatten(1).amin(1)
+        return restored(volume[0].float(), batch, self.model, lowest)[None].to(volume.device)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trained is None:
+            known = checkpoint["hyper_parameters"].get("trained")
+            self._build(Trained.of(known), ())
+            self.to(self.device)
+        super().on_load_checkpoint(checkpoint)

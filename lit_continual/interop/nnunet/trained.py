@@ -1,0 +1,169 @@
+"""What a trained-model folder of nnU-Net says beside its weights."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from lit_continual.interop.nnunet.names import require_names, trust_names
+from lit_continual.runs.files import in_one_line
+from lit_continual.runs.parameters import CHECKS
+from lit_continual.runs.plain_data import fits, require_types, types_of
+
+#: What nnU-Net raises over plans of other types than its own.
+MALFORMED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, AssertionError, OverflowError)
+
+
+@dataclass(frozen=True, repr=False)
+class Trained:
+    """Plans, labels and whereabouts of a trained model of nnU-Net: plain data, with nnU-Net's own reading of it.
+
+    Args:
+        plans: What ``plans.json`` holds.
+        dataset: What ``dataset.json`` holds.
+        configuration: Which configuration of the plans was trained, such as ``3d_fullres``.
+        trainer: Name of the class that trained it, which builds the network.
+        mirror_axes: Axes along which it was mirrored in training.
+        fold: Which fold it is.
+        fingerprint: What ``dataset_fingerprint.json`` holds, if it was there.
+
+    Raises:
+        ValueError: If it is a model that cannot be extended, or names what no file may name.
+    """
+
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    configuration: str
+    trainer: str
+    mirror_axes: list[int] | None
+    fold: str
+    fingerprint: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _require_plain_labels(self.dataset)
+        try:
+            configuration = self.settings.configuration
+            if self.settings.previous_stage_name is not None:
+                raise ValueError(
+                    f"the configuration {self.configuration} is a cascade, which reads the answers of"
+                    f" {self.settings.previous_stage_name} too. Take another configuration"
+                )
+            require_names(self.plans, configuration)
+            _ = self.patch_size, self.spacing, self.manager.transpose_backward, self.manager.transpose_forward
+        except MALFORMED as error:
+            raise ValueError(f"The plans of nnU-Net cannot be used: {in_one_line(error)}.") from error
+
+    @classmethod
+    def of(cls, given: Any, trust: Collection[str] = ()) -> "Trained":
+        """Check plain data from a file, and return it as what it is.
+
+        Args:
+            given: What :meth:`plain` returns.
+            trust: Packages of the caller's own whose architectures and layers the plans may name from then on.
+
+        Raises:
+            ValueError: If something is missing, of another type, or cannot be used.
+        """
+        try:
+            trust_names(require_types(given, types_of(cls))["plans"], trust)
+        except MALFORMED as error:
+            raise ValueError(f"This is no trained model of nnU-Net ({in_one_line(error)}).") from error
+        return cls(**{name: given[name] for name in types_of(cls)})
+
+    def __repr__(self) -> str:
+        """Distinguish it from others in the key of a cache."""
+        text = json.dumps(self.plain(), sort_keys=True)
+        return f"Trained({self.configuration}, {hashlib.sha256(text.encode()).hexdigest()})"
+
+    def plain(self) -> dict[str, Any]:
+        """What :meth:`of` takes."""
+        return asdict(self)
+
+    @cached_property
+    def manager(self) -> Any:
+        """nnU-Net's ``PlansManager``."""
+        return nnunetv2().utilities.plans_handling.plans_handler.PlansManager(self.plans)
+
+    @cached_property
+    def settings(self) -> Any:
+        """nnU-Net's ``ConfigurationManager``; it converts plans from before version 2.4."""
+        known = self.plans.get("configurations")
+        if not isinstance(known, Mapping) or self.configuration not in known:
+            raise ValueError(
+                f"there is no configuration {self.configuration} among {', '.join(map(str, known or ())) or 'none'}"
+            )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected old nnU-Net plans format")
+            return self.manager.get_configuration(self.configuration)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes in the order of their labels, from 1."""
+        labels = {name: value for name, value in self.dataset["labels"].items() if name not in ("background", "ignore")}
+        return sorted(labels, key=labels.__getitem__)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return len(self.dataset.get("channel_names") or self.dataset["modality"])
+
+    @property
+    def patch_size(self) -> list[int]:
+        """In voxels: two numbers for a network that goes slice by slice."""
+        return [int(size) for size in self.settings.patch_size]
+
+    @property
+    def spacing(self) -> list[float]:
+        """Voxel size in mm that images are resampled to; of a network that goes slice by slice, that of the slices."""
+        return [float(size) for size in self.settings.spacing]
+
+    def with_classes(self, classes: Collection[str]) -> dict[str, Any]:
+        """``dataset.json`` with the labels of an extended model: 0 for the background, ``ignore`` last."""
+        labels = {"background": 0, **{name: value for value, name in enumerate(classes, 1)}}
+        if "ignore" in self.dataset["labels"]:
+            labels["ignore"] = len(labels)
+        return {**self.dataset, "labels": labels}
+
+
+def nnunetv2() -> Any:
+    """The package ``nnunetv2`` with what of it is used here; it is an extra, and seconds to import.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    try:
+        import nnunetv2.inference.predict_from_raw_data
+        import nnunetv2.preprocessing.preprocessors.default_preprocessor
+        import nnunetv2.utilities.find_objects
+        import nnunetv2.utilities.plans_handling.plans_handler
+    except ImportError as error:
+        raise ValueError(
+            f"Models of nnU-Net need its package ({in_one_line(error)}). Run `pip install lit-continual[nnunet]`."
+        ) from error
+    return nnunetv2
+
+
+def _require_plain_labels(dataset: Mapping[str, Any]) -> None:
+    labels = dataset.get("labels")
+    if not isinstance(labels, Mapping) or labels.get("background") != 0:
+        raise ValueError("The dataset.json of nnU-Net needs `labels`, name to value, with `background: 0`. Correct it.")
+    if region := next((name for name, value in labels.items() if isinstance(value, (list, tuple))), None):
+        raise ValueError(
+            f"The model was trained on regions: its dataset.json gives {region!r} the values {labels[region]}. Models"
+            " of regions are not extended; take one with a value for each label."
+        )
+    if not all(isinstance(name, str) and fits(value, int) for name, value in labels.items()):
+        raise ValueError(f"The labels of dataset.json are {dict(labels)!r}. Give each name a whole number.")
+    if sorted(labels.values()) != list(range(len(labels))) or not labels.keys() - {"background", "ignore"}:
+        raise ValueError(f"The labels of dataset.json are {dict(labels)!r}. Number them 0, 1, 2, … without a gap.")
+    if labels.get("ignore", len(labels) - 1) != len(labels) - 1:
+        raise ValueError(f"The label `ignore` of dataset.json is {labels['ignore']}. Make it the last value.")
+    channels = dataset.get("channel_names") or dataset.get("modality")
+    if not isinstance(channels, Mapping) or not channels:
+        raise ValueError("The dataset.json of nnU-Net names no channels. Give it `channel_names`, such as {'0': 'CT'}.")
+
+
+CHECKS["trained"] = lambda value, trust: None if value is None else Trained.of(value, trust).plain()
