@@ -1,6 +1,6 @@
 """Segmentation with a shared body and heads that grow."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -75,7 +75,7 @@ class Segmenter(ScheduledModule):
         torch.Size([1, 4, 32, 32])
     """
 
-    to_source_grid = staticmethod(to_source_grid)
+    to_source_grid: Callable[..., Tensor] = staticmethod(to_source_grid)
 
     def __init__(
         self,

@@ -86,7 +86,9 @@ def test_graphs_of_other_networks(tmp_path, save, form, name, features):
 def test_onnx_runtime_says_what_torch_says_of_a_real_image(tmp_path, save, real_data):
     module = segmenter(window=(32, 32, 32))
     folder = export(save(module), "onnx", tmp_path / "graph")
-    volume = load_case(read_cases(str(real_data / "Task04_Hippocampus")).cases[0], Preprocessing(**PREPROCESSING))["image"]
+    volume = load_case(read_cases(str(real_data / "Task04_Hippocampus")).cases[0], Preprocessing(**PREPROCESSING))[
+        "image"
+    ]
     patch = torch.nn.functional.pad(volume, (0, 32, 0, 32, 0, 32))[:, :32, :32, :32][None]
     with torch.no_grad():
         expected = folded_logits(module(patch), module.head_channels)
