@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,9 +13,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lit_continual import NNUNetDataModule
 from lit_continual.cli import main
 from lit_continual.data import Split
-from lit_continual.modules import NNUNetSegmenter
+from lit_continual.modules import NNUNetSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
+from tests.conftest import NETWORK
 from tests.interop.nnunet.conftest import OBLIQUE, quiet, write_images
+
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 @pytest.fixture
@@ -175,3 +179,33 @@ def test_the_plans_are_needed_before_the_data(raw, toy, stream, tmp_path):
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"other.ckpt is no model of nnU-Net"):
         data.follow(Checkpoint(tmp_path / "other.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["--trainer.precision=bf16-mixed", "--trainer.enable_model_summary=false"],
+        ["--data.init_args.patch_size=[16, 16, 16]"],
+    ],
+)
+def test_the_config_extends_a_model(toy, raw, tmp_path, more):
+    small = [
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=1",
+        f"--trainer.default_root_dir={tmp_path / 'run'}",
+    ]
+    data = [f"--data.init_args.dataset={raw}", "--data.init_args.split.fractions=[0.6, 0.2, 0.2]"]
+    experiences = '--stream.experiences=[{"name": "new", "classes": {"cone": "cone"}}]'
+    options = [f"--stream.start={toy()}", *data, experiences, "--trainer.accelerator=cpu", *small, *more]
+    main(["fit", "--config", str(CONFIGS / "extend_nnunet.yaml"), *options])
+    module = Checkpoint(tmp_path / "run/experiences/0_new/model.ckpt").module(NNUNetSegmenter)
+    assert module.classes == ["ball", "box", "cone"]
+
+
+def test_only_models_of_nnunet_are_mirrored(tmp_path):
+    module = Segmenter(NETWORK, 4, [["a"]])
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    torch.save({**content, "datamodule_hyper_parameters": {"preprocessing": {}}}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=r"--mirror is for models of nnU-Net, and this is a Segmenter. Leave it out"):
+        main(["predict", str(tmp_path / "model.ckpt"), str(tmp_path), "--mirror=true"])
