@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_continual.interop.bundle.bundle_segmenter import BundleSegmenter
 from lit_continual.interop.bundle.linear_heads import LAST, joined
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoint import Checkpoint
@@ -41,7 +42,7 @@ class OneLayer:
                 classes.
         """
         module = opened.module(Segmenter)
-        if type(module) not in (Segmenter, RegionSegmenter):
+        if type(module) not in (Segmenter, RegionSegmenter, BundleSegmenter):
             raise ValueError(
                 f"{opened.path} is of a {type(module).__name__}, which is not one network with one output layer."
                 " Export a checkpoint of a Segmenter."

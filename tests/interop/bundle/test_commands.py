@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from lit_continual import BundleDataModule
 from lit_continual.cli import main
-from lit_continual.modules import Segmenter
+from lit_continual.modules import BundleSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
 from tests.interop.toys import ARGMAX, INVERT, LOAD, NETWORKS, SCALE, config, network, write_bundle, write_images
 
@@ -25,12 +27,17 @@ def bundle(tmp_path):
 def extended(tmp_path, stream, bundle):
     """Extend the bundle, and return the checkpoint."""
 
-    def fit(*callbacks):
+    def fit(*callbacks, whole=True):
         experience = {"name": "box", "classes": {"box": 2}, "max_epochs": 1}
         path = stream(*callbacks, start=str(bundle), experiences=[experience])
         described = json.loads(Path(path).read_text())
-        described["model"]["init_args"] |= {"network": NETWORK, "features": 6}
-        described["data"]["init_args"] |= {"patch_size": [16, 16, 16]}
+        if whole:
+            described["model"]["init_args"] |= {"network": NETWORK, "features": 6}
+            described["data"]["init_args"] |= {"patch_size": [16, 16, 16]}
+        else:
+            described["model"]["class_path"], described["data"]["class_path"] = "BundleSegmenter", "BundleDataModule"
+            del described["data"]["init_args"]["patch_size"]
+            del described["model"]["init_args"]["network"], described["model"]["init_args"]["features"]
         Path(path).write_text(json.dumps(described))
         main(["fit", "--config", path])
         return tmp_path / "run/experiences/0_box/model.ckpt"
@@ -57,6 +64,25 @@ def test_a_stream_extends_a_bundle_that_goes_out_again(tmp_path, bundle, extende
     assert (metadata["authors"], metadata["version"]) == ("toys", "0.2.0")
     assert (folder / "LICENSE").read_text() == "For toys only."
     assert Checkpoint(folder).module(Segmenter).classes == ["ball", "box"]
+
+
+@pytest.mark.filterwarnings("ignore:The optimizer's weight decay")
+def test_network_and_preprocessing_may_come_with_the_bundle(tmp_path, bundle, extended):
+    checkpoint = extended({"class_path": "Distillation", "init_args": {"alpha": 0.5, "teacher": "start"}}, whole=False)
+    opened = Checkpoint(checkpoint)
+    assert type(opened.module()) is BundleSegmenter
+    assert opened.preprocessing == Checkpoint(bundle).preprocessing
+    assert opened.hyper_parameters["network"] == Checkpoint(bundle).hyper_parameters["network"]
+    assert opened.module().classes == ["ball", "box"]
+    main(["export", str(checkpoint), "--format=bundle", f"--output={tmp_path / 'exported'}"])
+    assert Checkpoint(tmp_path / "exported").module().classes == ["ball", "box"]
+
+
+def test_a_segmenter_without_a_network_says_so(tmp_path, shapes):
+    with pytest.raises(MisconfigurationException, match="has no network: it takes that of the model it starts from"):
+        BundleSegmenter().rehearse(None, 1)
+    with pytest.raises(ValueError, match="does not know how images are preprocessed"):
+        BundleDataModule(str(shapes), classes={"box": 2}).setup("fit")
 
 
 def test_kernels_of_a_bundle_are_scored(tmp_path, bundle):
