@@ -11,7 +11,6 @@ from lit_continual.interop.bundle.bundle_segmenter import BundleSegmenter
 from lit_continual.interop.bundle.linear_heads import LAST, joined
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.segmentation.folded_layer import folded_layer
 from lit_continual.segmentation.label_map import folded_logits
 from lit_continual.segmentation.region_segmenter import RegionSegmenter
 from lit_continual.segmentation.segmenter import Segmenter
@@ -55,9 +54,12 @@ class OneLayer:
                 f"{opened.path} has regions that may overlap, and {', '.join(several[0])}, which exclude each other."
                 " No one output layer says both; learn each class in an experience of its own."
             )
-        layers = list(module.heads.layers)
-        parts = [_odds(layers, name) for name in ("weight", "bias")] if overlap else folded_layer(layers)
-        return cls(module, "sigmoid" if overlap else "softmax", parts[0].detach(), parts[1].detach())
+        kind = "sigmoid" if overlap else "softmax"
+        rows: list[Tensor] = [layer.weight for layer in module.heads.layers]  # type: ignore[misc]
+        weight, shape = torch.cat(rows).detach(), [1] * module.spatial_dims
+        bias = module.heads(weight.new_zeros(1, weight.shape[1], *shape)).detach().flatten()
+        folded = [_folded(part, kind, module.head_channels) for part in (weight.flatten(1).T, bias[None])]
+        return cls(module, kind, folded[0].T.reshape(-1, weight.shape[1], *shape).contiguous(), folded[1][0])
 
     @property
     def names(self) -> list[str]:
@@ -66,10 +68,7 @@ class OneLayer:
 
     def logits(self, logits: Tensor) -> Tensor:
         """Map the logits of all heads ``(B, K, *spatial)`` to those of the one layer, ``(B, C, *spatial)``."""
-        channels = self.module.head_channels
-        if self.activation == "softmax":
-            return folded_logits(logits, channels)
-        return torch.cat([logits[:, one : one + 1] - logits[:, zero : zero + 1] for zero, one in channels], 1)
+        return _folded(logits, self.activation, self.module.head_channels)
 
     def described(self) -> dict[str, Any]:
         """Sections of a MONAI config that build the network, ``network_def`` among them.
@@ -111,7 +110,8 @@ class OneLayer:
         return nn.Sequential(self.module.body, layer).eval()
 
 
-def _odds(layers: Sequence[nn.Module], name: str) -> Tensor:
-    """The row of each class less that of its background."""
-    rows: list[Tensor] = [getattr(layer, name) for layer in layers]
-    return torch.cat([row[1:] - row[:1] for row in rows])
+def _folded(logits: Tensor, activation: str, heads: Sequence[Sequence[int]]) -> Tensor:
+    """Fold the logits of all heads ``(B, K, ...)``; as that is linear, the weights that make them just as well."""
+    if activation == "softmax":
+        return folded_logits(logits, heads)
+    return torch.cat([logits[:, one : one + 1] - logits[:, zero : zero + 1] for zero, one in heads], 1)
