@@ -104,7 +104,8 @@ class LoRA(PartialTraining):
                     f"`{type(network).__name__}` has no linear layer or plain convolution in `{part}`. The most like it"
                     f" at any depth are {similar_names(part, known)}."
                 )
-        inside = [name for name in found if not self.layers or any(_lies_in(name, part) for part in self.layers)]
+        old = [name for name in found if not self._known or f"{name}.weight" in self._known]  # new ones train whole
+        inside = [name for name in old if not self.layers or any(_lies_in(name, part) for part in self.layers)]
         return [name for name in inside if not any(_lies_in(name, part) for part in self.parts)]
 
     def _adapt(self, pl_module: LightningModule, names: Sequence[str]) -> None:

@@ -156,7 +156,10 @@ def test_a_fit_behind_others_is_resumed_and_new_heads_are_trained(trainer, tmp_p
     before = state(module)
     for one in (module, resumed):
         one.heads.append(nn.Conv2d(6, 2, 1))
+    new = state(module.heads[1])
     fit(module, callback)
+    found = module.heads[1].state_dict()  # with its bias, which an adapter has not
+    assert not any(torch.equal(value, new[name]) for name, value in found.items())
     assert torch.equal(module.heads[0].bias, before["heads.0.bias"])
     assert torch.equal(module.body[1].weight, before["body.1.weight"])
     again = LoRA(RANK, after=1)
