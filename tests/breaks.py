@@ -20,7 +20,9 @@ BREAKS = [
     *room(
         "methods/distillation/loss.py",
         "tests/methods/distillation/test_loss.py",
-        ("teacher = teacher_logits.detach().to(precision) / temperature", "teacher = teacher_logits.to(precision)"),
+        ("teacher.detach().to(precision) / temperature", "teacher.to(precision)"),
+        ("(s.square().sum(2) + t.square().sum(2) + smooth)", "(s.sum(2) + t.sum(2) + smooth)"),
+        ("softmax(1)[:, 1:] for head", "softmax(1) for head"),
         ("(len(pixels), -1).mean(1)", "(len(pixels), -1).sum(1)"),
     ),
     *room(

@@ -41,7 +41,8 @@ def run(tests, copy, seconds=DEADLINE):
             os.dup2(os.open(copy / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
             os.dup2(1, 2)
             os.environ["PYTHONPATH"], sys.path[:0] = str(copy), [str(copy)]
-            code = pytest.main(["-q", "-m", "not slow", "-p", "no:cacheprovider", *tests])
+            imported = "ignore::pytest.PytestAssertRewriteWarning"  # of plugins that the fork has from its parent
+            code = pytest.main(["-q", "-m", "not slow", "-p", "no:cacheprovider", "-W", imported, *tests])
         finally:
             os._exit(code)
     end = time.monotonic() + seconds
