@@ -35,6 +35,7 @@ class CaseList:
         labels: Label value of each name.
         regions: The labels of each region, where a ``dataset.json`` of nnU-Net gives lists of values.
         channels: Names of the channels, such as ``CT``.
+        count: How many cases it says that it has.
     """
 
     source: Path
@@ -42,6 +43,7 @@ class CaseList:
     labels: Mapping[str, int]
     regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     channels: tuple[str, ...] = ()
+    count: int | None = None
 
 
 def refuse(fault: str) -> None:
@@ -104,7 +106,7 @@ def read_cases(dataset: str | os.PathLike[str], report: Callable[[str], None] = 
         except ValueError as error:
             report(str(error))
     cases = tuple(_told_apart(named, path, report))
-    return CaseList(path, cases, said.labels, said.regions, said.channels)
+    return CaseList(path, cases, said.labels, said.regions, said.channels, said.count)
 
 
 def stem(path: str | os.PathLike[str]) -> str:

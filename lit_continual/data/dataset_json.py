@@ -1,7 +1,7 @@
 """What a ``dataset.json`` says: of the Medical Segmentation Decathlon, or of a raw data set of nnU-Net."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr
 from typing import Any
@@ -22,13 +22,15 @@ class DatasetJson:
         channels: Names of the channels, such as ``CT``; none where the file does not say.
         entries: Image, label and further keys of each case; ``None`` where they lie in ``imagesTr`` and ``labelsTr``.
         file_ending: How the files there end; ``None`` in a list of the Decathlon.
+        count: How many cases there should be, ``numTraining``.
     """
 
     labels: Mapping[str, int]
     regions: Mapping[str, tuple[str, ...]]
     channels: tuple[str, ...]
     entries: list[Mapping[str, Any]] | None
-    file_ending: str | None = field(default=None)
+    file_ending: str | None = None
+    count: int | None = None
 
 
 def read_dataset_json(path: Path) -> DatasetJson:
@@ -46,6 +48,7 @@ def read_dataset_json(path: Path) -> DatasetJson:
         channels = tuple(str(named[k]) for k in sorted(named, key=int)) if isinstance(named, Mapping) else ()
         ending = content.get("file_ending")
         entries = _entries(content)
+        count = content.get("numTraining")
     except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{path} is not a Decathlon list ({f'{error!r}'[:300]}). It needs `training`, a list of `image` and"
@@ -56,7 +59,14 @@ def read_dataset_json(path: Path) -> DatasetJson:
             f"{path} declares one name for two label values: {repr(declared)}. Give each value its own name."
         )
     labels, regions = _named_values(values, path)
-    return DatasetJson(labels, regions, channels, entries, None if ending is None else str(ending))
+    return DatasetJson(
+        labels,
+        regions,
+        channels,
+        entries,
+        None if ending is None else str(ending),
+        count if isinstance(count, int) else None,
+    )
 
 
 def _entries(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:

@@ -71,12 +71,18 @@ def candidate_layers(network: nn.Module) -> list[str]:
         >>> candidate_layers(nn.Sequential(nn.Conv2d(1, 2, 1), nn.Dropout()))
         ['0']
     """
-    heads = [f"{name}." for name, part in network.named_modules() if isinstance(part, SharedHead)]
+    parts = dict(network.named_modules())
+    others = [f"{name}." for name, part in parts.items() if isinstance(part, SharedHead)]
+    others += [f"{name}.parametrizations." for name in parts]  # which answer with weights
     return [
         name
-        for name, part in network.named_modules()
-        if name and not [*part.children()] and not isinstance(part, _DropoutNd) and not name.startswith(tuple(heads))
+        for name, part in parts.items()
+        if name and not isinstance(part, _DropoutNd) and _holds_none(part) and not f"{name}.".startswith(tuple(others))
     ]
+
+
+def _holds_none(part: nn.Module) -> bool:
+    return all(name == "parametrizations" for name, _ in part.named_children())
 
 
 def level_ends(outputs: Mapping[str, Tensor], logits: Tensor) -> list[str]:

@@ -47,8 +47,9 @@ def predict(
             trained model of another program, such as a folder of nnU-Net.
         images: A folder of images, a Decathlon list or a CSV table; or a folder of DICOM series of CT, MR or PET,
             which the extra ``dicom`` reads.
-        output: Folder for ``<image>.nii.gz`` and ``labels.json``, which names the values; of a series, which is named
-            by its folder, ``<series>.dcm`` too.
+        output: Folder for ``<image>.nii.gz`` and ``labels.json``, which names the values. Of channels ``NAME_0000``,
+            ``NAME_0001``, … the name is ``NAME``; of a series, which is named by its folder, there is ``<series>.dcm``
+            too.
         probabilities: Write ``<image>_probabilities.nii.gz`` too, one channel a class along the fourth axis.
         mirror: Average over mirrored images too, along the axes that training has mirrored; for models of nnU-Net.
         accelerator: As for the Trainer.
@@ -111,10 +112,16 @@ def _mirror(module: Segmenter) -> None:
     module.mirror = True
 
 
+def _name(image: str | Path, patient: str) -> str:
+    """Name of a prediction: that of the first image, without the number of its channel where the case has none."""
+    name = stem(image)
+    return patient if name == f"{patient}_0000" else name
+
+
 def _check_names(cases: Sequence[Case]) -> None:
     found: dict[str, Case] = {}
     for case in cases:
-        if (other := found.setdefault(stem(case.images[0]), case)) is not case:
+        if (other := found.setdefault(_name(case.images[0], case.patient), case)) is not case:
             raise ValueError(
                 f"The predictions of {other.images[0]} and {case.images[0]} would have one name. Rename one,"
                 " or predict them into two folders."
@@ -130,8 +137,9 @@ def _make_room(
     series: Mapping[str, DicomSeries],
 ) -> None:
     """Check that predictions fall on nothing, and take away what would be left of another network among them."""
-    maps = [folder / f"{stem(case.images[0])}.nii.gz" for case in cases]
-    chances = [folder / f"{stem(case.images[0])}_probabilities.nii.gz" for case in cases]
+    names = [_name(case.images[0], case.patient) for case in cases]
+    maps = [folder / f"{name}.nii.gz" for name in names]
+    chances = [folder / f"{name}_probabilities.nii.gz" for name in names]
     maps += [folder / f"{name}.dcm" for name in series]
     named = folder / "labels.json"
     require_folder(folder)
@@ -191,16 +199,15 @@ class SegmentationWriter(BasePredictionWriter):
     ) -> None:
         assert isinstance(pl_module, Segmenter)
         labels = pl_module.labels(prediction.float())[0].cpu().numpy()
-        kind = np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16
-        source = Path(batch["path"][0])
-        labels = labels.astype(kind)
-        self._write(stem(source), labels, batch)
-        if (series := self.series.get(stem(source))) is not None:
+        labels = labels.astype(np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16)
+        name = _name(batch["path"][0], batch["patient"][0])
+        self._write(name, labels, batch)
+        if (series := self.series.get(name)) is not None:
             write_segmentation(self.folder / f"{series.name}.dcm", labels, series, list(_values(pl_module)))
         if self.probabilities:
             chances = pl_module.probabilities(prediction.float())[0]
             moved = chances.movedim(0, -1).float().cpu().numpy()
-            self._write(f"{stem(source)}_probabilities", moved, batch)
+            self._write(f"{name}_probabilities", moved, batch)
 
     def _write(self, name: str, array: np.ndarray[Any, Any], batch: Any) -> None:
         affine = np.array(batch["source_affine"][0])

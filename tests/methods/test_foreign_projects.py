@@ -15,7 +15,19 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, Dataset
 
-from lit_continual.callbacks import L2SP, Distillation, LossTerm, Pretrained, TargetedGradientDescent, TrainOnly
+from lit_continual.callbacks import (
+    AGEM,
+    EWC,
+    L2SP,
+    MAS,
+    SI,
+    Distillation,
+    LossTerm,
+    Pretrained,
+    RWalk,
+    TargetedGradientDescent,
+    TrainOnly,
+)
 from lit_continual.functional import distillation_loss
 
 
@@ -381,6 +393,56 @@ def test_a_foreign_module_is_given_no_mixed_batches(trainer):
         trainer(callbacks=Distillation(teacher="start")).fit(WithOrigin(), data)
 
 
+IMPORTANCES = {
+    "ewc": lambda: EWC(0.1),
+    "sampled": lambda: EWC(0.1, labels="sampled"),
+    "mas": lambda: MAS(0.1),
+    "si": lambda: SI(0.1),
+    "rwalk": lambda: RWalk(0.1),
+}
+
+
+@pytest.mark.parametrize("name", IMPORTANCES)
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (Prepares, {"form": lambda image, label: {"img": image, "seg": label}}),
+        (
+            OfDataclass,
+            {
+                "form": Sample,
+                "collate_fn": lambda items: Sample(*map(torch.stack, zip(*map(vars_of, items), strict=True))),
+            },
+        ),
+        (OfTuple, {}),
+        (TwoViews, {}),
+        (Classifier, {}),
+        (NoForward, {}),
+    ],
+)
+def test_importances_are_measured_in_other_peoples_projects(kind, data, name, trainer):
+    callback, module = IMPORTANCES[name](), kind()
+    for _ in range(2):
+        run = trainer(callbacks=callback)
+        run.fit(module, batches(**data))
+    weight = next(n for n in callback.importance if n.endswith("weight"))
+    assert callback.importance[weight].sum() > 0
+    assert run.callback_metrics[f"train/{callback.name}"] >= 0
+    assert {"training_step", "forward", "log"} & vars(module).keys() == set()
+
+
+@pytest.mark.parametrize("name", ["ewc", "si", "rwalk", "mas"])
+def test_a_regression_has_importances_too(name, trainer):
+    callback = IMPORTANCES[name]()
+    trainer(callbacks=callback).fit(Regression(), batches())
+    assert callback.importance["net.weight"].sum() > 0
+
+
+def test_a_regression_has_no_labels_to_draw(trainer):
+    with pytest.raises(MisconfigurationException, match=r"One channel.*regression.*heads='sigmoid'"):
+        trainer(callbacks=EWC(labels="sampled")).fit(Regression(), batches())
+
+
 class OfTheOtherPackage(pytorch_lightning.LightningModule):
     training_step, forward = Project.training_step, Project.forward
     configure_optimizers, with_extra = Project.configure_optimizers, Project.with_extra
@@ -397,6 +459,12 @@ class OfTheOtherPackage(pytorch_lightning.LightningModule):
     [
         lambda folder: Distillation(teacher="start"),
         lambda folder: L2SP(parameters="net", anchor="start"),
+        lambda folder: EWC(0.1),
+        lambda folder: EWC(0.1, labels="sampled"),
+        lambda folder: MAS(0.1),
+        lambda folder: SI(0.1),
+        lambda folder: RWalk(0.1),
+        lambda folder: AGEM(Items(lambda image, label: (image, 1 - label)), batch_size=4),
         lambda folder: TargetedGradientDescent(share=0.1),
         lambda folder: TrainOnly(["net.0"]),
         lambda folder: Watch(),
@@ -405,7 +473,20 @@ class OfTheOtherPackage(pytorch_lightning.LightningModule):
             Pretrained(str(folder / "w.pt")),
         )[1],
     ],
-    ids=["distillation", "l2sp", "tgd", "train_only", "term", "pretrained"],
+    ids=[
+        "distillation",
+        "l2sp",
+        "ewc",
+        "ewc_sampled",
+        "mas",
+        "si",
+        "rwalk",
+        "agem",
+        "tgd",
+        "train_only",
+        "term",
+        "pretrained",
+    ],
 )
 def test_modules_and_trainers_of_pytorch_lightning_are_served(make, trainer, tmp_path):
     module = OfTheOtherPackage()

@@ -20,7 +20,7 @@ from tests import processes
 from tests.same_run import assert_same_run
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
-SHARED = "--model.heads=shared"
+SHARED = ["--model.heads=shared", "--model.optimizer.weight_decay=0"]  # of what L2SP anchors
 
 
 def callback(name, **arguments):
@@ -47,7 +47,7 @@ def load(path):
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in METHODS])
 def test_a_stream_ends_with_one_softmax_and_is_predicted_from_its_checkpoint(stream, shapes, tmp_path, name):
-    main(["fit", "--config", stream(*METHODS[name]), SHARED])
+    main(["fit", "--config", stream(*METHODS[name]), *SHARED])
     run, predictions = tmp_path / "run", tmp_path / "predictions"
     first, last = (load(run / f"experiences/{part}/model.ckpt") for part in ("0_ball", "1_box"))
     assert [c["hyper_parameters"]["heads"] for c in (first, last)] == ["shared"] * 2
@@ -70,7 +70,7 @@ def test_a_stream_ends_with_one_softmax_and_is_predicted_from_its_checkpoint(str
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_killed_inside_the_second_experience_it_ends_as_if_it_had_not_been(stream, tmp_path, name):
-    log, arguments = tmp_path / "log.txt", ["fit", "--config", stream(*METHODS[name]), SHARED]
+    log, arguments = tmp_path / "log.txt", ["fit", "--config", stream(*METHODS[name]), *SHARED]
     whole, cut = (tmp_path / part for part in ("whole", "cut"))
     assert processes.run([*arguments, f"--trainer.default_root_dir={whole}"], log, reports=False) == 0, log.read_text()
     mine = [*arguments, f"--trainer.default_root_dir={cut}"]
@@ -82,19 +82,11 @@ def test_killed_inside_the_second_experience_it_ends_as_if_it_had_not_been(strea
 
 @pytest.mark.slow
 def test_exemplars_are_mixed_into_an_experience_of_a_shared_head(stream, tmp_path):
-    memory = {"budget": {"per_class": 2}, "policy": "Random", "share": 0.5}
-    main(["fit", "--config", stream(callback("MiB"), memory=memory), SHARED])
+    memory = {"policy": "Random", "budget": {"samples": 4}}
+    main(["fit", "--config", stream(callback("MiB"), memory=memory), *SHARED])
     assert (tmp_path / "run/memory").exists()
-    main(
-        [
-            "fit",
-            "--config",
-            stream(callback("MiB")),
-            SHARED,
-            "--stream.mode=joint",
-            f"--trainer.default_root_dir={tmp_path / 'joint'}",
-        ]
-    )
+    joint = [*SHARED, "--stream.mode=joint", f"--trainer.default_root_dir={tmp_path / 'joint'}"]
+    main(["fit", "--config", stream(callback("MiB")), *joint])
     together = load(tmp_path / "joint/experiences/1_box/model.ckpt")
     assert together["hyper_parameters"]["classes"] == [["ball", "box"]]
 
@@ -103,7 +95,7 @@ def test_exemplars_are_mixed_into_an_experience_of_a_shared_head(stream, tmp_pat
 @pytest.mark.parametrize("name", TAUGHT)
 def test_two_processes_learn_what_one_does_with_the_same_global_batch(stream, tmp_path, name):
     sgd = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.05"]
-    command = [sys.executable, "-m", "lit_continual", "fit", "--config", stream(*METHODS[name]), SHARED, *sgd]
+    command = [sys.executable, "-m", "lit_continual", "fit", "--config", stream(*METHODS[name]), *SHARED, *sgd]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     one, two = tmp_path / "one", tmp_path / "two"
     ddp = ["--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=2"]

@@ -132,6 +132,7 @@ def test_scaled_integers_and_files_without_compression_are_read_as_what_they_mea
 def test_several_modalities_are_channels(checkpoint, folder, tmp_path):
     output = predict(checkpoint(channels=2), folder, tmp_path)
     (found,) = output.glob("*.nii.gz")
+    assert found.name == "case.nii.gz"  # as nnU-Net names it
     np.testing.assert_array_equal(
         np.asarray(nib.load(found).dataobj), expected(nib.load(folder / "case_0000.nii.gz").get_fdata())
     )

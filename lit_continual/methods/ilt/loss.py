@@ -9,8 +9,7 @@ from lit_continual.methods.one_softmax import full_precision
 def normalised_feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Mean squared distance of feature vectors of length 1.
 
-    .. math:: d = \frac{1}{P} \sum_p \Big\lVert \frac{f_p}{\lVert f_p \rVert} - \frac{f^*_p}{\lVert f^*_p \rVert}
-        \Big\rVert^2
+    .. math:: d = \frac{1}{P} \sum_p \lVert \hat f_p - \hat f^*_p \rVert^2, \qquad \hat f = \frac{f}{\lVert f \rVert}
 
     It is twice one minus the cosine, in [0, 4].
 

@@ -32,9 +32,8 @@ SURE = 30.0  # a logit whose softmax is one-hot in single precision
 class PLOP(FeatureTerm):
     r"""Learn new classes in one softmax, with labels and features of the old network.
 
-    .. math::
-        L = \frac{1}{B} \sum_i \nu_i L_c(\tilde y_i) + \sqrt{\frac{C}{C - K}} \, \frac{1}{F + 1}
-        \Big( \lambda_f \sum_{l=1}^{F} d(f_l, f_l^*) + \lambda_z \, d(z, z^*) \Big)
+    .. math:: L = \frac{1}{B} \sum_i \nu_i L_c(\tilde y_i) + \sqrt{\frac{C}{C - K}} \, \frac{1}{F + 1}
+        \left( \lambda_f \sum_l d(f_l, f_l^*) + \lambda_z \, d(z, z^*) \right)
 
     From the second fit on this takes the place of the module's own loss, which has no weight. Background that the old
     network is certain of gets its answer as label :math:`\tilde y`; the rest of the background is ignored, and

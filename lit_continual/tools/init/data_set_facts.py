@@ -58,7 +58,19 @@ def read_data_set(dataset: str, report: Callable[[str], None]) -> DataSetFacts |
     Returns:
         The facts; ``None`` where no case is right.
     """
-    listed = read_cases(dataset, report)
+    left_out = 0
+
+    def count(fault: str) -> None:
+        nonlocal left_out
+        left_out += 1
+        report(fault)
+
+    listed = read_cases(dataset, count)
+    if listed.count not in (None, len(listed.cases) + left_out):
+        report(
+            f"{listed.source} has a `numTraining` of {listed.count}, and lists {len(listed.cases) + left_out} cases."
+            " Restore those that lack, or correct the number."
+        )
     if IGNORE in listed.labels:
         report(
             f"{listed.source} declares the label `{IGNORE}` for voxels that nobody annotated, and all are trained on"

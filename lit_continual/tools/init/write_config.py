@@ -74,7 +74,7 @@ def _read(datasets: Sequence[str]) -> list[DataSetFacts]:
         for fault in faults:
             show(f"- {fault}")
         raise ValueError(
-            f"{len(faults)} faults of the data stand above, and no config was written. Mend them, or take those cases"
-            " off the list."
+            f"No config was written, since the data have faults, which stand above ({len(faults)}). Mend them, or take"
+            " those cases off the list."
         )
     return found

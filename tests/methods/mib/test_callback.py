@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import LambdaCallback
 from monai.losses import DiceCELoss
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -12,13 +13,30 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual.callbacks import MiB
 from lit_continual.data import collate
-from lit_continual.modules import Segmenter
+from lit_continual.modules import Segmenter, SharedHead
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.* has no old network"),  # the first fit of a test that trains twice
     pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),
 ]
 UNET = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2], "norm": "INSTANCE"}
+
+
+class WithSharedHead(LightningModule):
+    """Somebody else's module with the layer that grows."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.last = nn.Conv2d(1, 4, 3, padding=1), SharedHead(4, 2, [["a", "b"]])
+
+    def forward(self, image):
+        return self.last(self.body(image).relu())
+
+    def training_step(self, batch, batch_idx):
+        return cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.2)
 
 
 class Foreign(LightningModule):
@@ -128,6 +146,28 @@ def test_the_teacher_of_a_shared_head_is_the_old_network_bit_for_bit(trainer):
     method.teardown(fitted, module, "fit")
     assert torch.equal(seen[0], old(image))
     assert module(image).shape[1] == 4
+
+
+def test_the_shared_head_of_another_module_gives_its_growth_back_for_the_teacher(trainer):
+    torch.manual_seed(0)
+    module, method, seen = WithSharedHead(), MiB(), []
+    trainer(callbacks=method).fit(module, batches())
+    old, image = copy.deepcopy(module).eval(), torch.randn(1, 1, 6, 6)
+    module.last.grow(["c"])
+    look = LambdaCallback(on_train_batch_end=lambda *_: seen.append(method._teacher.module(image)))
+    trainer(callbacks=[method, look]).fit(module, batches(label=3))
+    assert torch.equal(seen[-1], old(image))
+
+
+def test_the_teacher_may_be_the_checkpoint_of_a_shared_head_with_fewer_classes(trainer, tmp_path):
+    first, module, seen = shared(classes=[["a"]]), shared(classes=[["a"], ["b"]]), []
+    fitted = trainer()
+    fitted.fit(first, samples(("a",)))
+    fitted.save_checkpoint(tmp_path / "old.ckpt")
+    method, image = MiB(teacher=tmp_path / "old.ckpt"), torch.randn(1, 1, 8, 8)
+    look = LambdaCallback(on_train_batch_end=lambda *_: seen.append(method._teacher.module(image)))
+    trainer(callbacks=[method, look]).fit(module, samples(("b",)))
+    assert torch.equal(seen[0], first.eval()(image))
 
 
 def test_heads_with_a_background_each_are_refused_before_training(trainer):

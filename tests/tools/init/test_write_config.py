@@ -161,7 +161,9 @@ def test_every_fault_of_every_case_is_listed(decathlon, capsys):
     del content["training"][8]["label"]
     content["training"][9]["label"] = "labelsTr/gone.nii.gz"
     (folder / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"^10 faults of the data stand above, and no config was written. Mend them"):
+    with pytest.raises(
+        ValueError, match=r"^No config was written, since the data have faults, which stand above \(10\). Mend them"
+    ):
         init(folder)
     said = capsys.readouterr().out
     more = [r"case_7.nii.gz cannot be read", r"case_8.nii.gz has no label", r"gone.nii.gz is listed in .* not there"]
@@ -174,17 +176,28 @@ def test_faults_of_all_data_sets_are_listed(capsys):
     plain("liver")
     Path("liver/labels/p03.nii.gz").unlink()
     raw("organs", {"background": 0, "first": 1, "second": 2, "ignore": 3})
-    with pytest.raises(ValueError, match="3 faults"):
+    with pytest.raises(ValueError, match=r"faults, which stand above \(3\)"):
         init("liver", "organs", "nowhere")
     said = capsys.readouterr().out
     for message in ("has no label for p03", "declares the label `ignore`", "There is no data set at nowhere"):
         assert message in said
 
 
+def test_a_list_that_is_shorter_than_it_says_is_named(decathlon, capsys):
+    folder = decathlon(4, shape=SHAPE)
+    content = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**content, "numTraining": 5}))
+    with pytest.raises(ValueError, match=r"faults, which stand above \(1\)"):
+        init(folder)
+    assert "dataset.json has a `numTraining` of 5, and lists 4 cases. Restore those" in capsys.readouterr().out
+    (folder / "dataset.json").write_text(json.dumps({**content, "numTraining": "many"}))
+    init(folder)
+
+
 def test_255_of_one_tool_among_1_of_another_is_no_second_class(capsys):
     plain("liver")
     plain("liver", first=8, count=3, value=255)
-    with pytest.raises(ValueError, match="3 faults"):
+    with pytest.raises(ValueError, match=r"faults, which stand above \(3\)"):
         init("liver")
     assert "p08.nii.gz has 255 alone, and liver/labels/p00.nii.gz has 1. Write one value" in capsys.readouterr().out
 
@@ -195,7 +208,7 @@ def test_a_header_of_more_voxels_than_an_image_has_is_not_read(decathlon, capsys
     content = bytearray(path.read_bytes())
     content[42:48] = np.array([32767] * 3, "<i2").tobytes()
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="1 faults"):
+    with pytest.raises(ValueError, match=r"faults, which stand above \(1\)"):
         init(folder)
     assert f"case_1.nii has {32767**3} voxels by its header" in capsys.readouterr().out
 
@@ -204,7 +217,7 @@ def test_an_image_as_a_label_map_is_no_thousand_classes(capsys):
     plain("liver")
     image = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
     write(Path("liver/labels/p01.nii.gz"), image)
-    with pytest.raises(ValueError, match="1 faults"):
+    with pytest.raises(ValueError, match=r"faults, which stand above \(1\)"):
         init("liver")
     assert "has 2160 different values" in capsys.readouterr().out
 
