@@ -64,6 +64,7 @@ clean:  ## remove caches, builds and the demo; .venv and other runs stay
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$(shell grep '^torch==' constraints.txt)"
 	$(PIP) -c constraints.txt -e ".[dev]"
+	$(RUN) -m pip uninstall -q -y torchvision  # nnU-Net's timm asks for it and needs it not; with a torch of another build it breaks
 	@touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed

@@ -34,6 +34,8 @@ from .denoising.pet_study import simulate_study as simulate_study
 from .denoising.pet_study_data_module import PetStudyDataModule as PetStudyDataModule
 from .denoising.pet_volume_data_module import PetVolumeDataModule as PetVolumeDataModule
 from .denoising.pet_volume_data_module import pet_volume as pet_volume
+from .interop.bundle.bundle_data_module import BundleDataModule as BundleDataModule
+from .interop.bundle.bundle_segmenter import BundleSegmenter as BundleSegmenter
 from .interop.nnunet.nnunet_data_module import NNUNetDataModule as NNUNetDataModule
 from .interop.nnunet.nnunet_segmenter import NNUNetSegmenter as NNUNetSegmenter
 from .methods.agem.callback import AGEM as AGEM

@@ -1,6 +1,7 @@
 """LightningModules, and the strategies of meta-learning, by the names that configs use."""
 
 from lit_continual.denoising.denoiser import Denoiser
+from lit_continual.interop.bundle.bundle_segmenter import BundleSegmenter
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.methods.meta.strategies import ANIL, FOMAML, MAML, MetaStrategy, Naive, Reptile
 from lit_continual.segmentation.class_ratio_cross_entropy import ClassRatioCrossEntropy
@@ -14,6 +15,7 @@ __all__ = [
     "ANIL",
     "FOMAML",
     "MAML",
+    "BundleSegmenter",
     "ClassRatioCrossEntropy",
     "Denoiser",
     "GrowingHeads",

@@ -30,6 +30,53 @@ BREAKS = [
         ("(logits.softmax(1) - probabilities), None", "(logits.softmax(1) - 0.5 * probabilities), None"),
     ),
     *room(
+        "methods/ewc/fisher.py",
+        "tests/methods/ewc/test_fisher.py",
+        ("value=1 / len(logits)", "value=1.0"),
+        ("signs[:, None] * log_p", "log_p"),
+    ),
+    *room("methods/mas/importance.py", "tests/methods/mas/test_mas.py", ("torch._foreach_abs(gradient)", "gradient")),
+    *room(
+        "methods/agem/projection.py",
+        "tests/methods/agem/test_agem.py",
+        ("torch.where(product < 0", "torch.where(product > 0"),
+    ),
+    *room(
+        "methods/agem/callback.py",
+        "tests/methods/agem/test_agem.py",
+        ("loss * count_rows(batch)", "-loss * count_rows(batch)"),
+    ),
+    *room("methods/si/importance.py", "tests/methods/si/test_si.py", ("torch.relu(work)", "work.abs()")),
+    *room(
+        "methods/rwalk/callback.py", "tests/methods/rwalk/test_rwalk.py", ("(old[name] + one) / 2", "old[name] + one")
+    ),
+    *room(
+        "methods/path_importance.py",
+        "tests/methods/si/test_si.py",
+        ("p.grad.detach().clone() for p", "p.grad.detach() for p"),
+    ),
+    *room(
+        "methods/quadratic_penalty.py",
+        "tests/methods/ewc/test_callback.py",
+        ("(differences, weights)", "(differences, anchors)"),
+    ),
+    *room(
+        "methods/importance_penalty.py",
+        "tests/methods/ewc/test_callback.py",
+        ("self.factor * self.strength", "self.strength"),
+    ),
+    *room(
+        "methods/measured_importance.py",
+        "tests/methods/ewc/test_callback.py",
+        ("with isolate_rng(), torch", "with torch"),
+        ("copied = silent_copy(pl_module, trainer)", "copied = silent_copy(pl_module, trainer).train()"),
+    ),
+    *room(
+        "methods/single_samples.py",
+        "tests/methods/test_single_samples.py",
+        ("range(rank, size, world)", "range(rank, size)"),
+    ),
+    *room(
         "methods/l2sp/penalty.py",
         "tests/methods/l2sp/test_penalty.py",
         ("2.0 * strength)", "strength)"),

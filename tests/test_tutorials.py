@@ -1,5 +1,6 @@
 """Every block of code in the tutorials and the README is run, in order and from an empty folder."""
 
+import importlib.util
 import re
 import runpy
 import shlex
@@ -51,11 +52,12 @@ class Reader:
 
     Args:
         options: Added to each ``fit``, for smaller data than a page is about.
+        epochs: Of each fit, in place of those that a page shows.
         known: What the reader has at hand in Python.
     """
 
-    def __init__(self, options=(), **known):
-        self.options, self.known = options, known
+    def __init__(self, options=(), epochs=2, **known):
+        self.options, self.epochs, self.known = options, epochs, known
 
     def follow(self, page):
         for block in blocks(page):
@@ -69,7 +71,7 @@ class Reader:
 
     def yaml(self, block):
         if block.title:
-            Path(block.title).write_text(EPOCHS.sub(r"\g<1>2", block.code), encoding="utf-8")
+            Path(block.title).write_text(EPOCHS.sub(rf"\g<1>{self.epochs}", block.code), encoding="utf-8")
 
     def text(self, block):
         """Only shown."""
@@ -84,6 +86,10 @@ class Reader:
             if program == "lit-continual":
                 quick = [*QUICK, *self.options] if arguments[0] == "fit" else []
                 main([*arguments, *quick])
+            elif words[:3] == ["python", "-m", "monai.bundle"]:
+                if importlib.util.find_spec("fire") and importlib.util.find_spec("ignite"):
+                    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True)
+                    assert done.returncode == 0, done.stdout + done.stderr
             elif program == "python":
                 shutil.copy(TUTORIALS / arguments[0], ".")
                 runpy.run_path(arguments[0], run_name="__main__")
@@ -189,6 +195,35 @@ def test_extending_a_model_of_nnunet(folder, capsys, real_data, monkeypatch):
 def dice(path, truth, value):
     one, two = (np.asarray(nib.load(file).dataobj) == value for file in (path, truth))
     return 2 * (one & two).sum() / (one.sum() + two.sum())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*labels:FutureWarning")  # of the bundle that the page writes
+def test_extending_a_bundle(folder, capsys, real_data, monkeypatch):
+    monkeypatch.setenv("EPOCHS", "8")
+    Reader(epochs=8).follow(TUTORIALS / "extend_bundle.md")
+    printed = capsys.readouterr().out
+    assert re.search(r"[0-9] of [0-9]+ voxels \(0", printed)
+    metadata = read_json("hippocampus_bundle/configs/metadata.json")
+    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert channels == {"0": "background", "1": "anterior", "2": "posterior"}
+    assert (metadata["version"], metadata["authors"]) == ("0.2.0", "A tutorial")
+    main(["predict", "hippocampus_bundle", "new", "--output=extended", "--accelerator=cpu"])
+    found = {"before": [], "extended": []}
+    for image in sorted(Path("new").iterdir()):
+        truth = np.asarray(nib.load(real_data / "Task04_Hippocampus/labelsTr" / image.name).dataobj)
+        for name, dices in found.items():
+            label = np.asarray(nib.load(Path(name) / image.name).dataobj)
+            dices.append(
+                [2 * ((label == k) & (truth == k)).sum() / ((label == k).sum() + (truth == k).sum()) for k in (1, 2)]
+            )
+        if Path("after").exists():
+            run = nib.load(Path("after") / image.name.replace(".nii.gz", "_seg.nii.gz"))
+            assert (np.asarray(run.dataobj).squeeze() != label).sum() <= 2
+    (anterior, _), (kept, learnt) = np.mean(found["before"], 0), np.mean(found["extended"], 0)
+    assert anterior > 0.6
+    assert kept > anterior - 0.15
+    assert learnt > 0.5
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from lit_continual.methods.anchor import fit_anchor, select_parameters, snapshot
 from lit_continual.methods.gradient_edit import GradientEdit, add_gradient, has_gradients
-from lit_continual.methods.quadratic_penalty import importance_penalty_gradient, sum_of_penalties
+from lit_continual.methods.quadratic_penalty import sum_of_penalties, weighted_differences
 
 
 class ImportancePenalty(GradientEdit, ABC):
@@ -74,10 +74,10 @@ class ImportancePenalty(GradientEdit, ABC):
         if self._held:
             anchor, importance = ({name: of[name] for name in self._held} for of in (self.anchor, self.importance))
             strength = self.factor * self.strength
-            penalty, gradient = importance_penalty_gradient(self._held, anchor, importance, strength)
+            total, weighted = weighted_differences(self._held, anchor, importance)
             if strength > 0 and has_gradients(optimizer):
-                add_gradient(optimizer, self._held, gradient)
-            pl_module.log(f"train/{self.name}", penalty + strength * self._constant)
+                add_gradient(optimizer, self._held, weighted, 2.0 * strength)  # one pass, where most of the time goes
+            pl_module.log(f"train/{self.name}", strength * (total + self._constant))
 
     def consolidate(self, pl_module: LightningModule, importance: Mapping[str, Tensor], separate: bool = False) -> None:
         r"""Take the weights for the anchor, and add what was important in the fit that ends.

@@ -18,7 +18,7 @@ from lit_continual.methods.forward_calls import ForwardCalls
 from lit_continual.methods.frozen_copy import silent_copy
 from lit_continual.methods.importance_penalty import ImportancePenalty, wide
 from lit_continual.methods.logits import LOGITS, Place, named_logits
-from lit_continual.methods.single_samples import first_sample, single_samples
+from lit_continual.methods.single_samples import first_sample, loads_singly, single_samples
 from lit_continual.methods.training_step import ask_step
 from lit_continual.runs.files import in_one_line
 
@@ -93,16 +93,19 @@ class MeasuredImportance(ImportancePenalty):
         sample = None if self._tried else first_sample(trainer, batch, self.samples)
         if sample is not None:
             self._tried = True
-            self._try(trainer, pl_module, sample)
+            # What a loader draws one by one need not be what can be taken out of a batch, such as one graph of several.
+            self._try(trainer, pl_module, [sample, batch] if loads_singly(trainer.train_dataloader) else [sample])
 
-    def _try(self, trainer: Trainer, pl_module: LightningModule, sample: Any) -> None:
+    def _try(self, trainer: Trainer, pl_module: LightningModule, samples: list[Any]) -> None:
         try:
-            self._sum(trainer, pl_module, [(0, sample)])
+            self._sum(trainer, pl_module, [(0, samples[0])])
         except (MisconfigurationException, torch.OutOfMemoryError):
             raise
         except Exception as error:  # of somebody's module, which may raise anything
+            if samples[1:]:
+                return self._try(trainer, pl_module, samples[1:])
             raise MisconfigurationException(
-                f"`{type(self).__name__}` could not measure the first sample by a copy of {type(pl_module).__name__} in"
+                f"`{type(self).__name__}` could not measure a sample by a copy of {type(pl_module).__name__} in"
                 f" evaluation mode ({type(error).__name__}: {in_one_line(error)}). {LOGITS}"
             ) from error
 
@@ -132,7 +135,7 @@ class MeasuredImportance(ImportancePenalty):
             parameters = {name: copied.get_parameter(name).requires_grad_() for name in trained}
             sums = {name: torch.zeros_like(p, dtype=wide(p)) for name, p in parameters.items()}
             counts, generator = [0, 0], torch.Generator(pl_module.device)
-            for number, sample in samples:
+            for number, sample in samples if parameters else ():
                 found = self.measure(copied, sample, parameters, generator.manual_seed(number))
                 if found is not None:
                     finite = bool(torch.stack(torch._foreach_norm(list(found.values()))).isfinite().all())

@@ -59,13 +59,26 @@ def importance_penalty_gradient(
         >>> importance_penalty_gradient(theta, {"w": torch.zeros(2)}, omega, strength=2.0)
         (tensor(34.), {'w': tensor([12.,  8.])})
     """
+    total, weighted = weighted_differences(parameters, anchor, importance)
+    torch._foreach_mul_(list(weighted.values()), 2.0 * strength)
+    return strength * total, weighted
+
+
+@torch.no_grad()
+def weighted_differences(parameters: Named, anchor: Named, importance: Named) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""Return :math:`\sum_i \Omega_i (\theta_i - \theta^*_i)^2`, and by name half its gradient.
+
+    Example:
+        >>> one = {"w": torch.ones(2)}
+        >>> weighted_differences({"w": torch.tensor([3.0, 4.0])}, one, one)
+        (tensor(13.), {'w': tensor([2., 3.])})
+    """
     values, anchors = matched(parameters, anchor)
     _, weights = matched(parameters, importance)
     differences = torch._foreach_sub(values, anchors)
-    gradients = torch._foreach_mul(differences, weights)
-    terms = [torch.linalg.vecdot(d.flatten(), g.flatten()) for d, g in zip(differences, gradients, strict=True)]
-    torch._foreach_mul_(gradients, 2.0 * strength)
-    return strength * torch.stack(terms).sum(), dict(zip(parameters, gradients, strict=True))
+    weighted = torch._foreach_mul(differences, weights)
+    terms = [torch.linalg.vecdot(d.flatten(), w.flatten()) for d, w in zip(differences, weighted, strict=True)]
+    return torch.stack(terms).sum(), dict(zip(parameters, weighted, strict=True))
 
 
 def sum_of_penalties(

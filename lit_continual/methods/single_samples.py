@@ -33,7 +33,7 @@ def single_samples(trainer: Trainer, count: int | None = None) -> Iterator[tuple
     loader: Any = trainer.train_dataloader
     limit = None if trainer.limit_train_batches == 1.0 else int(trainer.num_training_batches)
     if loads_singly(loader):
-        batches: Any = DataLoader(
+        singles: Any = DataLoader(
             loader.dataset,
             batch_size=1,
             sampler=_indices(loader, world, rank, count)[: limit and limit * (loader.batch_size or 1)],
@@ -43,10 +43,11 @@ def single_samples(trainer: Trainer, count: int | None = None) -> Iterator[tuple
             multiprocessing_context=loader.multiprocessing_context,
         )
     else:
-        batches = (batch for batch, _, _ in islice(CombinedLoader(loader, "max_size_cycle"), limit))
+        batches = islice(CombinedLoader(loader, "max_size_cycle"), limit)
+        singles = (one for batch, _, _ in batches for one in _apart(batch))
     mine = None if count is None else len(range(rank, count, world))
-    singles = (one for batch in batches for one in _apart(batch) if "exemplar" not in origins(one))
-    for place, sample in enumerate(islice(singles, mine)):
+    new = (sample for sample in singles if "exemplar" not in origins(sample))
+    for place, sample in enumerate(islice(new, mine)):
         yield rank + world * place, on_device(trainer, sample)
 
 

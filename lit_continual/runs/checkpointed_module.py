@@ -1,6 +1,7 @@
 """A module whose checkpoints say what they are."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -13,9 +14,14 @@ from lit_continual.runs.seal import seal
 class CheckpointedModule(LightningModule):
     """A module whose checkpoints say what they are, and are read by :class:`Checkpoint` alone."""
 
+    #: What another program said of the model that this one began as, such as its license; plain data.
+    origin: Mapping[str, Any] = MappingProxyType({})
+
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         seal(checkpoint, type(self))
+        if self.origin:
+            checkpoint["origin"] = dict(self.origin)
 
     @classmethod
     @override

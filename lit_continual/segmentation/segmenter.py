@@ -1,6 +1,8 @@
 """Segmentation with a shared body and heads that grow."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,6 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.data.batch import Batch, names_of_samples
-from lit_continual.data.sliding_window import slide
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.registry import flat
@@ -19,6 +20,7 @@ from lit_continual.runs.schedule import Schedule, ScheduledModule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import measure
 from lit_continual.segmentation.heads import Heads, classes_beyond, described, make_heads
+from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.loss_of_heads import loss_of_heads
 from lit_continual.segmentation.network_input import rehearse, require_channels
 from lit_continual.segmentation.post import TRANSFORMS
@@ -34,39 +36,35 @@ class Segmenter(ScheduledModule):
     """Segment volumes, slice by slice or in 3D, with heads that grow by the classes of each experience.
 
     A batch is a :class:`~lit_continual.data.Batch`: ``image`` ``(B, C, *spatial)``, ``label`` ``(B, 1, *spatial)`` of
-    integers, and ``classes``, for each sample the names that its label values 1, 2, … stand for; a sample without
-    classes is not trained on. Data modules of others may join the names by commas, and where they leave ``classes``
-    out, they are those of the data module. When a fit starts, the classes of the data module that are not known yet are
-    added together. Of *separate* heads each has a background of its own and is trained on the samples that reveal its
-    classes. A *shared* head is one softmax with one background, trained on labels as they are: in a class increment
-    the background holds the old classes too, which is what ``MiB`` and ``PLOP`` are for.
+    integers, and ``classes``, for each sample the names that its label values 1, 2, … stand for, also joined by commas;
+    without names it is not trained on, and where a batch has none, they are the data module's. When a fit starts, the
+    classes of the data module that are not known yet are added together. Of *separate* heads each has a background of
+    its own and is trained on the samples that reveal its classes. A *shared* head is one softmax, trained on labels as
+    they are: in a class increment its background holds the old classes too, which ``MiB`` and ``PLOP`` are for.
 
-    Batch normalisation takes its statistics from the samples of one process, so that training on several differs from
-    training on one; ``norm: INSTANCE`` or ``[GROUP, {num_groups: 8}]`` in ``network`` makes the two the same.
+    Batch normalisation takes its statistics from the samples of one process, and ``norm: INSTANCE`` from each sample.
 
     Args:
         network: The body: ``class_path``, a network of MONAI by its name or any class, and ``init_args``. Plain data,
             so that a checkpoint can be loaded without a config. It is built with ``out_channels=features``.
         features: Channels of the body's output, the input of every head.
-        heads: ``"separate"``, one head for each group of classes learnt together, or ``"shared"``, one softmax for all;
-            or the class names of each separate head to begin with.
+        heads: ``separate``, one for each group of classes, ``shared``, one softmax, or the classes of separate heads.
         roi_size: Size in voxels of the window slid over a volume; ``None`` takes the patch size of the data.
         loss: Loss of a head, called with its logits and the label map of its classes. ``None`` is Dice plus
             cross-entropy; ``ClassRatioCrossEntropy`` weighs the classes by their share of the training data.
         optimizer: How to make the optimizer from the parameters.
-        scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch. ``OneCycleLR``
-            without ``total_steps`` and ``CosineAnnealingLR`` without ``T_max`` are as long as the fit.
+        scheduler: How to make the learning-rate schedule from it, stepped once an epoch. ``OneCycleLR`` without
+            ``total_steps`` and ``CosineAnnealingLR`` without ``T_max`` are as long as the fit.
         post: Post-processing of the label map of a volume, in evaluation and prediction: MONAI-style transforms, each
             as ``class_path`` and ``init_args``. A value is the place of a class in ``classes``, from 1; none overlap.
         classes: The class names to begin with, in the groups in which they are learnt.
+        inference: How to go over a volume; ``None`` takes that of the checkpoint that a stream starts from, if any.
 
     Raises:
         ValueError: If the network cannot be built, or the data reveal only some of the classes of a separate head.
-        MisconfigurationException: If a shared head is to have a loss that is measured for each head.
 
-    Logs ``train/loss`` and, per volume in the source grid, ``val/dice`` and ``test/{dice,precision,assd,hd95}``: the
-    mean over classes, of Dice over those that occur, each class as ``…/<class>``, and ``test/…/left_out``, the cases
-    where it is undefined.
+    Logs ``train/loss`` and, per volume in its grid, ``val/dice`` and ``test/{dice,precision,assd,hd95}``: the mean over
+    classes, of Dice over those that occur; each as ``…/<class>``; ``test/…/left_out``, the undefined cases.
 
     References:
         Ozdemir, Fuernstahl and Goksel. Learn the new, keep the old. MICCAI 2018, fig. 1.
@@ -77,7 +75,7 @@ class Segmenter(ScheduledModule):
         torch.Size([1, 4, 32, 32])
     """
 
-    to_source_grid = staticmethod(to_source_grid)
+    to_source_grid: Callable[..., Tensor] = staticmethod(to_source_grid)
 
     def __init__(
         self,
@@ -90,15 +88,17 @@ class Segmenter(ScheduledModule):
         scheduler: Schedule | None = None,
         post: Sequence[Spec] = (),
         classes: Sequence[Sequence[str]] = (),
+        inference: Inference | None = None,
     ) -> None:
         super().__init__()
+        self.inference = Inference.of(inference)
         self.body = NETWORKS.build(network, out_channels=features)
         self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
         self.loss = loss if loss is not None else DiceCELoss(softmax=True, to_onehot_y=True)
         self.heads = make_heads(heads, classes, features, self.spatial_dims, self.loss)
         plain = {"features": features, **described(self.heads), "roi_size": roi_size and list(roi_size)}
         plain |= {"network": NETWORKS.remembered(network), "post": list(map(flat, post))}
-        self.save_hyperparameters(plain, logger=False)
+        self.save_hyperparameters(plain | ({"inference": asdict(self.inference)} if inference else {}), logger=False)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.post = Compose([TRANSFORMS.build(step) for step in post])
         self.scores = VolumeScores([], [], self.device)  # of the evaluation that is running
@@ -154,12 +154,13 @@ class Segmenter(ScheduledModule):
 
     def _infer(self, batch: Batch) -> Tensor:
         require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
-        return self.to_source_grid(self.infer(batch["image"]), batch)
+        back = partial(self.to_source_grid, batch=batch)
+        return self.inference.resampled(self.infer(batch["image"]), self.head_channels, back)
 
     def infer(self, image: Tensor) -> Tensor:
         """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""
         window = self.hparams["roi_size"] or image.shape[2 : 2 + self.spatial_dims]
-        return slide(self, image, window).float()  # of bf16, neighbouring voxels and heads would tie
+        return self.inference.slide(self, image, window).float()  # of bf16, neighbouring voxels and heads would tie
 
     def masks(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to a boolean mask of each class, ``(B, K, *spatial)``."""
@@ -212,12 +213,8 @@ class Segmenter(ScheduledModule):
         if "padding" in batch:
             return None
         masks = self.processed(self._infer(batch))
-        shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
-        for name, truth in ((name, truth) for name, truth in self.truths(batch).items() if name in self.scores.metrics):
-            prediction = masks[:, self.classes.index(name)]
-            shown["prediction"][name], shown["truth"][name] = prediction[0], truth[0]
-            shown["scores"][name] = self.scores.update(name, prediction, truth, batch["spacing"])
-        return shown
+        predictions = {name: masks[:, k] for k, name in enumerate(self.classes)}
+        return self.scores.compare(predictions, self.truths(batch), batch["spacing"])
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -248,3 +245,6 @@ class Segmenter(ScheduledModule):
         for group in classes_beyond(self.heads, known):
             self.grow(group)
         self.hparams["roi_size"] = self.hparams["roi_size"] or known["roi_size"]  # Dice falls with another window.
+        if "inference" not in self.hparams and "inference" in known:
+            self.inference, self.hparams["inference"] = Inference.of(known["inference"]), known["inference"]
+        self.origin = checkpoint.get("origin", {})

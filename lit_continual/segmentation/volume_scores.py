@@ -1,7 +1,7 @@
 """How well a segmenter does on whole volumes."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,16 @@ class VolumeScores:
         for metric in self.metrics[name].values():
             metric.update(prediction, truth, spacing)
         return {score: float(metric.cases[-1]) for score, metric in self.metrics[name].items()}
+
+    def compare(
+        self, predictions: Mapping[str, Tensor], truths: Mapping[str, Tensor], spacing: Sequence[Sequence[float]]
+    ) -> dict[str, Any]:
+        """Score the masks ``(1, *spatial)`` of those classes that both have, and return masks and scores by class."""
+        shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
+        for name in (name for name in truths if name in self.metrics):
+            shown["prediction"][name], shown["truth"][name] = predictions[name][0], truths[name][0]
+            shown["scores"][name] = self.update(name, predictions[name], truths[name], spacing)
+        return shown
 
     def compute(self, score: str) -> dict[str, Tensor]:
         """The mean over volumes of one score, by class; nan for a class without a case."""

@@ -17,12 +17,13 @@ SERIES_NUMBER = 1000  # which scanners do not count up to
 LONGEST = 64  # characters of a label and of the meaning of a code
 
 
-def write_segmentation(path: Path, labels: NDArray[np.uint8], series: DicomSeries, classes: Sequence[str]) -> None:
+def write_segmentation(path: Path, labels: NDArray[Any], series: DicomSeries, classes: Sequence[str]) -> None:
     """Write a binary DICOM-SEG with one segment a class, in the patient, study and frame of reference of the series.
 
     Args:
         path: Of the file.
-        labels: ``(columns, rows, slices)``, 0 for the background and the place of a class in ``classes``, from 1.
+        labels: ``(columns, rows, slices)``, unsigned: 0 for the background, and the place of a class in ``classes``
+            from 1.
         series: Whose label map.
         classes: The class names.
 

@@ -106,16 +106,16 @@ def _readable(images: str) -> Iterator[tuple[str, dict[str, DicomSeries]]]:
             raise ValueError(str(error).replace(folder, images)) from error
 
 
-def _mirror(module: Segmenter) -> None:
-    if not isinstance(module, NNUNetSegmenter):
-        raise ValueError(f"--mirror is for models of nnU-Net, and this is a {type(module).__name__}. Leave it out.")
-    module.mirror = True
-
-
 def _name(image: str | Path, patient: str) -> str:
     """Name of a prediction: that of the first image, without the number of its channel where the case has none."""
     name = stem(image)
     return patient if name == f"{patient}_0000" else name
+
+
+def _mirror(module: Segmenter) -> None:
+    if not isinstance(module, NNUNetSegmenter):
+        raise ValueError(f"--mirror is for models of nnU-Net, and this is a {type(module).__name__}. Leave it out.")
+    module.mirror = True
 
 
 def _check_names(cases: Sequence[Case]) -> None:
@@ -198,8 +198,8 @@ class SegmentationWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         assert isinstance(pl_module, Segmenter)
-        labels = pl_module.labels(prediction.float())[0].cpu().numpy()
-        labels = labels.astype(np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16)
+        kind = np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16
+        labels = pl_module.labels(prediction.float())[0].cpu().numpy().astype(kind)
         name = _name(batch["path"][0], batch["patient"][0])
         self._write(name, labels, batch)
         if (series := self.series.get(name)) is not None:

@@ -17,6 +17,7 @@ from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
 from tests import processes
+from tests.conftest import _write_shapes
 from tests.same_run import assert_same_run
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
@@ -63,6 +64,10 @@ def test_a_stream_ends_with_one_softmax_and_is_predicted_from_its_checkpoint(str
     assert json.loads((predictions / "labels.json").read_text()) == {"background": 0, "ball": 1, "box": 2}
     found = {int(v) for path in predictions.glob("*.nii.gz") for v in np.unique(nib.load(path).dataobj)}
     assert found <= {0, 1, 2}
+    if name == "tgd":  # what is new is free
+        masks = last["callbacks"]["TargetedGradientDescent[]"]["masks"]
+        assert all(mask.all() for key, mask in masks.items() if key.startswith("heads.layers.1"))
+        assert not all(mask.all() for mask in masks.values())
     if name == "train only":
         assert all(torch.equal(v, last["state_dict"][k]) for k, v in first["state_dict"].items() if "body" in k)
 
@@ -107,9 +112,9 @@ def test_two_processes_learn_what_one_does_with_the_same_global_batch(stream, tm
         assert_close(mine, theirs, rtol=0, atol=1e-5)
 
 
-def data(shapes, classes, part, batch_size=4):
-    split = Split(fractions=(0.5, 0.25, 0.25), part=part)
-    return SegmentationDataModule(str(shapes), [16, 16], classes, batch_size=batch_size, split=split, seed=0)
+def data(folder, classes, part, batch_size=4, fractions=(0.5, 0.25, 0.25)):
+    split = Split(fractions=fractions, part=part)
+    return SegmentationDataModule(str(folder), [16, 16], classes, batch_size=batch_size, split=split, seed=0)
 
 
 MAKE = {"distillation": Distillation, "mib": MiB, "plop": PLOP, "ilt": ILT}
@@ -160,3 +165,23 @@ def test_clipping_holds_the_gradient_of_loss_and_terms_together(learnt):
 
     learnt(optimizer=Recorded, gradient_clip_val=1e-3)
     assert norms == pytest.approx([1e-3] * len(norms), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_methods_keep_the_class_that_fine_tuning_forgets(tmp_path, trainer):
+    folder, split = _write_shapes(tmp_path / "shapes", cases=16), (0.6, 0.1, 0.3)
+    network = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [8, 8, 16, 16, 16, 8], "norm": "BATCH"}
+    found = {}
+    for name, callbacks in {"fine-tuning": [], "mib": [MiB(loss_kd=1.0)], "plop": [PLOP()]}.items():
+        torch.manual_seed(0)
+        adam = lambda p: torch.optim.AdamW(p, lr=0.01)  # noqa: E731
+        module = Segmenter(network, features=8, heads="shared", optimizer=adam)
+        for classes, part in (({"ball": 1}, (0, 2)), ({"box": 2}, (1, 2))):
+            fit = trainer(callbacks=callbacks, max_epochs=25, limit_val_batches=0, num_sanity_val_steps=0)
+            fit.fit(module, datamodule=data(folder, classes, part, 8, split))
+        both = data(folder, {"ball": 1, "box": 2}, (0, 1), 8, split)
+        (found[name],) = trainer().test(module, datamodule=both, verbose=False)
+    ball, box = ({name: scores[f"test/dice/{c}"] for name, scores in found.items()} for c in ("ball", "box"))
+    assert ball["fine-tuning"] < 0.5
+    assert min(ball["mib"], ball["plop"]) > 0.8, (ball, box)
+    assert min(box.values()) > 0.5, (ball, box)

@@ -42,8 +42,8 @@ class DarkExperienceReplay(TaughtTerm):
 
     Raises:
         ValueError: If a weight is negative or infinite, or the teacher cannot be read.
-        MisconfigurationException: In the first step, if a batch mixes new samples and exemplars and :math:`\beta` is
-            not 1, or the two networks cannot be asked alike.
+        MisconfigurationException: If the memory mixes batches, or one is mixed, and :math:`\beta` is not 1; in the
+            first step, if the two networks cannot be asked alike.
 
     Logs ``train/<name>``, the weighted distance, at every step with exemplars and a teacher.
 
@@ -71,6 +71,20 @@ class DarkExperienceReplay(TaughtTerm):
         self._replayed = False
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        memory = getattr(getattr(trainer, "datamodule", None), "exemplars", None)
+        if stage == "fit" and getattr(memory, "batches", "pure") == "mixed":
+            self._require_one_loss(pl_module)  # in the first fit of a stream, which has no exemplars yet
+
+    def _require_one_loss(self, pl_module: LightningModule) -> None:
+        if self.beta != 1:
+            raise MisconfigurationException(
+                f"`{type(pl_module).__name__}` has one loss for a batch of new samples and exemplars, in which the"
+                f" latter cannot have the weight `beta={self.beta}`. Set `batches: pure` in the memory, or `beta=1`."
+            )
+
+    @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._replayed = False
 
@@ -78,11 +92,8 @@ class DarkExperienceReplay(TaughtTerm):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         found = set(origins(batch))
         self._replayed |= "exemplar" in found
-        if self.beta != 1 and found == {"new", "exemplar"}:
-            raise MisconfigurationException(
-                f"`{type(pl_module).__name__}` has one loss for a batch of new samples and exemplars, in which the"
-                f" latter cannot have the weight `beta={self.beta}`. Set `batches: pure` in the memory, or `beta=1`."
-            )
+        if found == {"new", "exemplar"}:
+            self._require_one_loss(pl_module)
 
     @override
     def compute(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.frozen_entries import learnt_values
+from lit_continual.methods.gradient_edit import GradientEdit
 from lit_continual.methods.guards import require_eager
 from lit_continual.methods.lora.adapters import Adapters, adaptable, require_peft
 from lit_continual.methods.names import similar_names
@@ -88,10 +89,10 @@ class LoRA(PartialTraining):
     def _require_alone(self, trainer: Trainer) -> None:
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         for one in callbacks:
-            names = {kind.__name__ for kind in type(one).__mro__}
-            if one is not self and (hasattr(one, "follow") or names & {"WeightAveraging", "StochasticWeightAveraging"}):
+            averages = {"WeightAveraging", "StochasticWeightAveraging"} & {kind.__name__ for kind in type(one).__mro__}
+            if one is not self and (averages or hasattr(one, "follow") or isinstance(one, GradientEdit)):
                 raise MisconfigurationException(
-                    f"`LoRA` has adapters in the place of layers during a fit, and `{type(one).__name__}` keeps weights"
+                    f"`LoRA` has adapters in the place of layers during a fit, and `{type(one).__name__}` knows weights"
                     " by their names or places. Drop one of the two."
                 )
 
@@ -103,7 +104,8 @@ class LoRA(PartialTraining):
                     f"`{type(network).__name__}` has no linear layer or plain convolution in `{part}`. The most like it"
                     f" at any depth are {similar_names(part, known)}."
                 )
-        inside = [name for name in found if not self.layers or any(_lies_in(name, part) for part in self.layers)]
+        old = [name for name in found if not self._known or f"{name}.weight" in self._known]  # new ones train whole
+        inside = [name for name in old if not self.layers or any(_lies_in(name, part) for part in self.layers)]
         return [name for name in inside if not any(_lies_in(name, part) for part in self.parts)]
 
     def _adapt(self, pl_module: LightningModule, names: Sequence[str]) -> None:

@@ -34,7 +34,8 @@ class MiB(TaughtTerm):
     background too, and must be given its old self as ``teacher``.
 
     Args:
-        loss_kd: :math:`\lambda`, not negative. The paper tries 1 to 100; 10 is what its code takes.
+        loss_kd: :math:`\lambda`, not negative. 10 is what the authors' code takes, with some 15 old classes, by whose
+            number :math:`L_{kd}` is divided; with one or two take about 1.
         teacher: See :class:`~lit_continual.callbacks.Distillation`.
         logits: See :class:`~lit_continual.callbacks.Distillation`.
         target: How to get the channel of each voxel, ``(B, *spatial)`` of integers with 0 for background: called with

@@ -63,7 +63,7 @@ def median_thresholds(counts: Tensor, least: float) -> Tensor:
 def pseudo_labels(target: Tensor, teacher_logits: Tensor, thresholds: Tensor) -> PseudoLabels:
     r"""Give the background the old network's answer where its entropy is below the median of that class.
 
-    .. math:: \tilde y = \arg\max_c p_c \text{ if } y = b \text{ and } u / \log K < \tau_{\arg\max_c p_c}
+    .. math:: \tilde y = k \text{ if } y = b \text{ and } \frac{u}{\log K} < \tau_k, \; k = \operatorname{argmax}_c p_c
 
     Args:
         target: :math:`y`, the channel of each voxel, ``(B, *spatial)``; 0 is background.

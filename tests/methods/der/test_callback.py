@@ -157,6 +157,14 @@ def test_what_cannot_be_is_said(trainer):
         trainer(callbacks=DarkExperienceReplay(teacher="start")).fit(Foreign(), DataLoader(samples(1, None), 4))
 
 
+def test_a_memory_that_mixes_batches_is_refused_before_anything_is_trained(stream, tmp_path):
+    memory = {"policy": "Random", "budget": {"samples": 4}, "batches": "mixed"}
+    config = stream({"class_path": "DarkExperienceReplay"}, memory=memory)
+    with pytest.raises((SystemExit, MisconfigurationException), match=r"`beta=0.5`. Set `batches: pure`"):
+        main(["fit", "--config", config])
+    assert not list(tmp_path.glob("run/experiences/*/model.ckpt"))
+
+
 def test_in_a_stream_exemplars_train_their_own_heads_and_are_held_to_the_old_logits(stream, tmp_path):
     def learn(name, *callbacks, **options):
         path = stream(*callbacks, name=name, **options)

@@ -195,6 +195,38 @@ def test_a_network_that_answers_otherwise_in_evaluation_is_refused_in_the_first_
     assert callback.importance["head.1.weight"].sum() > 0
 
 
+def test_samples_that_only_their_loader_can_tell_apart_are_measured(trainer):
+    class Bags(Network):
+        """A batch is all items of some bags, and where each bag begins."""
+
+        def training_step(self, batch, batch_idx):
+            x, starts, y = batch
+            bags = torch.tensor_split(x, starts[1:].tolist())
+            return cross_entropy(torch.cat([self(bag).mean(0, keepdim=True) for bag in bags]), y)
+
+    def collate(bags):
+        sizes = torch.tensor([len(x) for x, _ in bags])
+        return torch.cat([x for x, _ in bags]), sizes.cumsum(0) - sizes, torch.stack([y for _, y in bags])
+
+    torch.manual_seed(0)
+    bags = [(torch.randn(size, 4), torch.tensor(size % 3)) for size in (3, 4, 5, 2)]
+    callback, module = EWC(), Bags(lambda p: torch.optim.SGD(p, lr=0.0))
+    trainer(callbacks=callback).fit(module, torch.utils.data.DataLoader(bags, batch_size=2, collate_fn=collate))
+    found, module = [], copy.deepcopy(module).eval()
+    for bag in bags:
+        found.append(torch.autograd.grad(module.training_step(collate([bag]), 0), module.head[1].weight)[0] ** 2)
+    assert_close(callback.importance["head.1.weight"], torch.stack(found).mean(0), rtol=1e-5, atol=1e-7)
+
+
+def test_where_nothing_trains_nothing_is_measured(trainer):
+    callback, module = EWC(parameters="encoder"), network()
+    trainer(callbacks=callback).fit(module, batches())
+    before = dict(callback.importance)
+    module.encoder.requires_grad_(False)
+    trainer(callbacks=callback).fit(module, batches(1))
+    assert_close(callback.importance, before, rtol=0, atol=0)
+
+
 def test_a_sample_whose_gradient_is_not_finite_is_left_out(trainer):
     class Spoilt(Network):
         def training_step(self, batch, batch_idx):

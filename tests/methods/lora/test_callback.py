@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_continual.callbacks import Distillation, LoRA, TrainOnly, WeightFusion
+from lit_continual.callbacks import EWC, Distillation, LoRA, TrainOnly, WeightFusion
 from lit_continual.cli import main
 
 RANK, ALPHA = 2, 6.0
@@ -156,13 +156,31 @@ def test_a_fit_behind_others_is_resumed_and_new_heads_are_trained(trainer, tmp_p
     before = state(module)
     for one in (module, resumed):
         one.heads.append(nn.Conv2d(6, 2, 1))
+    new = state(module.heads[1])
     fit(module, callback)
+    found = module.heads[1].state_dict()  # with its bias, which an adapter has not
+    assert not any(torch.equal(value, new[name]) for name, value in found.items())
     assert torch.equal(module.heads[0].bias, before["heads.0.bias"])
     assert torch.equal(module.body[1].weight, before["body.1.weight"])
     again = LoRA(RANK, after=1)
     fit(resumed, again, ckpt_path=tmp_path / "c" / "epoch=0.ckpt")
     assert_close(state(resumed), state(module), rtol=0, atol=0)
     assert again.state_dict()["adapters"] == {}
+
+
+def test_weights_that_are_loaded_during_a_fit_are_what_it_answers_by(trainer):
+    other, found = Foreign(), []
+    for p in other.parameters():
+        p.data += 1
+
+    def load(trainer, pl_module):
+        pl_module.load_state_dict(other.state_dict())
+        found.append(pl_module.eval()(images()))
+        pl_module.train()
+
+    module = Foreign()
+    trainer(callbacks=[LoRA(RANK), LambdaCallback(on_train_end=load)]).fit(module, batches())
+    assert_close(found[0], other.eval()(images()), rtol=0, atol=0)
 
 
 class TwoNames(Foreign):
@@ -205,8 +223,8 @@ def test_what_cannot_be_is_refused_and_leaves_the_module_as_it_was(trainer, monk
         with pytest.raises(ValueError, match=message):
             trainer(callbacks=LoRA(**arguments)).fit(module, batches())
         assert {type(layer).__module__.split(".")[0] for layer in module.body} == {"torch"}
-    for other in (TrainOnly(["heads"]), WeightFusion(), EMAWeightAveraging()):
-        with pytest.raises(MisconfigurationException, match=f"`{type(other).__name__}` keeps weights by their names"):
+    for other in (TrainOnly(["heads"]), WeightFusion(), EWC(), EMAWeightAveraging()):
+        with pytest.raises(MisconfigurationException, match=f"`{type(other).__name__}` knows weights by their names"):
             trainer(callbacks=[LoRA(), other]).fit(Foreign(), batches())
     compiled = Foreign()
     compiled.body = torch.compile(compiled.body, backend="eager")

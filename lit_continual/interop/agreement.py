@@ -1,0 +1,39 @@
+"""Whether what is exported decides as the checkpoint does, on images."""
+
+import torch
+
+from lit_continual.data import Preprocessing, read_cases
+from lit_continual.data.volumes import load_case
+from lit_continual.interop.one_layer import OneLayer
+from lit_continual.runs.checkpoint import Checkpoint
+
+
+@torch.no_grad()
+def agreement(opened: Checkpoint, one: OneLayer, images: str) -> list[str]:
+    """Say how many voxels of images the one output layer decides otherwise than the heads do, in a line to print.
+
+    Args:
+        opened: The checkpoint.
+        one: What is exported of it.
+        images: A folder of images, a Decathlon list or a CSV table.
+
+    Raises:
+        ValueError: If an image cannot be read.
+    """
+    module, network, preprocessing = one.module, one.network(), Preprocessing(**opened.preprocessing)
+    window, voxels, others = module.hparams["roi_size"], 0, 0
+    cases = read_cases(images).cases
+    for case in cases:
+        image = load_case(case, preprocessing)["image"][None]
+        heads = module.infer(image)
+        size = window or image.shape[2 : 2 + module.spatial_dims]
+        folded = module.inference.slide(network, image, size)
+        if one.activation == "softmax":
+            differ = module.heads.labels(heads) != folded.argmax(1)
+        else:
+            differ = (module.masks(heads) != (folded > 0)).any(1)
+        voxels, others = voxels + differ.numel(), others + int(differ.sum())
+    return [
+        f"{others} of {voxels} voxels ({100 * others / max(1, voxels):.3g} %) of {len(cases)} images are decided"
+        " otherwise by the one output layer than by the heads."
+    ]

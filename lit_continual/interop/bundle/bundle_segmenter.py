@@ -1,0 +1,101 @@
+"""A segmenter that takes its network from the model that it starts from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import OptimizerCallable
+from monai.transforms import Compose
+from torch import nn
+from typing_extensions import override
+
+from lit_continual.networks import NETWORKS
+from lit_continual.runs.classes import MODULES, TRANSFORMS
+from lit_continual.runs.schedule import Schedule
+from lit_continual.runs.spec import Spec
+from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.inference import Inference
+from lit_continual.segmentation.segmenter import Segmenter
+
+NOTHING: Spec = {"class_path": "torch.nn.Identity"}  # until there is a model
+
+
+@MODULES.add
+class BundleSegmenter(Segmenter):
+    """Extend a MONAI bundle by heads for new classes, without a word about its network.
+
+    Network, first head, window and post-processing are those of the bundle, or of the checkpoint of a segmenter, that a
+    stream starts from. A plain :class:`Segmenter` extends a bundle too, where ``network`` and ``features`` describe it.
+
+    Args:
+        network: See :class:`Segmenter`; ``None`` takes that of the model it starts from.
+        features: See :class:`Segmenter`; of no meaning without a network.
+        heads: The class names of each head to begin with; the first are those of the model.
+        roi_size: See :class:`Segmenter`; ``None`` takes that of the model.
+        loss: See :class:`Segmenter`.
+        optimizer: See :class:`Segmenter`.
+        scheduler: See :class:`Segmenter`.
+        post: See :class:`Segmenter`; empty takes those of the model.
+        inference: See :class:`Segmenter`; ``None`` takes that of the model.
+
+    Raises:
+        MisconfigurationException: If a fit begins without a network.
+
+    Example:
+        >>> module = BundleSegmenter()
+        >>> module.classes
+        []
+    """
+
+    def __init__(
+        self,
+        network: Spec | None = None,
+        features: int = 1,
+        heads: Sequence[Sequence[str]] = (),
+        roi_size: Sequence[int] | None = None,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: Schedule | None = None,
+        post: Sequence[Spec] = (),
+        inference: Inference | None = None,
+    ) -> None:
+        super().__init__(
+            network or NOTHING, features, heads, roi_size, loss, optimizer, scheduler, post, inference=inference
+        )
+        self._waits = network is None
+
+    def _take(self, known: Mapping[str, Any]) -> None:
+        """Build the network of a checkpoint, of which nothing has been checked."""
+        spec, features = NETWORKS.checked(known["network"]), int(known["features"])
+        post = list(self.hparams["post"]) or [TRANSFORMS.checked(step) for step in known.get("post") or ()]
+        self.body = NETWORKS.build(spec, out_channels=features)
+        self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
+        self.heads = GrowingHeads(features, self.spatial_dims, self.hparams["heads"])
+        self.post = Compose([TRANSFORMS.build(step) for step in post])
+        self.hparams.update({"network": spec, "features": features, "post": post})
+        self._waits = False
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._waits:
+            self._take(checkpoint["hyper_parameters"])
+            self.to(self.device)
+        super().on_load_checkpoint(checkpoint)
+
+    @override
+    def setup(self, stage: str) -> None:
+        self._require_network()
+        super().setup(stage)
+
+    @override
+    def rehearse(self, data: Any, epochs: int | None) -> None:
+        self._require_network()
+        super().rehearse(data, epochs)
+
+    def _require_network(self) -> None:
+        if self._waits:
+            raise MisconfigurationException(
+                "`BundleSegmenter` has no network: it takes that of the model it starts from. Give a bundle as"
+                " --stream.start, or take the module of `Checkpoint(BUNDLE)`."
+            )

@@ -1,0 +1,144 @@
+"""What a bundle does to an image before its network, around it and after it, in the words of this package."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lit_continual.interop.bundle.bundle_config import BundleConfig, name_of
+from lit_continual.interop.bundle.bundle_files import shown
+from lit_continual.segmentation.inference import Inference
+
+#: Transforms that change nothing of what our own reader gives.
+_IDLE = {"EnsureChannelFirst", "EnsureType", "ToTensor", "CastToType", "SelectItems", "Identity"}
+#: Transforms of intensities that mean the same here as there.
+INTENSITIES = {
+    "ClipIntensityPercentiles", "GaussianSmooth", "HistogramNormalize", "MedianSmooth", "NormalizeIntensity",
+    "ScaleIntensity", "ScaleIntensityFixedMean", "ScaleIntensityRange", "ScaleIntensityRangePercentiles",
+    "ShiftIntensity", "StdShiftIntensity", "ThresholdIntensity",
+}  # fmt: skip
+#: Post-processing of a label map that means the same here as there.
+_POST = {"FillHoles", "KeepLargestConnectedComponent", "LabelFilter", "RemoveSmallObjects"}
+#: The only values of these arguments that our own resampling knows; ``None`` is the default too.
+_SPACING: dict[str, set[Any]] = {
+    "mode": {"bilinear"},
+    "padding_mode": {"border"},
+    "align_corners": {False},
+    "diagonal": {False},
+    "scale_extent": {False},
+    "recompute_affine": {False},
+    "dtype": {"float64"},
+    "min_pixdim": set(),
+    "max_pixdim": set(),
+}
+_KEYS = ("keys", "allow_missing_keys", "meta_keys", "meta_key_postfix")
+_DEVICES = ("sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "buffer_steps", "buffer_dim")
+
+
+def read_preprocessing(config: BundleConfig) -> dict[str, Any]:
+    """Read the section ``preprocessing`` as the arguments of a :class:`~lit_continual.data.Preprocessing`.
+
+    Raises:
+        ValueError: If a transform, an argument or the order is one that our own preprocessing does not know.
+    """
+    found: dict[str, Any] = {"orientation": None, "spacing": None, "normalise": []}
+    for i, step in enumerate(config.steps("preprocessing")):
+        place, name = f"preprocessing#transforms#{i}", name_of(step).removesuffix("d").removesuffix("Dict")
+        if name == "LoadImage":
+            _require(config, step, place, {"reader": {"NibabelReader", "nibabelreader"}})
+        elif name == "Orientation":
+            _require_order(config, place, found["spacing"] or found["normalise"])
+            given = config.arguments(step, place, (*_KEYS, "labels"))
+            found["orientation"] = "RAS" if given.get("as_closest_canonical") else given.get("axcodes")
+        elif name == "Spacing":
+            _require_order(config, place, found["normalise"])
+            _require(config, step, place, _SPACING)
+            pixdim = config.value(step.get("pixdim"), f"{place}#pixdim")
+            found["spacing"] = pixdim if isinstance(pixdim, list) else [pixdim]
+        elif name in INTENSITIES:
+            found["normalise"].append({"_target_": name, **config.arguments(step, place, _KEYS)})
+        elif name not in _IDLE:
+            raise config.wrong(place, f"is the transform {shown(name_of(step))}, which has no counterpart here")
+    return found
+
+
+def _require_order(config: BundleConfig, place: str, later: Any) -> None:
+    if later:
+        raise config.wrong(
+            place, "comes too late: here an image is turned first, then resampled, then its intensities are scaled"
+        )
+
+
+def _require(config: BundleConfig, step: Mapping[str, Any], place: str, known: Mapping[str, set[Any]]) -> None:
+    """Refuse arguments whose values our own transforms do not know."""
+    for argument, values in known.items():
+        if argument in step:
+            given = config.value(step[argument], f"{place}#{argument}")
+            each = given if isinstance(given, list) else [given]
+            if any(one is not None and one not in values for one in each[:1]):
+                what = f"must be {' or '.join(map(str, values)) or 'left out'}, got {shown(given)!r}"
+                raise config.wrong(f"{place}#{argument}", what)
+
+
+def read_inferer(config: BundleConfig, dims: int) -> dict[str, Any]:
+    """Read the section ``inferer``: the window ``roi_size``, and arguments of an ``Inference``.
+
+    Raises:
+        ValueError: If it goes over a volume in another way than our own.
+    """
+    section = config.get("inferer") or {"_target_": "SimpleInferer"}
+    name = name_of(section)
+    if name == "SimpleInferer":  # the whole volume at once
+        return {"roi_size": None, "mode": "constant"}
+    if name not in {"SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer"}:
+        raise config.wrong("inferer", f"is a {shown(name)}, which has no counterpart here")
+    given = {"overlap": 0.25, "mode": "constant", **config.arguments(section, "inferer", _DEVICES)}
+    window, flat = given.pop("roi_size", None), given.pop("spatial_dim", None if name != "SliceInferer" else 0)
+    window = [window] * dims if isinstance(window, int) else window
+    if not (isinstance(window, list) and len(window) == dims and all(isinstance(n, int) and n > 0 for n in window)):
+        raise config.wrong("inferer#roi_size", f"must be {dims} numbers of voxels, got {shown(window)}")
+    if flat is not None and (flat != 2 or dims != 2):
+        raise config.wrong("inferer#spatial_dim", f"must be 2, the last axis, of a network in 2D, got {shown(flat)}")
+    if given.pop("sigma_scale", 0.125) != 0.125 or given.pop("cval", 0.0) not in (0, 0.0):
+        raise config.wrong("inferer", "has a `sigma_scale` other than 0.125, or a `cval` other than 0")
+    known = {"overlap": (int, float), "mode": str, "padding_mode": str, "sw_batch_size": int}
+    for argument, value in given.items():
+        kind: Any = known.get(argument)
+        if kind is None or not isinstance(value, kind) or isinstance(value, bool):
+            raise config.wrong(f"inferer#{argument}", f"is {shown(value)}, which has no counterpart here")
+    try:
+        Inference.of({"sw_batch_size": 1, **given})
+    except ValueError as error:
+        raise ValueError(f"{config.source}: {error}") from error
+    return {"roi_size": window, "sw_batch_size": 1, **given}
+
+
+def read_postprocessing(config: BundleConfig) -> dict[str, Any]:
+    """Read the section ``postprocessing``.
+
+    Returns:
+        ``activation``, softmax or sigmoid or nothing where it does not say; ``resample`` of an ``Inference``; and
+        ``post``, the transforms of the label map.
+
+    Raises:
+        ValueError: If a transform, an argument or the order is one that has no counterpart here.
+    """
+    activation, discrete, inverted = "", False, False
+    resample, post = "", list[dict[str, Any]]()
+    for i, step in enumerate(config.steps("postprocessing")):
+        place, name = f"postprocessing#transforms#{i}", name_of(step).removesuffix("d").removesuffix("Dict")
+        if name == "SaveImage":
+            break
+        given = config.arguments(step, place, (*_KEYS, "transform", "orig_keys", "device", "to_tensor"))
+        if name == "Activations" and (given.get("softmax") or given.get("sigmoid")):
+            activation = "softmax" if given.get("softmax") else "sigmoid"
+        elif name == "AsDiscrete" and (given.get("argmax") or given.get("threshold") in (0.5, [0.5])):
+            activation, discrete = activation or ("softmax" if given.get("argmax") else ""), True
+        elif name == "Invert":
+            inverted, nearest = True, given.get("nearest_interp", True)
+            if discrete and not nearest:
+                raise config.wrong(place, "interpolates a label map linearly")
+            resample = "labels" if nearest else "probabilities" if activation and not discrete else "logits"
+        elif name in _POST and discrete and inverted and activation == "softmax":
+            post.append({"_target_": name, **given})
+        elif name not in _IDLE:
+            raise config.wrong(place, f"is {shown(name_of(step))} with {shown(given)}, which has no counterpart here")
+    return {"activation": activation, "resample": resample or "labels", "post": post}

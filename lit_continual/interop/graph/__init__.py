@@ -1,0 +1,1 @@
+"""Networks as graphs, out: ONNX, TorchScript and the archives of torch.export."""

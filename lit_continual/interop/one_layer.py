@@ -1,0 +1,117 @@
+"""A segmenter as the one network, of one output layer, that other programs know."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_continual.interop.bundle.bundle_segmenter import BundleSegmenter
+from lit_continual.interop.bundle.linear_heads import LAST, joined
+from lit_continual.networks import NETWORKS
+from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.segmentation.label_map import folded_logits
+from lit_continual.segmentation.region_segmenter import RegionSegmenter
+from lit_continual.segmentation.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class OneLayer:
+    """What a segmenter is to those who know no heads.
+
+    Attributes:
+        module: The segmenter.
+        activation: ``"softmax"`` over the background and all classes, or ``"sigmoid"`` of each region.
+        weight: ``(C, F, 1, 1[, 1])`` of the one output layer.
+        bias: ``(C,)`` of that.
+    """
+
+    module: Segmenter
+    activation: str
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, opened: Checkpoint) -> "OneLayer":
+        """Fold the heads of a checkpoint: into a softmax, or where regions may overlap into sigmoids.
+
+        Raises:
+            ValueError: If its module is none of a body and heads, has no head, or has regions beside a head of several
+                classes.
+        """
+        module = opened.module(Segmenter)
+        if type(module) not in (Segmenter, RegionSegmenter, BundleSegmenter):
+            raise ValueError(
+                f"{opened.path} is of a {type(module).__name__}, which is not one network with one output layer."
+                " Export a checkpoint of a Segmenter."
+            )
+        if not module.heads.classes:
+            raise ValueError(f"{opened.path} has no head yet. Export a checkpoint that has learnt a class.")
+        overlap = isinstance(module, RegionSegmenter) or module.origin.get("activation") == "sigmoid"
+        if overlap and (several := [head for head in module.heads.classes if len(head) > 1]):
+            raise ValueError(
+                f"{opened.path} has regions that may overlap, and {', '.join(several[0])}, which exclude each other."
+                " No one output layer says both; learn each class in an experience of its own."
+            )
+        kind = "sigmoid" if overlap else "softmax"
+        rows: list[Tensor] = [layer.weight for layer in module.heads.layers]  # type: ignore[misc]
+        weight, shape = torch.cat(rows).detach(), [1] * module.spatial_dims
+        bias = module.heads(weight.new_zeros(1, weight.shape[1], *shape)).detach().flatten()
+        folded = [_folded(part, kind, module.head_channels) for part in (weight.flatten(1).T, bias[None])]
+        return cls(module, kind, folded[0].T.reshape(-1, weight.shape[1], *shape).contiguous(), folded[1][0])
+
+    @property
+    def names(self) -> list[str]:
+        """What the channels are called."""
+        return [*(["background"] if self.activation == "softmax" else []), *self.module.classes]
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """Map the logits of all heads ``(B, K, *spatial)`` to those of the one layer, ``(B, C, *spatial)``."""
+        return _folded(logits, self.activation, self.module.head_channels)
+
+    def described(self) -> dict[str, Any]:
+        """Sections of a MONAI config that build the network, ``network_def`` among them.
+
+        Raises:
+            ValueError: If the body is no network of MONAI, so that nobody can build it without this package.
+        """
+        spec = dict(self.module.hparams["network"])
+        found = NETWORKS.find(spec.pop("_target_"))
+        if not found.__module__.startswith("monai."):
+            raise ValueError(
+                f"The network {found.__name__} is none of MONAI, so that a bundle of it could not be built without"
+                " this package. Export it as onnx, pt2 or torchscript."
+            )
+        network = {"_target_": found.__name__, **spec}
+        if found.__name__ in LAST:
+            return {"network_def": {**network, "out_channels": len(self.bias)}}
+        layer = f"torch.nn.Conv{self.module.spatial_dims}d"
+        head = {"_target_": layer, "in_channels": self.weight.shape[1], "out_channels": len(self.bias)}
+        return {
+            "body_def": {**network, "out_channels": self.weight.shape[1]},
+            "head_def": {**head, "kernel_size": 1},
+            "network_def": "$torch.nn.Sequential(@body_def, @head_def)",
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of the network that :meth:`described` builds."""
+        body = self.module.body.state_dict()
+        name = NETWORKS.find(self.module.hparams["network"]["_target_"]).__name__
+        if name in LAST:
+            return joined(body, name, self.weight, self.bias)
+        return {**{f"0.{key}": value for key, value in body.items()}, "1.weight": self.weight, "1.bias": self.bias}
+
+    def network(self) -> nn.Sequential:
+        """The body, and the one layer behind it, as a network of torch in eval mode."""
+        convolution = nn.Conv2d if self.module.spatial_dims == 2 else nn.Conv3d
+        layer = convolution(self.weight.shape[1], len(self.bias), kernel_size=1)
+        layer.load_state_dict({"weight": self.weight, "bias": self.bias})
+        return nn.Sequential(self.module.body, layer).eval()
+
+
+def _folded(logits: Tensor, activation: str, heads: Sequence[Sequence[int]]) -> Tensor:
+    """Fold the logits of all heads ``(B, K, ...)``; as that is linear, the weights that make them just as well."""
+    if activation == "softmax":
+        return folded_logits(logits, heads)
+    return torch.cat([logits[:, one : one + 1] - logits[:, zero : zero + 1] for zero, one in heads], 1)

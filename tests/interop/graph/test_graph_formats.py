@@ -1,0 +1,128 @@
+"""A graph computes what its checkpoint does, for those who have neither this package nor MONAI."""
+
+import importlib.util
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from lit_continual.cli import main
+from lit_continual.data import Preprocessing, read_cases
+from lit_continual.data.volumes import load_case
+from lit_continual.interop import FORMATS
+from lit_continual.modules import RegionSegmenter, Segmenter
+from lit_continual.segmentation.label_map import folded_logits
+from tests.interop.toys import NETWORKS
+
+GRAPHS = ["onnx", "pt2", "torchscript"]
+NAMES = ["background", "a", "b", "c"]
+PREPROCESSING = {"orientation": "RAS", "spacing": None, "normalise": [{"_target_": "NormalizeIntensity"}]}
+
+
+def run(folder, image):
+    """The logits of a graph, by the libraries of its format."""
+    (path,) = folder.glob("model.[!j]*")
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
+    return torch.export.load(path).module()(image) if path.suffix == ".pt2" else torch.jit.load(path)(image)
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(module):
+        content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+        content["datamodule_hyper_parameters"] = {"preprocessing": PREPROCESSING}
+        module.on_save_checkpoint(content)
+        torch.save(content, tmp_path / "model.ckpt")
+        return tmp_path / "model.ckpt"
+
+    return write
+
+
+def segmenter(name="BasicUNet", features=6, window=(16, 16, 16), **arguments):
+    torch.manual_seed(0)
+    spec = {"_target_": name, **{k: v for k, v in NETWORKS[name].items() if k != "deep_supervision"}, **arguments}
+    return Segmenter(spec, features, [["a", "b"], ["c"]], roi_size=window).eval()
+
+
+def export(checkpoint, form, folder, *options):
+    main(["export", str(checkpoint), f"--format={form}", f"--output={folder}", *options])
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("form", GRAPHS)
+def test_a_graph_has_the_logits_of_all_classes_for_any_batch(tmp_path, save, form):
+    module = segmenter()
+    folder = export(save(module), form, tmp_path / "graph")
+    for batch in (1, 2, 5):
+        image = torch.randn(batch, 1, 16, 16, 16)
+        with torch.no_grad():
+            expected = folded_logits(module(image), module.head_channels)
+            torch.testing.assert_close(run(folder, image), expected, atol=1e-4, rtol=1e-4)
+    told = json.loads((folder / "model.json").read_text())
+    assert told["output"] == {"name": "logits", "activation": "softmax", "channels": NAMES}
+    assert told["input"] == {"name": "image", "channels": 1, "window": [16, 16, 16]}
+    assert told["preprocessing"] == PREPROCESSING
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("form", GRAPHS)
+@pytest.mark.parametrize(("name", "features"), [("SegResNet", 8), ("DynUNet", 4), ("UNETR", 4), ("UNet", 5)])
+def test_graphs_of_other_networks(tmp_path, save, form, name, features):
+    module = segmenter(name, features)
+    folder, image = export(save(module), form, tmp_path / "graph"), torch.randn(3, 1, 16, 16, 16)
+    with torch.no_grad():
+        expected = folded_logits(module(image), module.head_channels)
+        torch.testing.assert_close(run(folder, image), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_onnx_runtime_says_what_torch_says_of_a_real_image(tmp_path, save, real_data):
+    module = segmenter(window=(32, 32, 32))
+    folder = export(save(module), "onnx", tmp_path / "graph")
+    volume = load_case(read_cases(str(real_data / "Task04_Hippocampus")).cases[0], Preprocessing(**PREPROCESSING))[
+        "image"
+    ]
+    patch = torch.nn.functional.pad(volume, (0, 32, 0, 32, 0, 32))[:, :32, :32, :32][None]
+    with torch.no_grad():
+        expected = folded_logits(module(patch), module.head_channels)
+    assert patch.std() > 0.1
+    torch.testing.assert_close(run(folder, patch), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_regions_are_sigmoids(tmp_path, save):
+    torch.manual_seed(0)
+    spec = {"_target_": "BasicUNet", "spatial_dims": 2, "in_channels": 2, "features": [4] * 6}
+    module = RegionSegmenter(spec, 4, {"whole": ["x", "y"], "core": ["x"]}, roi_size=[32, 32]).eval()
+    folder, image = export(save(module), "torchscript", tmp_path / "graph"), torch.randn(1, 2, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(run(folder, image).sigmoid(), module.probabilities(module(image)))
+    assert json.loads((folder / "model.json").read_text())["output"]["activation"] == "sigmoid"
+
+
+def test_onnx_needs_its_libraries(tmp_path, save, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnxscript" else found(name, *a))
+    with pytest.raises(ValueError, match=r"needs onnxscript. Run `pip install lit-continual\[onnx\]`"):
+        export(save(segmenter()), "onnx", tmp_path / "graph")
+    assert not (tmp_path / "graph").exists()
+
+
+def test_what_has_no_window_or_computes_otherwise_is_refused(tmp_path, save, monkeypatch):
+    with pytest.raises(ValueError, match="has no `roi_size`, the size of the window"):
+        export(save(segmenter(window=None)), "pt2", tmp_path / "graph")
+    form = next(one for one in FORMATS if one.name == "pt2")
+    monkeypatch.setattr(form, "run", lambda path, image: torch.full((len(image), 4, 16, 16, 16), np.nan))
+    with pytest.raises(ValueError, match="computes logits that are up to nan apart"):
+        export(save(segmenter()), "pt2", tmp_path / "graph")
+    monkeypatch.setattr(form, "convert", lambda network, image, path: 1 / 0)
+    with pytest.raises(ValueError, match=r"cannot be written as pt2 \(division by zero\)"):
+        export(save(segmenter()), "pt2", tmp_path / "graph")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
