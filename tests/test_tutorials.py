@@ -93,6 +93,11 @@ class Reader:
             elif program == "python":
                 shutil.copy(TUTORIALS / arguments[0], ".")
                 runpy.run_path(arguments[0], run_name="__main__")
+            elif program.startswith("nnUNetv2_"):  # beside the interpreter
+                done = subprocess.run(
+                    [Path(sys.executable).parent / program, *arguments], capture_output=True, text=True
+                )
+                assert done.returncode == 0, done.stdout + done.stderr
             elif program == "pytest":
                 done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
                 assert done.returncode == 0, done.stdout + done.stderr
@@ -167,6 +172,29 @@ def test_extending_a_trained_model(folder, capsys):
         assert load_checkpoint(checkpoint)["hyper_parameters"]["heads"] == [["liver"], ["kidney"]]
     for predictions in ("predictions", "predictions_python"):
         assert read_json(Path(predictions) / "labels.json") == {"background": 0, "liver": 1, "kidney": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # nnU-Net trains in this process
+def test_extending_a_model_of_nnunet(folder, capsys, real_data, monkeypatch):
+    pytest.importorskip("nnunetv2", reason="needs nnunetv2, the extra nnunet")
+    for name in ("raw", "preprocessed", "results", "n_proc_DA", "def_n_proc"):  # which the page sets
+        monkeypatch.setenv(f"nnUNet_{name}", "1")
+    Reader().follow(TUTORIALS / "extend_nnunet.md")
+    assert "in 0 the label of nnU-Net is another than here (6 images)" in capsys.readouterr().out
+    found = {"anterior": 1, "posterior": 2}
+    assert read_json("nnUNet_results/Dataset903_Hippocampus/nnUNetTrainer__nnUNetPlans__3d_fullres/dataset.json")[
+        "labels"
+    ] == {"background": 0, **found}
+    truths = real_data / "Task04_Hippocampus" / "labelsTr"
+    for name, value in found.items():
+        scores = [dice(path, truths / path.name, value) for path in Path("after").glob("*.nii.gz")]
+        assert np.mean(scores) > 0.4, (name, scores)
+
+
+def dice(path, truth, value):
+    one, two = (np.asarray(nib.load(file).dataobj) == value for file in (path, truth))
+    return 2 * (one & two).sum() / (one.sum() + two.sum())
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -44,6 +45,8 @@ class Trained:
 
     def __post_init__(self) -> None:
         _require_plain_labels(self.dataset)
+        if not re.fullmatch(r"all|\d{1,4}", self.fold):
+            raise ValueError(f"A fold of nnU-Net is a number or `all`, not {self.fold[:100]!r}. Rename its folder.")
         try:
             configuration = self.settings.configuration
             if self.settings.previous_stage_name is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -209,14 +210,25 @@ def test_what_cannot_be_extended_is_refused_in_one_sentence(toy, tmp_path, monke
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_plans_in_a_checkpoint_of_ours_are_checked_too(toy, tmp_path):
+def evil_architecture(trained):
+    trained["plans"]["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = "evil.Net"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (evil_architecture, "`evil.Net` is no architecture that a file may name"),
+        (lambda trained: trained.update(fold="0/../../elsewhere"), "A fold of nnU-Net is a number or `all`, not '0/"),
+        (lambda trained: trained.pop("plans"), "This is no trained model of nnU-Net"),
+    ],
+)
+def test_what_a_checkpoint_of_ours_says_of_a_model_is_checked_too(toy, tmp_path, change, message):
     first = Checkpoint(toy()).module(NNUNetSegmenter)
     content = {"state_dict": first.state_dict(), "hyper_parameters": dict(first.hparams)}
-    configuration = content["hyper_parameters"]["trained"]["plans"]["configurations"]["3d_fullres"]
-    configuration["architecture"]["network_class_name"] = "evil.Net"
+    change(content["hyper_parameters"]["trained"])
     first.on_save_checkpoint(content)
     torch.save(content, tmp_path / "model.ckpt")
-    with pytest.raises(ValueError, match=r"model.ckpt: .*`evil.Net` is no architecture that a file may name"):
+    with pytest.raises(ValueError, match=f"model.ckpt: .*{re.escape(message)}"):
         Checkpoint(tmp_path / "model.ckpt").module()
 
 

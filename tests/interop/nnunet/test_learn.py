@@ -209,3 +209,19 @@ def test_only_models_of_nnunet_are_mirrored(tmp_path):
     torch.save({**content, "datamodule_hyper_parameters": {"preprocessing": {}}}, tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match=r"--mirror is for models of nnU-Net, and this is a Segmenter. Leave it out"):
         main(["predict", str(tmp_path / "model.ckpt"), str(tmp_path), "--mirror=true"])
+
+
+@pytest.mark.parametrize("method", ["MiB", None])
+def test_a_shared_head_grows_from_the_last_layer(toy, raw, tmp_path, method, capsys):
+    folder = toy()
+    callbacks = [{"class_path": method}] if method else []
+    options = [f"--stream.start={folder}", "--model.heads=shared", "--trainer.limit_train_batches=2"]
+    main(["fit", "--config", config(raw, tmp_path, *callbacks), *options])
+    path = tmp_path / "run/experiences/0_cone/model.ckpt"
+    module = Checkpoint(path).module(NNUNetSegmenter)
+    assert module.head_channels == [[0, 1, 2, 3]]
+    main(["export", str(path), "--format=nnunet", f"--output={tmp_path / 'new'}", f"--images={raw / 'imagesTr'}"])
+    assert "in 0 the label of nnU-Net is another than here (5 images)" in capsys.readouterr().out
+    image = torch.randn(1, 1, 8, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(Checkpoint(tmp_path / "new").module()(image), module(image), atol=1e-5, rtol=1e-5)

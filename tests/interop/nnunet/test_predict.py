@@ -10,7 +10,7 @@ from tests.interop.nnunet.conftest import nnunet_predicts, write_images
 
 def we_predict(folder, images, output, *options):
     main(["predict", str(folder), str(images), f"--output={output}", "--accelerator=cpu", *options])
-    return {path.name[:6]: np.asarray(nib.load(path).dataobj) for path in sorted(output.glob("*.nii.gz"))}
+    return {path.name[:-7]: np.asarray(nib.load(path).dataobj) for path in sorted(output.glob("*.nii.gz"))}
 
 
 @pytest.mark.parametrize(
