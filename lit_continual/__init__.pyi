@@ -38,9 +38,16 @@ from .interop.bundle.bundle_data_module import BundleDataModule as BundleDataMod
 from .interop.bundle.bundle_segmenter import BundleSegmenter as BundleSegmenter
 from .interop.nnunet.nnunet_data_module import NNUNetDataModule as NNUNetDataModule
 from .interop.nnunet.nnunet_segmenter import NNUNetSegmenter as NNUNetSegmenter
+from .methods.agem.callback import AGEM as AGEM
+from .methods.der.callback import DarkExperienceReplay as DarkExperienceReplay
 from .methods.distillation.callback import Distillation as Distillation
+from .methods.ewc.callback import EWC as EWC
+from .methods.fusion.callback import WeightFusion as WeightFusion
+from .methods.ilt.callback import ILT as ILT
 from .methods.l2sp.callback import L2SP as L2SP
+from .methods.lora.callback import LoRA as LoRA
 from .methods.loss_term import LossTerm as LossTerm
+from .methods.mas.callback import MAS as MAS
 from .methods.meta.callback import MetaTune as MetaTune
 from .methods.meta.episodes import Episodes as Episodes
 from .methods.meta.episodes import slice_dice as slice_dice
@@ -52,7 +59,9 @@ from .methods.meta.strategies import MAML as MAML
 from .methods.meta.strategies import MetaStrategy as MetaStrategy
 from .methods.meta.strategies import Naive as Naive
 from .methods.meta.strategies import Reptile as Reptile
+from .methods.mib.callback import MiB as MiB
 from .methods.partial_training import PartialTraining as PartialTraining
+from .methods.plop.callback import PLOP as PLOP
 from .methods.pretrained.callback import Pretrained as Pretrained
 from .methods.rehearsal.budget import Budget as Budget
 from .methods.rehearsal.candidates import Candidates as Candidates
@@ -64,6 +73,8 @@ from .methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataMod
 from .methods.rehearsal.exemplars import Exemplars as Exemplars
 from .methods.rehearsal.replay import ReplayDataset as ReplayDataset
 from .methods.rehearsal.replay import ReplaySampler as ReplaySampler
+from .methods.rwalk.callback import RWalk as RWalk
+from .methods.si.callback import SI as SI
 from .methods.tgd.callback import TargetedGradientDescent as TargetedGradientDescent
 from .methods.train_only.callback import TrainOnly as TrainOnly
 from .phantoms.brain.brain_data_module import BrainDataModule as BrainDataModule
@@ -82,6 +93,7 @@ from .segmentation.post.remove_outside import RemoveOutside as RemoveOutside
 from .segmentation.post.remove_outside import RemoveOutsided as RemoveOutsided
 from .segmentation.region_segmenter import RegionSegmenter as RegionSegmenter
 from .segmentation.segmenter import Segmenter as Segmenter
+from .segmentation.shared_head import SharedHead as SharedHead
 
 __version__: str
 __all__: list[str]

@@ -9,6 +9,7 @@ from lit_continual.segmentation.growing_heads import GrowingHeads
 from lit_continual.segmentation.hydra_net import HydraNet
 from lit_continual.segmentation.region_segmenter import RegionSegmenter
 from lit_continual.segmentation.segmenter import Segmenter
+from lit_continual.segmentation.shared_head import SharedHead
 
 __all__ = [
     "ANIL",
@@ -25,4 +26,5 @@ __all__ = [
     "RegionSegmenter",
     "Reptile",
     "Segmenter",
+    "SharedHead",
 ]

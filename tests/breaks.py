@@ -20,10 +20,14 @@ BREAKS = [
     *room(
         "methods/distillation/loss.py",
         "tests/methods/distillation/test_loss.py",
-        ("return -(probabilities * log_softmax(logits, 1))", "return (probabilities * log_softmax(logits, 1))"),
-        ("(logits.softmax(1) - probabilities), None", "(logits.softmax(1) - 0.5 * probabilities), None"),
         ("teacher = teacher_logits.detach().to(precision) / temperature", "teacher = teacher_logits.to(precision)"),
         ("(len(pixels), -1).mean(1)", "(len(pixels), -1).sum(1)"),
+    ),
+    *room(
+        "methods/soft_cross_entropy.py",
+        "tests/methods/distillation/test_loss.py",
+        ("return -(probabilities * log_softmax(logits, 1))", "return (probabilities * log_softmax(logits, 1))"),
+        ("(logits.softmax(1) - probabilities), None", "(logits.softmax(1) - 0.5 * probabilities), None"),
     ),
     *room(
         "methods/l2sp/penalty.py",
@@ -128,12 +132,16 @@ BREAKS = [
         "methods/distillation/callback.py",
         "tests/methods/distillation/test_callback.py",
         ("1.0 if o == ", "1 - self.alpha if o == "),
-        ("lambda network: logits(network, batch)", "of_images(batch)"),
         ('== {"exemplar"} else self.alpha', '== {"exemplar"} else 1.0'),
+    ),
+    *room(
+        "methods/taught_term.py",
+        "tests/methods/distillation/test_callback.py",
+        ("lambda network: logits(network, batch)", "answers.of_images(batch)"),
         ('elif self.teacher == "start" or self._fitted:', 'elif self.teacher == "start":'),
     ),
     *room(
-        "methods/distillation/frozen_copy.py",
+        "methods/frozen_copy.py",
         "tests/methods/distillation/test_callback.py",
         ("copied.eval().requires_grad_(False)", "copied.requires_grad_(False)"),
     ),
@@ -142,9 +150,7 @@ BREAKS = [
         "tests/methods/test_loss_term.py",
         ("_Terms.remove(pl_module, self)  # Lightning calls no", "pass  # Lightning calls no"),
     ),
-    *room(
-        "methods/l2sp/anchor.py", "tests/methods/l2sp/test_callback.py", ("p.detach().clone() for", "p.detach() for")
-    ),
+    *room("methods/anchor.py", "tests/methods/l2sp/test_callback.py", ("p.detach().clone() for", "p.detach() for")),
     *room(
         "methods/l2sp/callback.py",
         "tests/methods/l2sp/test_callback.py",

@@ -20,7 +20,7 @@ PET = {"data.size": 32, "data.depth": 8, "data.realisations": 2}
 TASKS = {"hydra_net": ["head_neck", "sarcoma", "hippocampus"], "covid": ["head_neck", "sarcoma", "hippocampus"]}
 #: What makes a config small, beside one batch of everything.
 SMALL = {
-    **dict.fromkeys(["aeiseg", "aeiseg_contrast", "extend", "finetune", "l2sp", "lwfseg"], SHOULDER),
+    **dict.fromkeys(["aeiseg", "aeiseg_contrast", "extend", "finetune", "l2sp", "lwfseg", "mib", "plop"], SHOULDER),
     "coriseg": {**SHOULDER, "stream.memory.policy.network": "own", "stream.memory.policy.layers": ["body.conv_0"]},
     "meta_tune": {"data.subjects": 10},
     "pet": {**PET, "data.train_slices": [2, 8]},

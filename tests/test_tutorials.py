@@ -146,7 +146,7 @@ def test_a_method_of_your_own(folder, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_own_data(folder, capsys, reports):
-    Reader().follow(TUTORIALS / "own_data.md")
+    Reader(["--trainer.max_epochs", "2"]).follow(TUTORIALS / "own_data.md")
     run = read_json("runs/organs/run.json")
     assert run["status"] == "finished"
     assert [e["name"] for e in run["experiences"]] == ["liver", "spleen"]

@@ -39,9 +39,9 @@ def plan() -> dict:
     api.plan_experiments([901])
     plans = json.loads(Path(PLANS).read_text())
     small = plans["configurations"]["3d_fullres"]
-    small |= {"patch_size": [40, 40, 40], "batch_size": 2}
+    small |= {"patch_size": [32, 32, 32], "batch_size": 2}
     network = small["architecture"]["arch_kwargs"]
-    network |= {"n_stages": 3, "features_per_stage": [8, 16, 32], "n_conv_per_stage": 2, "n_conv_per_stage_decoder": 1}
+    network |= {"n_stages": 3, "features_per_stage": [12, 24, 48], "n_conv_per_stage": 1, "n_conv_per_stage_decoder": 1}
     network |= {"kernel_sizes": [[3, 3, 3]] * 3, "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}
     Path(PLANS).write_text(json.dumps(plans))
     api.preprocess([901], configurations=["3d_fullres"], num_processes=[1])
@@ -61,5 +61,6 @@ if __name__ == "__main__":
     plans["continue_training"] = False
     os.environ |= {"nnUNet_n_proc_DA": "0"}  # augment in this process
     trainer = nnUNetTrainer(plans, "3d_fullres", 0, labels, torch.device("cpu"))
-    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 6, 40, 2
+    trainer.initial_lr, trainer.num_epochs = 0.03, 4
+    trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 100, 2
     trainer.run_training()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lit_continual.cli.parser import Parser
 from lit_continual.cli.print_report import print_report
@@ -71,6 +71,22 @@ def export(arguments: Sequence[str]) -> None:
     show(f"Exported: {run(**parser.parsed(arguments))}")
 
 
+def init(arguments: Sequence[str]) -> None:
+    """Look at data of your own, and write a config that learns them."""
+    parser = _parser(init)
+    parser.add_argument("datasets", nargs="+", type=str, help="Folders, lists or tables, in the order of learning.")
+    parser.add_argument("--output", type=str, default="config.yaml", help="The config.")
+    parser.add_argument("--memory", type=float, default=8.0, help="GB of the device, for patch and batch size.")
+    parser.add_argument("--exemplars", type=int, default=0, help="Training samples to keep of each class; 0 for none.")
+    parser.add_argument("--by", type=Literal["datasets", "classes"] | None, default=None, help="An experience is one.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace a config that is there already.")
+    given = parser.parsed(arguments)
+    from lit_continual.tools.init.write_config import write_config as run
+
+    path = run(**given)
+    show(f"Written: {path}. Next: lit-continual fit --config {path}")
+
+
 def kse(arguments: Sequence[str]) -> None:
     """Score the kernels of a checkpoint: what TGD would retrain at each threshold."""
     from lit_continual.tools.kse import report_kernels as run
@@ -112,7 +128,7 @@ def predict(arguments: Sequence[str]) -> None:
 
     parser = _parser(predict)
     parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter, such as experiences/*/model.ckpt.")
-    parser.add_argument("images", type=str, help="A folder of images, a Decathlon list or a CSV table.")
+    parser.add_argument("images", type=str, help="A folder of images or DICOM series, a list or a table.")
     parser.add_function_arguments(run, skip={"checkpoint", "images", "overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="Replace predictions that are there already.")
     show(f"Predictions: {run(**parser.parsed(arguments))}")
@@ -148,5 +164,5 @@ def _parser(command: Callable[..., None]) -> Parser:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     command.__name__: command
-    for command in (fit, validate, test, adapt, compare, export, kse, memory, predict, report, sweep)
+    for command in (init, fit, validate, test, adapt, compare, export, kse, memory, predict, report, sweep)
 }

@@ -26,6 +26,8 @@ class Sample(TypedDict, total=False):
         source_affine: Of the file's grid, four by four, in mm.
         source_shape: Voxels of the file's grid along each axis.
         spacing: Voxel size of the file's grid along each axis, in mm.
+        padding: There, and true, in the volume that a rank without one of its own goes through, so that all ranks take
+            part in what they do together. It is another rank's, and is not to be scored.
     """
 
     image: Tensor
@@ -38,6 +40,7 @@ class Sample(TypedDict, total=False):
     source_affine: Matrix
     source_shape: tuple[int, ...]
     spacing: tuple[float, ...]
+    padding: bool
 
 
 class Batch(TypedDict, total=False):
@@ -53,6 +56,7 @@ class Batch(TypedDict, total=False):
     source_affine: list[Matrix]
     source_shape: list[tuple[int, ...]]
     spacing: list[tuple[float, ...]]
+    padding: list[bool]
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """What a data set holds: its cases, and the names of its label values."""
 
-import csv
-import io
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr
 from typing import Any
 
-from lit_continual.runs.files import in_one_line, parsed_json, read_text
+from lit_continual.data.case_table import read_table
+from lit_continual.data.dataset_json import DatasetJson, read_dataset_json
 from lit_continual.runs.printing import printable_errors
 
 NIFTI = (".nii.gz", ".nii")
@@ -29,15 +27,30 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseList:
-    """The cases of a data set and the label values that it declares, name -> value; empty where it declares none."""
+    """The cases of a data set and what it declares of them; empty where it declares nothing.
+
+    Attributes:
+        source: The file or folder that was read.
+        cases: The annotated images.
+        labels: Label value of each name.
+        regions: The labels of each region, where a ``dataset.json`` of nnU-Net gives lists of values.
+        channels: Names of the channels, such as ``CT``.
+    """
 
     source: Path
     cases: tuple[Case, ...]
     labels: Mapping[str, int]
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()
+
+
+def refuse(fault: str) -> None:
+    """Raise what is wrong with one case, as a ``ValueError``."""
+    raise ValueError(fault)
 
 
 @printable_errors()
-def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
+def read_cases(dataset: str | os.PathLike[str], report: Callable[[str], None] = refuse) -> CaseList:
     """Read a Decathlon ``dataset.json``, a CSV table, or a folder.
 
     * JSON: ``training`` lists ``image`` (a path, or one a channel), ``label`` and further keys; ``labels`` names the
@@ -45,12 +58,19 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
     * CSV: columns ``image`` (or ``image_0``, ``image_1``, … for channels), ``label``, and further keys.
     * Folder: ``dataset.json`` in it, or ``images/`` and ``labels/`` with the same file names; ``NAME_0000``,
       ``NAME_0001``, … are the channels of ``NAME``, unless there are labels of these names. Without ``labels/`` the
-      images stand alone. nnU-Net's ``imagesTr/`` and ``labelsTr/`` are such folders too, and its ``dataset.json``
-      names the label values.
+      images stand alone.
+    * Raw data of nnU-Net: ``imagesTr/`` and ``labelsTr/`` are such folders too, of which the files that end with
+      ``file_ending`` are read, or those that its ``dataset`` lists. ``dataset.json`` names channels and label values;
+      where a label is a list of values it is a region, and a value without a name of its own is ``label_VALUE``.
 
     The key ``patient`` says whose image it is, by default the name of the first image file. Paths in a list are
     relative to it, or absolute, and taken as they stand: ``~`` and environment variables are expanded in ``dataset``
     alone. The files that a list names are read, and never written to.
+
+    Args:
+        dataset: What is read.
+        report: What to do with the sentence that says what is wrong with one case; by default the first is raised. A
+            case that is reported is left out.
 
     Raises:
         ValueError: If the data set is missing, empty or malformed, a file that it names is not there, or it leaves open
@@ -64,21 +84,27 @@ def read_cases(dataset: str | os.PathLike[str]) -> CaseList:
     if not path.exists():
         seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
         raise ValueError(f"There is no data set at {dataset}{seen_from}. Give a dataset.json, a CSV table or a folder.")
-    labels: Mapping[str, int] = {}
+    said = DatasetJson({}, {}, (), None)
     if path.is_dir():
-        entries = _folder(path)
+        entries = _folder(path, report)
     elif path.suffix == ".json":
-        entries, labels = _decathlon(path)
+        said = read_dataset_json(path)
+        entries = _raw_folder(path, said.file_ending, report) if said.entries is None else said.entries
     elif path.suffix == ".csv":
-        entries = _table(path)
+        entries = read_table(path)
     else:
         raise ValueError(f"{path} is no data set. Give a dataset.json, a CSV table or a folder.")
     if not entries:
         raise ValueError(f"{path} lists no case. Give images in {path if path.is_dir() else 'it'}.")
     root = path if path.is_dir() else path.parent
-    cases = tuple(_case(entry, root, path) for entry in entries)
-    _check_identity(cases, [_named(entry) for entry in entries], path)
-    return CaseList(path, cases, labels)
+    named: list[tuple[Case, bool]] = []
+    for entry in entries:
+        try:
+            named.append((_case(entry, root, path), _named(entry)))
+        except ValueError as error:
+            report(str(error))
+    cases = tuple(_told_apart(named, path, report))
+    return CaseList(path, cases, said.labels, said.regions, said.channels)
 
 
 def stem(path: str | os.PathLike[str]) -> str:
@@ -138,70 +164,53 @@ def _named(entry: Mapping[str, Any]) -> bool:
     return entry.get("patient") is not None and bool(str(entry["patient"]).strip())
 
 
-def _check_identity(cases: Sequence[Case], named: Sequence[bool], source: Path) -> None:
-    """Refuse a list in which a split by patient could not keep people apart."""
+def _told_apart(named: Sequence[tuple[Case, bool]], source: Path, report: Callable[[str], None]) -> Iterator[Case]:
+    """Yield the cases without those by which a split by patient could not keep people apart."""
     files: dict[tuple[int, int], Case] = {}
     patients: dict[str, Case] = {}
-    for case, has_name in zip(cases, named, strict=True):
-        if len(case.images) != len(cases[0].images):
-            raise ValueError(
-                f"{source} has {len(cases[0].images)} channels for {cases[0].images[0]} and {len(case.images)} for"
-                f" {case.images[0]}. Give every case the same ones."
+    for case, has_name in named:
+        first = named[0][0].images
+        if len(case.images) != len(first):
+            report(
+                f"{source} has {len(first)} channels for {first[0]} and {len(case.images)} for {case.images[0]}. Give"
+                " every case the same ones."
             )
+            continue
         found = case.images[0].stat()  # hard links share it
         twin = files.setdefault((found.st_dev, found.st_ino), case)
         if twin is not case and (twin.patient != case.patient or twin.label == case.label):
-            raise ValueError(f"{source} lists {case.images[0]} twice. Take one of the two off the list.")
+            report(f"{source} lists {case.images[0]} twice. Take one of the two off the list.")
+            continue
         other = patients.setdefault(case.patient, case)
         if not has_name and other.images[0].resolve() != case.images[0].resolve():
-            raise ValueError(
+            report(
                 f"{other.images[0]} and {case.images[0]} in {source} have one name, and so would count as one patient."
                 " Give each case the key `patient`."
             )
+            continue
+        yield case
 
 
-def _decathlon(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[str, int]]:
-    try:
-        content = parsed_json(read_text(path))
-        declared = content.get("labels", {})
-        names = [(v, k) if str(k).lstrip("-").isdigit() else (k, v) for k, v in declared.items()]  # both ways around
-        labels = {str(name): int(value) for name, value in names}
-        entries = None if "file_ending" in content else list(content["training"])
-    except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
+def _raw_folder(path: Path, ending: str | None, report: Callable[[str], None]) -> list[Mapping[str, Any]]:
+    """The files of nnU-Net's folders, which it finds by their ending."""
+    folder = path.parent
+    if ending not in SUFFIXES:
         raise ValueError(
-            f"{path} is not a Decathlon list ({f'{error!r}'[:300]}). It needs `training`, a list of `image` and"
-            " `label`, and `labels`, value to name."
-        ) from error
-    if len(labels) < len(names):
-        raise ValueError(
-            f"{path} declares one name for two label values: {repr(declared)}. Give each value its own name."
+            f"{path} has the `file_ending` {ending!r}, and {', '.join(SUFFIXES)} are read. Convert the images, such as"
+            " by SimpleITK, and correct it."
         )
-    return _folder(path.parent) if entries is None else entries, labels  # nnU-Net lists no files
+    for name in ("imagesTr", "labelsTr"):
+        if not (folder / name).is_dir() or not _images(folder / name, ending):
+            raise ValueError(f"{folder / name} has no image that ends with {ending}, as {path} says. Correct either.")
+    return _folder(folder, report, ending)
 
 
-def _table(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        text = io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")
-        rows = list(csv.DictReader(text, strict=True))
-    except (csv.Error, ValueError) as error:
-        raise ValueError(f"{path} is not a CSV table in UTF-8 ({in_one_line(error)}). Save it as one.") from error
-    columns = list(rows[0]) if rows else []
-    channels = sorted((c for c in columns if re.fullmatch(r"image_\d+", c or "")), key=lambda c: int(c[6:]))
-    if rows and not channels and "image" not in columns:
-        raise ValueError(f"{path} has the columns {columns}, and none is `image`. Name one so, or image_0, image_1, ….")
-    for i, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise ValueError(f"Row {i} of {path} has more or fewer fields than the header. Quote commas in its fields.")
-    keys = [c for c in columns if c not in channels]
-    return [{**{c: row[c] for c in keys}, "image": [row[c] for c in channels] or row["image"]} for row in rows]
-
-
-def _folder(path: Path) -> list[Mapping[str, Any]]:
+def _folder(path: Path, report: Callable[[str], None], ending: str = "") -> list[Mapping[str, Any]]:
     folder = next((path / name for name in ("images", "imagesTr") if (path / name).is_dir()), path)
     truths = next((path / name for name in ("labels", "labelsTr") if (path / name).is_dir()), None)
     channels: dict[str, list[str]] = {}
-    labels = {stem(file): file for file in truths.iterdir() if is_image(file)} if truths else {}
-    images = sorted(file for file in folder.iterdir() if is_image(file))
+    labels = {stem(file): file for file in _images(truths, ending)} if truths else {}
+    images = _images(folder, ending)
     names = {stem(file) for file in images}
     for file in images:
         name = stem(file)
@@ -211,10 +220,17 @@ def _folder(path: Path) -> list[Mapping[str, Any]]:
         if case == name and case in channels:
             raise ValueError(f"{folder} has two images named {case}. Remove one of them.")
         channels.setdefault(case, []).append(str(file.relative_to(path)))
-    if truths and (missing := sorted(channels.keys() - labels.keys())):
-        raise ValueError(f"{truths} has no label for {', '.join(missing[:3])}. Add it or remove the image.")
+    missing = channels.keys() - labels.keys() if truths else set()
+    for case in sorted(missing):
+        report(f"{truths} has no label for {case}. Add it or remove the image.")
     entries: list[Mapping[str, Any]] = []
     for case, files in channels.items():
+        if case in missing:
+            continue
         label = {"label": str(labels[case].relative_to(path))} if labels else {}
         entries.append({"image": files, "patient": case, **label})
     return entries
+
+
+def _images(folder: Path, ending: str) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if is_image(file) and file.name.endswith(ending))

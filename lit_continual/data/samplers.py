@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from typing_extensions import override
 
 from lit_continual.data.batch import collate
@@ -22,10 +22,31 @@ def place_in_fit(trainer: Trainer | None) -> tuple[int, int, int]:
 
 
 def whole_loader(volumes: Any, trainer: Trainer | None, batch_size: int = 1) -> Any:
-    """Make the loader of an evaluation, whose volumes are divided among the ranks; no loader for no volumes."""
+    """Make the loader of an evaluation, whose volumes are divided among the ranks; no loader for no volumes.
+
+    A rank that gets none goes through the first with ``padding``: DDP sends buffers around where a rank first calls the
+    network, and waits for those that never do.
+    """
     if not len(volumes):
         return []
-    return DataLoader(volumes, batch_size, sampler=WholeSampler(volumes, *_ranks(trainer)), collate_fn=collate)
+    sampler = WholeSampler(volumes, *_ranks(trainer))
+    if not len(sampler):
+        return DataLoader(_Padding(volumes), collate_fn=collate)
+    return DataLoader(volumes, batch_size, sampler=sampler, collate_fn=collate)
+
+
+class _Padding(Dataset[Any]):
+    """The first of some volumes, which another rank evaluates."""
+
+    def __init__(self, volumes: Any) -> None:
+        self.volumes = volumes
+
+    def __len__(self) -> int:
+        return 1
+
+    @override
+    def __getitem__(self, index: int) -> Any:
+        return {**self.volumes[index], "padding": True}
 
 
 def _ranks(trainer: Trainer | None) -> tuple[int, int]:

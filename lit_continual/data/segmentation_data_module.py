@@ -18,6 +18,7 @@ from lit_continual.data.batch import class_names, collate
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.patches import PatchDataset
 from lit_continual.data.preprocessing import Preprocessing
+from lit_continual.data.revealed_classes import values_of
 from lit_continual.data.samplers import EpochSampler, place_in_fit, whole_loader
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
@@ -117,29 +118,8 @@ class SegmentationDataModule(LightningDataModule):
 
     @cached_property
     def values(self) -> dict[str, int]:
-        """Label value of each revealed class.
-
-        Raises:
-            ValueError: If the data set declares no such class or another value, two share one, or one is background.
-        """
-        labels, values = self.listed.labels, dict[str, int]()
-        if not self.classes:
-            raise ValueError("`classes` is empty. Name what is revealed, such as `classes: {humerus: 1}`.")
-        for name, value in self.classes.items():
-            known = name if isinstance(value, int) else value
-            found = labels.get(known, value if isinstance(value, int) and not labels else None)
-            if found is None or (isinstance(value, int) and found != value):
-                declared = ", ".join(f"{k}: {v}" for k, v in labels.items())
-                raise ValueError(
-                    f"`classes` has {name}: {value}, but {self.listed.source} declares"
-                    f" {f'{{{declared}}}' if labels else 'no names'}. Use a declared name and value, or give your name"
-                    " for a declared one as `classes: {mine: theirs}`."
-                )
-            if not found or found in values.values():
-                names = f"{found} two names: {self.classes}" if found else f"0, that of the background, the name {name}"
-                raise ValueError(f"`classes` gives the label value {names}. Drop one.")
-            values[name] = found
-        return values
+        """Label value of each revealed class; see :func:`values_of`."""
+        return values_of(self.classes, self.listed)
 
     def revealing(self, classes: Mapping[str, int | str]) -> Self:
         """Return the same patients with ``classes`` revealed instead."""

@@ -1,11 +1,13 @@
 """Who trains and who tests: patients are split, never images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from lit_continual.data.cases import Case
+from lit_continual.data.fold_file import read_fold, require_known
 from lit_continual.runs.printing import printable_errors
 
 SPLITS = ("train", "val", "test")
@@ -23,6 +25,10 @@ class Split:
         part: ``[i, n]``: of the training patients only the i-th of n disjoint parts, counted from 0. The
             others are not divided, since no one trains on them.
         limit: At most so many training patients.
+        fold: A fold of nnU-Net, from 0, whose ``val`` is the test split. Validation takes its share of the fold's
+            ``train``, ``fractions[1] / (fractions[0] + fractions[1])``, so ``fractions: [1, 0, 0]`` trains on all.
+            Who is in neither is left out.
+        file: Where the folds are; by default ``splits_final.json`` beside the data set or in ``nnUNet_preprocessed``.
     """
 
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
@@ -31,6 +37,8 @@ class Split:
     where: dict[str, str] = field(default_factory=dict)
     part: tuple[int, int] | None = None
     limit: int | None = None
+    fold: int | None = None
+    file: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
@@ -39,6 +47,10 @@ class Split:
             raise ValueError(f"`part` must be [i, n] with 0 <= i < n, got {list(self.part)}.")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"`limit` must be at least one patient, got {self.limit}.")
+        if self.fold is not None and (self.fold < 0 or self.key is not None or sum(self.fractions[:2]) <= 0):
+            raise ValueError(f"`fold` must be 0 or more, with patients to train on and without `key`, got {self}.")
+        if self.file is not None and self.fold is None:
+            raise ValueError(f"`file` {self.file} needs a `fold`, counted from 0.")
 
 
 @printable_errors()
@@ -46,13 +58,15 @@ def split_cases(cases: Sequence[Case], split: Split, source: object) -> dict[str
     """Divide ``cases`` into ``train``, ``val`` and ``test`` by patient.
 
     Raises:
-        ValueError: If nobody is left to train on, a key is missing, or one patient is in two splits.
+        ValueError: If nobody is left to train on, a key or a fold is missing, or one patient is in two splits.
     """
     chosen = [case for case in cases if all(case.keys.get(k) == str(v) for k, v in split.where.items())]
     if not chosen:
         there = {k: sorted({case.keys.get(k, "nothing") for case in cases}) for k in split.where}
         raise ValueError(f"No case of {source} has {dict(split.where)}: it has {there}. Correct `split.where`.")
-    if split.key is None:
+    if split.fold is not None:
+        groups = _folded(cases, {case.patient for case in chosen}, split, Path(str(source)))
+    elif split.key is None:
         groups = _shuffled(sorted({case.patient for case in chosen}), split)
     else:
         groups = _given(chosen, split.key, source)
@@ -97,6 +111,18 @@ def _shuffled(patients: list[str], split: Split) -> dict[str, list[str]]:
     test = round(split.fractions[2] * len(order))
     val = round(split.fractions[1] * len(order))
     return {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
+
+
+def _folded(cases: Sequence[Case], chosen: set[str], split: Split, source: Path) -> dict[str, list[str]]:
+    path, fold = read_fold(split.file, split.fold or 0, source)
+    require_known([*fold["train"], *fold["val"]], {case.patient for case in cases}, path, source)
+    train, val, _ = split.fractions
+    order = _shuffled(sorted(chosen & {*fold["train"]}), replace(split, fractions=_shares(val / (train + val))))
+    return {"train": order["train"], "val": order["val"], "test": sorted(chosen & {*fold["val"]})}
+
+
+def _shares(val: float) -> tuple[float, float, float]:
+    return 1 - val, val, 0.0
 
 
 def _given(cases: Sequence[Case], key: str, source: object) -> dict[str, list[str]]:

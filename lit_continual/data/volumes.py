@@ -1,28 +1,23 @@
-"""From files to arrays: loading, checking, and bringing volumes to one grid and intensity scale."""
+"""From cases to volumes: loading, checking, and bringing them to one grid and intensity scale."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import LoadImage, Spacing, SpatialPad
+from monai.transforms import Spacing, SpatialPad
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from lit_continual.data.arguments import require_near_size
 from lit_continual.data.batch import Matrix, Sample
-from lit_continual.data.cases import Case, CaseList, is_nifti
-from lit_continual.data.nifti import nifti_affine
+from lit_continual.data.cases import Case, CaseList
 from lit_continual.data.preprocessing import Preprocessing
+from lit_continual.data.reading import read_volume, require_one_grid
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import printable_errors
-
-HAS_ITK = importlib.util.find_spec("itk") is not None
 
 
 @printable_errors()
@@ -35,10 +30,10 @@ def load_case(case: Case, preprocessing: Preprocessing) -> Sample:
     Raises:
         ValueError: If a file cannot be read, has voxels that are not finite, or channels of different grids.
     """
-    channels = [_read(path) for path in case.images]
+    channels = [read_volume(path) for path in case.images]
     source = channels[0]
     for path, channel in zip(case.images[1:], channels[1:], strict=True):
-        _require_one_grid(case.images[0], source.shape[1:], source.affine, path, channel)
+        require_one_grid(case.images[0], source.shape[1:], source.affine, path, channel)
     image = MetaTensor(torch.cat([c.as_tensor() for c in channels]), affine=source.affine)
     grid, normalise = preprocessing.transforms()
     for transform in grid:
@@ -114,9 +109,9 @@ def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: 
     """
     if case.label is None:
         raise ValueError(f"{case.images[0]} has no label in {listed.source}. Add one to train or evaluate on it.")
-    label = _read(case.label)
+    label = read_volume(case.label)
     affine = torch.tensor(image["source_affine"], dtype=torch.float64)
-    _require_one_grid(case.images[0], image["source_shape"], affine, case.label, label)
+    require_one_grid(case.images[0], image["source_shape"], affine, case.label, label)
     if len(label) > 1:
         raise ValueError(f"{case.label} has {len(label)} channels. Give one label map with a value for each class.")
     values = label.as_tensor()
@@ -159,73 +154,3 @@ def load_evaluation_volume(
     """Load the image on the preprocessed grid and the label in the grid of its file."""
     volume = load_case(case, preprocessing)
     return {**volume, "label": load_label(case, classes, listed, volume).as_tensor(), "classes": tuple(classes)}
-
-
-def _read(path: Path) -> MetaTensor:
-    """Read ``(C, H, W, D)`` float32; a plane has a depth of one."""
-    if not is_nifti(path) and not HAS_ITK:
-        raise ValueError(f"{path} cannot be read without ITK. Run `pip install itk`, or convert it to NIfTI.")
-    _require_numbers(path)
-    try:
-        image: MetaTensor = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)(str(path))
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({in_one_line(error)}). Replace it or take it off the list."
-        ) from error
-    _require_place(path, torch.as_tensor(image.affine, dtype=torch.float64))
-    array = image.as_tensor()
-    if array.ndim > 4 and array.shape[4:].numel() == 1:  # a vector image: channels on the fifth axis, no time
-        array = array.flatten(3)
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or array.numel() == 0:
-        raise ValueError(f"{path} has shape {tuple(array.shape[1:])}. Give an image of two or three dimensions.")
-    affine = torch.from_numpy(nifti_affine(path)) if is_nifti(path) else image.affine
-    return MetaTensor(array, affine=affine)
-
-
-def _require_numbers(path: Path) -> None:
-    """Refuse what MONAI reads as something else: complex voxels as their real part, a bad affine as the identity."""
-    if not is_nifti(path):
-        return
-    try:
-        image: Any = nib.load(path)
-        kind, affine = image.get_data_dtype().kind, torch.from_numpy(image.affine.astype(np.float64))
-    except Exception:
-        return  # whoever reads it says what is wrong
-    if kind == "c":
-        raise ValueError(
-            f"{path} has complex voxels, of which the imaginary part would be lost. Convert it to magnitudes."
-        )
-    _require_place(path, affine)
-
-
-def _require_place(path: Path, affine: Tensor) -> None:
-    """Refuse an affine that gives voxels no place or no volume."""
-    axes = affine[:3, :3] / affine[:3, :3].norm(dim=0)
-    if not bool(affine.isfinite().all() and axes.isfinite().all()) or float(torch.linalg.det(axes).abs()) < 1e-6:
-        raise ValueError(
-            f"{path} has the affine {affine[:3].tolist()}, which is singular or not finite, so its voxels have no"
-            " place. Correct its header."
-        )
-
-
-def _require_one_grid(path: Path, shape: Sequence[int], affine: Tensor, other_path: Path, other: MetaTensor) -> None:
-    if tuple(shape) != tuple(other.shape[1:]):
-        raise ValueError(
-            f"{other_path} has shape {tuple(other.shape[1:])} and {path} {tuple(shape)}: they must be on one"
-            " grid. Resample one onto the other."
-        )
-    corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1]) for n in shape)).double()
-    apart = (
-        (torch.as_tensor(other.affine - affine, dtype=torch.float64) @ _homogeneous(corners).T)[:3].norm(dim=0).max()
-    )
-    if not apart < 0.1 * torch.as_tensor(affine, dtype=torch.float64)[:3, :3].norm(dim=0).min():
-        raise ValueError(
-            f"{other_path} and {path} have different affines: they lie up to {apart:.3g} mm apart. Resample one onto"
-            " the other, or correct the header."
-        )
-
-
-def _homogeneous(points: Tensor) -> Tensor:
-    return torch.nn.functional.pad(points, (0, 1), value=1.0)

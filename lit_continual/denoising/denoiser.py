@@ -122,6 +122,8 @@ class Denoiser(ScheduledModule):
         if self.studies is None:
             self._evaluate(batch, "test")
             return None
+        if "padding" in batch:
+            return None
         denoised = self.infer(batch["realisations"][0])
         scores = self.studies.update(denoised, batch)
         return {"scores": {batch["group"][0] or "all": scores}, **_pictured(denoised[0], batch, self.studies.regions)}
@@ -134,7 +136,8 @@ class Denoiser(ScheduledModule):
 
     def _evaluate(self, batch: Mapping[str, Tensor], stage: str) -> None:
         scores = self.scores[f"{stage}_scores"]
-        scores.update(self(batch["image"]), batch["target"])  # type: ignore[operator]  # a `MetricCollection`
+        if "padding" not in batch:
+            scores.update(self(batch["image"]), batch["target"])  # type: ignore[operator]  # a `MetricCollection`
         self.log_dict(scores, batch_size=len(batch["image"]))  # type: ignore[arg-type]
 
     @override

@@ -11,6 +11,7 @@ from typing_extensions import override
 from lit_continual.methods.forward_calls import ForwardCall, ForwardCalls
 from lit_continual.methods.guards import require_automatic_optimization, require_persistent_replicas
 from lit_continual.methods.replaced_method import ReplacedMethod
+from lit_continual.methods.training_step import loss_of
 
 
 class LossTerm(Callback, ABC):
@@ -103,7 +104,7 @@ class _Terms:
             self.calls.clear()  # Nothing keeps the graph of this step.
 
     def _with_terms(self, batch: Any, outputs: Any) -> Any:
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        loss = loss_of(outputs)
         if loss is None:
             return outputs  # Lightning skips the step, or says what is missing.
         captured = self.calls.of(outputs)

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ from torch.nn.functional import batch_norm
 from typing_extensions import override
 
 from lit_continual.methods.evaluated_layers import EvaluatedLayers
-from lit_continual.methods.forward_calls import plain
 from lit_continual.methods.frozen_entries import FrozenEntries, free_share, learnt_values
 from lit_continual.methods.guards import require_eager, require_persistent_replicas
+from lit_continual.methods.hook_of_this_fit import HookOfThisFit
 
 
 class PartialTraining(Callback):
@@ -106,7 +105,7 @@ class PartialTraining(Callback):
             require_eager(pl_module, "`gradient='activation'`")
         for name in self.guarded:
             layer = network.get_submodule(name.rpartition(".")[0])
-            self._hooks.append(layer.register_forward_hook(_HookOfThisFit(_mask_backward, self.masks[name])))
+            self._hooks.append(layer.register_forward_hook(HookOfThisFit(_mask_backward, self.masks[name])))
 
     def _hold_statistics(self, network: nn.Module, pl_module: LightningModule) -> None:
         whole = []
@@ -119,7 +118,7 @@ class PartialTraining(Callback):
                 elif not free.all():
                     require_eager(pl_module, "`hold_statistics` of a part of a batch normalisation's channels")
                     statistics = mean.clone(), layer.running_var.clone()
-                    self._hooks.append(layer.register_forward_hook(_HookOfThisFit(_normalise_frozen, statistics, free)))
+                    self._hooks.append(layer.register_forward_hook(HookOfThisFit(_normalise_frozen, statistics, free)))
         self._evaluated = EvaluatedLayers(whole)
 
     def _find(self, pl_module: LightningModule) -> nn.Module:
@@ -184,17 +183,6 @@ class PartialTraining(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.masks, self.guarded, self._known = state_dict["masks"], state_dict["guarded"], state_dict["known"]
         self._fits, self._to_resume = state_dict["fits"], state_dict["under_way"]
-
-
-class _HookOfThisFit(partial[Any]):
-    """A hook that does nothing in a copy or a pickle of the module."""
-
-    def __reduce__(self) -> Any:
-        return plain, (_no_hook,)
-
-
-def _no_hook(*_: Any) -> None:
-    pass
 
 
 def _normalise_frozen(

@@ -9,12 +9,22 @@ from typing import Any, Literal
 import numpy as np
 
 from lit_continual.metrics import PairedTest, paired_test
-from lit_continual.reports.summary import mean_std, measures
+from lit_continual.reports.summary import learnt, mean_std, measures
+from lit_continual.runs.experience import Facts
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 
 LEVEL = 0.05
 Spread = Literal["seeds", "patients"]
+Measure = Literal[
+    "acc", "bwt", "forgetting", "fwt", "intransigence", "plasticity", "time_saved", "seconds", "memory", "checkpoint"
+]
+COSTS = {  # measures that are of a run, not of a score
+    "time_saved": Score("time saved", unit="%"),
+    "seconds": Score("training time", False, "s"),
+    "memory": Score("memory", False, "MB"),
+    "checkpoint": Score("checkpoint", False, "MB"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,8 +35,11 @@ class Column:
         score: Name of the score, such as ``dice`` or ``assd``.
         experience: Which experience it is of: its name, or its number from 0, where negative ones count from the end.
         row: ``last``, after the last experience, or ``learnt``, just after that one.
-        measure: ``acc``, ``bwt``, ``forgetting``, ``fwt`` or ``intransigence``, in place of an experience; or
-            ``time_saved``, the share of the training time of a method that was not needed, in percent.
+        measure: In place of an experience: ``acc``, ``bwt``, ``forgetting``, ``fwt`` or ``intransigence``;
+            ``plasticity``, the mean over the experiences of each just after it was learnt; what the stream costs:
+            ``seconds`` of training, ``memory``, the MB that methods and exemplars keep of the past in the end, and
+            ``checkpoint``, the MB of the last checkpoint; or ``time_saved``, the share of the training time of a method
+            that was not needed, in percent.
         against: The method whose training time that is, with the same seed.
         label: One class of the experience, in place of the mean over all.
     """
@@ -34,7 +47,7 @@ class Column:
     score: str = "dice"
     experience: int | str | None = None
     row: Literal["last", "learnt"] = "last"
-    measure: Literal["acc", "bwt", "forgetting", "fwt", "intransigence", "time_saved"] | None = None
+    measure: Measure | None = None
     against: str | None = None
     label: str | None = None
 
@@ -61,6 +74,10 @@ class Column:
         if self.measure == "time_saved":
             whole = [_seconds(other) for other in runs if (other.name, other.seed) == (self.against, run.seed)]
             return 100 * (1 - _seconds(run) / whole[0]) if whole and whole[0] > 0 else nan
+        if self.measure in COSTS:
+            return _cost(run, self.measure)
+        if self.measure == "plasticity":
+            return float(np.mean(learnt(run, score)))
         if self.measure is not None:
             return measures(run, score, runs)[self.measure]
         if self.label is None:
@@ -70,8 +87,8 @@ class Column:
 
     def of(self, runs: Sequence[Run]) -> Score:
         """The score of the runs that has the column's name."""
-        if self.measure == "time_saved":
-            return Score("time saved", unit="%")
+        if self.measure in COSTS:
+            return COSTS[self.measure]
         return next((s for run in runs for s in run.scores if s.name == self.score), Score(self.score))
 
     def patients(self, runs: Sequence[Run]) -> dict[str, float]:
@@ -90,6 +107,16 @@ class Column:
 
 def _seconds(run: Run) -> float:
     return sum(facts.seconds or 0.0 for facts in run.facts)
+
+
+def _cost(run: Run, measure: str) -> float:
+    if measure == "seconds":
+        return _seconds(run) or nan
+    last = run.facts[-1] if run.facts else Facts()
+    if measure == "checkpoint":
+        return nan if last.checkpoint_bytes is None else last.checkpoint_bytes / 1e6
+    kept = [facts.memory_bytes for facts in run.facts if facts.memory_bytes is not None]
+    return kept[-1] / 1e6 if kept else nan
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Optimizer and learning-rate schedule of a fit, which is as long as the fit."""
 
+import copy
 from functools import partial
 from math import ceil, isfinite
 from typing import Any, Protocol
@@ -8,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from lit_continual.runs.checkpointed_module import CheckpointedModule
 from lit_continual.runs.files import in_one_line
@@ -45,6 +46,16 @@ class ScheduledModule(CheckpointedModule):
             ValueError: If it cannot.
         """
         _optimizers(self, self.scheduler if epochs else None, epochs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy all but what makes the optimizer and the schedule.
+
+        From a config these hold all of it, loggers too, and a copy of a logger begins a run at its tracker.
+        """
+        copied = type(self).__new__(type(self))
+        memo |= {id(self): copied, id(self.optimizer): self.optimizer, id(self.scheduler): self.scheduler}
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]  # of nn.Module
+        return copied
 
     @override
     def configure_optimizers(self) -> Any:

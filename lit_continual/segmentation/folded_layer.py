@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.shared_head import SharedHead
+
 
 @torch.no_grad()
 def folded_layer(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
@@ -27,6 +30,25 @@ def folded_layer(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
         (torch.Size([4, 4, 1, 1]), torch.Size([4]))
     """
     weight, bias = (_folded([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    return weight, bias
+
+
+@torch.no_grad()
+def folded_heads(heads: GrowingHeads | SharedHead) -> tuple[Tensor, Tensor]:
+    """Weights and biases of one 1 x 1 convolution for separate heads, folded, or for a shared head, which is one.
+
+    Example:
+        >>> heads = SharedHead(4, 2, [["liver"], ["spleen"]])
+        >>> weight, bias = folded_heads(heads)
+        >>> features = torch.randn(1, 4, 3, 3)
+        >>> torch.allclose(nn.functional.conv2d(features, weight, bias), heads(features), atol=1e-6)
+        True
+    """
+    layers = list(heads.layers)
+    if isinstance(heads, GrowingHeads):
+        return folded_layer(layers)
+    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    bias[0] -= heads.offset
     return weight, bias
 
 

@@ -1,6 +1,7 @@
 """Output layers that are added one by one over a shared body."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,19 +70,6 @@ class GrowingHeads(nn.Module):
                 )
         return [name for name in classes if all(name not in head for head in self.classes)]
 
-    def beyond(self, classes: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Return those heads of a checkpoint that come after the ones that are here.
-
-        Raises:
-            ValueError: If the checkpoint begins with other heads.
-        """
-        heads, mine = list(map(list, classes)), self.classes
-        if heads[: len(mine)] != mine:
-            raise ValueError(
-                f"The checkpoint has the heads {heads}, the model {mine}. Drop `heads` to take the former."
-            )
-        return heads[len(mine) :]
-
     @property
     def channels(self) -> list[list[int]]:
         """Output channels of each head: its background, then its classes."""
@@ -109,3 +97,10 @@ class GrowingHeads(nn.Module):
         own head, as in one softmax over all classes; see :func:`~lit_continual.segmentation.label_map.folded_logits`.
         """
         return label_map(folded_logits(logits, self.channels))
+
+    def terms(self, logits: Tensor, label: Tensor, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+        """Classes, logits and label map of each head that learns from samples whose values 1, 2, … are ``names``."""
+        for head, channels in zip(self.classes, self.channels, strict=True):
+            if set(head) <= set(names):
+                target: Any = sum((label == names.index(name) + 1) * (c + 1) for c, name in enumerate(head))
+                yield head, logits[:, channels], target

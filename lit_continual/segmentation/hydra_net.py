@@ -105,7 +105,7 @@ class HydraNet(Segmenter):
         return torch.cat(logits, 1)
 
     @override
-    def _evaluate(self, batch: Batch) -> dict[str, Any]:
+    def _evaluate(self, batch: Batch) -> dict[str, Any] | None:
         """Score one volume; without post-processing, only the decoders of the classes that it reveals run."""
         revealed = set(self.truths(batch))
         if not self.post.transforms:

@@ -53,17 +53,31 @@ def rehearse(module: Any, data: Any) -> None:
             require_near_size(part.patch_size, sorted(shape[:3], reverse=True), cases[0].images[0])
         for name, size in {"patch_size": part.patch_size, "roi_size": module.hparams["roi_size"]}.items():
             if size is not None:
-                _rehearse(module, name, size, channels, list(part.classes))
+                _rehearse(module, name, [channels, *size], list(part.classes))
+        single = _batch_of_one(part)
+        if single and (reason := _failure(module, [1, channels, *part.patch_size], part.classes)):
+            raise ValueError(f"The network fails on the {single} ({reason}). Change `batch_size` or `norm`.")
 
 
-def _rehearse(module: Any, name: str, size: Sequence[int], channels: int, classes: Sequence[str]) -> None:
+def _rehearse(module: Any, name: str, shape: Sequence[int], classes: Sequence[str]) -> None:
+    channels, *size = shape
     if min(size) < 1 or (len(size) != module.spatial_dims and channels_taken(module.body) is not None):
-        raise ValueError(f"`{name}` {list(size)} is not for a network of {module.spatial_dims} dimensions. Correct it.")
-    if reason := _failure(module, [2, channels, *size], classes):
+        raise ValueError(f"`{name}` {size} is not for a network of {module.spatial_dims} dimensions. Correct it.")
+    if reason := _failure(module, [2, *shape], classes):
         raise ValueError(
             f"The network fails on {channels} channels of {' x '.join(map(str, size))} voxels ({reason}). Correct"
             f" `{name}` or the arguments of `network`."
         )
+
+
+def _batch_of_one(data: Any) -> str:
+    """Which batch of an epoch has one sample only, as far as that is known before any image is read."""
+    if data.batch_size == 1:
+        return "batches of one sample"
+    patches = len(data.cases["train"]) * data.patches_per_volume if len(data.patch_size) == 3 else None
+    known = [count for count in (data.samples_per_epoch, patches) if count is not None]
+    samples = min(known) if known else 0
+    return f"last batch, of one sample of {samples}" if samples % data.batch_size == 1 else ""
 
 
 def _other_channels(path: Any, found: int, taken: int | None) -> str:

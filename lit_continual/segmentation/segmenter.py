@@ -19,7 +19,7 @@ from lit_continual.runs.registry import flat
 from lit_continual.runs.schedule import Schedule, ScheduledModule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import measure
-from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.heads import Heads, classes_beyond, described, make_heads
 from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.loss_of_heads import loss_of_heads
 from lit_continual.segmentation.network_input import rehearse, require_channels
@@ -33,13 +33,15 @@ UNET: Spec = {"class_path": "BasicUNet", "spatial_dims": 2, "features": WIDTHS, 
 
 @MODULES.add
 class Segmenter(ScheduledModule):
-    """Segment volumes, slice by slice or in 3D, with one head for each group of classes learnt together.
+    """Segment volumes, slice by slice or in 3D, with heads that grow by the classes of each experience.
 
     A batch is a :class:`~lit_continual.data.Batch`: ``image`` ``(B, C, *spatial)``, ``label`` ``(B, 1, *spatial)`` of
-    integers, and ``classes``, for each sample the names that its label values 1, 2, … stand for. A head is trained on
-    the samples that reveal its classes; a sample without classes is not trained on. Data modules of others may join
-    the names by commas, and where they leave ``classes`` out, they are those of the data module. When a fit starts, the
-    classes of the data module that have no head yet get one together.
+    integers, and ``classes``, for each sample the names that its label values 1, 2, … stand for; a sample without
+    classes is not trained on. Data modules of others may join the names by commas, and where they leave ``classes``
+    out, they are those of the data module. When a fit starts, the classes of the data module that are not known yet are
+    added together. Of *separate* heads each has a background of its own and is trained on the samples that reveal its
+    classes. A *shared* head is one softmax with one background, trained on labels as they are: in a class increment
+    the background holds the old classes too, which is what ``MiB`` and ``PLOP`` are for.
 
     Batch normalisation takes its statistics from the samples of one process; ``norm: INSTANCE`` or
     ``[GROUP, {num_groups: 8}]`` in ``network`` makes training on several processes the same as on one.
@@ -48,19 +50,22 @@ class Segmenter(ScheduledModule):
         network: The body: ``class_path``, a network of MONAI by its name or any class, and ``init_args``. Plain data,
             so that a checkpoint can be loaded without a config. It is built with ``out_channels=features``.
         features: Channels of the body's output, the input of every head.
-        heads: The class names of each head to begin with.
+        heads: ``"separate"``, one head for each group of classes learnt together, or ``"shared"``, one softmax for all;
+            or the class names of each separate head to begin with.
         roi_size: Size in voxels of the window slid over a volume; ``None`` takes the patch size of the data.
         loss: Loss of a head, called with its logits and the label map of its classes. ``None`` is Dice plus
             cross-entropy; ``ClassRatioCrossEntropy`` weighs the classes by their share of the training data.
         optimizer: How to make the optimizer from the parameters.
         scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch. ``OneCycleLR``
             without ``total_steps`` and ``CosineAnnealingLR`` without ``T_max`` are as long as the fit.
-        post: Post-processing of the label map of a volume, in evaluation and prediction: MONAI-style transforms, each
-            as ``class_path`` and ``init_args``. A value is the place of a class in ``classes``, from 1; none overlap.
+        post: MONAI-style transforms of the label map of a volume, each as ``class_path`` and ``init_args``; a value is
+            the place of a class in ``classes``, from 1, and none overlap.
+        classes: The class names to begin with, in the groups in which they are learnt.
         inference: How to go over a volume; ``None`` takes that of the checkpoint that a stream starts from, if any.
 
     Raises:
-        ValueError: If the network cannot be built, or the data reveal only some of the classes of a head.
+        ValueError: If the network cannot be built, or the data reveal only some of the classes of a separate head.
+        MisconfigurationException: If a shared head is to have a loss that is measured for each head.
 
     Logs ``train/loss`` and, per volume in the source grid, ``val/dice`` and ``test/{dice,precision,assd,hd95}``: the
     mean over classes, of Dice over those that occur, each class as ``…/<class>``, and ``test/…/left_out``, the cases
@@ -81,31 +86,32 @@ class Segmenter(ScheduledModule):
         self,
         network: Spec = UNET,
         features: int = 64,
-        heads: Sequence[Sequence[str]] = (),
+        heads: Heads = "separate",
         roi_size: Sequence[int] | None = None,
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: Schedule | None = None,
         post: Sequence[Spec] = (),
+        classes: Sequence[Sequence[str]] = (),
         inference: Inference | None = None,
     ) -> None:
         super().__init__()
-        heads, self.inference = [list(head) for head in heads], Inference.of(inference)
-        plain = {"features": features, "heads": heads, "roi_size": roi_size and list(roi_size)}
-        plain |= {"network": NETWORKS.remembered(network), "post": list(map(flat, post))}
-        self.save_hyperparameters(plain | ({"inference": asdict(self.inference)} if inference else {}), logger=False)
         self.body = NETWORKS.build(network, out_channels=features)
         self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
-        self.heads = GrowingHeads(features, self.spatial_dims, heads)
         self.loss = loss if loss is not None else DiceCELoss(softmax=True, to_onehot_y=True)
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.heads = make_heads(heads, classes, features, self.spatial_dims, self.loss)
+        plain = {"features": features, **described(self.heads), "roi_size": roi_size and list(roi_size)}
+        plain |= {"network": NETWORKS.remembered(network), "post": list(map(flat, post))}
+        given = {"inference": asdict(Inference.of(inference))} if inference else {}
+        self.save_hyperparameters(plain | given, logger=False)
+        self.optimizer, self.scheduler, self.inference = optimizer, scheduler, Inference.of(inference)
         self.post = Compose([TRANSFORMS.build(step) for step in post])
         self.scores = VolumeScores([], [], self.device)  # of the evaluation that is running
         self._of_data: list[str] = []  # the classes of the data module
 
     @property
     def head_channels(self) -> list[list[int]]:
-        """Output channels of each head: its background, then its classes."""
+        """Output channels of each softmax: its background, then its classes."""
         return self.heads.channels
 
     @property
@@ -118,14 +124,14 @@ class Segmenter(ScheduledModule):
         return self.heads(self.body(image))  # type: ignore[no-any-return]
 
     def grow(self, classes: Sequence[str]) -> None:
-        """Add one head for those of ``classes`` that have none yet.
+        """Add those of ``classes`` that are not known yet, as one group.
 
         Raises:
-            ValueError: If the classes are only a part of an old head, which could not be trained on them.
+            ValueError: If the classes are only a part of a separate head, which could not be trained on them.
         """
         if new := self.heads.missing(classes):
             self.heads.grow(new)
-            self.hparams["heads"] = [list(head) for head in self.heads.classes]
+            self.hparams.update(described(self.heads))
 
     @override
     def setup(self, stage: str) -> None:
@@ -149,7 +155,7 @@ class Segmenter(ScheduledModule):
         return names_of_samples(batch, self._of_data or self.classes)
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return loss_of_heads(self.loss, self.heads, logits, batch["label"], self.names(batch))
+        return loss_of_heads(self.loss, self.heads.terms, logits, batch["label"], self.names(batch))
 
     def _infer(self, batch: Batch) -> Tensor:
         require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
@@ -188,9 +194,8 @@ class Segmenter(ScheduledModule):
         self._start_scores(list(SCORES))
 
     def _start_scores(self, scores: list[str]) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        classes = self._revealed(getattr(data, "classes", self.classes))
-        self.scores = VolumeScores(classes, scores, self.device)
+        classes = getattr(getattr(self.trainer, "datamodule", None), "classes", self.classes)
+        self.scores = VolumeScores(self._revealed(classes), scores, self.device)
 
     def _revealed(self, classes: Iterable[str]) -> list[str]:
         return [name for name in classes if name in self.classes]
@@ -205,13 +210,14 @@ class Segmenter(ScheduledModule):
         self._evaluate(batch)
 
     @override
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any] | None:
         return self._evaluate(batch)
 
-    def _evaluate(self, batch: Batch) -> dict[str, Any]:
-        """Score one volume in its source grid; return its masks and scores by class."""
-        masks = self.processed(self._infer(batch))
-        predictions = {name: masks[:, k] for k, name in enumerate(self.classes)}
+    def _evaluate(self, batch: Batch) -> dict[str, Any] | None:
+        """Score one volume in its source grid; return its masks and scores by class, or nothing of another rank's."""
+        if "padding" in batch:
+            return None
+        predictions = dict(zip(self.classes, self.processed(self._infer(batch)).unbind(1), strict=True))
         return self.scores.compare(predictions, self.truths(batch), batch["spacing"])
 
     @override
@@ -223,9 +229,8 @@ class Segmenter(ScheduledModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        for name, value in self.scores.logged().items():
-            if stage == "test" or not name.endswith("left_out"):
-                self.log(f"{stage}/{name}", value, prog_bar=name == "dice", sync_dist=not name.endswith("left_out"))
+        for name, value in self.scores.logged(counts=stage == "test").items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "dice", sync_dist=not name.endswith("left_out"))
         self.scores = VolumeScores([], [], self.device)
 
     @override
@@ -240,8 +245,8 @@ class Segmenter(ScheduledModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         known = checkpoint["hyper_parameters"]
-        for head in self.heads.beyond(known["heads"]):
-            self.grow(head)
+        for group in classes_beyond(self.heads, known):
+            self.grow(group)
         self.hparams["roi_size"] = self.hparams["roi_size"] or known["roi_size"]  # Dice falls with another window.
         if "inference" not in self.hparams and "inference" in known:
             self.inference, self.hparams["inference"] = Inference.of(known["inference"]), known["inference"]

@@ -18,7 +18,7 @@ from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
 from lit_continual.runs.files import is_first_rank, replaced
 from lit_continual.runs.run_folder import RunFolder
-from lit_continual.runs.seal import SECTION, seal
+from lit_continual.runs.seal import seal
 from lit_continual.stream.evaluation import CaseRecorder, evaluate
 from lit_continual.stream.resumption import EpochSeed, ResumeFiles, ResumePoint
 from lit_continual.stream.stopping import Stopping
@@ -122,12 +122,13 @@ class StreamLoop:
         trainer.save_checkpoint(whole)
         if trainer.is_global_zero:
             checkpoint = load_checkpoint(whole)
-            for key in ("optimizer_states", "lr_schedulers", "loops"):
+            # A callback of averages puts these there; the module has them too, and what others made of them at the end.
+            checkpoint["state_dict"] = checkpoint.pop("current_model_state", checkpoint["state_dict"])
+            for key in ("optimizer_states", "lr_schedulers", "loops", "averaging_state"):
                 checkpoint.pop(key, None)
             mine = {callback.state_key for callback in _methods(trainer)}
             checkpoint["callbacks"] = {k: v for k, v in checkpoint.get("callbacks", {}).items() if k in mine}
-            if SECTION not in checkpoint:  # somebody else's module
-                seal(checkpoint, type(trainer.lightning_module))
+            seal(checkpoint, type(trainer.lightning_module))
             facts["memory_bytes"] = sum(_size(state) for state in checkpoint["callbacks"].values())
             with replaced(path) as temporary:
                 torch.save({**checkpoint, "experience": facts}, temporary)

@@ -1,7 +1,9 @@
 """Segmenting new volumes with a checkpoint and nothing else."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from typing_extensions import override
 
 from lit_continual.data import Case, Sample, collate, read_cases
 from lit_continual.data.cases import stem
+from lit_continual.data.dicom import DicomSeries, holds_dicom, read_series
 from lit_continual.data.nifti import write_nifti
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.runs.checkpoint import Checkpoint
@@ -20,6 +23,7 @@ from lit_continual.runs.files import is_first_rank, write_text
 from lit_continual.runs.outputs import require_apart, require_folder, require_new
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.stream.rehearsal import explained
+from lit_continual.tools.dicom_segmentation import write_segmentation
 from lit_continual.tools.loader import loader_of
 
 
@@ -34,15 +38,17 @@ def predict(
     trust: str | Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
-    """Write a label map of every image, in the grid of its file.
+    """Write a label map of every image, in the grid of its file; of a DICOM series also a DICOM segmentation.
 
     The files have a header of their own: where the image lies, in mm, and nothing else of what its header says.
 
     Args:
         checkpoint: A checkpoint of a ``Segmenter``, which knows its network, heads, classes and preprocessing, or a
             trained model of another program, such as a folder of nnU-Net.
-        images: A folder of images, a Decathlon list or a CSV table.
-        output: Folder for ``<image>.nii.gz`` and ``labels.json``, which names the values.
+        images: A folder of images, a Decathlon list or a CSV table; or a folder of DICOM series of CT, MR or PET,
+            which the extra ``dicom`` reads.
+        output: Folder for ``<image>.nii.gz`` and ``labels.json``, which names the values; of a series, which is named
+            by its folder, ``<series>.dcm`` too.
         probabilities: Write ``<image>_probabilities.nii.gz`` too, one channel a class along the fourth axis.
         mirror: Average over mirrored images too, along the axes that training has mirrored; for models of nnU-Net.
         accelerator: As for the Trainer.
@@ -62,23 +68,41 @@ def predict(
     load = loader_of(module, opened)
     if mirror:
         _mirror(module)
-    cases = read_cases(images).cases
-    _check_names(cases)
-    folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
-    with explained("The prediction cannot run"):
-        trainer = Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            callbacks=[SegmentationWriter(folder, probabilities)],
-        )
-    _make_room(folder, labels, cases, [checkpoint, images], overwrite)
-    write_text(folder / "labels.json", labels)
-    loader: DataLoader[Any] = DataLoader(_Images(cases, load), batch_size=1, collate_fn=collate)
-    trainer.predict(module, loader, return_predictions=False)
+    with _readable(images) as (readable, series):
+        cases = read_cases(readable).cases
+        _check_names(cases)
+        folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
+        with explained("The prediction cannot run"):
+            trainer = Trainer(
+                accelerator=accelerator,
+                devices=devices,
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                callbacks=[SegmentationWriter(folder, probabilities, series)],
+            )
+        files = [file for one in series.values() for file in one.files]
+        _make_room(folder, labels, cases, [checkpoint, *files, images], overwrite, series)
+        write_text(folder / "labels.json", labels)
+        loader: DataLoader[Any] = DataLoader(_Images(cases, load), batch_size=1, collate_fn=collate)
+        trainer.predict(module, loader, return_predictions=False)
     return folder
+
+
+@contextlib.contextmanager
+def _readable(images: str) -> Iterator[tuple[str, dict[str, DicomSeries]]]:
+    """What to read in place of ``images``: of DICOM series, NIfTI files in a folder that is then removed."""
+    if not holds_dicom(images):
+        yield images, {}
+        return
+    found = {series.name: series for series in read_series(images)}
+    with tempfile.TemporaryDirectory(prefix="lit-continual-") as folder:
+        for name, series in found.items():
+            write_nifti(Path(folder) / f"{name}.nii.gz", series.voxels(), series.affine)
+        try:
+            yield folder, found
+        except ValueError as error:
+            raise ValueError(str(error).replace(folder, images)) from error
 
 
 def _mirror(module: Segmenter) -> None:
@@ -97,14 +121,22 @@ def _check_names(cases: Sequence[Case]) -> None:
             )
 
 
-def _make_room(folder: Path, labels: str, cases: Sequence[Case], given: Sequence[str], overwrite: bool) -> None:
+def _make_room(
+    folder: Path,
+    labels: str,
+    cases: Sequence[Case],
+    given: Sequence[str | Path],
+    overwrite: bool,
+    series: Mapping[str, DicomSeries],
+) -> None:
     """Check that predictions fall on nothing, and take away what would be left of another network among them."""
     maps = [folder / f"{stem(case.images[0])}.nii.gz" for case in cases]
     chances = [folder / f"{stem(case.images[0])}_probabilities.nii.gz" for case in cases]
+    maps += [folder / f"{name}.dcm" for name in series]
     named = folder / "labels.json"
     require_folder(folder)
     files = [file for case in cases for file in (*case.images, case.label) if file is not None]
-    places = {file.parent for file in files} if Path(given[-1]).is_dir() else set()
+    places = {file.parent for file in [*files, *map(Path, given[1:-1])]} if Path(given[-1]).is_dir() else set()
     require_apart([*maps, *chances, named, folder], [*given, *files, *places])
     same = named.is_file() and named.read_text(encoding="utf-8", errors="replace") == labels
     require_new([*maps, *chances, *([] if same else [named])], overwrite or not is_first_rank())
@@ -137,11 +169,14 @@ class SegmentationWriter(BasePredictionWriter):
     Args:
         folder: Where files go.
         probabilities: Write these too.
+        series: The DICOM series of some images, by name, which get a segmentation as DICOM too.
     """
 
-    def __init__(self, folder: Path, probabilities: bool = False) -> None:
+    def __init__(
+        self, folder: Path, probabilities: bool = False, series: Mapping[str, DicomSeries] | None = None
+    ) -> None:
         super().__init__("batch")
-        self.folder, self.probabilities = folder, probabilities
+        self.folder, self.probabilities, self.series = folder, probabilities, series or {}
 
     @override
     def write_on_batch_end(
@@ -158,7 +193,10 @@ class SegmentationWriter(BasePredictionWriter):
         labels = pl_module.labels(prediction.float())[0].cpu().numpy()
         kind = np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16
         source = Path(batch["path"][0])
-        self._write(stem(source), labels.astype(kind), batch)
+        labels = labels.astype(kind)
+        self._write(stem(source), labels, batch)
+        if (series := self.series.get(stem(source))) is not None:
+            write_segmentation(self.folder / f"{series.name}.dcm", labels, series, list(_values(pl_module)))
         if self.probabilities:
             chances = pl_module.probabilities(prediction.float())[0]
             moved = chances.movedim(0, -1).float().cpu().numpy()

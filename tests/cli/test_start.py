@@ -17,6 +17,7 @@ def run(*arguments):
 run("--help")
 run("--version")
 run("report", "--help")
+run("init", "--help")
 run("memory", "show", sys.argv[1])
 run("report", sys.argv[2])
 """
@@ -28,8 +29,8 @@ def test_commands_that_train_nothing_start_without_lightning(tmp_path, make_run)
     (memory / "manifest.json").write_text(json.dumps({"format": 1, "experiences": {}, "exemplars": []}))
     done = subprocess.run([sys.executable, "-c", SEEN, memory, run], capture_output=True, text=True)
     assert done.stderr == ""
-    help_, version, help_of_report, memory, report = (line.split() for line in done.stdout.splitlines())
-    assert help_ == version == help_of_report == ["True", "False", "False"]
+    help_, version, help_of_report, help_of_init, memory, report = (line.split() for line in done.stdout.splitlines())
+    assert help_ == version == help_of_report == help_of_init == ["True", "False", "False"]
     assert memory[:2] == report[:2] == ["True", "False"]
 
 

@@ -14,9 +14,12 @@ from scipy.special import entr, expit, log_expit, log_softmax, logsumexp, softma
 HERE = Path(__file__).parent
 INPUTS = {
     "distill": ["teacher_logits", "student_logits", "heads", "extreme/[zp]", "total/Lc", "total/alpha", "mib/*_logits"],
+    "importance": ["X", "labels", "W", "agem/g", "agem/reference"],
     "kse": ["names", "*/W"],
     "l2sp": ["theta/*", "theta0/*", "*/lambda", "*/alpha", "*/beta", "sgd/lr"],
     "maml": ["theta", "alpha", "beta", "n_inner_steps", "shape?", "task?/[xt]_*"],
+    "mib": ["logits", "old_logits", "target", "old_channels"],
+    "pod": ["?d/a", "?d/b"],
     "coverage": ["features", "kc50/candidates", "signed/features", "distance/D"],
 }
 
@@ -47,6 +50,10 @@ def distill(x):
         losses, gradients = (np.concatenate(parts, 1) for parts in zip(*heads, strict=True))
         keep(f"softmax_per_head/T{T}", losses, gradients, ["sum", "per_pixel_mean"])
         keep(f"softmax_joint/T{T}", *_softmax_term(z, teacher, T), ["per_pixel_mean"])
+        terms = [_dice_term(z[:, h], teacher[:, h], T) for h in x["heads"]]
+        losses, gradients = (np.concatenate(parts, 1) for parts in zip(*terms, strict=True))  # a class, a channel
+        found[f"dice/T{T}/per_sample"], found[f"dice/T{T}/mean"] = losses.mean(1), losses.mean()
+        found[f"dice/T{T}/grad_mean"] = gradients / losses.size
 
     p, y, log_y = expit(teacher), expit(z), log_expit(z)
     first = _softmax_term(z[:, x["heads"][0]], teacher[:, x["heads"][0]], 1)[0].sum()
@@ -72,6 +79,71 @@ def distill(x):
 def _softmax_term(z, teacher, T):
     p = softmax(teacher / T, 1)
     return -p * log_softmax(z / T, 1), (softmax(z / T, 1) - p) / T
+
+
+def _dice_term(z, teacher, T):
+    """Milletari et al. 2016, eq. 3, of each class of a head between two networks, and the gradient of their sum."""
+    s, t = softmax(z / T, 1), softmax(teacher / T, 1)
+    axes = tuple(range(2, z.ndim))
+    over, under = 2 * (s * t).sum(axes, keepdims=True) + 1, (s**2 + t**2).sum(axes, keepdims=True) + 1
+    by_s = -(2 * t * under - over * 2 * s) / under**2
+    by_s[:, 0] = 0  # the background is no class
+    return (1 - over / under)[:, 1:].reshape(len(z), -1), s * (by_s - (by_s * s).sum(1, keepdims=True)) / T
+
+
+def importance(x):
+    """Kirkpatrick et al. 2017, Aljundi et al. 2018, for a softmax of logits X W'; Chaudhry et al. 2019, eq. 11."""
+    z, classes = x["X"] @ x["W"].T, np.eye(len(x["W"]))
+    p = softmax(z, 1)
+    by_class = (classes - p[:, None])[..., None] * x["X"][:, None, None]  # d log p_c / d W, for each sample
+    given = by_class[np.arange(len(z)), x["labels"]]
+    found = {"fisher_given": (given**2).mean(0), "fisher_expected": (p[..., None, None] * by_class**2).sum(1).mean(0)}
+    found["wrong/fisher_of_batch_gradient"] = given.mean(0) ** 2
+    found["wrong/signed_mean_gradient"] = given.mean(0)
+    by_sample = 2 * z[..., None] * x["X"][:, None]
+    found["mas"], found["wrong/mas_of_batch_gradient"] = np.abs(by_sample).mean(0), np.abs(by_sample.mean(0))
+    g, reference = x["agem/g"], x["agem/reference"]
+    found["agem/projected"] = g - (g @ reference) / (reference @ reference) * reference
+    found["agem/kept"] = g  # of which the product with -reference is not negative
+    return found
+
+
+def mib(x):
+    """Cermelli et al. 2020, eq. 5 and 9, over voxels, and divided by the old channels in the latter."""
+    z, target, old = x["logits"], x["target"], int(x["old_channels"])
+    voxels, y, p = target.size, softmax(x["logits"], 1), softmax(x["old_logits"], 1)
+    background, classes = target == 0, np.eye(z.shape[1])[target].transpose(0, 3, 1, 2)
+    seen = np.concatenate([logsumexp(z[:, :old], 1, keepdims=True), z[:, 1:]], 1)
+    losses = logsumexp(z, 1) - np.take_along_axis(seen, target[:, None], 1)[:, 0]
+    among_old = np.concatenate([softmax(z[:, :old], 1), np.zeros_like(z[:, old:])], 1)
+    found = {"unce": losses.mean(), "grad_unce": (y - np.where(background[:, None], among_old, classes)) / voxels}
+    new = [0, *range(old, z.shape[1])]
+    log_q = np.concatenate([logsumexp(z[:, new], 1, keepdims=True), z[:, 1:old]], 1) - logsumexp(z, 1, keepdims=True)
+    wanted = np.concatenate([p, np.zeros_like(z[:, old:])], 1)
+    wanted[:, new] = p[:, :1] * softmax(z[:, new], 1)
+    return {**found, "unkd": -(p * log_q).sum() / voxels / old, "grad_unkd": (y - wanted) / voxels / old}
+
+
+def pod(x):
+    """Douillard et al. 2021, eq. 4 to 7, scales 1, 2 and 4, in squares, windows one by one."""
+    return {f"{d}/distance": _pod_distance(x[f"{d}/a"], x[f"{d}/b"]) for d in ("2d", "3d")}
+
+
+def _pod_distance(*maps):
+    a, b = (_pod_embedding(values**2) for values in maps)
+    return np.linalg.norm(a - b, axis=1).mean()
+
+
+def _pod_embedding(squares):
+    parts, sizes = [], squares.shape[2:]
+    for scale in (1, 2, 4):
+        for place in np.ndindex(*[scale] * len(sizes)):
+            cut = tuple(slice(i * n // scale, (i + 1) * n // scale) for i, n in zip(place, sizes, strict=True))
+            window = squares[(slice(None), slice(None), *cut)]
+            axes = range(2, squares.ndim)
+            parts += [window.mean(tuple(o for o in axes if o != axis)).reshape(len(squares), -1) for axis in axes]
+    whole = np.concatenate(parts, 1)
+    return whole / np.linalg.norm(whole, axis=1, keepdims=True)
 
 
 def kse(x):

@@ -18,15 +18,32 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual import callbacks
 from lit_continual.callbacks import (
+    AGEM,
+    EWC,
+    ILT,
     L2SP,
+    MAS,
+    PLOP,
+    SI,
+    DarkExperienceReplay,
     Distillation,
+    LoRA,
     MetaTune,
+    MiB,
     PartialTraining,
     Pretrained,
+    RWalk,
     TargetedGradientDescent,
     TrainOnly,
+    WeightFusion,
 )
 from lit_continual.modules import MAML
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* has no old network")  # the first fit of a test that trains twice
+pytestmark = [  # of first fits, and of fits without a memory
+    pytest.mark.filterwarnings("ignore:.* has no old network"),
+    pytest.mark.filterwarnings("ignore:.* met no exemplar"),
+]
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorials" / "own_method.md"
 
@@ -84,31 +101,60 @@ def of_a_file(folder):
 
 # Name of the class, and behind a space which of its ways -> a fresh callback, which may write to a folder.
 ENTRIES = {
+    "AGEM": lambda folder: AGEM([(image, 1 - label) for image, label in batches().dataset], batch_size=3),
+    "DarkExperienceReplay": lambda folder: DarkExperienceReplay(),
     "Distillation": lambda folder: Distillation(),
     "Distillation start": lambda folder: Distillation(teacher="start"),
+    "EWC given": lambda folder: EWC(30.0),
+    "EWC sampled": lambda folder: EWC(300.0, labels="sampled", mode="online", decay=0.9),
+    "ILT": lambda folder: ILT(),
     "L2SP explicit": lambda folder: L2SP(0.7),
     "L2SP proximal": lambda folder: L2SP(0.7, step="proximal", anchor="last_fit", hold_statistics=True),
+    "LoRA": lambda folder: LoRA(rank=2, parts=["head"]),
     "LossTerm": of_the_tutorial,
+    "MAS": lambda folder: MAS(5.0, decay=0.5),
     "MetaTune": lambda folder: MetaTune(MAML(inner_lr=0.05), learn_inner_lr=True),
+    "MiB": lambda folder: MiB(),
+    "MiB start": lambda folder: MiB(teacher="start"),
+    "PLOP": lambda folder: PLOP(),
+    "PLOP start": lambda folder: PLOP(layers=["encoder.2", "encoder"], teacher="start"),
     "PartialTraining": lambda folder: NoBias(),
     "Pretrained": of_a_file,
+    "RWalk": lambda folder: RWalk(0.5, every=3),
+    "SI": lambda folder: SI(5.0),
     "TargetedGradientDescent parameter": lambda folder: TargetedGradientDescent(0.7),
     "TargetedGradientDescent activation": lambda folder: TargetedGradientDescent(
         share=0.5, gradient="activation", hold_statistics=True
     ),
     "TrainOnly": lambda folder: TrainOnly(["head"], hold_statistics=True),
+    "TrainOnly new": lambda folder: TrainOnly(after=1, hold_statistics=True),
+    "WeightFusion": lambda folder: WeightFusion(0.3),
+    "WeightFusion start": lambda folder: WeightFusion(0.6, old="start"),
 }
 # What must be plain training, bit for bit, in a first fit.
 NEUTRAL = {
+    "AGEM without a past": lambda folder: AGEM(),
+    "DarkExperienceReplay": lambda folder: DarkExperienceReplay(teacher="start"),  # without exemplars
     "Distillation alpha 1": lambda folder: Distillation(alpha=1.0, teacher="start"),
     "Distillation without a teacher": lambda folder: Distillation(),
+    "EWC": lambda folder: EWC(),
+    "ILT weight 0": lambda folder: ILT(loss_de=0.0, teacher="start"),
+    "ILT without a teacher": lambda folder: ILT(),
     "L2SP explicit": lambda folder: L2SP(0.0),
     "L2SP proximal": lambda folder: L2SP(0.0, step="proximal"),
+    "LoRA": lambda folder: LoRA(after=1),
     "LossTerm without a term": of_the_tutorial,
+    "MAS": lambda folder: MAS(),
     "MetaTune": lambda folder: MetaTune(MAML(), after=1),
+    "MiB without a teacher": lambda folder: MiB(),
+    "PLOP without a teacher": lambda folder: PLOP(),
     "Pretrained": of_a_file,  # which has the weights that the module begins with
+    "RWalk": lambda folder: RWalk(),
+    "SI": lambda folder: SI(),
     "TargetedGradientDescent": lambda folder: TargetedGradientDescent(after=1),
     "TrainOnly": lambda folder: TrainOnly(["encoder", "head"]),
+    "WeightFusion": lambda folder: WeightFusion(1.0, old="start"),
+    "WeightFusion without an old network": lambda folder: WeightFusion(0.3),
 }
 
 

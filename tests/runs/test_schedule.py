@@ -1,5 +1,6 @@
 """Schedules whose length is left out are as long as the fit."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -117,3 +118,25 @@ def test_a_denoiser_has_the_same_schedules():
     module.scheduler = partial(OneCycleLR, max_lr=0.1, total_steps=2)
     with pytest.raises(ValueError, match="ends before the 3 epochs"):
         module.rehearse(None, 3)
+
+
+class Logger:
+    """What a config holds beside the optimizer; a copy of it would begin a run at its tracker."""
+
+    def __deepcopy__(self, memo):
+        raise AssertionError("the logger was copied")
+
+
+def test_a_copy_of_a_module_shares_what_makes_its_optimizer():
+    optimizer = partial(lambda parameters, logger: torch.optim.SGD(parameters, lr=0.1), logger=Logger())
+    module = Denoiser({"class_path": "DnCNN", "init_args": {"features": 4}}, optimizer=optimizer)
+    copied = copy.deepcopy([module, module])
+    assert copied[0] is copied[1] is not module
+    assert copied[0].optimizer is optimizer
+    mine, theirs = dict(module.named_parameters()), dict(copied[0].named_parameters())
+    assert all(torch.equal(mine[name], theirs[name]) and mine[name] is not theirs[name] for name in mine)
+    assert copied[0].hparams == module.hparams
+    assert copied[0].hparams is not module.hparams
+    assert {id(p) for group in copied[0].configure_optimizers().param_groups for p in group["params"]} == {
+        id(p) for p in theirs.values()
+    }

@@ -136,3 +136,19 @@ def test_scaled_fp16_learns_with_old_heads_that_get_no_loss(learnt):
     scaled, full = learnt(plugins=[plugin]), learnt()
     assert all(value.isfinite().all() for value in scaled.values())
     assert_close(scaled, full, rtol=0, atol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_without_a_volume_to_evaluate_wait_for_the_others(stream, tmp_path, ranks):
+    """One volume to validate and to test on; batch normalisation, whose buffers DDP sends around."""
+    network = json.dumps({**NETWORK, "init_args": {**NETWORK["init_args"], "norm": "BATCH"}})
+    command = [sys.executable, "-m", "lit_continual", "fit", "--config", stream(LWF), f"--model.network={network}"]
+    one = ["--data.split.fractions=[0.8, 0.1, 0.1]", "--data.batch_size=2", "--trainer.max_epochs=1"]
+    ddp = ["--trainer.strategy=ddp", f"--trainer.devices={ranks}", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([*command, *one, *ddp], env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    matrix = json.loads((tmp_path / "run/matrix.json").read_text())["dice"]
+    assert None not in [matrix[0][0], *matrix[1]]
+    assert len((tmp_path / "run/cases.csv").read_text().splitlines()) == 1 + 3  # a volume and class each

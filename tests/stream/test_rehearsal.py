@@ -169,3 +169,28 @@ def test_data_without_cases_are_said_not_to_be_checked(stream, monkeypatch, caps
     monkeypatch.delattr(SegmentationDataModule, "cases")
     main(["fit", "--config", stream(), "--overwrite"])
     assert "Nobody checks that no patient is in two splits of ball, box" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["batch_size=1"], r"The network fails on the batches of one sample \(Expected more than 1 "),
+        (["batch_size=4", "samples_per_epoch=5"], r"fails on the last batch, of one sample of 5 .*Change `batch_size`"),
+        (["batch_size=4", "samples_per_epoch=6"], ""),
+        (["batch_size=1", "patch_size=[16,16]"], ""),  # whose lowest level has more than one voxel
+    ],
+)
+@pytest.mark.parametrize("norm", ["BATCH", "INSTANCE"])
+def test_a_batch_that_a_normalisation_cannot_take_is_refused_before_there_is_a_folder(
+    stream, tmp_path, options, said, norm
+):
+    network = {"spatial_dims": 2, "in_channels": 1, "channels": [4, 4, 4], "strides": [2, 2], "norm": norm}
+    network = json.dumps({"class_path": "UNet", "init_args": network})
+    given = [f"--model.network={network}", "--data.patch_size=[4,4]", *(f"--data.{option}" for option in options)]
+    if norm == "INSTANCE" and options != ["batch_size=1", "patch_size=[16,16]"]:
+        assert "The network fails on 1 channels of 4 x 4 voxels" in refused("fit", "--config", stream(), *given)
+    elif said:
+        assert re.search(said, refused("fit", "--config", stream(), *given))
+        assert not (tmp_path / "run").exists()
+    else:
+        main(["fit", "--config", stream(), "--trainer.max_epochs=1", *given])

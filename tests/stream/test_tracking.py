@@ -99,7 +99,8 @@ def history(records):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what wandb warns of is its own
-def test_wandb_offline_has_one_run_with_steps_config_numbers_and_pictures(stream, tmp_path):
+def test_wandb_offline_has_one_run_with_steps_config_numbers_and_pictures(stream, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")  # which the logger sets, and leaves to later tests
     arguments = {"project": "tiny", "offline": True, "save_dir": str(tmp_path)}
     logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": arguments}
     (tmp_path / "logger.yaml").write_text(json.dumps({"trainer": {"logger": logger}}))

@@ -46,7 +46,7 @@ def main():
     (folder / "matrix.json").write_text(json.dumps({"dice": [[0.9, None], [old, new]]}))
     experiences = [
         {"name": n, "classes": [n], "checkpoint": f"experiences/{i}_{n}/model.ckpt"}
-        | {"seconds": 1.0 if name == "LwfSeg" else 4.0}
+        | {"seconds": 1.0 if name == "LwfSeg" else 4.0, "memory_bytes": i * 1500000, "checkpoint_bytes": 3000000}
         for i, n in enumerate(("ball", "box"))
     ]
     run = {"format": 1, "name": name, "mode": given.get("stream.mode", "continual"), "seed": seed, "status": "finished"}

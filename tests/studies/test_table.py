@@ -127,6 +127,18 @@ def test_training_time_is_counted_against_a_method(compare, tmp_path):
     refused(compare, "`against` is y, which", columns={"x": {"measure": "time_saved", "against": "y"}})
 
 
+def test_columns_of_what_a_stream_costs_and_of_what_it_learnt(compare):
+    costs = {name: {"measure": name} for name in ("seconds", "memory", "checkpoint", "plasticity")}
+    found = compare(columns=costs)
+    of = {(row["method"], row["column"]): float(row["mean"]) for row in found}
+    assert of["fine-tuning", "seconds"] == 8.0  # of two experiences
+    assert of["LwfSeg", "seconds"] == 2.0
+    assert of["LwfSeg", "memory"] == 1.5  # what the last experience says: it has all that is kept
+    assert of["LwfSeg", "checkpoint"] == 3.0
+    new = [0.9 - 0.1 * abs(0.01 - 0.03) + 0.01 * seed for seed in (0, 1)]
+    assert of["fine-tuning", "plasticity"] == pytest.approx((0.9 + sum(new) / 2) / 2)  # the first, as its file says
+
+
 @pytest.mark.slow
 def test_what_is_finished_is_not_run_again_and_a_change_concerns_its_runs_only(compare, tmp_path):
     compare()

@@ -1,15 +1,21 @@
+import gzip
 import json
 
+import highdicom
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 
 from lit_continual.cli import main
 from lit_continual.data import SegmentationDataModule
+from lit_continual.data.dicom import read_series
 from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
+from tests.fixtures.dicom import OBLIQUE as TURNED
+from tests.fixtures.dicom import STRAIGHT, write_series
 
 OBLIQUE = np.array([[-1.2, 0.4, 0.0, 5.0], [0.5, 1.0, 0.0, -3.0], [0.0, 0.0, 3.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -238,3 +244,110 @@ def test_devices_that_there_are_not(network, folder, option):
         path.unlink()
     with pytest.raises(Exception, match=r"The prediction cannot run: .*\.$"):
         main([*network, option])
+
+
+# DICOM
+
+
+@pytest.fixture
+def series(tmp_path):
+    """A folder of series whose stored values, times a thousandth, are bright above 0.5 and dark below 0.2."""
+
+    def write_one(name="CT", affine=STRAIGHT, seed=0, **options):
+        coarse = np.random.default_rng(seed).integers(0, 1000, (4, 4, 3))
+        array = np.kron(coarse, np.ones((4, 3, 2), int))
+        write_series(tmp_path / "study" / name, array, affine, **{"slope": 0.001, **options})
+        return array / 1000
+
+    write_one.folder = tmp_path / "study"
+    return write_one
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
+@pytest.mark.parametrize("affine", [STRAIGHT, TURNED], ids=["straight", "oblique"])
+def test_a_series_gets_a_label_map_and_the_same_as_dicom(checkpoint, series, tmp_path, modality, affine):
+    meant = series("body", affine, modality=modality)
+    output = predict(checkpoint(orientation="RAS"), series.folder, tmp_path)
+    assert sorted(path.name for path in output.iterdir()) == ["body.dcm", "body.nii.gz", "labels.json"]
+    found = nib.load(output / "body.nii.gz")
+    (image,) = read_series(series.folder)
+    labels = np.asarray(found.dataobj)
+    np.testing.assert_allclose(found.affine, image.affine, atol=1e-4)
+    np.testing.assert_array_equal(labels, expected(image.voxels()))
+    for index in np.ndindex(meant.shape):  # which voxel that is follows from its place alone
+        place = np.linalg.solve(found.affine, affine @ [*index, 1])[:3].round().astype(int)
+        assert labels[tuple(place)] == expected(meant[index])
+    segmentation = highdicom.seg.segread(output / "body.dcm")
+    planes = segmentation.get_pixels_by_source_instance(
+        [part.SOPInstanceUID for part in image.slices], combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    np.testing.assert_array_equal(planes.transpose(2, 1, 0), labels)
+    assert [part.SegmentLabel for part in segmentation.SegmentSequence] == ["bright", "dark"]
+
+
+def test_a_segmentation_is_of_the_patient_the_study_and_the_frame_of_the_series(checkpoint, series, tmp_path):
+    series("a", uid="1.2.3.9", study="1.2.77")
+    output = predict(checkpoint(), series.folder, tmp_path)
+    found, source = pydicom.dcmread(output / "a.dcm"), pydicom.dcmread(series.folder / "a/0001.dcm")
+    for name in (
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "StudyInstanceUID",
+        "FrameOfReferenceUID",
+        "StudyDate",
+    ):
+        assert getattr(found, name) == getattr(source, name), name
+    assert (found.Modality, found.StudyInstanceUID) == ("SEG", "1.2.77")
+    assert found.SeriesInstanceUID != source.SeriesInstanceUID
+    (referenced,) = found.ReferencedSeriesSequence
+    assert referenced.SeriesInstanceUID == "1.2.3.9"
+    header = (output / "a.nii.gz").read_bytes()
+    assert b"Somebody" not in gzip.decompress(header)
+
+
+def test_several_series_are_several_predictions(checkpoint, series, tmp_path):
+    for seed, name in enumerate(("a", "b")):
+        series(name, seed=seed, affine=TURNED if seed else STRAIGHT, modality="MR" if seed else "CT")
+    output = predict(checkpoint(), series.folder, tmp_path)
+    assert sorted(path.name for path in output.glob("*.dcm")) == ["a.dcm", "b.dcm"]
+    assert nib.load(output / "a.nii.gz").affine[0, 1] != nib.load(output / "b.nii.gz").affine[0, 1]
+
+
+def test_an_empty_segmentation_is_one_too(checkpoint, series, tmp_path):
+    write_series(series.folder / "grey", np.full((4, 3, 2), 350), slope=0.001)
+    output = predict(checkpoint(), series.folder, tmp_path)
+    assert not np.asarray(nib.load(output / "grey.nii.gz").dataobj).any()
+    assert not highdicom.seg.segread(output / "grey.dcm").pixel_array.any()
+
+
+def test_segmentations_never_fall_on_slices_nor_unasked_on_another(checkpoint, series, tmp_path):
+    series("a")
+    path, before = checkpoint(), scans(series.folder)
+    for output in (series.folder, series.folder / "a"):
+        with pytest.raises(ValueError, match=r"would be overwritten. Choose another --output"):
+            main(["predict", path, str(series.folder), f"--output={output}", "--accelerator=cpu", "--overwrite"])
+    assert scans(series.folder) == before
+    output = predict(path, series.folder, tmp_path)
+    (output / "a.nii.gz").unlink()
+    with pytest.raises(ValueError, match=r"a.dcm is there already. Add --overwrite"):
+        predict(path, series.folder, tmp_path)
+
+
+def test_what_is_wrong_with_a_series_is_said_of_its_folder(network, series, tmp_path, capsys):
+    bad = series.folder / "mixed"
+    series("mixed", change=lambda part, k: setattr(part, "PatientID", str(k)))
+    with pytest.raises(ValueError, match=r"mixed mixes slices of another patient: .* Put each stack into a series"):
+        main([*network[:2], str(series.folder), *network[3:]])
+    for path in bad.iterdir():
+        path.unlink()
+    series("nan", slope=1e39)
+    with pytest.raises(ValueError, match=rf"{series.folder}/nan.nii.gz has \d+ voxels that are nan or infinite"):
+        main([*network[:2], str(series.folder), *network[3:]])
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.dcm"))
+
+
+def test_headers_that_give_no_segmentation_are_said(checkpoint, series, tmp_path):
+    series("a", change=lambda part, k: delattr(part, "StudyInstanceUID"))
+    with pytest.raises(ValueError, match=r"study/a gives no DICOM segmentation \(.*\). Restore the headers"):
+        predict(checkpoint(), series.folder, tmp_path)

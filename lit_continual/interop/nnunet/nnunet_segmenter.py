@@ -1,6 +1,7 @@
 """A trained model of nnU-Net that learns further classes."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from lit_continual.interop.nnunet.trained import Trained
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
-from lit_continual.segmentation.folded_layer import folded_layer
-from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.folded_layer import folded_heads
+from lit_continual.segmentation.heads import Heads, described, make_heads
 from lit_continual.segmentation.network_input import require_channels
 from lit_continual.segmentation.segmenter import Segmenter
+from lit_continual.segmentation.shared_head import SharedHead
 
 NOTHING: Spec = {"class_path": "Identity"}  # until there is a model
 CERTAIN = 100.0  # logits between the background and a class where nnU-Net has cropped; exp(-100) is 0 in float32
@@ -38,12 +40,14 @@ class NNUNetSegmenter(Segmenter):
     Args:
         trained: What the folder of the model says, as its checkpoint's ``hyper_parameters`` hold it. Without it, the
             module takes the network of the checkpoint that it starts from, such as ``stream.start``.
-        heads: The class names of each head to begin with; the first are those of the model.
+        heads: ``"separate"`` or ``"shared"``, see :class:`Segmenter`; or the class names of each separate head to begin
+            with. The first head, or the first classes, are those of the model.
         roi_size: Size in voxels of the window slid over a volume; ``None`` takes the patch size of the plans.
         loss: See :class:`Segmenter`.
         optimizer: See :class:`Segmenter`.
         scheduler: See :class:`Segmenter`.
         post: See :class:`Segmenter`.
+        classes: The class names to begin with, in the groups in which they are learnt.
 
     Raises:
         ValueError: If the model cannot be extended, or nnunetv2 is not installed.
@@ -62,14 +66,24 @@ class NNUNetSegmenter(Segmenter):
     def __init__(
         self,
         trained: dict[str, Any] | None = None,
-        heads: Sequence[Sequence[str]] = (),
+        heads: Heads = "separate",
         roi_size: Sequence[int] | None = None,
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.SGD,
         scheduler: Schedule | None = None,
         post: Sequence[Spec] = (),
+        classes: Sequence[Sequence[str]] = (),
     ) -> None:
-        super().__init__(NOTHING, 1, (), roi_size, loss, optimizer, scheduler, post)
+        super().__init__(
+            network=NOTHING,
+            features=1,
+            heads=heads if isinstance(heads, str) else "separate",
+            roi_size=roi_size,
+            loss=loss,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            post=post,
+        )
         for name in ("network", "features"):  # which follow from the plans
             del self.hparams[name]
         self.trained: Trained | None = None
@@ -77,14 +91,14 @@ class NNUNetSegmenter(Segmenter):
         self.mirror = False
         self.hparams["trained"] = trained
         if trained is not None:
-            self._build(Trained.of(trained), heads)
+            self._build(Trained.of(trained), heads, classes)
 
-    def _build(self, trained: Trained, heads: Sequence[Sequence[str]]) -> None:
+    def _build(self, trained: Trained, heads: Heads, classes: Sequence[Sequence[str]] = ()) -> None:
         self.trained = trained
         self.body, features = without_last_layer(build_network(trained, len(trained.classes) + 1))
         self.spatial_dims = len(trained.patch_size)
-        self.heads = GrowingHeads(features, self.spatial_dims, heads)
-        known = {"trained": trained.plain(), "heads": [list(head) for head in heads]}
+        self.heads = make_heads(heads, classes, features, self.spatial_dims, self.loss)
+        known = {"trained": trained.plain(), **described(self.heads)}
         self.hparams.update(known, roi_size=self.hparams["roi_size"] or trained.patch_size)
 
     @property
@@ -130,7 +144,7 @@ class NNUNetSegmenter(Segmenter):
 
     def _folded(self, image: Tensor) -> Tensor:
         """Logits of one softmax over all classes, as a folder that is written predicts them, in half precision."""
-        weight, bias = folded_layer(list(self.heads.layers))
+        weight, bias = folded_heads(self.heads)
         convolve = F.conv2d if self.spatial_dims == 2 else F.conv3d
         window = self.hparams["roi_size"]
 
@@ -139,12 +153,17 @@ class NNUNetSegmenter(Segmenter):
 
         flat = self.spatial_dims == 2  # whose slices are along nnU-Net's first axis
         volumes = [volume.movedim(-1, 1) if flat else volume for volume in image]
-        found = [slide(forward, v, self.model, self.classes, window, self.mirror) for v in volumes]
-        return torch.stack([logits.movedim(1, -1) if flat else logits for logits in found])
+        kind = image.device.type
+        off = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+        with off:  # nnU-Net's own precision
+            found = [slide(forward, v, self.model, self.classes, window, self.mirror) for v in volumes]
+            return torch.stack([logits.movedim(1, -1) if flat else logits for logits in found])
 
     def _of_heads(self, folded: Tensor) -> Tensor:
         """The logits of all heads that fold to the given ones: their backgrounds are equal."""
         logits = folded.float()
+        if isinstance(self.heads, SharedHead):
+            return logits
         ends = torch.tensor([len(head) for head in self.heads.classes]).cumsum(0).tolist()
         parts = [
             logits[:, [0, *range(end - len(head) + 1, end + 1)]]
@@ -162,6 +181,13 @@ class NNUNetSegmenter(Segmenter):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trained is None:
             known = checkpoint["hyper_parameters"].get("trained")
-            self._build(Trained.of(known), ())
+            self._build(Trained.of(known), "shared" if isinstance(self.heads, SharedHead) else "separate")
             self.to(self.device)
-        super().on_load_checkpoint(checkpoint)
+        super().on_load_checkpoint(self._as_shared(checkpoint) if isinstance(self.heads, SharedHead) else checkpoint)
+
+    def _as_shared(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint of one separate head, such as that of a folder, as one of a shared head, which is the same."""
+        known = checkpoint["hyper_parameters"]
+        if isinstance(known["heads"], str) or len(known["heads"]) != 1:
+            return checkpoint
+        return {**checkpoint, "hyper_parameters": {**known, "heads": "shared", "classes": known["heads"]}}

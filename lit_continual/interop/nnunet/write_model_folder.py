@@ -17,7 +17,7 @@ from lit_continual.interop.nnunet.preparation import as_stored
 from lit_continual.interop.nnunet.trained import nnunetv2
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import write_json
-from lit_continual.segmentation.folded_layer import folded_layer
+from lit_continual.segmentation.folded_layer import folded_heads
 
 FINAL = "checkpoint_final.pth"
 
@@ -69,7 +69,7 @@ def _weights(module: NNUNetSegmenter) -> dict[str, Tensor]:
     network = build_network(module.model, len(module.classes) + 1)
     state, body = network.state_dict(), module.body.state_dict()
     last = len(network.decoder.seg_layers) - 1
-    folded = dict(zip(("weight", "bias"), folded_layer(list(module.heads.layers)), strict=True))
+    folded = dict(zip(("weight", "bias"), folded_heads(module.heads), strict=True))
     for name, value in state.items():
         layer = SEGMENTATION_LAYER.fullmatch(name)
         if layer is None:

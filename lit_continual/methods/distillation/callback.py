@@ -4,28 +4,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor, device, nn
 from typing_extensions import override
 
-from lit_continual.methods.distillation import answers
-from lit_continual.methods.distillation.answers import LOGITS, Ask, Place
-from lit_continual.methods.distillation.loss import distillation_loss
-from lit_continual.methods.distillation.same_in_evaluation import require_same_in_evaluation
-from lit_continual.methods.distillation.teacher import Teacher
-from lit_continual.methods.loss_term import LossTerm
+from lit_continual.methods import answers
+from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
+from lit_continual.methods.logits import heads_of, origins
+from lit_continual.methods.taught_term import TaughtTerm
 
 
-class Distillation(LossTerm):
+class Distillation(TaughtTerm):
     r"""Keep the old classes by training their outputs towards those of the old network.
 
     .. math:: L = \alpha L_c + (1 - \alpha) L_d \text{ for a new sample}, \qquad L = L_d \text{ for an exemplar}
 
     :math:`L_c` is the module's own loss, which leaves exemplars out, and :math:`L_d` is
-    :func:`~lit_continual.functional.distillation_loss` on the channels that the old network has. Samples are told
+    :func:`~lit_continual.functional.distillation_loss` on the channels that the old network has, plus ``dice`` times
+    :func:`~lit_continual.functional.dice_distillation_loss`. The first is the paper's, a mean over voxels, in which a
+    small class weighs little; the second defends each old class however small it is. Samples are told
     apart by ``batch["origin"]``, a list of ``"new"`` and ``"exemplar"``; without it all are new. A module without
     ``head_channels`` has one loss for a whole batch, which must then be of one origin.
 
@@ -48,6 +46,7 @@ class Distillation(LossTerm):
             that returned ``outputs["logits"]``, else the last with a gradient. Where the step does not call
             ``forward``, both networks are asked about ``batch["image"]`` or the first part of the batch.
         name: Tells this instance from others of its class, in the logs and in checkpoints.
+        dice: Weight of the Dice term in :math:`L_d`; 0 is the paper's loss.
 
     Raises:
         ValueError: If an argument is out of range, or the teacher cannot be read.
@@ -75,75 +74,40 @@ class Distillation(LossTerm):
         heads: list[list[int]] | Literal["sigmoid"] | None = None,
         logits: Callable[..., Any] | None = None,
         name: str = "distillation",
+        dice: float = 0.0,
     ) -> None:
         if not 0 <= alpha <= 1:
             raise ValueError(f"`alpha` must be in [0, 1], got {alpha}.")
         if temperature <= 0:
             raise ValueError(f"`temperature` must be positive, got {temperature}.")
+        if not 0 <= dice < float("inf"):
+            raise ValueError(f"`dice` must be a finite number of at least 0, got {dice}.")
         if targets not in ("online", "cached"):
             raise ValueError(f"`targets` must be 'online' or 'cached', got {targets!r}.")
-        self.alpha, self.temperature, self.targets, self.name = alpha, temperature, targets, name
-        self.teacher, self.heads, self.logits = teacher, heads, logits
-        self._fitted = False  # whether a fit has ended, so that there is an old network
-        self._channels: int | None = None  # of its outputs; None for all
-        self._resumed = ""  # file of the teacher of a checkpoint that was written during fit
-        self._seen: int | None = None  # channels of the network in training
-        #: Whether the caller knows that another fit follows one without a teacher, as a stream does.
-        self.fits_follow = False
-        self._on_images = self._warned = self._compared = False
-        self._teacher: Teacher | None = None
-
-    @property
-    @override
-    def remembers(self) -> bool:
-        return self.teacher is None  # a teacher that is given is given again
-
-    def rehearse(self, pl_module: LightningModule) -> None:
-        """Check, before a fit, that a module can be distilled."""
-        if self.logits is None:
-            answers.require_one_batch(pl_module)
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        self.rehearse(pl_module)
-        if self.teacher == "start":  # The module's own setup, where heads grow, comes after this one.
-            self._channels = answers.channels_of(pl_module, None)
+        super().__init__(teacher, logits, name)
+        self.dice = dice
+        self.alpha, self.temperature, self.targets, self.heads = alpha, temperature, targets, heads
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        if self._resumed:
-            self._teacher = Teacher.restore(self._resumed, trainer, pl_module)
-        elif isinstance(self.teacher, nn.Module):
-            self._teacher = Teacher.of(self.teacher, trainer, pl_module)
-        elif self.teacher not in (None, "start"):
-            self._teacher = Teacher.from_checkpoint(str(self.teacher), trainer, pl_module)
-        elif self.teacher == "start" or self._fitted:
-            self._teacher = Teacher(pl_module, trainer)
-        elif not self.fits_follow:
-            rank_zero_warn(
-                "`Distillation` has no old network in this fit, which trains plainly: the first fit of a callback makes"
-                " the teacher of its next. If it is the only one, set `teacher='start'`, the old module or the path of"
-                " its checkpoint."
-            )
-        self._compared = self._warned = False
         if self._teacher is not None and self.targets == "cached":
-            self._cache(trainer)
+            self._cache(trainer, pl_module.device)
 
-    def _cache(self, trainer: Trainer) -> None:
+    def _cache(self, trainer: Trainer, where: device) -> None:
         cache = getattr(getattr(trainer, "datamodule", None), "cache_targets", None)
         if cache is None:
             raise MisconfigurationException(
                 "`Distillation(targets='cached')` needs a data module with `cache_targets(key, predict)`, such as"
                 " `SegmentationDataModule`. Use targets='online' with this data."
             )
-        cache(self.name, lambda image: self._ask(answers.of_images({"image": image})))
+        cache(self.name, lambda image: self.ask(answers.of_images({"image": image.to(where)})).to(image.device))
+        self._teacher.module.cpu()  # type: ignore[union-attr]  # it is not asked again in this fit
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Hide the classes of exemplars: with a teacher, they are trained on its answers alone (eq. 1)."""
-        origin = answers.origins(batch)
+        origin = origins(batch)
         if self._teacher is None or "exemplar" not in origin:
             return
         if isinstance(batch, dict) and "classes" in batch and hasattr(pl_module, "head_channels"):
@@ -158,17 +122,19 @@ class Distillation(LossTerm):
 
     @override
     def compute(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor | None:
-        output = None if self.captured is None or self.logits is not None else self.captured.output
-        self._seen = answers.channels_of(pl_module, outputs, output)
+        self.see_channels(pl_module, outputs)
         if self._teacher is None:
             return None
-        student, ask = self._question(pl_module, batch, outputs)
-        teacher = batch[self.name] if self.targets == "cached" and isinstance(batch, Mapping) else self._ask(ask)
+        student, ask = self.question(pl_module, batch, outputs)
+        teacher = batch[self.name] if self.targets == "cached" and isinstance(batch, Mapping) else self.ask(ask)
         student = student[:, : teacher.shape[1]]
         answers.require_same_shape(student, teacher)
-        heads = answers.heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
+        heads = heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
         losses = distillation_loss(student, teacher, heads, self.temperature, "per_sample")
-        if not (origin := answers.origins(batch)):
+        if self.dice:
+            dice = dice_distillation_loss(student, teacher, heads, self.temperature, reduction="per_sample")
+            losses = losses + self.dice * dice
+        if not (origin := origins(batch)):
             return (1 - self.alpha) * losses.mean()
         weights = [1.0 if o == "exemplar" else 1 - self.alpha for o in origin]
         return (losses * losses.new_tensor(weights)).mean()
@@ -177,69 +143,4 @@ class Distillation(LossTerm):
     def share_of_loss(self, batch: Any) -> float:
         if self._teacher is None:
             return 1.0
-        return 0.0 if set(answers.origins(batch)) == {"exemplar"} else self.alpha
-
-    def _question(self, pl_module: LightningModule, batch: Any, outputs: Any) -> tuple[Tensor, Ask]:
-        """The student's logits, and how to ask the teacher what the student was asked."""
-        named, logits, call = answers.named_logits(outputs), self.logits, self.captured
-        if logits is not None:
-            return logits(pl_module, batch), lambda network: logits(network, batch)
-        if call is not None:
-            place = Place.of(call.output, named)
-            return place(call.output), lambda network: place(network(*call.args, **call.kwargs))
-        self._on_images, ask = True, answers.of_images(batch)
-        if named is not None and named.requires_grad:
-            return named, ask
-        if named is not None:
-            raise MisconfigurationException(
-                f"`training_step` returns logits without a gradient and does not call `forward`. {LOGITS}"
-            )
-        return answers.asked(pl_module, ask, f"the `forward` of {type(pl_module).__name__}"), ask
-
-    @torch.no_grad()
-    def _ask(self, ask: Ask) -> Tensor:
-        assert self._teacher is not None
-        module = self._teacher.module
-        logits = answers.asked(module, ask, "the old network")
-        if not self._compared and self.logits is None:
-            self._compared = True
-            require_same_in_evaluation(module, lambda: ask(module), logits)
-        return logits[:, : self._channels]
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._on_images and not self._warned:
-            self._warned = True
-            rank_zero_warn(
-                f"`training_step` of {type(pl_module).__name__} does not call `forward`, so `Distillation` asks both"
-                " networks about the images as they are in the batch. If the step prepares them, give `logits=`."
-            )
-
-    @override
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._teacher is not None and self.teacher in (None, "start"):
-            self._teacher.save(trainer)
-
-    @override
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._channels = (
-            answers.channels_of(pl_module, None) or self._seen or self._channels
-        )  # also after a fit of no epochs
-        self._fitted, self._resumed, self._teacher = True, "", None
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        super().on_exception(trainer, pl_module, exception)
-        self._teacher = None
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        file_name = self._teacher.file_name if self._teacher is not None and self.teacher in (None, "start") else ""
-        return {"fitted": self._fitted, "channels": self._channels, "teacher": file_name}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._fitted, self._channels = state_dict["fitted"], state_dict["channels"]
-        self._resumed = state_dict["teacher"]
+        return 0.0 if set(origins(batch)) == {"exemplar"} else self.alpha

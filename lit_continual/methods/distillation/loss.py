@@ -1,11 +1,13 @@
 """Knowledge distillation for segmentation with classes that are not mutually exclusive."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from lit_continual.methods.soft_cross_entropy import soft_cross_entropy
 
 
 def distillation_loss(
@@ -46,21 +48,11 @@ def distillation_loss(
         >>> distillation_loss(student, teacher, heads=[[0, 1]])
         tensor(0.6931)
     """
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"`student_logits` have shape {tuple(student_logits.shape)} and `teacher_logits`"
-            f" {tuple(teacher_logits.shape)}: pass the channels of the old classes, on one grid."
-        )
-    if temperature <= 0:
-        raise ValueError(f"`temperature` must be positive, got {temperature}.")
-    precision = torch.promote_types(student_logits.dtype, torch.float32)  # half precision loses log(1 - p)
-    student = student_logits.to(precision) / temperature
-    teacher = teacher_logits.detach().to(precision) / temperature
+    student, teacher = _tempered(student_logits, teacher_logits, heads, temperature)
     if heads is None:
         pixels = binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none").sum(1)
     else:
-        _require_channels(heads, student.shape[1])
-        pixels = torch.stack([_soft_cross_entropy(student[:, h], teacher[:, h]) for h in heads]).sum(0)
+        pixels = torch.stack([soft_cross_entropy(student[:, h], teacher[:, h]) for h in heads]).sum(0)
     if reduction == "sum":
         return pixels.sum()
     if reduction == "per_sample":
@@ -70,6 +62,83 @@ def distillation_loss(
     raise ValueError(f"`reduction` must be 'per_pixel_mean', 'sum' or 'per_sample', got {reduction!r}.")
 
 
+def dice_distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    heads: Sequence[Sequence[int]] | None = None,
+    temperature: float = 1.0,
+    smooth: float = 1.0,
+    reduction: Literal["mean", "per_sample"] = "mean",
+) -> Tensor:
+    r"""Dice distance between the probabilities of student and teacher, averaged over the old classes.
+
+    .. math:: L = \frac{1}{K} \sum_{k=1}^{K} \left( 1 - \frac{2 \sum s_k t_k + \epsilon}
+        {\sum s_k^2 + \sum t_k^2 + \epsilon} \right), \qquad s = \sigma(z_\text{student} / T), \;
+        t = \sigma(z_\text{teacher} / T)
+
+    The inner sums run over the pixels of one sample, so that a class weighs the same however small it is; in
+    :func:`distillation_loss`, a mean over pixels, it weighs as much as it is large. With the squares the minimum lies
+    at :math:`s = t`, where value and gradient are exactly zero; without them it lies at answers of 0 and 1.
+
+    Args:
+        student_logits: Logits of the network in training, ``(B, C, *spatial)``.
+        teacher_logits: Logits of the old network, of the same shape. No gradient flows to them.
+        heads: Channels of each softmax head, its background first, such as ``[[0, 1], [2, 3]]``. The backgrounds are no
+            classes. ``None`` for independent sigmoids, each of them a class.
+        temperature: :math:`T`, positive. Divides both logits.
+        smooth: :math:`\epsilon`, positive: a class that neither network sees in a sample adds nothing.
+        reduction: ``"mean"`` averages over the samples; ``"per_sample"`` leaves them apart.
+
+    Returns:
+        A scalar, or ``(B,)`` for ``"per_sample"``, from 0 to 1; at least in single precision.
+
+    Raises:
+        ValueError: If the shapes differ, a head names a channel that is not there, or an option is out of range.
+
+    References:
+        The Dice loss with squares is of Milletari, Navab and Ahmadi. V-Net. 3DV 2016, eq. 3.
+
+    Example:
+        >>> student, teacher = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
+        >>> dice_distillation_loss(student, teacher, heads=[[0, 1]])
+        tensor(0.)
+    """
+    if smooth <= 0:
+        raise ValueError(f"`smooth` must be positive, got {smooth}.")
+    if reduction not in ("mean", "per_sample"):
+        raise ValueError(f"`reduction` must be 'mean' or 'per_sample', got {reduction!r}.")
+    student, teacher = _tempered(student_logits, teacher_logits, heads, temperature)
+    s, t = _class_probabilities(student, heads).flatten(2), _class_probabilities(teacher, heads).flatten(2)
+    # The same fraction in the form whose gradient rounding leaves at zero where both agree.
+    distances = (s - t).square().sum(2) / (s.square().sum(2) + t.square().sum(2) + smooth)
+    losses = distances.mean(1)
+    return losses.mean() if reduction == "mean" else losses
+
+
+def _tempered(
+    student: Tensor, teacher: Tensor, heads: Sequence[Sequence[int]] | None, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Check two logits and divide them by the temperature."""
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"`student_logits` have shape {tuple(student.shape)} and `teacher_logits` {tuple(teacher.shape)}: pass the"
+            " channels of the old classes, on one grid."
+        )
+    if temperature <= 0:
+        raise ValueError(f"`temperature` must be positive, got {temperature}.")
+    if heads is not None:
+        _require_channels(heads, student.shape[1])
+    precision = torch.promote_types(student.dtype, torch.float32)  # half precision loses log(1 - p)
+    return student.to(precision) / temperature, teacher.detach().to(precision) / temperature
+
+
+def _class_probabilities(logits: Tensor, heads: Sequence[Sequence[int]] | None) -> Tensor:
+    """The probability of each class, ``(B, K, *spatial)``, without the backgrounds."""
+    if heads is None:
+        return logits.sigmoid()
+    return torch.cat([logits[:, head].softmax(1)[:, 1:] for head in heads], 1)
+
+
 def _require_channels(heads: Sequence[Sequence[int]], channels: int) -> None:
     for head in heads:
         if len(head) < 2 or not all(0 <= c < channels for c in head):
@@ -77,27 +146,3 @@ def _require_channels(heads: Sequence[Sequence[int]], channels: int) -> None:
                 f"`heads` has {list(head)}, but a softmax head needs at least two of the channels 0 to {channels - 1}:"
                 " its background and its classes."
             )
-
-
-def _soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    return _SoftCrossEntropy.apply(student, teacher.softmax(1))  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _SoftCrossEntropy(torch.autograd.Function):
-    """``-sum_c p log softmax(z)`` over axis 1, whose gradient ``softmax(z) - p`` is exact where both agree.
-
-    Autograd's own gradient is ``softmax(z) * sum(p) - p``, and rounding leaves ``sum(p)`` an ulp from one.
-    """
-
-    @staticmethod
-    def forward(logits: Tensor, probabilities: Tensor) -> Tensor:
-        return -(probabilities * log_softmax(logits, 1)).sum(1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        logits, probabilities = ctx.saved_tensors
-        return gradient.unsqueeze(1) * (logits.softmax(1) - probabilities), None

@@ -6,27 +6,20 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from lit_continual.methods.anchor import fit_anchor, select_parameters, snapshot
 from lit_continual.methods.evaluated_layers import EvaluatedLayers
-from lit_continual.methods.guards import require_persistent_replicas
-from lit_continual.methods.l2sp.anchor import (
-    fit_anchor,
-    layer_distances,
-    normalisations,
-    read_anchor,
-    select_parameters,
-    snapshot,
-)
-from lit_continual.methods.l2sp.manual_steps import ManualSteps
-from lit_continual.methods.l2sp.pull import Pull, require_unscaled, warn_of_optimizers
+from lit_continual.methods.gradient_edit import GradientEdit
+from lit_continual.methods.l2sp.anchor import layer_distances, normalisations, read_anchor
+from lit_continual.methods.l2sp.pull import Pull, warn_of_optimizers
 
 
-class L2SP(Callback):
+class L2SP(GradientEdit):
     r"""Pull parameters to an anchor with :math:`\lambda \lVert \theta - \bar\theta \rVert^2`, on any LightningModule.
 
     Once per optimizer step, after accumulation and unscaling and before clipping, the gradient
@@ -68,6 +61,8 @@ class L2SP(Callback):
         >>> trainer = Trainer(callbacks=callback, logger=False, enable_checkpointing=False, barebones=True)
     """
 
+    instead = "`step='proximal'`"
+
     def __init__(
         self,
         strength: float | dict[int, float] = 8.0,
@@ -79,6 +74,7 @@ class L2SP(Callback):
         hold_statistics: bool = False,
         log_layers: bool = False,
     ) -> None:
+        super().__init__()
         schedule = dict(strength) if isinstance(strength, Mapping) else {0: strength}
         if not all(0 <= value < float("inf") for value in [*schedule.values(), decoder_strength]):
             raise ValueError(
@@ -98,19 +94,17 @@ class L2SP(Callback):
         self._rest: dict[str, nn.Parameter] = {}
         self._handles: list[RemovableHandle] = []
         self._norms = EvaluatedLayers()  # whose statistics are held
-        self._steps = ManualSteps()
 
     @property
     @override
-    def state_key(self) -> str:
-        return f"{type(self).__qualname__}[{self.name}]"
+    def remembers(self) -> bool:
+        return self.anchor == "last_fit"
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            require_persistent_replicas(trainer, self, remembers=self.anchor == "last_fit")
-            if self.anchor != "last_fit":
-                self._anchor = {}  # a checkpoint that is resumed from is loaded after this, and brings its own
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and not self.remembers:
+            self._anchor = {}  # a checkpoint that is resumed from is loaded after this, and brings its own
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,8 +122,7 @@ class L2SP(Callback):
         if self.hold_statistics:
             self._norms = EvaluatedLayers(normalisations(pl_module, self._frozen))
         if self.step == "explicit":
-            require_unscaled(trainer)
-            self._steps = ManualSteps(pl_module, trainer.optimizers, lambda o: self._pull(trainer, pl_module, o))
+            super().on_fit_start(trainer, pl_module)
         else:
             hook = partial(self._step_proximally, trainer)
             self._handles = [optimizer.register_step_post_hook(hook) for optimizer in trainer.optimizers]
@@ -142,11 +135,7 @@ class L2SP(Callback):
         self._norms.evaluate()
 
     @override
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        self._steps.prepared(optimizer)
-        self._pull(trainer, pl_module, optimizer)
-
-    def _pull(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def edit(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         stepped = optimizer if self.step == "explicit" else None
         if penalties := [pull.penalty(explicit_step_of=stepped) for pull in self._pulls(trainer)]:
             pl_module.log(f"train/{self.name}", torch.stack(penalties).sum())
@@ -162,20 +151,16 @@ class L2SP(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        last = self.anchor == "last_fit"  # any other is taken anew by the next fit, and is no memory
-        self._anchor = snapshot(select_parameters(pl_module, self.patterns)) if last else {}
+        selected = select_parameters(pl_module, self.patterns)
+        self._anchor = snapshot(selected) if self.remembers else {}  # any other is taken anew, and is no memory
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
         for handle in self._handles:
             handle.remove()
-        self._steps.remove()
         self._norms.release(pl_module.training)
         self._handles, self._frozen, self._rest, self._norms = [], {}, {}, EvaluatedLayers()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "fit")  # Lightning calls no `teardown` after an exception.
 
     @override
     def state_dict(self) -> dict[str, Any]:

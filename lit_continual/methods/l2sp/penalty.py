@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lit_continual.methods.anchor import matched
+
 
 def l2_sp(parameters: Mapping[str, Tensor], anchor: Mapping[str, Tensor], strength: float) -> Tensor:
     r"""Weighted squared distance to the anchor, :math:`\lambda \lVert \theta - \bar\theta \rVert^2`, without a ½.
@@ -36,7 +38,7 @@ def l2_sp(parameters: Mapping[str, Tensor], anchor: Mapping[str, Tensor], streng
         >>> penalty.item(), theta["encoder.weight"].grad
         (200.0, tensor([48., 64.]))
     """
-    values, anchors = _matched(parameters, anchor)
+    values, anchors = matched(parameters, anchor)
     _require_strength(strength, finite=True)
     return strength * _squared_norm(torch._foreach_sub(values, anchors))
 
@@ -65,7 +67,7 @@ def l2_sp_gradient(
         >>> l2_sp_gradient({"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(2)}, strength=8.0)
         (tensor(200.), {'w': tensor([48., 64.])})
     """
-    values, anchors = _matched(parameters, anchor)
+    values, anchors = matched(parameters, anchor)
     _require_strength(strength, finite=True)
     differences = torch._foreach_sub(values, anchors)
     penalty = strength * _squared_norm(differences)
@@ -98,27 +100,11 @@ def l2_sp_proximal_(parameters: Mapping[str, Tensor], anchor: Mapping[str, Tenso
         >>> theta["w"]
         tensor([1.5000, 2.0000])
     """
-    values, anchors = _matched(parameters, anchor)
+    values, anchors = matched(parameters, anchor)
     _require_strength(strength, finite=False)
     if strength == 0 or lr == 0:
         return
     torch._foreach_lerp_(values, anchors, 1.0 - 1.0 / (1.0 + 2.0 * lr * strength))  # one pass over the weights
-
-
-def _matched(parameters: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    if parameters.keys() != anchor.keys() or not parameters:
-        different = sorted(parameters.keys() ^ anchor.keys()) or ["nothing"]
-        raise ValueError(
-            f"`parameters` and `anchor` must hold the same names, at least one: {', '.join(different[:5])} is only in"
-            " one of them or both are empty. Select the same parameters on both sides."
-        )
-    for name, value in parameters.items():
-        if value.shape != anchor[name].shape:
-            raise ValueError(
-                f"`{name}` has shape {tuple(value.shape)}, and its anchor {tuple(anchor[name].shape)}: anchor only"
-                " parameters that kept their shape."
-            )
-    return list(parameters.values()), [anchor[name] for name in parameters]
 
 
 def _require_strength(strength: float, finite: bool) -> None:

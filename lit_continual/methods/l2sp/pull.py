@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lit_continual.methods.gradient_edit import add_gradient, among, has_gradients
 from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_proximal_
 
 
@@ -27,26 +26,16 @@ class Pull:
             with torch.no_grad():
                 return l2_sp(self.parameters, self.anchor, self.strength)
         penalty, gradient = l2_sp_gradient(self.parameters, self.anchor, self.strength)
-        if self.strength > 0 and _has_gradients(explicit_step_of):
-            _add_gradient(explicit_step_of, self.parameters, gradient)
+        if self.strength > 0 and has_gradients(explicit_step_of):
+            add_gradient(explicit_step_of, self.parameters, gradient)
         return penalty
 
     def step_proximally(self, optimizer: Optimizer) -> None:
         """Move what an optimizer has just stepped towards the anchor."""
-        for group in optimizer.param_groups if _has_gradients(optimizer) else ():
-            mine = _among(self.parameters, group["params"])
+        for group in optimizer.param_groups if has_gradients(optimizer) else ():
+            mine = among(self.parameters, group["params"])
             if mine:
                 l2_sp_proximal_(mine, {name: self.anchor[name] for name in mine}, self.strength, float(group["lr"]))
-
-
-def require_unscaled(trainer: Trainer) -> None:
-    """Raise ``MisconfigurationException`` where gradients are still scaled when a callback meets them."""
-    scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-    if scaled and any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in trainer.optimizers):
-        raise MisconfigurationException(
-            "`L2SP` with `step='explicit'` adds to gradients that a fused optimizer under `precision='16-mixed'` still"
-            " holds scaled. Set `step='proximal'`, `fused=False`, or `precision='bf16-mixed'`."
-        )
 
 
 def warn_of_optimizers(
@@ -54,7 +43,7 @@ def warn_of_optimizers(
 ) -> None:
     """Warn of weight decay on anchored parameters, and of a learning rate at which the explicit step diverges."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        name = next(iter(_among(held, group["params"])), None)
+        name = next(iter(among(held, group["params"])), None)
         lr = max(float(group.get(key, 0)) for key in ("lr", "initial_lr", "max_lr"))  # schedules keep their peak there
         if name and group.get("weight_decay"):
             rank_zero_warn(
@@ -66,24 +55,3 @@ def warn_of_optimizers(
                 f"The explicit step of `L2SP` diverges under plain SGD where learning rate times `strength`, here {lr}"
                 f" times {explicit_strength}, exceeds 1: set `step='proximal'`, or lower one of the two."
             )
-
-
-def _among(parameters: Mapping[str, nn.Parameter], stepped: Sequence[nn.Parameter]) -> dict[str, nn.Parameter]:
-    ids = {id(p) for p in stepped}
-    return {name: p for name, p in parameters.items() if id(p) in ids and p.requires_grad}
-
-
-def _has_gradients(optimizer: Optimizer) -> bool:
-    """Whether there is a gradient at all: there is none where ``training_step`` returned ``None``."""
-    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-
-
-def _add_gradient(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], gradient: dict[str, Tensor]) -> None:
-    mine = _among(parameters, [p for group in optimizer.param_groups for p in group["params"]])
-    gradients = []
-    for p in mine.values():
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)  # a parameter outside the loss of the module is still in the penalty
-        gradients.append(p.grad)
-    if mine:
-        torch._foreach_add_(gradients, [gradient[name] for name in mine])

@@ -16,10 +16,11 @@ class TrainOnly(PartialTraining):
     """Train the named parts of a network, such as its last blocks, and keep the rest bit-identical.
 
     What is not named keeps its running statistics and its other buffers as well. Parameters that the last fit did not
-    have, such as a new head, are trained.
+    have, such as a new head, are trained. Without a name they alone are: the network then answers as before on all old
+    classes, bit for bit in evaluation mode.
 
     Args:
-        parts: Submodules or parameters by name, such as ``blocks.7``.
+        parts: Submodules or parameters by name, such as ``blocks.7``; none for what is new.
         network: The submodule that the names lie in; by default the whole module.
         after: Fits to leave alone at first: 1 in a stream whose first experience trains from random weights. A stream
             that starts from a checkpoint has one behind it.
@@ -27,7 +28,7 @@ class TrainOnly(PartialTraining):
             held, in training too. Without it they normalise by the batch while the rest learns, and otherwise after.
 
     Raises:
-        ValueError: If ``parts`` is empty or, when a fit starts, names something that is not there.
+        ValueError: If ``parts`` is no list or, when a fit starts, names something that is not there.
 
     Logs ``train/free_share``, the share of the parameters that is trained, each epoch.
 
@@ -36,15 +37,16 @@ class TrainOnly(PartialTraining):
 
     Example:
         >>> callback = TrainOnly(["blocks.5", "blocks.6", "blocks.7"], network="network", after=1)
+        >>> new_heads = TrainOnly(after=1, hold_statistics=True)
     """
 
-    how_to_free = "name something with parameters in `parts`"
+    how_to_free = "name something with parameters in `parts`, or set `after` to the fits that train all of it"
 
     def __init__(
-        self, parts: Sequence[str], network: str | None = None, after: int = 0, hold_statistics: bool = False
+        self, parts: Sequence[str] = (), network: str | None = None, after: int = 0, hold_statistics: bool = False
     ) -> None:
         super().__init__(network, after, hold_statistics)
-        if isinstance(parts, str) or not parts:
+        if isinstance(parts, str):
             raise ValueError(f"`parts` must be a list of names, got {parts!r}.")
         self.parts = list(parts)
 

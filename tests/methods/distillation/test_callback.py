@@ -54,9 +54,12 @@ def state(module):
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-@pytest.mark.parametrize(("alpha", "temperature"), [(0.5, 1.0), (0.2, 2.0), (0.0, 1.0)])
-def test_second_fit_equals_eq_1_written_by_hand(foreign, trainer, alpha, temperature):
-    callback = Distillation(alpha, temperature)
+@pytest.mark.parametrize(
+    ("alpha", "temperature", "dice"),
+    [(0.5, 1.0, 0.0), (0.2, 2.0, 0.0), (0.0, 1.0, 0.0), (0.5, 1.0, 1.0), (0.3, 2.0, 4.0)],
+)
+def test_second_fit_equals_eq_1_written_by_hand(foreign, trainer, alpha, temperature, dice):
+    callback = Distillation(alpha, temperature, dice=dice)
     trainer(callbacks=callback).fit(foreign, batches(0))
     teacher, by_hand = copy.deepcopy(foreign).eval(), copy.deepcopy(foreign)
 
@@ -64,7 +67,9 @@ def test_second_fit_equals_eq_1_written_by_hand(foreign, trainer, alpha, tempera
         with torch.no_grad():
             p = (teacher(image) / temperature).softmax(1)
         distilled = -(p * (student / temperature).log_softmax(1)).sum(1).mean()
-        return alpha * loss + (1 - alpha) * distilled
+        s, t = (student / temperature).softmax(1)[:, 1:], p[:, 1:]
+        overlap = (2 * (s * t).sum((2, 3)) + 1) / ((s * s).sum((2, 3)) + (t * t).sum((2, 3)) + 1)
+        return alpha * loss + (1 - alpha) * (distilled + dice * (1 - overlap).mean())
 
     by_hand.extra = total
     torch.manual_seed(1)
@@ -195,6 +200,25 @@ def test_cached_targets_need_a_data_module_that_keeps_them(foreign, trainer):
         trainer(callbacks=Distillation(teacher="start", targets="cached")).fit(foreign, batches(0))
 
 
+def test_the_cached_teacher_is_asked_on_the_device_of_the_network_and_then_makes_room_there(trainer):
+    """``meta`` stands for a GPU; the data module holds its volumes on the CPU, and gets its answers there."""
+
+    class Elsewhere(Foreign):
+        def forward(self, image):
+            devices.append((image.device.type, self.net[0].weight.device.type))
+            return torch.zeros(len(image), 3, 8, 8)  # what `meta` cannot copy back
+
+    devices, kept = [], {}
+    callback = Distillation(targets="cached", heads=[[0, 1, 2]])
+    callback._teacher = type("T", (), {"module": Elsewhere().eval().to("meta")})()
+    callback._teacher.module.cpu = lambda: kept.update(moved=True)  # which `meta` cannot do either
+    data = type("Data", (), {"cache_targets": lambda self, key, ask: kept.update({key: ask(torch.ones(2, 1, 8, 8))})})()
+    callback._cache(type("Trainer", (), {"datamodule": data})(), torch.device("meta"))
+    assert set(devices) == {("meta", "meta")}
+    assert kept["distillation"].device.type == "cpu"
+    assert kept["moved"]
+
+
 def test_a_teacher_that_cannot_be_read_is_named(foreign, trainer, tmp_path):
     with pytest.raises(ValueError, match=r"There is no checkpoint at .*nowhere.ckpt"):
         trainer(callbacks=Distillation(teacher=tmp_path / "nowhere.ckpt")).fit(foreign, batches(0))
@@ -209,6 +233,8 @@ def test_a_teacher_that_cannot_be_read_is_named(foreign, trainer, tmp_path):
         ({"alpha": 1.5}, r"`alpha` must be in \[0, 1\], got 1.5"),
         ({"temperature": -1.0}, "`temperature` must be positive, got -1.0"),
         ({"targets": "stored"}, "got 'stored'"),
+        ({"dice": -1.0}, "`dice` must be a finite number of at least 0, got -1.0"),
+        ({"dice": float("nan")}, "`dice` must be a finite number of at least 0, got nan"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -3,7 +3,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from lit_continual.functional import distillation_loss
+from lit_continual.functional import dice_distillation_loss, distillation_loss
 
 HEADS = {"sigmoid_bce": None, "softmax_per_head": [[0, 1], [2, 3]], "softmax_joint": [[0, 1, 2, 3]]}
 
@@ -114,3 +114,86 @@ def test_bad_arguments_are_named(change, message):
     arguments = {"student_logits": torch.zeros(1, 2, 4), "teacher_logits": torch.zeros(1, 2, 4), **change}
     with pytest.raises(ValueError, match=message):
         distillation_loss(**arguments)
+
+
+def random_logits(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("temperature", [1, 2])
+def test_golden_values_and_gradients_of_the_dice_term(golden, temperature):
+    numbers = {k: torch.from_numpy(v) for k, v in golden("distill").items()}
+    student, teacher = numbers["student_logits"].requires_grad_(), numbers["teacher_logits"]
+    heads = numbers["heads"].tolist()
+    mean = dice_distillation_loss(student, teacher, heads, temperature)
+    samples = dice_distillation_loss(student, teacher, heads, temperature, reduction="per_sample")
+    key = f"dice/T{temperature}"
+    assert_close(mean.detach(), numbers[f"{key}/mean"], rtol=1e-12, atol=0)
+    assert_close(samples.detach(), numbers[f"{key}/per_sample"], rtol=1e-12, atol=0)
+    gradient = torch.autograd.grad(mean, student)[0]
+    assert_close(gradient, numbers[f"{key}/grad_mean"], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("heads", [None, [[0, 2], [1, 3]]])
+@pytest.mark.parametrize("reduction", ["mean", "per_sample"])
+def test_gradient_of_the_dice_term_equals_finite_differences(heads, reduction):
+    student, teacher = random_logits(2, 4, 3, 2).requires_grad_(), random_logits(2, 4, 3, 2, seed=1)
+    assert gradcheck(lambda z: dice_distillation_loss(z, teacher, heads, 1.5, 0.3, reduction), student)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("heads", [None, [[0, 1, 2], [3, 4]]])
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_dice_term_and_its_gradient_are_zero_where_student_equals_teacher(dtype, heads, temperature):
+    student = (10 * random_logits(2, 5, 6, 7)).to(dtype).requires_grad_()
+    loss = dice_distillation_loss(student, student.detach().clone(), heads, temperature)
+    assert loss == 0
+    assert not torch.autograd.grad(loss, student)[0].any()
+
+
+def test_a_soft_answer_is_a_minimum_of_the_dice_term():
+    """Without squares in the denominator a student of 0 and 1 would be nearer to a teacher in doubt than itself."""
+    teacher = torch.full((1, 1, 50), 0.5).logit()
+    assert dice_distillation_loss(teacher + 0.3, teacher) > 0
+    assert dice_distillation_loss(teacher - 0.3, teacher) > 0
+    certain = torch.cat([torch.full((1, 1, 25), 20.0), torch.full((1, 1, 25), -20.0)], 2)
+    assert dice_distillation_loss(certain, teacher) > 0.2
+
+
+def test_a_small_class_weighs_in_the_dice_term_what_a_large_one_does():
+    """The same mistake, a class that is lost, costs one half here and one fifth of a percent in eq. 2."""
+    sizes, lost = [4, 1000], []
+    for size in sizes:
+        teacher = torch.full((1, 4, 4000), -20.0)
+        teacher[:, 0], teacher[:, 2] = 0, 0  # two heads' backgrounds
+        teacher[:, 1, :size] = 20.0
+        student = teacher.clone()
+        student[:, 1] = -20.0
+        teacher[:, 3, -500:], student[:, 3, -500:] = 20.0, 20.0  # of which nothing is lost
+        lost.append([dice_distillation_loss(student, teacher, [[0, 1], [2, 3]]).item()])
+        lost[-1].append(distillation_loss(student, teacher, [[0, 1], [2, 3]]).item())
+    assert lost[0][0] == pytest.approx(0.5 * 4 / 5, rel=1e-4)
+    assert lost[1][0] == pytest.approx(0.5 * 1000 / 1001, rel=1e-4)
+    assert lost[1][1] / lost[0][1] == pytest.approx(250, rel=1e-3)
+
+
+def test_means_of_the_dice_term_do_not_depend_on_the_batch():
+    student, teacher = random_logits(3, 4, 6, 6), random_logits(3, 4, 6, 6, seed=1)
+    samples = dice_distillation_loss(student, teacher, [[0, 1], [2, 3]], reduction="per_sample")
+    alone = [dice_distillation_loss(student[i : i + 1], teacher[i : i + 1], [[0, 1], [2, 3]]) for i in range(3)]
+    assert_close(samples, torch.stack(alone))
+    assert_close(samples.mean(), dice_distillation_loss(student, teacher, [[0, 1], [2, 3]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"smooth": 0.0}, "`smooth` must be positive, got 0.0"),
+        ({"temperature": 0.0}, "`temperature` must be positive, got 0.0"),
+        ({"reduction": "sum"}, "`reduction` must be 'mean' or 'per_sample', got 'sum'"),
+        ({"heads": [[0]]}, r"`heads` has \[0\], but a softmax head needs at least two"),
+    ],
+)
+def test_bad_arguments_of_the_dice_term_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        dice_distillation_loss(random_logits(1, 2, 3), random_logits(1, 2, 3), **options)

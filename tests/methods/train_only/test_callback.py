@@ -100,10 +100,22 @@ def test_the_first_fits_are_left_alone_and_new_layers_are_trained(module, loader
     assert moved(module, before) == {"2", "3"}
 
 
+def test_without_a_name_what_is_new_is_trained(module, loader, trainer):
+    callback = TrainOnly(after=1, hold_statistics=True)
+    trainer(callbacks=callback).fit(module, loader)
+    before = copy.deepcopy(module.net.state_dict())
+    module.net.append(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)))
+    trainer(callbacks=callback, max_epochs=2).fit(module, loader)
+    assert moved(module, before) == set()
+    assert module.net[3][1].num_batches_tracked == 6
+    assert (module.net[3][0].weight.grad != 0).all()
+    with pytest.warns(UserWarning, match=r"frees no parameter .* or set `after` to the fits that train all"):
+        trainer(callbacks=TrainOnly()).fit(module, loader)
+
+
 def test_bad_input(module, loader, trainer):
-    for parts in ([], "net"):
-        with pytest.raises(ValueError, match="`parts` must be a list of names"):
-            TrainOnly(parts)
+    with pytest.raises(ValueError, match="`parts` must be a list of names, got 'net'"):
+        TrainOnly("net")
     with pytest.raises(ValueError, match=r"`Module` has nothing to train called `nett`. It has net\."):
         trainer(callbacks=TrainOnly(["nett"])).fit(module, loader)
     with pytest.raises(ValueError, match="`after` must not be negative, got -1"):

@@ -19,8 +19,8 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual.callbacks import Distillation
-from lit_continual.methods.distillation.frozen_copy import frozen_copy
-from lit_continual.methods.distillation.teacher import Teacher
+from lit_continual.methods.frozen_copy import frozen_copy
+from lit_continual.methods.teacher import Teacher
 from lit_continual.modules import Segmenter
 
 

@@ -11,11 +11,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from typing_extensions import Self
 
-from lit_continual.methods.distillation.frozen_copy import frozen_copy
+from lit_continual.methods.frozen_copy import frozen_copy, silent_copy
 from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
 from lit_continual.runs.checkpointed_module import CheckpointedModule
 from lit_continual.runs.files import in_one_line, replaced
 from lit_continual.runs.seal import weights_digest
+from lit_continual.segmentation.shared_head import SharedHead
 
 
 class Teacher:
@@ -27,14 +28,16 @@ class Teacher:
     Args:
         module: The module to copy; its forward may read ``self.trainer``, and what it logs is dropped.
         trainer: The trainer of the fit.
+        channels: Of the outputs of the old network, where the module has grown since. A shared head gives its growth
+            back, which has taken a part of the background; of other outputs the first are those of the old network.
     """
 
-    def __init__(self, module: nn.Module, trainer: Trainer) -> None:
-        self.module = frozen_copy(module)
+    def __init__(self, module: nn.Module, trainer: Trainer, channels: int | None = None) -> None:
+        self.module = silent_copy(module, trainer)
+        if channels is not None:
+            for head in [part for part in self.module.modules() if isinstance(part, SharedHead)]:
+                head.shrink(channels)
         self.digest = weights_digest(_weights(self.module))
-        if hasattr(self.module, "_trainer"):  # a LightningModule of either package
-            self.module.trainer = trainer  # type: ignore[assignment]
-            self.module.log = self.module.log_dict = _log_nothing  # type: ignore[assignment]
 
     @property
     def file_name(self) -> str:
@@ -78,7 +81,7 @@ class Teacher:
         return cls.of(module, trainer, pl_module)
 
     @classmethod
-    def restore(cls, file_name: str, trainer: Trainer, pl_module: LightningModule) -> Self:
+    def restore(cls, file_name: str, trainer: Trainer, pl_module: LightningModule, channels: int | None = None) -> Self:
         """Rebuild the teacher of a checkpoint that is being resumed from the file that lies beside it.
 
         Raises:
@@ -91,7 +94,7 @@ class Teacher:
                 f"The teacher of this checkpoint, {file_name}, is not in {folders[0]}. Move it there with the"
                 " checkpoint, or start the fit anew."
             )
-        teacher = cls(pl_module, trainer)
+        teacher = cls(pl_module, trainer, channels)
         with _here(found[0]) as path:
             nn.Module.load_state_dict(teacher.module, load_checkpoint(path), strict=pl_module.strict_loading)
         teacher.digest = weights_digest(_weights(teacher.module))
@@ -151,7 +154,3 @@ def _is_remote(path: str) -> bool:
 def _weights(module: nn.Module) -> dict[str, Any]:
     """All that the module holds: a ``state_dict`` of its own may leave out what does not train."""
     return nn.Module.state_dict(module)
-
-
-def _log_nothing(*_: Any, **__: Any) -> None:
-    pass

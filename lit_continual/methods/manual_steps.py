@@ -19,6 +19,7 @@ class ManualSteps:
         optimizers: Its optimizers.
         prepare: Is called with an optimizer before each step that was not :meth:`prepared`, after what the module has
             clipped itself.
+        instead: What a user can do instead where that is too late.
 
     Raises:
         MisconfigurationException: In a step, if its gradients are only made in a closure.
@@ -29,8 +30,9 @@ class ManualSteps:
         module: LightningModule | None = None,
         optimizers: Sequence[Optimizer] = (),
         prepare: Callable[[Optimizer], None] = lambda optimizer: None,
+        instead: str = "",
     ) -> None:
-        self._prepare, self._prepared = prepare, set[int]()
+        self._prepare, self._prepared, self._instead = prepare, set[int](), instead
         manual = optimizers if module is not None and not module.automatic_optimization else ()
         self._hooks = [
             hook
@@ -56,8 +58,9 @@ class ManualSteps:
 
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
         if id(optimizer) not in self._prepared:
+            remedies = ", or ".join(filter(None, ["`self.optimizers()`", self._instead]))
             raise MisconfigurationException(
-                "A step with a closure, of an optimizer of `self.optimizers(use_pl_optimizer=False)`, leaves an"
-                " explicit pull no place. Use `self.optimizers()`, or `step='proximal'`."
+                "A step with a closure, of an optimizer of `self.optimizers(use_pl_optimizer=False)`, makes its"
+                f" gradients where no callback can edit them. Use {remedies}."
             )
         self._prepared.discard(id(optimizer))

@@ -6,7 +6,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from lit_continual.methods.distillation.answers import LOGITS
+from lit_continual.methods.logits import LOGITS
 
 
 @torch.no_grad()

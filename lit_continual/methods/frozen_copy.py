@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -44,6 +45,27 @@ def frozen_copy(module: M) -> M:
             for name in _COMPILED:
                 vars(part).pop(name, None)
     return copied.eval().requires_grad_(False)
+
+
+def silent_copy(module: M, trainer: Trainer) -> M:
+    """Make a :func:`frozen_copy` that may read ``self.trainer``, and of which what it logs is dropped.
+
+    Args:
+        module: The module; it is left as it is.
+        trainer: The trainer of the fit.
+
+    Returns:
+        The copy.
+    """
+    copied: Any = frozen_copy(module)
+    if hasattr(copied, "_trainer"):  # a LightningModule of either package
+        copied.trainer = trainer
+        copied.log = copied.log_dict = _log_nothing
+    return copied  # type: ignore[no-any-return]
+
+
+def _log_nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 def _shared(data: Any) -> Any:

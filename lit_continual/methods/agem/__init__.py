@@ -1,0 +1,1 @@
+"""A-GEM: no step makes the loss on the past worse."""

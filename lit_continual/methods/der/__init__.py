@@ -1,0 +1,1 @@
+"""DER++: exemplars are trained on their labels and on the old network's logits."""

@@ -1,0 +1,1 @@
+"""EWC: weights are held by their Fisher information."""

@@ -1,0 +1,1 @@
+"""Weight fusion: the old network and the new one are averaged."""

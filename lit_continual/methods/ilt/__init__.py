@@ -1,0 +1,1 @@
+"""ILT: features of the old encoder."""

@@ -1,0 +1,1 @@
+"""MAS: weights are held by how much the answers depend on them."""

@@ -1,0 +1,1 @@
+"""MiB: a background that may hold old and new classes."""

@@ -1,0 +1,1 @@
+"""SI: weights are held by what they have done for the loss."""
