@@ -1,8 +1,6 @@
 """Segmentation with a shared body and heads that grow."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import torch
@@ -102,7 +100,7 @@ class Segmenter(ScheduledModule):
         self.heads = make_heads(heads, classes, features, self.spatial_dims, self.loss)
         plain = {"features": features, **described(self.heads), "roi_size": roi_size and list(roi_size)}
         plain |= {"network": NETWORKS.remembered(network), "post": list(map(flat, post))}
-        given = {"inference": asdict(Inference.of(inference))} if inference else {}
+        given = {"inference": Inference.of(inference).plain()} if inference else {}
         self.save_hyperparameters(plain | given, logger=False)
         self.optimizer, self.scheduler, self.inference = optimizer, scheduler, Inference.of(inference)
         self.post = Compose([TRANSFORMS.build(step) for step in post])
@@ -159,8 +157,7 @@ class Segmenter(ScheduledModule):
 
     def _infer(self, batch: Batch) -> Tensor:
         require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
-        back = partial(self.to_source_grid, batch=batch)
-        return self.inference.resampled(self.infer(batch["image"]), self.head_channels, back)
+        return self.inference.resampled(self.infer(batch["image"]), self.head_channels, self.to_source_grid, batch)
 
     def infer(self, image: Tensor) -> Tensor:
         """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""
