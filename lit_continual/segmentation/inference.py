@@ -1,7 +1,7 @@
 """How a segmenter goes over a volume, and back to the grid of its file."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lit_continual.data.arguments import require_at_least
+from lit_continual.data.batch import Batch
 from lit_continual.data.sliding_window import slide
 
 LEAST = 1e-30  # probability, whose logarithm is still a number
@@ -54,19 +55,27 @@ class Inference:
         """Map volumes ``(B, C, H, W, D)`` to logits ``(B, K, H, W, D)``; see :func:`.slide`."""
         return slide(network, volumes, window, self.overlap, self.mode, self.padding_mode, self.sw_batch_size)
 
-    def resampled(self, logits: Tensor, heads: Sequence[Sequence[int]], to_grid: Callable[..., Tensor]) -> Tensor:
+    def plain(self) -> dict[str, Any]:
+        """The arguments, as plain data."""
+        return asdict(self)
+
+    def resampled(
+        self, logits: Tensor, heads: Sequence[Sequence[int]], to_grid: Callable[..., Tensor], batch: Batch
+    ) -> Tensor:
         """Bring the logits of all heads to another grid; those of probabilities are their logarithms.
 
         Args:
             logits: ``(B, K, *spatial)``.
             heads: Channels of each head.
-            to_grid: Resamples a volume ``(B, K, *spatial)`` linearly, or with ``mode="nearest"``.
+            to_grid: Resamples a volume ``(B, K, *spatial)`` of a batch linearly, or with ``mode="nearest"``.
+            batch: Says what the grids are.
         """
         if self.resample == "labels":
-            return to_grid(logits, mode="nearest")  # so the winner of a voxel is that of the nearest
+            return to_grid(logits, batch, mode="nearest")  # so the winner of a voxel is that of the nearest
         if self.resample == "logits":
-            return to_grid(logits)
-        return to_grid(torch.cat([logits[:, channels].softmax(1) for channels in heads], 1)).clamp_min(LEAST).log()
+            return to_grid(logits, batch)
+        probabilities = torch.cat([logits[:, channels].softmax(1) for channels in heads], 1)
+        return to_grid(probabilities, batch).clamp_min(LEAST).log()
 
 
 _CHOICES = {

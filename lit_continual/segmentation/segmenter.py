@@ -1,8 +1,6 @@
 """Segmentation with a shared body and heads that grow."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import torch
@@ -53,10 +51,10 @@ class Segmenter(ScheduledModule):
         loss: Loss of a head, called with its logits and the label map of its classes. ``None`` is Dice plus
             cross-entropy; ``ClassRatioCrossEntropy`` weighs the classes by their share of the training data.
         optimizer: How to make the optimizer from the parameters.
-        scheduler: How to make the learning-rate schedule from it, stepped once an epoch. ``OneCycleLR`` without
-            ``total_steps`` and ``CosineAnnealingLR`` without ``T_max`` are as long as the fit.
-        post: Post-processing of the label map of a volume, in evaluation and prediction: MONAI-style transforms, each
-            as ``class_path`` and ``init_args``. A value is the place of a class in ``classes``, from 1; none overlap.
+        scheduler: How to make the learning-rate schedule from the optimizer, stepped once an epoch. ``OneCycleLR``
+            without ``total_steps`` and ``CosineAnnealingLR`` without ``T_max`` are as long as the fit.
+        post: MONAI-style transforms of the label map of a volume, each as ``class_path`` and ``init_args``; a value is
+            the place of a class in ``classes``, from 1, and none overlap.
         classes: The class names to begin with, in the groups in which they are learnt.
         inference: How to go over a volume; ``None`` takes that of the checkpoint that a stream starts from, if any.
 
@@ -91,15 +89,15 @@ class Segmenter(ScheduledModule):
         inference: Inference | None = None,
     ) -> None:
         super().__init__()
-        self.inference = Inference.of(inference)
         self.body = NETWORKS.build(network, out_channels=features)
         self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
         self.loss = loss if loss is not None else DiceCELoss(softmax=True, to_onehot_y=True)
         self.heads = make_heads(heads, classes, features, self.spatial_dims, self.loss)
         plain = {"features": features, **described(self.heads), "roi_size": roi_size and list(roi_size)}
         plain |= {"network": NETWORKS.remembered(network), "post": list(map(flat, post))}
-        self.save_hyperparameters(plain | ({"inference": asdict(self.inference)} if inference else {}), logger=False)
-        self.optimizer, self.scheduler = optimizer, scheduler
+        given = {"inference": Inference.of(inference).plain()} if inference else {}
+        self.save_hyperparameters(plain | given, logger=False)
+        self.optimizer, self.scheduler, self.inference = optimizer, scheduler, Inference.of(inference)
         self.post = Compose([TRANSFORMS.build(step) for step in post])
         self.scores = VolumeScores([], [], self.device)  # of the evaluation that is running
         self._of_data: list[str] = []  # the classes of the data module
@@ -154,8 +152,7 @@ class Segmenter(ScheduledModule):
 
     def _infer(self, batch: Batch) -> Tensor:
         require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
-        back = partial(self.to_source_grid, batch=batch)
-        return self.inference.resampled(self.infer(batch["image"]), self.head_channels, back)
+        return self.inference.resampled(self.infer(batch["image"]), self.head_channels, self.to_source_grid, batch)
 
     def infer(self, image: Tensor) -> Tensor:
         """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""
@@ -212,8 +209,7 @@ class Segmenter(ScheduledModule):
         """Score one volume in its source grid; return its masks and scores by class, or nothing of another rank's."""
         if "padding" in batch:
             return None
-        masks = self.processed(self._infer(batch))
-        predictions = {name: masks[:, k] for k, name in enumerate(self.classes)}
+        predictions = dict(zip(self.classes, self.processed(self._infer(batch)).unbind(1), strict=True))
         return self.scores.compare(predictions, self.truths(batch), batch["spacing"])
 
     @override
@@ -225,9 +221,8 @@ class Segmenter(ScheduledModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        for name, value in self.scores.logged().items():
-            if stage == "test" or not name.endswith("left_out"):
-                self.log(f"{stage}/{name}", value, prog_bar=name == "dice", sync_dist=not name.endswith("left_out"))
+        for name, value in self.scores.logged(counts=stage == "test").items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "dice", sync_dist=not name.endswith("left_out"))
         self.scores = VolumeScores([], [], self.device)
 
     @override

@@ -61,8 +61,12 @@ class VolumeScores:
             warnings.filterwarnings("ignore", ".*before the ``update`` method")
             return {name: metrics[score].compute() for name, metrics in self.metrics.items()}
 
-    def logged(self) -> dict[str, Tensor | float]:
-        """What is logged of all scores: the mean of each class, the mean over classes, and how many were left out."""
+    def logged(self, counts: bool = True) -> dict[str, Tensor | float]:
+        """What is logged of all scores: the mean of each class, the mean over classes, and how many were left out.
+
+        Args:
+            counts: Whether the last are among them.
+        """
         found: dict[str, Tensor | float] = {}
         for score in self.names:
             means = self.compute(score)
@@ -70,7 +74,7 @@ class VolumeScores:
             # Dice is undefined for a class that is nowhere, the others also for one that is never found.
             mean = values.nanmean() if score == "dice" else values.mean()
             found |= {f"{score}/{name}": value for name, value in means.items()}
-            found |= {score: mean, f"{score}/left_out": self.left_out(score)}
+            found |= {score: mean, **({f"{score}/left_out": self.left_out(score)} if counts else {})}
         return found
 
     def left_out(self, score: str) -> float:

@@ -9,7 +9,7 @@ NETWORK = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "kernel_size": 3, "p
 HEADS = [[0, 1], [2, 3, 4]]
 
 
-def pairs(volume, mode="bilinear"):
+def pairs(volume, batch, mode="bilinear"):
     """Bring a volume to half as many voxels: the mean of two, or the first of them."""
     first, second = volume[..., ::2], volume[..., 1::2]
     return first if mode == "nearest" else (first + second) / 2
@@ -21,20 +21,20 @@ def logits():
 
 
 def test_probabilities_are_what_is_interpolated(logits):
-    found = Inference(resample="probabilities").resampled(logits, HEADS, pairs)
+    found = Inference(resample="probabilities").resampled(logits, HEADS, pairs, {})
     for channels in HEADS:
-        expected = pairs(logits[:, channels].softmax(1))
+        expected = pairs(logits[:, channels].softmax(1), {})
         torch.testing.assert_close(found[:, channels].softmax(1), expected)
         assert torch.equal(found[:, channels].argmax(1), expected.argmax(1))
 
 
 def test_labels_are_those_of_the_nearest_voxel(logits):
-    found = Inference(resample="labels").resampled(logits, HEADS, pairs)
+    found = Inference(resample="labels").resampled(logits, HEADS, pairs, {})
     assert torch.equal(found[:, :2].argmax(1), logits[:, :2].argmax(1)[..., ::2])
 
 
 def test_logits_are_interpolated_by_default(logits):
-    assert torch.equal(Inference().resampled(logits, HEADS, pairs), pairs(logits))
+    assert torch.equal(Inference().resampled(logits, HEADS, pairs, {}), pairs(logits, {}))
 
 
 @pytest.mark.parametrize("asked", [{}, {"overlap": 0.6, "mode": "constant", "padding_mode": "replicate"}])

@@ -14,9 +14,10 @@ from lit_continual.networks import NETWORKS
 from lit_continual.runs.classes import MODULES, TRANSFORMS
 from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
-from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.heads import Heads, make_heads
 from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.segmenter import Segmenter
+from lit_continual.segmentation.shared_head import SharedHead
 
 NOTHING: Spec = {"class_path": "torch.nn.Identity"}  # until there is a model
 
@@ -31,12 +32,14 @@ class BundleSegmenter(Segmenter):
     Args:
         network: See :class:`Segmenter`; ``None`` takes that of the model it starts from.
         features: See :class:`Segmenter`; of no meaning without a network.
-        heads: The class names of each head to begin with; the first are those of the model.
+        heads: ``"separate"`` or ``"shared"``, see :class:`Segmenter`; or the class names of each separate head to begin
+            with. The first head, or the first classes, are those of the model.
         roi_size: See :class:`Segmenter`; ``None`` takes that of the model.
         loss: See :class:`Segmenter`.
         optimizer: See :class:`Segmenter`.
         scheduler: See :class:`Segmenter`.
         post: See :class:`Segmenter`; empty takes those of the model.
+        classes: See :class:`Segmenter`.
         inference: See :class:`Segmenter`; ``None`` takes that of the model.
 
     Raises:
@@ -52,17 +55,17 @@ class BundleSegmenter(Segmenter):
         self,
         network: Spec | None = None,
         features: int = 1,
-        heads: Sequence[Sequence[str]] = (),
+        heads: Heads = "separate",
         roi_size: Sequence[int] | None = None,
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: Schedule | None = None,
         post: Sequence[Spec] = (),
+        classes: Sequence[Sequence[str]] = (),
         inference: Inference | None = None,
     ) -> None:
-        super().__init__(
-            network or NOTHING, features, heads, roi_size, loss, optimizer, scheduler, post, inference=inference
-        )
+        shared = roi_size, loss, optimizer, scheduler, post, classes, inference
+        super().__init__(network or NOTHING, features, heads, *shared)
         self._waits = network is None
 
     def _take(self, known: Mapping[str, Any]) -> None:
@@ -71,7 +74,8 @@ class BundleSegmenter(Segmenter):
         post = list(self.hparams["post"]) or [TRANSFORMS.checked(step) for step in known.get("post") or ()]
         self.body = NETWORKS.build(spec, out_channels=features)
         self.spatial_dims = 3 if any(isinstance(m, nn.Conv3d) for m in self.body.modules()) else 2
-        self.heads = GrowingHeads(features, self.spatial_dims, self.hparams["heads"])
+        mine = self.hparams["heads"], self.hparams.get("classes") or ()
+        self.heads = make_heads(*mine, features, self.spatial_dims, self.loss)
         self.post = Compose([TRANSFORMS.build(step) for step in post])
         self.hparams.update({"network": spec, "features": features, "post": post})
         self._waits = False
@@ -81,7 +85,10 @@ class BundleSegmenter(Segmenter):
         if self._waits:
             self._take(checkpoint["hyper_parameters"])
             self.to(self.device)
-        super().on_load_checkpoint(checkpoint)
+        known = checkpoint["hyper_parameters"]
+        if isinstance(self.heads, SharedHead) and not isinstance(known["heads"], str) and len(known["heads"]) == 1:
+            known = {**known, "heads": "shared", "classes": known["heads"]}  # one head of its own is a shared one too
+        super().on_load_checkpoint({**checkpoint, "hyper_parameters": known})
 
     @override
     def setup(self, stage: str) -> None:

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +83,7 @@ def _described(file: str, one: OneLayer, opened: Checkpoint, channels: int) -> d
         "input": {"name": "image", "channels": channels, "window": list(module.hparams["roi_size"])},
         "output": {"name": "logits", "activation": one.activation, "channels": one.names},
         "preprocessing": _plain(opened.preprocessing) if has_images else None,
-        "inference": asdict(module.inference),
+        "inference": module.inference.plain(),
         "post": _plain(module.hparams.get("post") or []),
         "lit_continual": __version__,
     }

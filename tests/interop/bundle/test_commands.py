@@ -78,6 +78,28 @@ def test_network_and_preprocessing_may_come_with_the_bundle(tmp_path, bundle, ex
     assert Checkpoint(tmp_path / "exported").module().classes == ["ball", "box"]
 
 
+@pytest.mark.filterwarnings("ignore:The optimizer's weight decay")
+def test_a_shared_head_begins_as_the_last_layer_of_the_bundle(tmp_path, bundle):
+    module = BundleSegmenter(heads="shared")
+    Checkpoint(bundle).restore(module)
+    image = torch.rand(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        expected = network(channels=2)(image)
+        assert torch.equal(module.eval()(image), expected)
+        module.grow(["box"])
+        grown = module(image).softmax(1)
+        torch.testing.assert_close(grown[:, 1], expected.softmax(1)[:, 1])
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    content["datamodule_hyper_parameters"] = {"preprocessing": Checkpoint(bundle).preprocessing}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "model.ckpt")
+    main(["export", str(tmp_path / "model.ckpt"), "--format=bundle", f"--output={tmp_path / 'exported'}"])
+    exported = Checkpoint(tmp_path / "exported").module()
+    assert exported.classes == ["ball", "box"]
+    with torch.no_grad():
+        torch.testing.assert_close(exported(image).softmax(1), grown, atol=1e-5, rtol=1e-4)
+
+
 def test_a_segmenter_without_a_network_says_so(tmp_path, shapes):
     with pytest.raises(MisconfigurationException, match="has no network: it takes that of the model it starts from"):
         BundleSegmenter().rehearse(None, 1)

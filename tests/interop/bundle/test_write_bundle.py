@@ -1,5 +1,6 @@
 """Segmenters go out as bundles that MONAI builds, checks and runs without this package."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ckpt_export, verify_net_in_out
+from monai.data import decollate_batch
+from monai.engines import SupervisedEvaluator
 
 from lit_continual.cli import main
 from lit_continual.interop.one_layer import OneLayer
@@ -192,6 +195,30 @@ def test_monai_checks_and_converts_it(tmp_path, save, name):
     image = torch.rand(1, 1, 32, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.load(script)(image), built(bundle)(image))
+
+
+def test_the_evaluator_saves_the_label_map_of_predict(tmp_path, save):
+    images = write_images(tmp_path / "images", count=1)
+    checkpoint = save(segmenter(spec("BasicUNet"), 6, roi_size=[16, 16, 16]))
+    bundle = export(checkpoint, tmp_path / "bundle")
+    main(["predict", str(checkpoint), str(images), f"--output={tmp_path / 'out'}", "--accelerator=cpu"])
+    paths = {"bundle_root": str(bundle), "dataset_dir": str(images), "output_dir": str(tmp_path / "eval")}
+    config = described(bundle)
+    parser = ConfigParser({**config, **paths, "device": "cpu"})
+    (batch,) = parser.get_parsed_content("dataloader")
+    network = parser.get_parsed_content("network")
+    network.load_state_dict(torch.load(parser.get_parsed_content("ckpt_path"), weights_only=True))
+    with torch.no_grad():
+        logits = parser.get_parsed_content("inferer")(batch["image"], network.eval())
+    for one in decollate_batch({"image": batch["image"], "pred": logits}):  # as the evaluator does
+        parser.get_parsed_content("postprocessing")(one)
+    (saved,) = (tmp_path / "eval").iterdir()
+    assert saved.name == "case_0_seg.nii.gz"
+    found, label = nib.load(saved), nib.load(tmp_path / "out/case_0.nii.gz")
+    assert (np.asarray(found.dataobj).squeeze() != np.asarray(label.dataobj)).sum() <= 2
+    np.testing.assert_allclose(found.affine, label.affine, atol=1e-4)
+    asked = {key for key in config["evaluator"] if key != "_target_"}
+    assert asked <= inspect.signature(SupervisedEvaluator.__init__).parameters.keys()
 
 
 @pytest.mark.slow
