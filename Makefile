@@ -14,7 +14,7 @@ DEMO   := runs/demo
 export OMP_WAIT_POLICY := PASSIVE  # before torch starts: spinning threads starve shared cores
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all check format bench mutate docs readme clean
+.PHONY: help env demo test test-all test-gpu check format bench mutate docs readme clean
 
 help:  ## list the doors
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: env  ## run the fast tests
 
 test-all: env  ## run every test; real data is found through LIT_CONTINUAL_DATA
 	$(RUN) -m pytest $(ARGS)
+
+test-gpu: env  ## run what has to be seen on a GPU
+	$(RUN) -m pytest tests/test_gpu.py --durations=0 $(ARGS)
 
 check: env  ## lint, format and types, without changing a file
 	$(RUN) -m ruff check .
