@@ -11,6 +11,7 @@ from lit_continual.interop.bundle.bundle_segmenter import BundleSegmenter
 from lit_continual.interop.bundle.linear_heads import LAST, joined
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.segmentation.growing_heads import GrowingHeads
 from lit_continual.segmentation.label_map import folded_logits
 from lit_continual.segmentation.region_segmenter import RegionSegmenter
 from lit_continual.segmentation.segmenter import Segmenter
@@ -48,7 +49,8 @@ class OneLayer:
             )
         if not module.heads.classes:
             raise ValueError(f"{opened.path} has no head yet. Export a checkpoint that has learnt a class.")
-        overlap = isinstance(module, RegionSegmenter) or module.origin.get("activation") == "sigmoid"
+        began_so = module.origin.get("activation") == "sigmoid" and isinstance(module.heads, GrowingHeads)
+        overlap = isinstance(module, RegionSegmenter) or began_so
         if overlap and (several := [head for head in module.heads.classes if len(head) > 1]):
             raise ValueError(
                 f"{opened.path} has regions that may overlap, and {', '.join(several[0])}, which exclude each other."

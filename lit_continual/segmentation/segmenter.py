@@ -242,4 +242,4 @@ class Segmenter(ScheduledModule):
         self.hparams["roi_size"] = self.hparams["roi_size"] or known["roi_size"]  # Dice falls with another window.
         if "inference" not in self.hparams and "inference" in known:
             self.inference, self.hparams["inference"] = Inference.of(known["inference"]), known["inference"]
-        self.origin = checkpoint.get("origin", {})
+        self.origin = {**(checkpoint.get("origin") or {})}

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lit_continual.data import Preprocessing
 from lit_continual.interop.bundle.bundle_config import BundleConfig, name_of
 from lit_continual.interop.bundle.bundle_files import shown
+from lit_continual.runs.classes import TRANSFORMS
+from lit_continual.runs.files import in_one_line
 from lit_continual.segmentation.inference import Inference
 
 #: Transforms that change nothing of what our own reader gives.
@@ -57,7 +60,16 @@ def read_preprocessing(config: BundleConfig) -> dict[str, Any]:
             found["normalise"].append({"_target_": name, **config.arguments(step, place, _KEYS)})
         elif name not in _IDLE:
             raise config.wrong(place, f"is the transform {shown(name_of(step))}, which has no counterpart here")
+    _require_built(config, found)
     return found
+
+
+def _require_built(config: BundleConfig, found: Mapping[str, Any]) -> None:
+    try:
+        checked = [TRANSFORMS.checked(step) for step in found["normalise"]]
+        Preprocessing(**{**found, "normalise": checked}).transforms()
+    except (TypeError, ValueError) as error:
+        raise config.wrong("preprocessing", f"cannot be built here ({in_one_line(error)})") from error
 
 
 def _require_order(config: BundleConfig, place: str, later: Any) -> None:

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from lit_continual.cli import main
 from lit_continual.modules import RegionSegmenter, Segmenter
@@ -140,6 +141,16 @@ def test_references_are_followed_and_disabled_steps_left_out(tmp_path):
     assert module.inference.overlap == 0.6
 
 
+def test_a_config_may_be_yaml(tmp_path):
+    bundle = write_bundle(tmp_path / "bundle")
+    (bundle / "configs/inference.json").unlink()
+    (bundle / "configs/inference.yaml").write_text(yaml.safe_dump(config()))
+    assert segmenter(bundle).classes == ["a", "b"]
+    (bundle / "configs/inference.yaml").write_text("a: &a [1]\nb: !!python/object:os.system {}")
+    with pytest.raises(ValueError, match=r"inference.yaml in .* cannot be read"):
+        segmenter(bundle)
+
+
 def test_expressions_are_evaluated_for_those_who_trust_them(tmp_path):
     described = {**config(), "high": False}
     described["preprocessing"]["transforms"][3] = {**GRID[1], "pixdim": "$[1.5] * 3 if @high else [3.0] * 3"}
@@ -209,6 +220,18 @@ REFUSED = {
     "reader": (
         lambda c: c.update(preprocessing=transforms(step("LoadImaged", reader="PILReader"))),
         "reader` in .* must be",
+    ),
+    "axes": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, {**GRID[0], "axcodes": "RAX"})),
+        "cannot be built here .*must be a letter of each of LR, PA and IS",
+    ),
+    "sizes": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, {**GRID[1], "pixdim": ["a", 1, 1]})),
+        "cannot be built here",
+    ),
+    "range": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, step("ScaleIntensityRanged", a_min=[[0]]))),
+        "cannot be built here",
     ),
     "no list": (lambda c: c.update(preprocessing={"_target_": "Compose", "transforms": 3}), "is no list of transforms"),
     "dynamic": (lambda c: c.update(inferer={"_target_": "SaliencyInferer"}), "is a SaliencyInferer"),

@@ -184,6 +184,17 @@ def test_a_new_class_beside_regions(tmp_path, save):
     assert not (tmp_path / "other").exists()
 
 
+def test_what_stands_for_an_origin_is_data_or_an_error(tmp_path, save):
+    module = segmenter(spec("BasicUNet"), 6)
+    module.origin = {"license": [1], "bundle": {"version": "0.x.1", "changelog": 3, "authors": float("nan")}}
+    metadata = json.loads((export(save(module), tmp_path / "bundle") / "configs/metadata.json").read_text())
+    assert (metadata["version"], list(metadata["changelog"]), metadata["authors"]) == ("0.1.0", ["0.1.0"], "")
+    content = torch.load(save(module), weights_only=True)
+    torch.save({**content, "origin": [1]}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=r"model.ckpt are not those of the Segmenter"):
+        export(tmp_path / "model.ckpt", tmp_path / "other")
+
+
 @pytest.mark.parametrize("name", ["BasicUNet", "SegResNet"])
 def test_monai_checks_and_converts_it(tmp_path, save, name):
     module = segmenter(spec(name), FEATURES[name], roi_size=[32, 32, 32])
