@@ -14,7 +14,7 @@ DEMO   := runs/demo
 export OMP_WAIT_POLICY := PASSIVE  # before torch starts: spinning threads starve shared cores
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all test-gpu check format bench mutate docs readme clean
+.PHONY: help env demo test test-all test-gpu check format bench bad-input mutate docs readme clean
 
 help:  ## list the doors
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench: env  ## print step time and memory relative to bare PyTorch
 	  test -e "$$script" || { echo "There is no tests/benchmarks/bench_*.py." >&2; exit 1; }; \
 	  echo "== $$script"; $(RUN) "$$script" || failed="$$failed $$script"; done; \
 	test -z "$$failed" || { echo "Failed:$$failed" >&2; exit 1; }
+
+bad-input: env  ## count the kinds of bad input that the fast tests try, and what is said of each
+	OMP_NUM_THREADS=1 $(RUN) tests/bad_input.py $(ARGS)
 
 mutate: env  ## break the package by hand, one line at a time, and count what the tests find
 	$(RUN) tests/mutations.py $(BREAKS)
