@@ -56,7 +56,7 @@ def plan() -> dict:
 if __name__ == "__main__":
     images = sorted((SOURCE / "imagesTr").glob("*.nii.gz"))
     dataset("Dataset901_Anterior", "anterior", 1, images[:24])
-    dataset("Dataset902_Posterior", "posterior", 1, images[24:48])
+    dataset("Dataset902_Posterior", "posterior", 2, images[24:48])
     Path("new").mkdir()
     for image in images[48:54]:
         shutil.copy(image, "new/" + image.name.replace(".nii.gz", "_0000.nii.gz"))
