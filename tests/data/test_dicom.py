@@ -145,12 +145,12 @@ BAD = {
 @pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
 def test_what_is_no_stack_of_slices_is_refused_in_a_sentence(tmp_path, change, message):
     write_series(tmp_path / "s", stored(), change=change)
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(ValueError, match=message) as caught:
         read_series(tmp_path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
-    assert time.monotonic() - begin < 1 + 20 * ("CI" in os.environ)
+    assert time.process_time() - begin < 20
 
 
 def test_a_series_that_is_bad_does_not_hide_another(tmp_path, capsys):

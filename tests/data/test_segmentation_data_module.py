@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.testing import assert_close
 
-from lit_continual.data import Augmentation, Preprocessing, SegmentationDataModule, Split, segmentation_data_module
+from lit_continual.data import Augmentation, Preprocessing, SegmentationDataModule, Split
 from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.modules import Segmenter
 from lit_continual.stream.evaluation import CaseRecorder
@@ -310,7 +310,7 @@ class Still(LightningModule):
 
 def test_volumes_are_loaded_once_a_stage_and_let_go_after_it(module, trainer, monkeypatch):
     """Also while somebody keeps the data module, as a stream does."""
-    loaded, alive, load = Counter(), [], segmentation_data_module.load_evaluation_volume
+    loaded, alive, load = Counter(), [], SegmentationDataModule._load_evaluation
 
     def counted(case, *options):
         loaded[case.patient] += 1
@@ -318,7 +318,7 @@ def test_volumes_are_loaded_once_a_stage_and_let_go_after_it(module, trainer, mo
         alive.append(weakref.ref(volume["image"]))
         return volume
 
-    monkeypatch.setattr(segmentation_data_module, "load_evaluation_volume", counted)
+    monkeypatch.setattr(SegmentationDataModule, "_load_evaluation", staticmethod(counted))
     data, still = module(), Still()
     data.setup("fit")
     data.cache_targets("teacher", lambda image: image)

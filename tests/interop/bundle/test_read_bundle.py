@@ -343,7 +343,7 @@ def test_a_zip_of_something_else(tmp_path):
 
 
 def test_a_zip_that_leads_elsewhere_or_unpacks_without_measure(tmp_path, zipped):
-    begin = time.monotonic()
+    begin = time.process_time()
     with zipfile.ZipFile(zipped, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("../outside.txt", "hello")
         archive.writestr("/absolute.txt", "hello")
@@ -358,7 +358,7 @@ def test_a_zip_that_leads_elsewhere_or_unpacks_without_measure(tmp_path, zipped)
                 file.write(bytes(10_000_000))
     with pytest.raises(ValueError, match=r"models/model.pt in .*bomb.zip unpacks to 300 MB"):
         Checkpoint(tmp_path / "bomb.zip")
-    assert time.monotonic() - begin < 60
+    assert time.process_time() - begin < 60
 
 
 def test_a_module_of_another_class_is_not_made_of_a_bundle(tmp_path):

@@ -86,7 +86,7 @@ def test_an_experience_may_bring_another_data_module(stream, dim_shapes):
     other = {"class_path": "lit_continual.data.SegmentationDataModule", "init_args": own}
     ball = {"name": "ball", "classes": {"ball": 1}, "data": other}
     cli = main(["fit", "--config", stream(experiences=[ball]), "--trainer.max_epochs", "1"])
-    assert cli._data(cli.stream.experiences[0]).batch_size == 8  # its own default, not the section's 4
+    assert cli._data(cli.stream.experiences[0], None).batch_size == 8  # its own default, not the section's 4
 
 
 @pytest.mark.slow
