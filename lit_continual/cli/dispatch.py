@@ -33,7 +33,8 @@ def main(args: Sequence[str] | None = None) -> Any:
         SystemExit: With 143 or 130 if SIGTERM or Ctrl-C has ended the command.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    with signals.handled(GO_ON.get(arguments[0] if arguments else "", "run the command again")):
+    advice = GO_ON.get(arguments[0] if arguments else "", "run the command again")
+    with signals.handled(advice, process_ends=args is None):
         try:
             return _run(arguments, args is not None)
         except BaseException as error:  # also what a signal's exception became on its way, such as exit code 1

@@ -36,11 +36,13 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def handled(advice: str) -> Iterator[None]:
+def handled(advice: str, process_ends: bool = False) -> Iterator[None]:
     """Handle both signals in a block: each raises where it strikes, once, and :func:`received` gives it.
 
     Args:
         advice: How to go on.
+        process_ends: Whether this process ends with the block after a signal. It then takes no other: ranks that it
+            ends send theirs back, which would take the place of its exit code.
     """
     if _advice or threading.current_thread() is not threading.main_thread():
         yield  # whoever has the main thread handles signals
@@ -55,7 +57,7 @@ def handled(advice: str) -> Iterator[None]:
     finally:
         _advice.clear()
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if process_ends and _received else handler)
 
 
 def advise(advice: str) -> None:

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback
@@ -99,6 +100,7 @@ def test_an_ordinary_fit_goes_on_from_a_checkpoint(stream, tmp_path):
 
 DDP = """
 import os, signal, sys
+from tests.processes import wait_until
 from lit_continual import cli
 from lit_continual.modules import Segmenter
 number, rank, me = int(os.environ["NUMBER"]), os.environ["STOPPED"], os.environ.get("LOCAL_RANK", "0")
@@ -106,6 +108,7 @@ step = Segmenter.training_step
 def stopped(*arguments):
     open(f"{os.environ['OUT']}/{me}", "w").close()
     if rank == me:
+        wait_until(lambda: all(os.path.exists(f"{os.environ['OUT']}/{one}") for one in "01"))
         os.kill(os.getpid(), number)
     return step(*arguments)
 Segmenter.training_step = stopped
@@ -122,6 +125,7 @@ def test_two_ranks_end_together(stream, tmp_path, number, rank):
     command = [sys.executable, str(tmp_path / "ddp.py"), "fit", "--config", stream(), *ddp]
     # Both ranks hold the pipe, whose end is read when both are gone.
     environment = {**os.environ, "OUT": str(tmp_path), "NUMBER": str(int(number)), "STOPPED": rank}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert (tmp_path / "1").exists(), run.stderr
     if number == signal.SIGTERM:
