@@ -63,8 +63,17 @@ CHANGES = {
     "no logger": lambda config: {"trainer.logger": False},
     "logger": lambda config: {"trainer.logger": "CSVLogger", "trainer.logger.save_dir": "logs"},
 }
-SLOW = {name: [pytest.mark.slow] * (name in REAL) for name in NAMES}  # what reads real data
-PAIRS = [pytest.param(c, k, id=f"{c}-{k.replace(' ', '_')}", marks=SLOW[c]) for c in NAMES for k in CHANGES]
+#: Other methods on the model and the data of lwfseg.
+ALIKE = {"agem", "der", "er", "ewc", "finetune", "fusion", "isolation", "l2sp", "lora", "plop"}
+
+
+def marks(config, change):
+    """What reads real data is slow, and where model and data are those of another config all but a few changes are."""
+    slow = config in REAL or (config in ALIKE and change not in ("as it is", "precision"))
+    return [pytest.mark.slow] * slow
+
+
+PAIRS = [pytest.param(c, k, id=f"{c}-{k.replace(' ', '_')}", marks=marks(c, k)) for c in NAMES for k in CHANGES]
 
 
 def seal(module, path):

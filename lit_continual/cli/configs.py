@@ -1,6 +1,7 @@
 """Configs given one after another: what of them takes whose place."""
 
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +28,9 @@ def parsed_anew(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         >>> parsed_anew(parser, ['--trainer.callbacks=[{"phi": 1}]', '--trainer.callbacks=[{"rho": 2}]'])
         Namespace(trainer=Namespace(callbacks=[{'rho': 2}]))
     """
-    parsed: Namespace = parser.parse_args([*_with_lists_anew(arguments)])
+    with warnings.catch_warnings():  # of classes of other packages, which nobody has named
+        warnings.filterwarnings("ignore", "(?s).*Hit failing import")
+        parsed: Namespace = parser.parse_args([*_with_lists_anew(arguments)])
     return parsed
 
 

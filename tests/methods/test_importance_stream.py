@@ -34,6 +34,7 @@ def logged(run, name):
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.slow
 def test_the_second_experience_has_the_penalty_of_the_first(stream, tmp_path, name):
     options = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path / 'run' / 'logs'}"]
     main(["fit", "--config", stream(described(name)), *options])

@@ -84,6 +84,7 @@ class Reversed(TorchCheckpointIO):
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # two fits into one folder
 @pytest.mark.parametrize("plugin", [f"{__name__}.Reversed", "AsyncCheckpointIO", None])
+@pytest.mark.slow
 def test_a_checkpoint_io_of_the_user_writes_what_the_user_asked_for(stream, tmp_path, monkeypatch, plugin):
     kept = tmp_path / "kept"
     dirpath = str(kept) if plugin else "memory://kept"

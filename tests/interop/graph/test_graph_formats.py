@@ -55,6 +55,7 @@ def export(checkpoint, form, folder, *options):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("form", GRAPHS)
+@pytest.mark.slow
 def test_a_graph_has_the_logits_of_all_classes_for_any_batch(tmp_path, save, form):
     module = segmenter()
     folder = export(save(module), form, tmp_path / "graph")

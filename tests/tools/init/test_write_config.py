@@ -65,6 +65,7 @@ def fitted():
 
 
 @pytest.mark.filterwarnings("ignore:The variance of predictions")
+@pytest.mark.slow
 def test_one_data_set_of_two_classes_is_learnt_class_by_class(decathlon, reports):
     config = init(decathlon(10, shape=SHAPE))
     parts = [e["data"]["split"]["part"] for e in config["stream"]["experiences"]]
