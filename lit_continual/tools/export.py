@@ -22,7 +22,7 @@ def export(
 
     Args:
         checkpoint: A checkpoint, or a trained model of another program that this package opens.
-        format: Name of the format, such as ``nnunet``.
+        format: ``nnunet``, ``bundle``, ``onnx``, ``pt2`` or ``torchscript``.
         output: The folder that is written.
         images: A folder of images, a Decathlon list or a CSV table to compare the predictions of both on.
         trust: Package of your own whose classes the checkpoint may name, or a list of them.
