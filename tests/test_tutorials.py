@@ -92,7 +92,7 @@ class Reader:
                     assert done.returncode == 0, done.stdout + done.stderr
             elif program == "python":
                 shutil.copy(TUTORIALS / arguments[0], ".")
-                runpy.run_path(arguments[0], run_name="__main__")
+                runpy.run_path(str(Path(arguments[0]).absolute()), run_name="__main__")  # which its workers look for
             elif program.startswith("nnUNetv2_"):  # beside the interpreter
                 done = subprocess.run(
                     [Path(sys.executable).parent / program, *arguments], capture_output=True, text=True
