@@ -166,7 +166,7 @@ class Checkpoint:
             try:
                 found[key] = checked_parameter(str(key), value, self.trust)
             except (*_MALFORMED, ValueError) as error:
-                raise ValueError(f"{self.path}: {in_one_line(error)}") from error
+                raise ValueError(f"{self.path}: {in_one_line(error)}.") from error
         return found
 
     def module(self, *kinds: type[M]) -> M:

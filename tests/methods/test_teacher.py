@@ -267,15 +267,17 @@ def test_a_teacher_of_a_plain_network_is_asked_what_the_module_was(trainer, batc
 def test_a_teacher_may_name_the_network_of_its_student_and_no_other(tmp_path, monkeypatch, trainer):
     text = "from torch import nn\nclass Net(nn.Conv2d):\n"
     text += "    def __init__(self, out_channels): super().__init__(1, out_channels, 1)\n"
-    for package in ("mine", "theirs"):
+    for package in ("my_network", "their_network"):
         (tmp_path / f"{package}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    student, other = (Segmenter({"_target_": f"{name}.Net"}, features=2, heads=[["a"]]) for name in ("mine", "theirs"))
-    for module, name in ((student, "mine"), (other, "theirs")):
+    student, other = (
+        Segmenter({"_target_": f"{name}.Net"}, features=2, heads=[["a"]]) for name in ("my_network", "their_network")
+    )
+    for module, name in ((student, "my_network"), (other, "their_network")):
         content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
         module.on_save_checkpoint(content)
         torch.save(content, tmp_path / f"{name}.ckpt")
-    teacher = Teacher.from_checkpoint(str(tmp_path / "mine.ckpt"), trainer(), student)
+    teacher = Teacher.from_checkpoint(str(tmp_path / "my_network.ckpt"), trainer(), student)
     assert type(teacher.module.body).__name__ == "Net"
-    with pytest.raises(ValueError, match=r"`theirs.Net` is no network that a file may name"):
-        Teacher.from_checkpoint(str(tmp_path / "theirs.ckpt"), trainer(), student)
+    with pytest.raises(ValueError, match=r"`their_network.Net` is no network that a file may name"):
+        Teacher.from_checkpoint(str(tmp_path / "their_network.ckpt"), trainer(), student)
