@@ -20,7 +20,7 @@ BREAKS = [
     *room(
         "methods/distillation/loss.py",
         "tests/methods/distillation/test_loss.py",
-        ("teacher.detach().to(precision) / temperature", "teacher.to(precision)"),
+        ("teacher.detach().to(student.dtype) / temperature", "teacher.to(student.dtype)"),
         ("(s.square().sum(2) + t.square().sum(2) + smooth)", "(s.sum(2) + t.sum(2) + smooth)"),
         ("softmax(1)[:, 1:] for head", "softmax(1) for head"),
         ("(len(pixels), -1).mean(1)", "(len(pixels), -1).sum(1)"),
@@ -94,13 +94,13 @@ BREAKS = [
         "methods/der/loss.py",
         "tests/methods/der/test_loss.py",
         ("(len(difference), -1).mean(1)", "(len(difference), -1).sum(1)"),
-        ("stored_logits.detach().to(precision)", "stored_logits.to(precision)"),
+        ("full_precision(stored_logits.detach())", "full_precision(stored_logits)"),
     ),
     *room(
         "methods/lora/low_rank_update.py",
         "tests/methods/lora/test_low_rank_update.py",
         ("alpha / len(down)", "alpha"),
-        ("up.flatten(1).to(precision) @ down.flatten(1).to(precision)", "up.flatten(1) @ down.flatten(1)"),
+        ("full_precision(up).flatten(1) @ full_precision(down).flatten(1)", "up.flatten(1) @ down.flatten(1)"),
     ),
     *room(
         "methods/tgd/kernel_sparsity_entropy.py",
@@ -203,7 +203,7 @@ BREAKS = [
         "segmentation/shared_head.py",
         "tests/segmentation/test_shared_head.py",
         ("sum(log1p(len(group))", "sum(log1p(0 * len(group))"),
-        ("first.bias[:1] - self._offset", "first.bias[:1]"),
+        ("first.bias[:1] - self.offset", "first.bias[:1]"),
         ("self.layers[:kept]", "self.layers[: kept + 1]"),
         ("enumerate(self.names, start=1) if name not in names", "enumerate(self.names, start=1) if name in names"),
         ("logits.softmax(1)[:, 1:]", "logits.softmax(1)[:, :-1]"),
@@ -325,7 +325,7 @@ BREAKS = [
         ("score < self.phi for", "score > self.phi for"),
     ),
     *room(
-        "methods/train_only/callback.py",
+        "methods/names.py",
         "tests/methods/train_only/test_callback.py",
         ('f"{name}.".startswith(f"{part}.")', "name.startswith(part)"),
     ),

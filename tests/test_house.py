@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import lit_continual
+from tests.breaks import BREAKS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lit_continual"
@@ -117,6 +118,24 @@ def test_an_import_against_the_direction_is_found(file, source):
 )
 def test_an_import_down_the_house_is_allowed(file, source):
     assert breaches(source, file) == []
+
+
+def test_what_looks_up_public_names_is_listed():
+    """``import lit_continual`` reaches every room, so that the direction of imports does not show there."""
+    asks = {
+        file
+        for file in SOURCES
+        for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lit_continual"
+        if node.attr not in ("__name__", "__version__")
+    }
+    command_line, faces, runs = {"cli/continual_cli.py", "cli/parser.py"}, {"data/__init__.py"}, {"formats", "registry"}
+    assert asks == command_line | faces | {f"runs/{name}.py" for name in runs}
+
+
+def test_breaks_made_by_hand_still_apply():
+    counts = {(one.file, one.old): (PACKAGE / one.file).read_text(encoding="utf-8").count(one.old) for one in BREAKS}
+    assert [text for text, count in counts.items() if count != 1] == []
 
 
 def test_long_files_are_listed_with_a_reason():

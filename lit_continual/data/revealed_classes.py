@@ -25,11 +25,8 @@ def values_of(classes: Mapping[str, int | str], listed: CaseList) -> dict[str, i
     labels, source, values = listed.labels, listed.source, dict[str, int]()
     if not classes:
         raise ValueError("`classes` is empty. Name what is revealed, such as `classes: {humerus: 1}`.")
-    if IGNORE in labels:
-        raise ValueError(
-            f"{source} declares the label `{IGNORE}` for voxels that nobody annotated, and all are trained on here."
-            f" Annotate them or leave those cases out, and take `{IGNORE}` out of its `labels`."
-        )
+    if fault := ignore_fault(listed):
+        raise ValueError(fault)
     for name, value in classes.items():
         known = name if isinstance(value, int) else value
         if len(parts := listed.regions.get(known, ())) > 1:
@@ -49,3 +46,13 @@ def values_of(classes: Mapping[str, int | str], listed: CaseList) -> dict[str, i
             raise ValueError(f"`classes` gives the label value {names}. Drop one.")
         values[name] = found
     return values
+
+
+def ignore_fault(listed: CaseList) -> str | None:
+    """What is wrong with a data set that leaves voxels without annotation; ``None`` where none may be so."""
+    if IGNORE not in listed.labels:
+        return None
+    return (
+        f"{listed.source} declares the label `{IGNORE}` for voxels that nobody annotated, and all are trained on here."
+        f" Annotate them or leave those cases out, and take `{IGNORE}` out of its `labels`."
+    )

@@ -11,6 +11,7 @@ from lit_continual.interop.bundle.bundle_segmenter import BundleSegmenter
 from lit_continual.interop.bundle.linear_heads import LAST, joined
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.segmentation.folded_layer import folded_heads
 from lit_continual.segmentation.growing_heads import GrowingHeads
 from lit_continual.segmentation.label_map import folded_logits
 from lit_continual.segmentation.region_segmenter import RegionSegmenter
@@ -56,12 +57,8 @@ class OneLayer:
                 f"{opened.path} has regions that may overlap, and {', '.join(several[0])}, which exclude each other."
                 " No one output layer says both; learn each class in an experience of its own."
             )
-        kind = "sigmoid" if overlap else "softmax"
-        rows: list[Tensor] = [layer.weight for layer in module.heads.layers]  # type: ignore[misc]
-        weight, shape = torch.cat(rows).detach(), [1] * module.spatial_dims
-        bias = module.heads(weight.new_zeros(1, weight.shape[1], *shape)).detach().flatten()
-        folded = [_folded(part, kind, module.head_channels) for part in (weight.flatten(1).T, bias[None])]
-        return cls(module, kind, folded[0].T.reshape(-1, weight.shape[1], *shape).contiguous(), folded[1][0])
+        weight, bias = _regions_layer(list(module.heads.layers)) if overlap else folded_heads(module.heads)
+        return cls(module, "sigmoid" if overlap else "softmax", weight, bias)
 
     @property
     def names(self) -> list[str]:
@@ -70,7 +67,10 @@ class OneLayer:
 
     def logits(self, logits: Tensor) -> Tensor:
         """Map the logits of all heads ``(B, K, *spatial)`` to those of the one layer, ``(B, C, *spatial)``."""
-        return _folded(logits, self.activation, self.module.head_channels)
+        heads = self.module.head_channels
+        if self.activation == "softmax":
+            return folded_logits(logits, heads)
+        return torch.cat([logits[:, one : one + 1] - logits[:, zero : zero + 1] for zero, one in heads], 1)
 
     def described(self) -> dict[str, Any]:
         """Sections of a MONAI config that build the network, ``network_def`` among them.
@@ -112,8 +112,11 @@ class OneLayer:
         return nn.Sequential(self.module.body, layer).eval()
 
 
-def _folded(logits: Tensor, activation: str, heads: Sequence[Sequence[int]]) -> Tensor:
-    """Fold the logits of all heads ``(B, K, ...)``; as that is linear, the weights that make them just as well."""
-    if activation == "softmax":
-        return folded_logits(logits, heads)
-    return torch.cat([logits[:, one : one + 1] - logits[:, zero : zero + 1] for zero, one in heads], 1)
+@torch.no_grad()
+def _regions_layer(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
+    """Weights and biases whose outputs are the log-odds of the class of each head."""
+    weight, bias = (
+        torch.cat([getattr(layer, name)[1:] - getattr(layer, name)[:1] for layer in layers])
+        for name in ("weight", "bias")
+    )
+    return weight, bias

@@ -44,6 +44,16 @@ def require_same_shape(student: Tensor, teacher: Tensor) -> None:
         )
 
 
+def require_grown(student: Tensor, teacher: Tensor) -> None:
+    """Raise ``ValueError`` unless the student has the channels of the teacher and maybe more, on one grid."""
+    same = student.shape[:1] + student.shape[2:] == teacher.shape[:1] + teacher.shape[2:]
+    if not same or student.shape[1] < teacher.shape[1]:
+        raise ValueError(
+            f"Logits of the network in training have shape {tuple(student.shape)}, those of the old network"
+            f" {tuple(teacher.shape)}: the former need the channels of the latter first, on one grid."
+        )
+
+
 def channels_of(pl_module: nn.Module, outputs: Any, output: Any = None) -> int | None:
     """How many channels a module has, by what it says, by what its step returns, or by what its forward does."""
     heads: Any = getattr(pl_module, "head_channels", None)

@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lit_continual.methods.guards import require_persistent_replicas
 from lit_continual.methods.manual_steps import ManualSteps
+from lit_continual.methods.named_method import NamedMethod
 
 
-class GradientEdit(Callback, ABC):
+class GradientEdit(NamedMethod, ABC):
     """Change the gradients of an optimizer's step: once a step, after all else and before clipping.
 
     Gradients are then accumulated, reduced over the processes and no longer scaled, and what is done to them is the
@@ -35,8 +35,6 @@ class GradientEdit(Callback, ABC):
         'Halved[halved]'
     """
 
-    #: Names the method in the logs, as ``train/<name>``, and its state in checkpoints. One trainer, one of a name.
-    name: str
     #: What a user can do instead where gradients cannot be edited, such as "`step='proximal'`".
     instead = ""
 
@@ -52,21 +50,6 @@ class GradientEdit(Callback, ABC):
             pl_module: The module in training.
             optimizer: Whose step it is. Parameters outside of the loss have no gradient yet.
         """
-
-    @property
-    @override
-    def state_key(self) -> str:
-        return f"{type(self).__qualname__}[{self.name}]"
-
-    @property
-    def remembers(self) -> bool:
-        """Whether a later fit needs what this one leaves in ``state_dict``, which must then outlive its processes."""
-        return type(self).state_dict is not Callback.state_dict
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            require_persistent_replicas(trainer, self, self.remembers)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

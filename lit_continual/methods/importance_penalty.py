@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from lit_continual.methods.anchor import fit_anchor, select_parameters, snapshot
 from lit_continual.methods.gradient_edit import GradientEdit, add_gradient, has_gradients
+from lit_continual.methods.precision import wide
 from lit_continual.methods.quadratic_penalty import sum_of_penalties, weighted_differences
 
 
@@ -114,11 +115,6 @@ class ImportancePenalty(GradientEdit, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.anchor, self.importance = dict(state_dict.get("anchor", {})), dict(state_dict.get("importance", {}))
         self._constant = state_dict.get("constant", 0.0)
-
-
-def wide(parameter: Tensor) -> torch.dtype:
-    """The type that importances of a parameter are kept in: its own, and float32 for one of less precision."""
-    return torch.promote_types(parameter.dtype, torch.float32)
 
 
 def grown(values: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

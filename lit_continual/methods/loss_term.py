@@ -4,17 +4,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from lit_continual.methods.forward_calls import ForwardCall, ForwardCalls
-from lit_continual.methods.guards import require_automatic_optimization, require_persistent_replicas
+from lit_continual.methods.guards import require_automatic_optimization
+from lit_continual.methods.named_method import NamedMethod
 from lit_continual.methods.replaced_method import ReplacedMethod
 from lit_continual.methods.training_step import loss_of
 
 
-class LossTerm(Callback, ABC):
+class LossTerm(NamedMethod, ABC):
     """Add one term to the loss that ``training_step`` returns, for the length of ``fit``.
 
     The term is part of the returned loss, so precision scaling, gradient accumulation, clipping and the
@@ -37,17 +38,10 @@ class LossTerm(Callback, ABC):
         'Smoothness[smoothness]'
     """
 
-    #: Names the term in the logs, as ``train/<name>``, and its state in checkpoints. One trainer, one term of a name.
-    name: str
     #: While ``compute`` runs: the call of the module's own ``forward`` that the loss came from, with its ``args``, its
     #: ``kwargs`` and its ``output``, which is in the graph. Of several calls in a step it is the one that returned
     #: ``outputs["logits"]``, else the last whose output has a gradient; ``None`` where ``training_step`` made none.
     captured: ForwardCall | None = None
-
-    @property
-    @override
-    def state_key(self) -> str:
-        return f"{type(self).__qualname__}[{self.name}]"
 
     @abstractmethod
     def compute(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor | None:
@@ -62,16 +56,6 @@ class LossTerm(Callback, ABC):
     def share_of_loss(self, batch: Any) -> float:
         """Return the factor on the module's own loss for this batch, for terms that share its weight."""
         return 1.0
-
-    @property
-    def remembers(self) -> bool:
-        """Whether a later fit needs what this one leaves in ``state_dict``, which must then outlive its processes."""
-        return type(self).state_dict is not Callback.state_dict
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            require_persistent_replicas(trainer, self, self.remembers)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

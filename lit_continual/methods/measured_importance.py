@@ -16,8 +16,9 @@ from typing_extensions import override
 from lit_continual.methods.anchor import select_parameters
 from lit_continual.methods.forward_calls import ForwardCalls
 from lit_continual.methods.frozen_copy import silent_copy
-from lit_continual.methods.importance_penalty import ImportancePenalty, wide
+from lit_continual.methods.importance_penalty import ImportancePenalty
 from lit_continual.methods.logits import LOGITS, Place, named_logits
+from lit_continual.methods.precision import wide
 from lit_continual.methods.single_samples import first_sample, loads_singly, single_samples
 from lit_continual.methods.training_step import ask_step
 from lit_continual.runs.files import in_one_line

@@ -37,6 +37,16 @@ def places_of_values(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def lies_in(name: str, part: str) -> bool:
+    """Whether a dotted name is that of ``part`` or of something in it.
+
+    Example:
+        >>> lies_in("blocks.1.weight", "blocks.1"), lies_in("blocks.10.weight", "blocks.1")
+        (True, False)
+    """
+    return f"{name}.".startswith(f"{part}.")
+
+
 def similar_names(wanted: str, names: Iterable[str], count: int = 8) -> str:
     """List the modules and parameters, at any depth, whose names are most like ``wanted``.
 

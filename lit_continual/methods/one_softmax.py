@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
@@ -29,21 +28,6 @@ def shared_head(pl_module: nn.Module) -> tuple[Segmenter, SharedHead] | None:
     if isinstance(pl_module, Segmenter) and isinstance(pl_module.heads, SharedHead):
         return pl_module, pl_module.heads
     return None
-
-
-def full_precision(logits: Tensor) -> Tensor:
-    """Return logits at least in single precision: half precision loses small probabilities."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def require_grown(student: Tensor, teacher: Tensor) -> None:
-    """Raise ``ValueError`` unless the student has the channels of the teacher and maybe more, on one grid."""
-    same = student.shape[:1] + student.shape[2:] == teacher.shape[:1] + teacher.shape[2:]
-    if not same or student.shape[1] < teacher.shape[1]:
-        raise ValueError(
-            f"Logits of the network in training have shape {tuple(student.shape)}, those of the old network"
-            f" {tuple(teacher.shape)}: the former need the channels of the latter first, on one grid."
-        )
 
 
 def target_of(given: Target | None, pl_module: nn.Module, batch: Any, logits: Tensor) -> Tensor:

@@ -146,20 +146,19 @@ class TaughtTerm(LossTerm):
             )
 
     @property
-    def _of_the_run(self) -> bool:
-        """Whether the teacher is the module as it was, which a checkpoint must name."""
-        return self._teacher is not None and self.teacher in (None, "start")
+    def _of_the_run(self) -> Teacher | None:
+        """The teacher if it is the module as it was, which a checkpoint must name."""
+        return self._teacher if self.teacher in (None, "start") else None
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._teacher is not None and self._of_the_run:
-            self._teacher.save(trainer)
+        if self._of_the_run is not None:
+            self._of_the_run.save(trainer)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._channels = (
-            answers.channels_of(pl_module, None) or self._seen or self._channels
-        )  # also after a fit of no epochs
+        # The last also after a fit of no epochs.
+        self._channels = answers.channels_of(pl_module, None) or self._seen or self._channels
         self._fitted, self._resumed, self._teacher = True, "", None
 
     @override
@@ -169,7 +168,7 @@ class TaughtTerm(LossTerm):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        file_name = self._teacher.file_name if self._teacher is not None and self._of_the_run else ""
+        file_name = "" if self._of_the_run is None else self._of_the_run.file_name
         return {"fitted": self._fitted, "channels": self._channels, "teacher": file_name}
 
     @override

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.files import in_one_line
-from lit_continual.runs.formats import format_of, formats
+from lit_continual.runs.formats import format_of, readable_formats
 from lit_continual.runs.parameters import checked_parameter
 from lit_continual.runs.printing import printable
 from lit_continual.runs.seal import SECTION, digest
@@ -39,7 +39,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f" {'.'.join(map(str, SAFE_TORCH))} or newer."
         )
     if Path(path).is_dir():
-        known = ", ".join(one.name for one in formats())
+        known = ", ".join(one.name for one in readable_formats())
         raise ValueError(
             f"{path} is a folder, and none of a trained model ({known}). Give a checkpoint, or such a folder."
         )

@@ -13,33 +13,13 @@ if TYPE_CHECKING:
 
 
 class Format(ABC):
-    """A way in which others keep a trained model.
+    """A way in which others keep a trained model, which an export writes.
 
     Attributes:
         name: What ``--format`` calls it.
     """
 
     name: str
-
-    def recognises(self, path: Path) -> bool:
-        """Whether a folder or file is a model of this format, by the names of its files; a path need not be there."""
-        return False
-
-    def read(self, path: Path, trust: Collection[str]) -> dict[str, Any]:
-        """Read a model as what a checkpoint of this package holds, without running any code from it.
-
-        Args:
-            path: What :meth:`recognises` has accepted.
-            trust: Packages of the caller's own whose classes the model may name too.
-
-        Returns:
-            ``state_dict``, ``hyper_parameters``, ``lit_continual: {"module": name of its class}`` and, where images
-            are brought to their grid by a ``Preprocessing``, ``datamodule_hyper_parameters: {"preprocessing": …}``.
-
-        Raises:
-            ValueError: If the model cannot be read, or is one that this package cannot extend.
-        """
-        raise NotImplementedError
 
     @abstractmethod
     def write(self, opened: "Checkpoint", folder: Path, images: str | None) -> Sequence[str]:
@@ -58,12 +38,41 @@ class Format(ABC):
         """
 
 
+class ReadableFormat(Format):
+    """A format of models that the one door opens too."""
+
+    @abstractmethod
+    def recognises(self, path: Path) -> bool:
+        """Whether a folder or file is a model of this format, by the names of its files; a path need not be there."""
+
+    @abstractmethod
+    def read(self, path: Path, trust: Collection[str]) -> dict[str, Any]:
+        """Read a model as what a checkpoint of this package holds, without running any code from it.
+
+        Args:
+            path: What :meth:`recognises` has accepted.
+            trust: Packages of the caller's own whose classes the model may name too.
+
+        Returns:
+            ``state_dict``, ``hyper_parameters``, ``lit_continual: {"module": name of its class}`` and, where images
+            are brought to their grid by a ``Preprocessing``, ``datamodule_hyper_parameters: {"preprocessing": …}``.
+
+        Raises:
+            ValueError: If the model cannot be read, or is one that this package cannot extend.
+        """
+
+
 def formats() -> Sequence[Format]:
     """All formats, in the order in which they are asked."""
     found: Sequence[Format] = lit_continual.interop.FORMATS
     return found
 
 
-def format_of(path: str | os.PathLike[str]) -> Format | None:
+def readable_formats() -> Sequence[ReadableFormat]:
+    """The formats that can be opened."""
+    return [one for one in formats() if isinstance(one, ReadableFormat)]
+
+
+def format_of(path: str | os.PathLike[str]) -> ReadableFormat | None:
     """The format of a trained model of another program; ``None`` for all else."""
-    return next((one for one in formats() if one.recognises(Path(path))), None)
+    return next((one for one in readable_formats() if one.recognises(Path(path))), None)

@@ -51,6 +51,8 @@ def classes_beyond(heads: GrowingHeads | SharedHead, known: Mapping[str, Any]) -
     """
     theirs, mine = known["heads"], heads.classes
     groups = known.get("classes") or [] if isinstance(theirs, str) else theirs
+    if isinstance(heads, SharedHead) and not isinstance(theirs, str) and len(theirs) == 1:
+        theirs = "shared"  # one separate head and the beginning of a shared one are the same layer
     if (theirs == "shared") != isinstance(heads, SharedHead):
         kinds = ("separate", "shared") if isinstance(heads, SharedHead) else ("shared", "separate")
         raise ValueError(f"The checkpoint has {kinds[0]} heads, the model {kinds[1]}. Set `heads: {kinds[0]}`.")

@@ -11,11 +11,11 @@ from lit_continual.cli import main
 from lit_continual.methods.weights import read_weights
 from lit_continual.modules import RegionSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.formats import Format
+from lit_continual.runs.formats import ReadableFormat
 from tests.conftest import NETWORK
 
 
-class Folder(Format):
+class Folder(ReadableFormat):
     """A segmenter in ``weights.pt``."""
 
     name = "folder"

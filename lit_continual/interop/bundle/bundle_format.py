@@ -8,10 +8,10 @@ from typing_extensions import override
 
 from lit_continual.interop.bundle.bundle_files import is_bundle
 from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.formats import Format
+from lit_continual.runs.formats import ReadableFormat
 
 
-class BundleFormat(Format):
+class BundleFormat(ReadableFormat):
     """A MONAI bundle: a folder with ``configs/metadata.json``, or a zip of one."""
 
     name = "bundle"

@@ -17,7 +17,6 @@ from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.heads import Heads, make_heads
 from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.segmenter import Segmenter
-from lit_continual.segmentation.shared_head import SharedHead
 
 NOTHING: Spec = {"class_path": "torch.nn.Identity"}  # until there is a model
 
@@ -85,10 +84,7 @@ class BundleSegmenter(Segmenter):
         if self._waits:
             self._take(checkpoint["hyper_parameters"])
             self.to(self.device)
-        known = checkpoint["hyper_parameters"]
-        if isinstance(self.heads, SharedHead) and not isinstance(known["heads"], str) and len(known["heads"]) == 1:
-            known = {**known, "heads": "shared", "classes": known["heads"]}  # one head of its own is a shared one too
-        super().on_load_checkpoint({**checkpoint, "hyper_parameters": known})
+        super().on_load_checkpoint(checkpoint)
 
     @override
     def setup(self, stage: str) -> None:

@@ -38,7 +38,7 @@ def read_model_folder(path: Path, trust: Collection[str] = ()) -> dict[str, Any]
         trust: Packages of the caller's own whose architectures and layers the plans may name too.
 
     Returns:
-        See :meth:`~lit_continual.runs.formats.Format.read`.
+        See :meth:`~lit_continual.runs.formats.ReadableFormat.read`.
 
     Raises:
         ValueError: If something is missing or damaged, or the model cannot be extended.

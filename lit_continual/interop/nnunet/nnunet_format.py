@@ -7,10 +7,10 @@ from typing import Any
 from typing_extensions import override
 
 from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.formats import Format
+from lit_continual.runs.formats import ReadableFormat
 
 
-class NNUNetFormat(Format):
+class NNUNetFormat(ReadableFormat):
     """A trained-model folder of nnU-Net v2, one of its folds, or a checkpoint in a fold."""
 
     name = "nnunet"

@@ -183,11 +183,4 @@ class NNUNetSegmenter(Segmenter):
             known = checkpoint["hyper_parameters"].get("trained")
             self._build(Trained.of(known), "shared" if isinstance(self.heads, SharedHead) else "separate")
             self.to(self.device)
-        super().on_load_checkpoint(self._as_shared(checkpoint) if isinstance(self.heads, SharedHead) else checkpoint)
-
-    def _as_shared(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """A checkpoint of one separate head, such as that of a folder, as one of a shared head, which is the same."""
-        known = checkpoint["hyper_parameters"]
-        if isinstance(known["heads"], str) or len(known["heads"]) != 1:
-            return checkpoint
-        return {**checkpoint, "hyper_parameters": {**known, "heads": "shared", "classes": known["heads"]}}
+        super().on_load_checkpoint(checkpoint)

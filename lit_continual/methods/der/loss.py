@@ -1,7 +1,8 @@
 """The distance of logits to those of an old network."""
 
-import torch
 from torch import Tensor
+
+from lit_continual.methods.precision import full_precision
 
 
 def dark_experience_loss(logits: Tensor, stored_logits: Tensor) -> Tensor:
@@ -27,6 +28,7 @@ def dark_experience_loss(logits: Tensor, stored_logits: Tensor) -> Tensor:
         eq. 6.
 
     Example:
+        >>> import torch
         >>> dark_experience_loss(torch.full((1, 3, 8, 8), 2.0), torch.zeros(1, 2, 8, 8))
         tensor([4.])
     """
@@ -36,6 +38,5 @@ def dark_experience_loss(logits: Tensor, stored_logits: Tensor) -> Tensor:
             f"`logits` have shape {tuple(logits.shape)} and `stored_logits` {tuple(stored_logits.shape)}: the former"
             " need the channels of the latter first, on one grid."
         )
-    precision = torch.promote_types(logits.dtype, torch.float32)
-    difference = logits[:, : stored_logits.shape[1]].to(precision) - stored_logits.detach().to(precision)
+    difference = full_precision(logits[:, : stored_logits.shape[1]]) - full_precision(stored_logits.detach())
     return difference.square().reshape(len(difference), -1).mean(1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from lit_continual.methods.precision import full_precision
 from lit_continual.methods.soft_cross_entropy import soft_cross_entropy
 
 
@@ -128,8 +129,8 @@ def _tempered(
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
     if heads is not None:
         _require_channels(heads, student.shape[1])
-    precision = torch.promote_types(student.dtype, torch.float32)  # half precision loses log(1 - p)
-    return student.to(precision) / temperature, teacher.detach().to(precision) / temperature
+    student = full_precision(student)
+    return student / temperature, teacher.detach().to(student.dtype) / temperature
 
 
 def _class_probabilities(logits: Tensor, heads: Sequence[Sequence[int]] | None) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
+from lit_continual.methods.precision import full_precision
 from lit_continual.methods.sample_gradients import require_parameters, sample_gradients
 
 
@@ -53,7 +54,7 @@ def fisher_information(
     """
     tensors = require_parameters(parameters)
     total = [torch.zeros_like(p) for p in tensors]
-    for values in _log_likelihoods(logits.float() if logits.dtype.itemsize < 4 else logits, labels, heads, generator):
+    for values in _log_likelihoods(full_precision(logits), labels, heads, generator):
         for gradient in sample_gradients(values, tensors):
             torch._foreach_addcmul_(total, gradient, gradient, value=1 / len(logits))
     return dict(zip(parameters, total, strict=True))

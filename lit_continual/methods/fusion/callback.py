@@ -5,16 +5,16 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.fusion.fuse import beginning, fuse_weights, require_share
-from lit_continual.methods.guards import require_persistent_replicas
+from lit_continual.methods.named_method import NamedMethod
 
 
-class WeightFusion(Callback):
+class WeightFusion(NamedMethod):
     r"""Interpolate, when a fit ends, between the weights that it began with and those that it found.
 
     .. math:: \theta = (1 - \alpha)\,\theta_\text{old} + \alpha\,\theta_\text{new}
@@ -74,8 +74,8 @@ class WeightFusion(Callback):
 
     @property
     @override
-    def state_key(self) -> str:
-        return f"{type(self).__qualname__}[{self.name}]"
+    def remembers(self) -> bool:
+        return self.old == "last_fit"
 
     def follow(self, pl_module: LightningModule) -> None:
         """Take the module as the old network, be it of a fit that this callback did not see."""
@@ -92,8 +92,8 @@ class WeightFusion(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            require_persistent_replicas(trainer, self, remembers=self.old == "last_fit")
             self.rehearse(pl_module)
             if self.old == "start":
                 self.follow(pl_module)  # before the module's own setup, where heads grow

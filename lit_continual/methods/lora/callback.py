@@ -13,7 +13,7 @@ from lit_continual.methods.frozen_entries import learnt_values
 from lit_continual.methods.gradient_edit import GradientEdit
 from lit_continual.methods.guards import require_eager
 from lit_continual.methods.lora.adapters import Adapters, adaptable, require_peft
-from lit_continual.methods.names import similar_names
+from lit_continual.methods.names import lies_in, similar_names
 from lit_continual.methods.partial_training import PartialTraining
 
 
@@ -99,14 +99,14 @@ class LoRA(PartialTraining):
     def _chosen(self, network: nn.Module) -> list[str]:
         found, known = adaptable(network), [name for name, _ in network.named_modules() if name]
         for part in self.layers:
-            if not any(_lies_in(name, part) for name in found):
+            if not any(lies_in(name, part) for name in found):
                 raise ValueError(
                     f"`{type(network).__name__}` has no linear layer or plain convolution in `{part}`. The most like it"
                     f" at any depth are {similar_names(part, known)}."
                 )
         old = [name for name in found if not self._known or f"{name}.weight" in self._known]  # new ones train whole
-        inside = [name for name in old if not self.layers or any(_lies_in(name, part) for part in self.layers)]
-        return [name for name in inside if not any(_lies_in(name, part) for part in self.parts)]
+        inside = [name for name in old if not self.layers or any(lies_in(name, part) for part in self.layers)]
+        return [name for name in inside if not any(lies_in(name, part) for part in self.parts)]
 
     def _adapt(self, pl_module: LightningModule, names: Sequence[str]) -> None:
         self._merge()
@@ -130,10 +130,10 @@ class LoRA(PartialTraining):
     @override
     def choose_masks(self, network: nn.Module, pl_module: LightningModule, fresh: set[str]) -> Mapping[str, Tensor]:
         learnt, adapters = learnt_values(network), self._adapters.of if self._adapters is not None else {}
-        mine = {name for name in learnt if any(_lies_in(name, adapter) for adapter in adapters)}
+        mine = {name for name in learnt if any(lies_in(name, adapter) for adapter in adapters)}
         trained = {name for name in mine if ".lora_" in name} | (fresh - mine)
         for part in self.parts:
-            found = {name for name in learnt if _lies_in(name, part)}
+            found = {name for name in learnt if lies_in(name, part)}
             if not found:
                 raise ValueError(
                     f"`{type(network).__name__}` has nothing to train called `{part}`. The most like it at any depth"
@@ -155,7 +155,3 @@ class LoRA(PartialTraining):
     @override
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "adapters": {} if self._adapters is None else self._adapters.state_dict()}
-
-
-def _lies_in(name: str, part: str) -> bool:
-    return f"{name}.".startswith(f"{part}.")

@@ -1,7 +1,8 @@
 """The update of a weight by two thin matrices."""
 
-import torch
 from torch import Tensor
+
+from lit_continual.methods.precision import full_precision
 
 
 def low_rank_update(down: Tensor, up: Tensor, alpha: float) -> Tensor:
@@ -22,9 +23,9 @@ def low_rank_update(down: Tensor, up: Tensor, alpha: float) -> Tensor:
         Hu et al. LoRA: Low-Rank Adaptation of Large Language Models. ICLR 2022, eq. 3.
 
     Example:
+        >>> import torch
         >>> low_rank_update(torch.ones(2, 3), torch.ones(1, 2), alpha=4.0)
         tensor([[4., 4., 4.]])
     """
-    precision = torch.promote_types(down.dtype, torch.float32)
-    product = up.flatten(1).to(precision) @ down.flatten(1).to(precision)
+    product = full_precision(up).flatten(1) @ full_precision(down).flatten(1)
     return (alpha / len(down) * product).view(len(up), *down.shape[1:])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lit_continual.methods.precision import full_precision
 from lit_continual.methods.sample_gradients import require_parameters, sample_gradients
 
 
@@ -39,7 +40,7 @@ def memory_aware_importance(outputs: Tensor, parameters: Mapping[str, Tensor]) -
     """
     tensors = require_parameters(parameters)
     total = [torch.zeros_like(p) for p in tensors]
-    wide = outputs.float() if outputs.dtype.itemsize < 4 else outputs
-    for gradient in sample_gradients(wide.square().sum(1).reshape(len(wide), -1).mean(1), tensors):
-        torch._foreach_add_(total, torch._foreach_abs(gradient), alpha=1 / len(wide))
+    norms = full_precision(outputs).square().sum(1).reshape(len(outputs), -1).mean(1)
+    for gradient in sample_gradients(norms, tensors):
+        torch._foreach_add_(total, torch._foreach_abs(gradient), alpha=1 / len(outputs))
     return dict(zip(parameters, total, strict=True))

@@ -15,8 +15,6 @@ from lit_continual.methods import answers
 from lit_continual.methods.feature_term import FeatureTerm
 from lit_continual.methods.one_softmax import (
     Target,
-    full_precision,
-    require_grown,
     require_one_softmax,
     shared_head,
     target_of,
@@ -24,6 +22,7 @@ from lit_continual.methods.one_softmax import (
 from lit_continual.methods.plop.local_pod import local_pod_distance
 from lit_continual.methods.plop.pseudo_labels import PseudoLabels, count_entropies, median_thresholds, pseudo_labels
 from lit_continual.methods.plop.training_pass import training_batches
+from lit_continual.methods.precision import full_precision
 from lit_continual.segmentation.merged_background import merged_background
 
 SURE = 30.0  # a logit whose softmax is one-hot in single precision
@@ -154,7 +153,7 @@ class PLOP(FeatureTerm):
             return None
         student, ask = self.question(pl_module, batch, outputs)
         teacher, pairs = self.ask_with_features(pl_module, student, ask)
-        require_grown(student, teacher)
+        answers.require_grown(student, teacher)
         assert self._thresholds is not None
         labels = pseudo_labels(self._targets(pl_module, batch, student), teacher, self._thresholds)
         pod = self._pod(student, teacher, pairs)

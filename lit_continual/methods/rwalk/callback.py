@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.anchor import snapshot
-from lit_continual.methods.importance_penalty import grown, wide
+from lit_continual.methods.importance_penalty import grown
 from lit_continual.methods.path_importance import Named, PathImportance
+from lit_continual.methods.precision import wide
 from lit_continual.methods.rwalk.importance import of_the_largest, path_score
 
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.anchor import snapshot
-from lit_continual.methods.importance_penalty import wide
 from lit_continual.methods.path_importance import Named, PathImportance
+from lit_continual.methods.precision import wide
 from lit_continual.methods.si.importance import synaptic_importance
 
 

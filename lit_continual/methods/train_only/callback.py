@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.frozen_entries import learnt_values
-from lit_continual.methods.names import names_of_values, similar_names
+from lit_continual.methods.names import lies_in, names_of_values, similar_names
 from lit_continual.methods.partial_training import PartialTraining
 
 
@@ -53,7 +53,7 @@ class TrainOnly(PartialTraining):
     @override
     def choose_masks(self, network: nn.Module, pl_module: LightningModule, fresh: set[str]) -> Mapping[str, Tensor]:
         learnt, named = learnt_values(network), names_of_values(network)
-        found = {part: {named[name] for name in named if _lies_in(name, part)} & learnt.keys() for part in self.parts}
+        found = {part: {named[name] for name in named if lies_in(name, part)} & learnt.keys() for part in self.parts}
         for part, names in found.items():
             if not names:
                 raise ValueError(
@@ -63,7 +63,3 @@ class TrainOnly(PartialTraining):
                 )
         trained = fresh.union(*found.values())
         return {name: torch.tensor(name in trained) for name in learnt}
-
-
-def _lies_in(name: str, part: str) -> bool:
-    return f"{name}.".startswith(f"{part}.")

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from lit_continual.data.cases import CaseList, read_cases
 from lit_continual.data.dataset_json import IGNORE
 from lit_continual.data.fold_file import fold_file_of
+from lit_continual.data.revealed_classes import ignore_fault
 from lit_continual.tools.init.case_facts import CaseFacts, examine
 
 PLAIN = ("cases", "data", "dataset", "list", "train", "training")  # names of tables that say nothing
@@ -71,11 +72,8 @@ def read_data_set(dataset: str, report: Callable[[str], None]) -> DataSetFacts |
             f"{listed.source} has a `numTraining` of {listed.count}, and lists {len(listed.cases) + left_out} cases."
             " Restore those that lack, or correct the number."
         )
-    if IGNORE in listed.labels:
-        report(
-            f"{listed.source} declares the label `{IGNORE}` for voxels that nobody annotated, and all are trained on"
-            f" here. Annotate them or leave those cases out, and take `{IGNORE}` out of its `labels`."
-        )
+    if fault := ignore_fault(listed):
+        report(fault)
     bar = tqdm(listed.cases, desc=f"Reading {dataset}"[:40], leave=False, disable=None)
     found = tuple(facts for case in bar if (facts := examine(case, listed, report)) is not None)
     if not found:

@@ -1,6 +1,6 @@
 """In which direction, on which grid and through which window a network looks at volumes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,11 +47,11 @@ def geometry_of(cases: Sequence[CaseFacts]) -> Geometry:
     spacing = tuple(-1.0 if k in kept else float(wanted[k]) for k in range(3)) if apart else None
     scale = np.where([k in kept or not apart for k in range(3)], 1.0, sizes[:, order] / wanted)
     size = tuple(int(n) for n in np.maximum(np.median(np.round(shapes[:, order] * scale), axis=0), 1))
-    say = f"voxels of {_x(middle[order])} mm, {few:.0f} slices along the last axis (medians)"
+    say = f"voxels of {by(middle[order])} mm, {few:.0f} slices along the last axis (medians)"
     why = {
         "dims": f"2D: {say} are too few or too far apart for 3D."
         if flat
-        else f"3D: voxels of {_x(middle)} mm are nearly cubes (medians).",
+        else f"3D: voxels of {by(middle)} mm are nearly cubes (medians).",
         "orientation": f"The slices of a 2D network lie across the last axis, {orientation[-1]}."
         if across != 2 and flat
         else "",
@@ -85,5 +85,6 @@ def patch_of(size: Sequence[int], dims: int, fits: Callable[[list[int]], bool]) 
     return patch
 
 
-def _x(numbers: Sequence[float]) -> str:
+def by(numbers: Iterable[float]) -> str:
+    """Write sizes as ``0.8 x 0.8 x 2``."""
     return " x ".join(f"{n:.3g}" for n in numbers)

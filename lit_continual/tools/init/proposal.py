@@ -8,7 +8,7 @@ import numpy as np
 
 from lit_continual.tools.init.data_set_facts import DataSetFacts, clean
 from lit_continual.tools.init.experiences import By, Planned, choose_split, plan
-from lit_continual.tools.init.geometry import geometry_of, patch_of
+from lit_continual.tools.init.geometry import by, geometry_of, patch_of
 from lit_continual.tools.init.intensities import normalisation_of
 from lit_continual.tools.init.network_memory import step_bytes
 
@@ -231,10 +231,6 @@ def described(one: DataSetFacts) -> str:
         ]
         parts.append(f"{name} {np.median(found):.3g} ml in {len(found)}")
     return (
-        f"{one.given}: {len(one.cases)} images of {len(one.patients)} patients, {_x(sizes)} voxels of {_x(spacing)} mm;"
+        f"{one.given}: {len(one.cases)} images of {len(one.patients)} patients, {by(sizes)} voxels of {by(spacing)} mm;"
         f" {', '.join(parts[:20])}{' and more' if len(parts) > 20 else ''}"
     )
-
-
-def _x(numbers: Any) -> str:
-    return " x ".join(f"{n:.3g}" for n in numbers)
