@@ -566,7 +566,7 @@ def test_a_stream_whose_names_are_markup(stream, tmp_path, capsys, reports):
     experiences = [{"name": "[red]=1", "classes": {"[red]\x1b[31m": "ball"}, "data": {"split": {"part": [0, 2]}}}]
     main(["fit", "--config", stream(experiences=experiences), "--trainer.max_epochs=1", "--stream.name=[/x]\x1b[31m"])
     said = capsys.readouterr().out
-    assert "1/1 [red]=1: 1 epochs in" in said
+    assert "1/1 [red]=1: 1 epoch in" in said
     assert "\x1b[31m" not in said
     run = Run.load(tmp_path / "run")
     assert {case.label for case in run.cases} == {"[red]\x1b[31m"}

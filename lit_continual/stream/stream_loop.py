@@ -99,7 +99,7 @@ class StreamLoop:
         module, states = self._module(index, self._before(index))
         data = self.data[index] if self.stream.mode != "joint" else JointDataModule(self.data)
         data = self._with_memory(index) if self._remembers else data
-        options: dict[str, Any] = {"enable_model_summary": False} if index else {}
+        options: dict[str, Any] = {"enable_model_summary": False}  # a line says how large it is
         if experience.max_epochs is not None and self.stream.mode != "joint":  # whose fit is nobody's own
             options["max_epochs"] = experience.max_epochs
         trainer = self.make_trainer([Stopping(), seeds], [point], step=self.folder.steps(index), **options)
@@ -108,7 +108,8 @@ class StreamLoop:
         device = str(trainer.strategy.root_device)
         self.folder.note(index, evaluation_seconds=None)
         self.folder.note(device=device)
-        announce(f"{self._title(index)} {'going on' if under_way else 'learning'} on {device}")
+        size = sum(parameter.numel() for parameter in module.parameters())
+        announce(f"{self._title(index)} {'going on' if under_way else 'learning'} on {device}, {size:,} parameters")
         begin = time.monotonic()
         trainer.fit(module, datamodule=data, ckpt_path=under_way, weights_only=True)
         if trainer.interrupted:
@@ -190,7 +191,8 @@ class StreamLoop:
     def _announce_row(self, after: int, row: Mapping[str, Mapping[int, float]]) -> None:
         facts, (score, values) = self.folder.run["experiences"][after], next(iter(row.items()))
         found = ", ".join(f"{self.stream.experiences[on].name} {value:.3f}" for on, value in sorted(values.items()))
-        done = f"{self._title(after)} {facts['epochs']} epochs in {facts['seconds']:.0f} s"
+        epochs = f"{facts['epochs']} epoch{'s' * (facts['epochs'] != 1)}"
+        done = f"{self._title(after)} {epochs} in {facts['seconds']:.0f} s"
         announce(f"{done}; {score} on {found or 'nothing'}")
 
     def _evaluated_on(self, after: int, module: LightningModule) -> list[int]:
