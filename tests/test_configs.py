@@ -13,8 +13,16 @@ from lit_continual.stream.stream_loop import StreamLoop
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"extend_nnunet"})  # see tests/interop/nnunet
-REAL = {"covid", "decathlon_hippocampus", "head_neck", "hippocampus", "hydra_net", "lgg_sites", "pet_real"}
-REAL |= {"tgd_hippocampus"}
+ORGANS = {"head_neck", "streams_exemplar_free", "streams_memory"}
+REAL = {
+    "covid",
+    "decathlon_hippocampus",
+    "hippocampus",
+    "hydra_net",
+    "lgg_sites",
+    "pet_real",
+    "tgd_hippocampus",
+} | ORGANS
 SHOULDER = {"data.subjects": 5, "data.split.fractions": [0.4, 0.2, 0.4]}
 PET = {"data.size": 32, "data.depth": 8, "data.realisations": 2}
 TASKS = {"hydra_net": ["head_neck", "sarcoma", "hippocampus"], "covid": ["head_neck", "sarcoma", "hippocampus"]}
@@ -44,8 +52,8 @@ def patch(config):
         return {"data.size": 48}
     if config in TASKS:
         return {**each_task(config, patch_size=[96, 96]), "model.roi_size": [64, 64]}
-    sizes = {"head_neck": [32, 32, 32], "lgg_sites": [64, 64], "meta_tune": [64, 64]}
-    return {"data.patch_size": sizes.get(config, [32, 48])}
+    sizes = {"lgg_sites": [64, 64], "meta_tune": [64, 64]}
+    return {"data.patch_size": [32, 32, 32] if config in ORGANS else sizes.get(config, [32, 48])}
 
 
 CHANGES = {

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from lit_continual.data.cases import CaseList, read_cases
@@ -12,6 +13,7 @@ from lit_continual.data.dataset_json import IGNORE
 from lit_continual.data.fold_file import fold_file_of
 from lit_continual.data.revealed_classes import ignore_fault
 from lit_continual.tools.init.case_facts import CaseFacts, examine
+from lit_continual.tools.init.geometry import by
 
 PLAIN = ("cases", "data", "dataset", "list", "train", "training")  # names of tables that say nothing
 
@@ -42,6 +44,28 @@ class DataSetFacts:
         """Return the label value of one of ``classes``."""
         found = self.classes[name]
         return found if isinstance(found, int) else self.listed.labels[found]
+
+    def share(self, name: str) -> float:
+        """Return the median share that one of ``classes`` has of the volumes in which it is."""
+        value = self.value(name)
+        return float(np.median([facts.voxels[value] / np.prod(facts.shape) for facts in self._with(value)]))
+
+    def described(self) -> str:
+        """Say in a line what it holds: how many images, how large, and its classes with their median volumes."""
+        sizes = np.median([facts.shape for facts in self.cases], axis=0)
+        spacing = np.median([facts.spacing for facts in self.cases], axis=0)
+        parts = []
+        for name in self.classes:
+            value = self.value(name)
+            found = [facts.voxels[value] * float(np.prod(facts.spacing)) / 1000 for facts in self._with(value)]
+            parts.append(f"{name} {np.median(found):.3g} ml in {len(found)}")
+        return (
+            f"{self.given}: {len(self.cases)} images of {len(self.patients)} patients, {by(sizes)} voxels of"
+            f" {by(spacing)} mm; {', '.join(parts[:20])}{' and more' if len(parts) > 20 else ''}"
+        )
+
+    def _with(self, value: int) -> list[CaseFacts]:
+        return [facts for facts in self.cases if value in facts.voxels]
 
     @property
     def patients(self) -> list[str]:

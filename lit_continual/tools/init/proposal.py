@@ -8,7 +8,7 @@ import numpy as np
 
 from lit_continual.tools.init.data_set_facts import DataSetFacts, clean
 from lit_continual.tools.init.experiences import By, Planned, choose_split, plan
-from lit_continual.tools.init.geometry import by, geometry_of, patch_of
+from lit_continual.tools.init.geometry import geometry_of, patch_of
 from lit_continual.tools.init.intensities import normalisation_of
 from lit_continual.tools.init.network_memory import step_bytes
 
@@ -18,6 +18,7 @@ BATCHES = {2: 32, 3: 8}  # at most, by dimensions
 PATCHES = 4  # of a volume in an epoch
 STEPS, EPOCHS = 1000, 100  # of an experience, about and at most
 SPARSE = 0.5  # share of slices with a class, below which they are drawn more often
+SMALL = 0.005  # share of a volume, below which a mean over voxels hardly sees a class
 
 
 class Proposal:
@@ -47,6 +48,7 @@ class Proposal:
         self.comments["stream.experiences"] = why + _sites(data)
         self.split, self.planned, self.comments["data.init_args.split"] = choose_split(experiences)
         self.regions = {clean(name): self._parts(name) for name in data[0].listed.regions}
+        self.small = [] if self.regions else [name for one in data for name in one.classes if one.share(name) < SMALL]
         self.network = self._network()
         self.patch, self.batch = self._window()
         self.config = {
@@ -129,10 +131,21 @@ class Proposal:
                 "network": self.network,
                 "features": FEATURES,
                 **({"regions": self.regions} if self.regions else {}),
+                **self._loss(),
                 "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": RATE}},
                 "scheduler": schedule,
             },
         }
+
+    def _loss(self) -> dict[str, Any]:
+        if not self.small:
+            return {}
+        self.comments["model.init_args.loss"] = (
+            f"{', '.join(self.small[:5])}{' and more' if len(self.small) > 5 else ''} are below {SMALL:.1%} of a"
+            " volume: a Dice loss that counts the background may never find them."
+        )
+        arguments = {"softmax": True, "to_onehot_y": True, "include_background": False}
+        return {"loss": {"class_path": "monai.losses.DiceCELoss", "init_args": arguments}}
 
     def _data(self) -> dict[str, Any]:
         normalise, self.comments["data.init_args.preprocessing.normalise"] = normalisation_of(self.data)
@@ -174,7 +187,11 @@ class Proposal:
         self.comments["trainer.callbacks"] = (
             "LwfSeg: the network of the experience before teaches its answers. Compare with --trainer.callbacks null."
         )
-        return {**trainer, "callbacks": [{"class_path": "Distillation", "init_args": {"alpha": 0.5}}]}
+        arguments = {"alpha": 0.5}
+        if self.small:
+            self.comments["trainer.callbacks"] += " The Dice term (dice) defends what is small."
+            arguments["dice"] = 1.0
+        return {**trainer, "callbacks": [{"class_path": "Distillation", "init_args": arguments}]}
 
 
 def _affine(dims: int) -> dict[str, Any]:
@@ -217,20 +234,3 @@ def _require_alike(data: Sequence[DataSetFacts]) -> None:
                 f"{other.listed.source} and {first.listed.source} have different regions, and a RegionSegmenter has one"
                 " set of them. Declare the same `labels` in both, or make a config of each."
             )
-
-
-def described(one: DataSetFacts) -> str:
-    """Say in a line what a data set holds: how many, how large, and its classes with their median volumes."""
-    sizes = np.median([facts.shape for facts in one.cases], axis=0)
-    spacing = np.median([facts.spacing for facts in one.cases], axis=0)
-    parts = []
-    for name in one.classes:
-        value = one.value(name)
-        found = [
-            facts.voxels[value] * float(np.prod(facts.spacing)) / 1000 for facts in one.cases if value in facts.voxels
-        ]
-        parts.append(f"{name} {np.median(found):.3g} ml in {len(found)}")
-    return (
-        f"{one.given}: {len(one.cases)} images of {len(one.patients)} patients, {by(sizes)} voxels of {by(spacing)} mm;"
-        f" {', '.join(parts[:20])}{' and more' if len(parts) > 20 else ''}"
-    )

@@ -11,7 +11,7 @@ from lit_continual.runs.printing import show
 from lit_continual.tools.init.config_text import config_text
 from lit_continual.tools.init.data_set_facts import DataSetFacts, read_data_set
 from lit_continual.tools.init.experiences import By
-from lit_continual.tools.init.proposal import Proposal, described
+from lit_continual.tools.init.proposal import Proposal
 
 
 def write_config(
@@ -54,9 +54,8 @@ def write_config(
     files = [file for one in data for facts in one.cases for file in (*facts.case.images, facts.case.label) if file]
     require_apart([output], [*datasets, *(one.listed.source for one in data), *files])
     proposal = Proposal(data, memory, exemplars, by, f"runs/{Path(output).stem}")
-    head = "\n".join(
-        [*map(described, data), f"Written by lit-continual init. lit-continual fit --config {os.fspath(output)}"]
-    )
+    written = f"Written by lit-continual init. lit-continual fit --config {os.fspath(output)}"
+    head = "\n".join([*(one.described() for one in data), written])
     write_text(output, config_text(proposal.config, proposal.comments, head))
     return Path(output)
 

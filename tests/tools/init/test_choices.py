@@ -15,6 +15,7 @@ from lit_continual.tools.init.experiences import choose_split, plan
 from lit_continual.tools.init.geometry import geometry_of
 from lit_continual.tools.init.intensities import normalisation_of
 from lit_continual.tools.init.network_memory import step_bytes
+from lit_continual.tools.init.proposal import Proposal
 from tests.fixtures.data import write
 
 
@@ -192,3 +193,14 @@ def test_splits_that_are_given_are_taken(tmp_path):
     (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["0", "1", "2"], "val": ["3", "4"]}]))
     planned, _ = plan([data_set(cases, str(tmp_path), folds=True)], None)
     assert choose_split(planned)[0] == {"fold": 0, "fractions": [0.9, 0.1, 0.0]}
+
+
+@pytest.mark.parametrize(("shape", "small"), [((20, 20, 50), False), ((20, 20, 51), True)])  # 100 voxels have the class
+def test_a_class_of_less_than_a_two_hundredth_is_small(shape, small):
+    data = data_set([facts(str(k), shape, voxels=(1, 2)) for k in range(20)], classes={"a": 1, "b": 2})
+    proposal = Proposal([data], 8, 0, "classes", "runs/x")
+    (callback,) = proposal.config["trainer"]["callbacks"]
+    assert callback["init_args"].get("dice") == (1.0 if small else None)
+    loss = proposal.config["model"]["init_args"].get("loss", {"init_args": {}})
+    assert loss["init_args"].get("include_background") == (False if small else None)
+    assert ("a, b are below 0.5% of a volume" in proposal.comments.get("model.init_args.loss", "")) == small
