@@ -12,7 +12,9 @@ from reprlib import repr
 from typing import Any, TypeVar
 
 import lit_continual
+from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import printable
+from lit_continual.runs.trust import trusted
 
 C = TypeVar("C", bound=type)
 
@@ -21,6 +23,7 @@ FETCHES = re.compile(r"pretrain|weights$|url|path|file|repo|checkpoint$|ckpt|out
 #: In text, what a path, an address or the dotted name of something to import is made of.
 LEADS_AWAY = re.compile(r"[./\\:$~]")
 LONGEST = 200  # characters of a text, and entries of a list, in the arguments of a file
+LARGEST = 2**24  # of a whole number there: a class may make a list, or a loop, as long
 
 
 class Registry:
@@ -117,7 +120,7 @@ class Registry:
             arguments = flat(spec)
         except ValueError as error:
             raise ValueError(f"The file describes no {self.kind}: {error}") from error
-        name = arguments.pop("_target_")
+        name, trust = arguments.pop("_target_"), (*trust, *trusted())
         if twice := sorted(arguments.keys() & {"class_path", "init_args", "dict_kwargs"}):
             raise ValueError(f"The file describes no {self.kind}: `{twice[0]}` stands in it twice. Use another file.")
         found = self.allowed(name, trust)
@@ -129,6 +132,7 @@ class Registry:
     def allowed(self, name: str, trust: Collection[str]) -> type:
         """Return the class that a file names; nothing is imported but MONAI and what the caller trusts."""
         place, _, last = name.rpartition(".")
+        trust = (*trust, *trusted())
         found: Any = self._of_this_package(last)
         if found is not None and not _names("lit_continual", place):
             found = None
@@ -197,7 +201,8 @@ def construct(found: Any, arguments: Mapping[str, Any], name: str) -> Any:
         return found(**arguments)
     except (TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
         raise ValueError(
-            f"`{name}` cannot be built from {dict(arguments)} ({error}). Correct its arguments."
+            f"`{name}` cannot be built from {printable(dict(arguments))[:1000]} ({in_one_line(error)}). Correct its"
+            " arguments."
         ) from error
 
 
@@ -242,4 +247,6 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
         return keys and not value.keys() & {"_target_", "class_path"} and _is_plain(list(value.values()), depth + 1)
     if isinstance(value, (list, tuple)):
         return len(value) <= LONGEST and all(_is_plain(item, depth + 1) for item in value)
-    return value is None or isinstance(value, (bool, int, float))
+    if isinstance(value, int):
+        return abs(value) <= LARGEST
+    return value is None or isinstance(value, float)

@@ -9,8 +9,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-from lit_continual.runs.checkpoint import load_checkpoint
 from lit_continual.runs.files import in_one_line
+from lit_continual.runs.load_checkpoint import load_checkpoint
 from lit_continual.stream.stream import Stream
 
 

@@ -15,8 +15,9 @@ from lit_continual.data import JointDataModule
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
 from lit_continual.runs.case_scores import CaseScores
-from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
+from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import is_first_rank, replaced
+from lit_continual.runs.load_checkpoint import load_checkpoint
 from lit_continual.runs.run_folder import RunFolder
 from lit_continual.runs.seal import seal
 from lit_continual.stream.evaluation import CaseRecorder, evaluate

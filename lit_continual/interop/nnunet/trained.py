@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from lit_continual.interop.nnunet.names import require_names, trust_names
+from lit_continual.interop.nnunet.names import require_names
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.parameters import CHECKS
 from lit_continual.runs.plain_data import fits, require_types, types_of
+from lit_continual.runs.trust import trusting
 
 #: What nnU-Net raises over plans of other types than its own.
 MALFORMED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, AssertionError, OverflowError)
@@ -65,16 +66,17 @@ class Trained:
 
         Args:
             given: What :meth:`plain` returns.
-            trust: Packages of the caller's own whose architectures and layers the plans may name from then on.
+            trust: Packages of the caller's own whose architectures and layers the plans may name too.
 
         Raises:
             ValueError: If something is missing, of another type, or cannot be used.
         """
         try:
-            trust_names(require_types(given, types_of(cls))["plans"], trust)
+            require_types(given, types_of(cls))
         except MALFORMED as error:
             raise ValueError(f"This is no trained model of nnU-Net ({in_one_line(error)}).") from error
-        return cls(**{name: given[name] for name in types_of(cls)})
+        with trusting(trust):
+            return cls(**{name: given[name] for name in types_of(cls)})
 
     def __repr__(self) -> str:
         """Distinguish it from others in the key of a cache."""
