@@ -17,6 +17,7 @@ from lit_continual.runs.registry import flat
 from lit_continual.runs.schedule import Schedule, ScheduledModule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import measure
+from lit_continual.segmentation.growth import grow_in_setup
 from lit_continual.segmentation.heads import Heads, classes_beyond, described, make_heads
 from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.loss_of_heads import loss_of_heads
@@ -131,8 +132,7 @@ class Segmenter(ScheduledModule):
         data = getattr(self.trainer, "datamodule", None)
         self._of_data = list(getattr(data, "classes", []))
         if stage == "fit" and data is not None and hasattr(data, "classes"):
-            for classes in getattr(data, "head_classes", [list(data.classes)]):
-                self.grow(classes)
+            grow_in_setup(self, data)
             measure(self.loss, data, self.heads.classes)
             self.hparams["roi_size"] = self.hparams["roi_size"] or list(data.patch_size)
 
