@@ -19,6 +19,8 @@ from lit_continual.data.reading import read_volume, require_one_grid
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import printable_errors
 
+MOST = 2**33  # voxels that an image is resampled to: a body in 0.2 mm
+
 
 @printable_errors()
 def load_case(case: Case, preprocessing: Preprocessing) -> Sample:
@@ -65,6 +67,11 @@ def _normalised(normalise: Any, image: Tensor, case: Case, channels: Sequence[Me
                 f"`normalise` fails on {case.images[0]} ({in_one_line(error.__cause__ or error)}). Correct it."
             ) from error
         bad = wrong[path]
+    if found.shape[1:] != image.shape[1:]:
+        raise ValueError(
+            f"`normalise` makes {tuple(found.shape[1:])} of the {tuple(image.shape[1:])} voxels of {case.images[0]}, and"
+            " its label stays where it was. Use transforms of intensities; `orientation` and `spacing` are for the grid."
+        )
     if bad and path is not None:
         raise ValueError(
             f"{path} has {wrong[path]} voxels that are nan or infinite. Repair or remove the image, or mend them in"
@@ -76,11 +83,12 @@ def _normalised(normalise: Any, image: Tensor, case: Case, channels: Sequence[Me
 
 
 def _require_mm(path: Path, image: MetaTensor, wanted: Any) -> None:
-    """Refuse voxel sizes that are not in mm: resampling would take hours, or leave a voxel."""
+    """Refuse voxel sizes that are not in mm: resampling would take hours, or all memory, or leave a voxel."""
     sizes = torch.as_tensor(image.affine, dtype=torch.float64)[:3, :3].norm(dim=0).tolist()
     target = [float(size) for size in wanted] + [float(wanted[-1])] * (3 - len(wanted))
     ratios = [have / want for have, want in zip(sizes, target, strict=True) if want > 0]
-    if ratios and not 1e-4 < prod(ratios) < 1e4:
+    grown = prod(image.shape[1:]) * prod(max(1, ratio) for ratio in ratios)
+    if ratios and not (1e-4 < prod(ratios) < 1e4 and grown < MOST):
         raise ValueError(
             f"{path} has voxels of {' x '.join(f'{s:.3g}' for s in sizes)} mm, and `spacing` asks for"
             f" {' x '.join(f'{t:.3g}' for t in target)} mm. Give both in mm."

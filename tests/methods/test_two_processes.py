@@ -44,8 +44,7 @@ class Module(LightningModule):
 
 
 class Prepared(Module):
-    """Its network never sees the batch: what a teacher is asked with is what this forward was."""
-
+    # Its network never sees the batch: what a teacher is asked with is what this forward was.
     def training_step(self, batch, batch_idx):
         return cross_entropy(self(3 * batch["image"].flip(-1) - 1), batch["label"])
 

@@ -222,9 +222,10 @@ def test_an_interrupted_call_goes_on_by_the_same_command(checkpoint, folder, tmp
         written.append(name)
         write_one(self, name, *rest)
 
-    with monkeypatch.context() as patch, pytest.raises(EOFError):
+    with monkeypatch.context() as patch:
         patch.setattr(SegmentationWriter, "_write", interrupt)
-        predict(path, folder, tmp_path, "--probabilities=true")
+        with pytest.raises(EOFError):
+            predict(path, folder, tmp_path, "--probabilities=true")
     output = tmp_path / "out"
     kept = output / f"{written[0]}.nii.gz"
     before = kept.stat().st_mtime_ns
@@ -246,9 +247,10 @@ def test_an_interrupted_call_goes_on_by_the_same_command(checkpoint, folder, tmp
 def test_what_an_interrupted_call_was_to_replace_is_not_taken_for_its_own(checkpoint, folder, tmp_path, monkeypatch):
     path = checkpoint()
     old = scans(predict(path, folder, tmp_path))
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as patch:
         patch.setattr(SegmentationWriter, "_write", lambda *_: 1 / 0)
-        predict(path, folder, tmp_path, "--overwrite")
+        with pytest.raises(ZeroDivisionError):
+            predict(path, folder, tmp_path, "--overwrite")
     assert {p: text for p, text in scans(tmp_path / "out").items() if not p.name.startswith(".")} == old
     with pytest.raises(ValueError, match=r"Add --overwrite"):
         predict(path, folder, tmp_path)
