@@ -10,6 +10,8 @@ from lit_continual.runs.files import parsed_json, read_text
 
 #: What nnU-Net calls the label of voxels that nobody annotated.
 IGNORE = "ignore"
+#: Lists of further cases that a data list of MONAI has, and the key of a case that says in which it stands.
+OTHERS, LIST = ("validation", "testing", "test"), "list"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,18 @@ def _entries(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
             {"image": [*part["images"]], "label": part["label"], "patient": name}
             for name, part in content["dataset"].items()
         ]
-    return None if "file_ending" in content else list(content["training"])
+    if "file_ending" in content:
+        return None
+    training, others = list(content["training"]), {name: content.get(name) for name in OTHERS}
+    given = {name: cases for name, cases in others.items() if isinstance(cases, list) and _labelled(cases)}
+    parts = {"training": training, **given} if given else {}
+    listed = [{LIST: name, **case} for name, part in parts.items() for case in part if isinstance(case, Mapping)]
+    return listed or training
+
+
+def _labelled(cases: list[Any]) -> bool:
+    """Whether a list is one of images with labels, which the Decathlon's own of test images is not."""
+    return bool(cases) and all(isinstance(case, Mapping) and case.get("label") for case in cases)
 
 
 def _values(value: Any) -> int | tuple[int, ...]:

@@ -69,8 +69,8 @@ def _normalised(normalise: Any, image: Tensor, case: Case, channels: Sequence[Me
         bad = wrong[path]
     if found.shape[1:] != image.shape[1:]:
         raise ValueError(
-            f"`normalise` makes {tuple(found.shape[1:])} of the {tuple(image.shape[1:])} voxels of {case.images[0]}, and"
-            " its label stays where it was. Use transforms of intensities; `orientation` and `spacing` are for the grid."
+            f"`normalise` makes {tuple(found.shape[1:])} of the {tuple(image.shape[1:])} voxels of {case.images[0]},"
+            " and its label stays as it was. Use transforms of intensities; `orientation` and `spacing` are the grid."
         )
     if bad and path is not None:
         raise ValueError(

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from lit_continual.reports.matrices import matrix_figure
 from lit_continual.reports.overlays import overlays_figure
 from lit_continual.reports.summary import measures
+from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import show
 from lit_continual.runs.run import Run
 
@@ -92,6 +93,13 @@ def begin_tracking(loggers: Sequence[Logger], config: Mapping[str, Any], run_id:
     try:
         for logger in loggers:
             logger.log_hyperparams(dict(config))
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "wandb":
+            raise
+        raise ValueError(
+            f"Weights & Biases cannot start a run ({in_one_line(error)}). Log in by `wandb login`, or set"
+            " WANDB_MODE=offline."
+        ) from error
     finally:
         if known is None:
             del os.environ["WANDB_RUN_ID"]

@@ -23,6 +23,7 @@ from lit_continual.runs.files import is_first_rank, write_text
 from lit_continual.runs.outputs import require_apart, require_folder, require_new
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.stream.rehearsal import explained
+from lit_continual.stream.tracking import announce
 from lit_continual.tools.dicom_segmentation import write_segmentation
 from lit_continual.tools.loader import loader_of
 from lit_continual.tools.unfinished import Unfinished, made_of
@@ -72,9 +73,17 @@ def predict(
     if mirror:
         _mirror(module)
     with _readable(images) as (readable, series):
-        cases = read_cases(readable).cases
+        listed = read_cases(readable)
+        cases = listed.cases
         _check_names(cases)
+        if listed.source.name == "dataset.json":
+            announce(
+                f"{len(cases)} images that {listed.source} lists for training; a folder of others is given as it is."
+            )
         folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
+        known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror)
+        record = Unfinished(folder, known, *_inputs_and_outputs(folder, cases, series, probabilities), _name_of)
+        done = set() if overwrite else record.done
         with explained("The prediction cannot run"):
             trainer = Trainer(
                 accelerator=accelerator,
@@ -82,20 +91,16 @@ def predict(
                 logger=False,
                 enable_checkpointing=False,
                 enable_model_summary=False,
-                callbacks=[SegmentationWriter(folder, probabilities, series)],
+                callbacks=[SegmentationWriter(folder, probabilities, series), record],
             )
         files = [file for one in series.values() for file in one.files]
-        known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror)
-        record = Unfinished(folder, known, *_inputs_and_outputs(folder, cases, series, probabilities))
-        done = set() if overwrite else record.done
         _make_room(folder, labels, cases, [checkpoint, *files, images], overwrite, series, record)
         write_text(folder / "labels.json", labels)
         left = [case for case in cases if _name(case.images[0], case.patient) not in done]
         loader: DataLoader[Any] = DataLoader(_Images(left, load), batch_size=1, collate_fn=collate)
         if left:
             trainer.predict(module, loader, return_predictions=False)
-        if is_first_rank():
-            record.end()
+        record.end(trainer.global_rank)
     return folder
 
 
@@ -119,6 +124,10 @@ def _name(image: str | Path, patient: str) -> str:
     """Name of a prediction: that of the first image, without the number of its channel where the case has none."""
     name = stem(image)
     return patient if name == f"{patient}_0000" else name
+
+
+def _name_of(batch: Any) -> str:
+    return _name(batch["path"][0], batch["patient"][0])
 
 
 def _mirror(module: Segmenter) -> None:
@@ -228,7 +237,7 @@ class SegmentationWriter(BasePredictionWriter):
         assert isinstance(pl_module, Segmenter)
         kind = np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16
         labels = pl_module.labels(prediction.float())[0].cpu().numpy().astype(kind)
-        name = _name(batch["path"][0], batch["patient"][0])
+        name = _name_of(batch)
         self._write(name, labels, batch)
         if (series := self.series.get(name)) is not None:
             write_segmentation(self.folder / f"{series.name}.dcm", labels, series, list(_values(pl_module)))

@@ -22,6 +22,7 @@ WRONG = {
     "data.seed=-1": "`seed` must be 0 or more",
     "data.preprocessing.orientation=RAX": "`orientation` must be a letter of each of LR, PA and IS.*'RAX'",
     "data.preprocessing.orientation=RR": "`orientation` must be .*'RR'",
+    "data.preprocessing.spacing=[.nan,1,1]": "`spacing` must be up to three voxel sizes in mm",
     "data.preprocessing.spacing=[]": "`spacing` must be up to three voxel sizes in mm",
     "data.patch_size=[4096,4096]": r"A patch of 4096 x 4096 .*case_\d+.nii of 16 x 16",
     "data.patch_size=[7,7]": r"The network fails on 1 channels of 7 x 7 voxels \(it returns 8 x 8\)",
@@ -39,6 +40,7 @@ WRONG = {
     "trainer.max_epochs=-1": "A fit of `max_epochs: -1` has no end",
     "trainer.max_epochs=-3": "`trainer` is wrong: .*-3",
     "trainer.check_val_every_n_epoch=0": "`check_val_every_n_epoch` must be 1 or more",
+    "trainer.callbacks=LearningRateFinder": "`LearningRateFinder` sets the attribute `lr` of a module, and Segmenter",
     "ckpt_path=some.ckpt": "--ckpt_path is for an ordinary fit",
 }
 

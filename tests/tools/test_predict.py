@@ -256,10 +256,10 @@ def test_what_an_interrupted_call_was_to_replace_is_not_taken_for_its_own(checkp
         predict(path, folder, tmp_path)
 
 
-@pytest.mark.parametrize("record", ["", "[]", '{"made_of": 1}', "\x00"])
+@pytest.mark.parametrize("record", ["", "[]", '{"made_of": 1}', "\x00", "[" * 100_000])
 def test_a_record_of_something_else_is_none(checkpoint, folder, tmp_path, record):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/.unfinished.json").write_text(record)
+    (tmp_path / "out/.unfinished-00000.json").write_text(record)
     assert (predict(checkpoint(), folder, tmp_path) / "case.nii.gz").exists()
 
 
