@@ -66,9 +66,8 @@ def split_cases(cases: Sequence[Case], split: Split, source: object) -> dict[str
         ValueError: If nobody is left to train on, a key or a fold is missing, or one patient is in two splits.
     """
     keys = [{**case.keys, "patient": case.patient} for case in cases]
-    chosen = [
-        c for c, own in zip(cases, keys, strict=True) if all(own.get(k) == str(v) for k, v in split.where.items())
-    ]
+    wanted = [all(own.get(k) == str(v) for k, v in split.where.items()) for own in keys]
+    chosen = [case for case, is_wanted in zip(cases, wanted, strict=True) if is_wanted]
     if not chosen:
         there = {k: sorted({own.get(k, "nothing") for own in keys})[:MOST] for k in split.where}
         raise ValueError(f"No case of {source} has {dict(split.where)}: it has {there}. Correct `split.where`.")
