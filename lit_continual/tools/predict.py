@@ -77,9 +77,7 @@ def predict(
         cases = listed.cases
         _check_names(cases)
         if listed.source.name == "dataset.json":
-            announce(
-                f"{len(cases)} images that {listed.source} lists for training; a folder of others is given as it is."
-            )
+            announce(f"{len(cases)} images that {listed.source} lists; for others, give the folder that they are in")
         folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
         known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror)
         record = Unfinished(folder, known, *_inputs_and_outputs(folder, cases, series, probabilities), _name_of)

@@ -7,6 +7,7 @@ import pytest
 
 from lit_continual.data import read_cases
 from lit_continual.data.cases import stem
+from lit_continual.data.splits import Split, split_cases
 
 
 @pytest.fixture
@@ -248,9 +249,10 @@ def test_numbered_names_with_labels_of_their_own_are_no_channels(touch):
     assert [(case.patient, len(case.images)) for case in read_cases(other).cases] == [("IMG", 3)]
 
 
-@pytest.mark.parametrize(
-    "others", [{"validation": ["b"], "testing": ["c"]}, {"validation": ["b", "c"]}, {"test": ["c"]}]
-)
+OTHERS = [{"validation": ["b"], "testing": ["c"]}, {"validation": ["b", "c"]}, {"test": ["c"]}]
+
+
+@pytest.mark.parametrize("others", OTHERS)
 def test_other_lists_of_a_file_are_its_own_splits_or_said_to_be_left_out(touch, others):
     folder = touch(*(f"{name}{end}" for name in "abc" for end in (".nii", "_l.nii")))
     lists = {"training": ["a"], **others}
@@ -263,7 +265,7 @@ def test_other_lists_of_a_file_are_its_own_splits_or_said_to_be_left_out(touch, 
         lists.get("validation", []),
         lists.get("testing", lists.get("test", [])),
     ]
-    with pytest.warns(UserWarning, match=f"{len(cases) - 1} cases that list lists for validation and testing are left"):
+    with pytest.warns(UserWarning, match=f"{len(cases) - 1} cases that list lists for validation"):
         splits = split_cases(cases, Split(fractions=(1.0, 0.0, 0.0)), "list")
     assert [case.patient for case in splits["train"]] == ["a"]
 
