@@ -40,7 +40,8 @@ def load_case(case: Case, preprocessing: Preprocessing) -> Sample:
     grid, normalise = preprocessing.transforms()
     for transform in grid:
         if isinstance(transform, Spacing):
-            _require_mm(case.images[0], image, transform.pixdim)
+            sizes = torch.as_tensor(image.affine, dtype=torch.float64)[:3, :3].norm(dim=0).tolist()
+            require_mm(case.images[0], image.shape[1:], sizes, transform.pixdim)
         image = transform(image)
     spacing = torch.as_tensor(source.affine, dtype=torch.float64)[:3, :3].norm(dim=0)
     return {
@@ -82,12 +83,21 @@ def _normalised(normalise: Any, image: Tensor, case: Case, channels: Sequence[Me
     return found
 
 
-def _require_mm(path: Path, image: MetaTensor, wanted: Any) -> None:
-    """Refuse voxel sizes that are not in mm: resampling would take hours, or all memory, or leave a voxel."""
-    sizes = torch.as_tensor(image.affine, dtype=torch.float64)[:3, :3].norm(dim=0).tolist()
+def require_mm(path: Path, shape: Sequence[int], sizes: Sequence[float], wanted: Sequence[float]) -> None:
+    """Refuse voxel sizes that are not in mm: resampling would take hours, or all memory, or leave a voxel.
+
+    Args:
+        path: The image.
+        shape: Its voxels along each axis.
+        sizes: Their sizes.
+        wanted: Those to resample to; the last holds for the axes behind it, and one of 0 or less leaves its axis.
+
+    Raises:
+        ValueError: If they cannot both be in mm.
+    """
     target = [float(size) for size in wanted] + [float(wanted[-1])] * (3 - len(wanted))
     ratios = [have / want for have, want in zip(sizes, target, strict=True) if want > 0]
-    grown = prod(image.shape[1:]) * prod(max(1, ratio) for ratio in ratios)
+    grown = prod(shape) * prod(max(1, ratio) for ratio in ratios)
     if ratios and not (1e-4 < prod(ratios) < 1e4 and grown < MOST):
         raise ValueError(
             f"{path} has voxels of {' x '.join(f'{s:.3g}' for s in sizes)} mm, and `spacing` asks for"
@@ -127,6 +137,11 @@ def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: 
     values = torch.where((values - rounded).abs() < 1e-3, rounded, values)
     found = {float(v) for v in torch.unique(values)}
     declared = {0, *(listed.labels.values() or (int(v) for v in found if v.is_integer())), *classes.values()}
+    if not listed.labels and found - {0.0} == {255.0} and 255 not in classes.values():
+        raise ValueError(
+            f"{case.label} has the values 0 and 255, as some tools write a mask, and `classes` asks for"
+            f" {', '.join(map(str, classes.values()))}: the case would be empty. Write 1 for 255, or declare `labels`."
+        )
     if unknown := sorted(found - declared):
         raise ValueError(
             f"{case.label} has the label value {unknown[0]:g}, which is not declared ({sorted(declared)})."

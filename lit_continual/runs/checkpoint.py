@@ -197,7 +197,7 @@ class Checkpoint:
         except ValueError as error:
             if str(self.path) in str(error):
                 raise
-            raise ValueError(f"{self.path}: {error}") from error
+            raise ValueError(f"{self.path}: {in_one_line(error)}.") from error
 
     def restore(self, module: LightningModule) -> None:
         """Give ``module`` the heads and weights of the checkpoint.

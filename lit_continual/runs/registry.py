@@ -188,22 +188,18 @@ def flat(spec: Any) -> dict[str, Any]:
 
 
 def construct(found: Any, arguments: Mapping[str, Any], name: str) -> Any:
-    """Call ``found`` with ``arguments``.
-
-    Raises:
-        ValueError: If it does not take them.
-    """
+    """Call ``found`` with ``arguments``; raise a ``ValueError`` if it does not take them."""
     parameters = inspect.signature(found).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for argument in arguments.keys() - parameters.keys():
             raise ValueError(f"`{name}` has no argument `{argument}`. It takes {', '.join(parameters)}.")
     try:
         return found(**arguments)
-    except (TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
-        raise ValueError(
-            f"`{name}` cannot be built from {printable(dict(arguments))[:1000]} ({in_one_line(error)}). Correct its"
-            " arguments."
-        ) from error
+    except Exception as error:  # of anybody's class, over arguments of any type
+        if isinstance(error, ValueError) and _package(found) == "lit_continual":
+            raise
+        said = f"`{name}` cannot be built from {printable(dict(arguments))[:1000]} ({in_one_line(error)})"
+        raise ValueError(f"{said}. Correct its arguments.") from error
 
 
 def _part_of(module: str, name: str) -> Any:

@@ -21,7 +21,7 @@ from lit_continual.callbacks import DarkExperienceReplay, Distillation, LoRA, We
 
 CALLBACKS = {
     "DarkExperienceReplay": lambda: DarkExperienceReplay(0.5, 0.5),
-    "Distillation": lambda: Distillation(alpha=2.0),
+    "Distillation": lambda: Distillation(alpha=0.7),
     "LoRA": lambda: LoRA(rank=2, alpha=4.0, layers=["net.0"], parts=["net.2"]),
     "WeightFusion": lambda: WeightFusion(0.3),
 }

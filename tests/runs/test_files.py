@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_continual.runs import files
-from lit_continual.runs.files import read_json, replaced, write_json, write_text
+from lit_continual.runs.files import in_one_line, read_json, replaced, write_json, write_text
 
 
 def names(folder):
@@ -155,3 +155,11 @@ def test_what_is_synced_is_open_for_writing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", windows)
     write_json(tmp_path / "a.json", {})
     assert synced
+
+
+def test_an_error_without_a_message_is_its_type():
+    assert [in_one_line(error) for error in (EOFError(), ValueError("\n\n"), KeyError())] == [
+        "EOFError",
+        "ValueError",
+        "KeyError",
+    ]

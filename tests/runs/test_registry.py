@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from monai.transforms import RandFlipd
 
 from lit_continual.callbacks import Distillation
-from lit_continual.cli import main
+from lit_continual.cli import dispatch, main
 from lit_continual.modules import BundleSegmenter, Denoiser, HydraNet, RegionSegmenter, Segmenter
 from lit_continual.networks import FCN8s
 from lit_continual.runs.checkpoint import Checkpoint
@@ -180,8 +180,9 @@ def attack(tmp_path, monkeypatch):
     def write(changes, kind=Segmenter):
         network = {"_target_": "Identity"} if kind is Segmenter else {"_target_": "DnCNN", "features": 2, "depth": 3}
         module = Segmenter(network, features=1, heads=[["a"]], roi_size=[8, 8]) if kind is Segmenter else kind(network)
-        given = {k: v for k, v in changes.items() if k not in ("normalise", "spacing")}
-        ours = {k: v for k, v in changes.items() if k in ("normalise", "spacing")}
+        grid = changes.keys() & {"normalise", "spacing", "orientation"}
+        ours = {k: v for k, v in changes.items() if k in grid or (grid and k == "nonsense")}
+        given = {k: v for k, v in changes.items() if k not in ours}
         content = {"state_dict": module.state_dict(), "hyper_parameters": {**module.hparams, **given}}
         content["datamodule_hyper_parameters"] = {"preprocessing": {"orientation": None, "normalise": [], **ours}}
         seal(content, kind)
@@ -382,6 +383,41 @@ def test_what_is_larger_than_its_weights_is_not_built(changes, kind, tmp_path):
 def peak():
     """The peak of resident memory in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+ODD = [2**70, -1, 0, True, "3", "", [], {}, float("nan"), None, [3] * 5, [[2] * 3] * 3, [2**20] * 3, [None], [-1, 2, 2]]
+KEYS = ["features", "heads", "roi_size", "post", "inference", "classes", "network", "loss", "nonsense"]
+GRID = ["orientation", "spacing", "normalise", "nonsense"]
+
+
+@pytest.mark.parametrize("key", [*KEYS, *GRID])
+def test_arguments_of_any_type_are_taken_or_refused_in_a_sentence(key, attack):
+    said = []
+    for value in ODD:
+        path = attack({key: value} if key in KEYS else {"normalise": [], key: value})
+        try:
+            predict(path, "images", "out", accelerator="cpu", overwrite=True)
+        except ValueError as error:
+            said.append(str(error))
+    assert said
+    assert [text for text in said if not text.isprintable() or "evil.ckpt" not in text] == []
+
+
+TRANSFORM = {
+    "Method": {"_target_": "SpatialPad", "spatial_size": [9, 9], "method": "a"},
+    "keys": {"_target_": "CastToTyped", "keys": []},
+    "range": {"_target_": "GibbsNoise", "alpha": 3},
+    "lengths": {"_target_": "ShiftIntensityd", "keys": ["a"], "offset": 1, "factor_key": [1, 2]},
+    "grid": {"_target_": "SpatialPad", "spatial_size": [9, 9, 9]},
+}
+
+
+@pytest.mark.parametrize("kind", TRANSFORM)
+def test_what_a_class_of_others_says_of_its_arguments_is_one_sentence(kind, attack):
+    path = attack({"normalise": [TRANSFORM[kind]]})
+    with pytest.raises(ValueError, match=r"^[^\n]*(evil.ckpt|a.nii)[^\n]*$") as caught:
+        predict(path, "images", "out", accelerator="cpu")
+    assert dispatch._explained(caught.value)
 
 
 def test_a_network_that_makes_tables_of_its_own_is_built(tmp_path):

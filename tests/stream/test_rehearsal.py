@@ -112,6 +112,13 @@ def test_a_series_of_volumes_is_named(stream, odd):
     assert "case_00.nii has shape (16, 16, 4, 2, 3)" in said
 
 
+@pytest.mark.parametrize("number", range(0, 8, 3))
+def test_one_label_map_of_another_size_is_named_of_whichever_split(stream, odd, tmp_path, number):
+    option = odd(number, lambda array: array[:-1])
+    assert re.search(rf"case_0{number}.nii has shape \(16, 16, 4\) and", refused("fit", "--config", stream(), option))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("spacing", [[0.0015, 0.0015, 0.004], [1500.0, 1500.0, 4000.0]])
 def test_spacing_that_is_not_in_mm(stream, spacing):
     said = refused("fit", "--config", stream(), f"--data.preprocessing.spacing={spacing}")

@@ -263,6 +263,17 @@ def test_a_record_of_something_else_is_none(checkpoint, folder, tmp_path, record
     assert (predict(checkpoint(), folder, tmp_path) / "case.nii.gz").exists()
 
 
+def test_one_image_and_images_that_a_list_names_for_training(checkpoint, folder, tmp_path, capsys):
+    path = checkpoint()
+    write(folder, name="other")
+    assert [p.name for p in predict(path, folder / "other.nii.gz", tmp_path).glob("*.nii.gz")] == ["other.nii.gz"]
+    assert "lists" not in capsys.readouterr().out
+    (folder / "dataset.json").write_text(json.dumps({"training": [{"image": "case.nii.gz"}]}))
+    predict(path, folder, tmp_path / "list")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"1 images that {folder / 'dataset.json'} lists; for others, give the folder" in said
+
+
 def test_a_file_is_no_place_for_predictions(checkpoint, folder, tmp_path):
     path = checkpoint()
     (tmp_path / "out").write_text("mine")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -56,7 +56,9 @@ class Trained:
                     f" {self.settings.previous_stage_name} too. Take another configuration"
                 )
             require_names(self.plans, configuration)
-            _ = self.patch_size, self.spacing, self.manager.transpose_backward, self.manager.transpose_forward
+            _require_within(1, 2**16, patch_size=self.patch_size)
+            _require_within(1e-3, 1e3, spacing=self.spacing)
+            _ = self.manager.transpose_backward, self.manager.transpose_forward
         except MALFORMED as error:
             raise ValueError(f"The plans of nnU-Net cannot be used: {in_one_line(error)}.") from error
 
@@ -131,6 +133,12 @@ class Trained:
         if "ignore" in self.dataset["labels"]:
             labels["ignore"] = len(labels)
         return {**self.dataset, "labels": labels}
+
+
+def _require_within(least: float, most: float, **given: Sequence[float]) -> None:
+    for name, sizes in given.items():
+        if len(sizes) not in (2, 3) or not all(least <= size <= most for size in sizes):
+            raise ValueError(f"`{name}` is {sizes!r}, not two or three numbers from {least:g} to {most:g}")
 
 
 def nnunetv2() -> Any:
