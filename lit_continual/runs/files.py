@@ -19,10 +19,12 @@ from lit_continual.runs.printing import printable
 TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter", "iostream error")  # what torch.save says of a full disk
 AGAIN = "then run the command again; a fit goes on with --resume."
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: What to do about a file that cannot be written, by what the system says of it.
+#: What to do about a file that cannot be read or written, by what the system says of it.
 REMEDIES = {
     **dict.fromkeys(FULL, "Free some space or choose another folder"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "Get the permission for it or choose another folder"),
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.ELOOP: "Choose a place whose links do not lead in a circle",
     errno.EROFS: "Choose a folder on a file system that may be written",
     errno.EIO: "Check the disk or choose a folder on another one",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files (`ulimit -n 4096`) or take fewer workers"),
