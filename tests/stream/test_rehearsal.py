@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
 
 from lit_continual.cli import main
 from lit_continual.cli.dispatch import _explained
 from lit_continual.data import ExemplarMemory
+from lit_continual.stream.rehearsal import _length
 
 WRONG = {
     "data.batch_size=0": "`batch_size` must be 1 or more, got 0",
@@ -72,6 +74,12 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(stream, tmp_path, content
     fit = ["fit", "--config", stream(experiences=[]), "--data.classes={ball: 1}", "--trainer.max_epochs=1"]
     assert "weights.pt holds weights alone" in refused(*fit, f"--ckpt_path={tmp_path / 'weights.pt'}")
     assert "There is no checkpoint at" in refused(*fit, f"--ckpt_path={tmp_path / 'nowhere.ckpt'}")
+
+
+def test_a_fit_without_a_number_of_epochs_needs_what_ends_it(trainer):
+    assert _length(trainer(max_epochs=-1, callbacks=Timer("00:00:01:00"))) is None
+    with pytest.raises(ValueError, match="has no end"):
+        _length(trainer(max_epochs=-1))
 
 
 def test_experiences_have_no_negative_epochs(stream):
