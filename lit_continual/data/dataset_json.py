@@ -82,7 +82,9 @@ def _entries(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     training, others = list(content["training"]), {name: content.get(name) for name in OTHERS}
     given = {name: cases for name, cases in others.items() if isinstance(cases, list) and _labelled(cases)}
     parts = {"training": training, **given} if given else {}
-    listed = [{LIST: name, **case} for name, part in parts.items() for case in part if isinstance(case, Mapping)]
+    listed: list[Mapping[str, Any]] = [
+        {LIST: name, **case} for name, part in parts.items() for case in part if isinstance(case, Mapping)
+    ]
     return listed or training
 
 

@@ -201,3 +201,12 @@ def test_without_the_extra_its_name_is_said(tmp_path, monkeypatch, lacking):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == lacking else known(name))
     with pytest.raises(ValueError, match=r"need pydicom and highdicom. Run `pip install 'lit-continual\[dicom\]'`, or"):
         read_series(tmp_path)
+
+
+def test_a_folder_of_everything_is_not_searched_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_continual.data.dicom.SEARCHED", 20)
+    for k in range(30):
+        (tmp_path / f"{k}.txt").touch()
+    write_series(tmp_path / "z", stored())
+    assert not holds_dicom(tmp_path)
+    assert holds_dicom(tmp_path / "z")

@@ -167,3 +167,18 @@ def test_a_tracker_that_cannot_start_says_what_to_do():
 
     with pytest.raises(ValueError, match=r"cannot start a run \(api_key not .*\). Log in by `wandb login`, or set"):
         begin_tracking([Strange("logs")], {}, "id")
+
+
+def test_keys_and_passwords_of_a_config_are_not_logged():
+    logged = {}
+
+    class Seen(CSVLogger):
+        def log_hyperparams(self, params):
+            logged.update(params)
+
+    given = {"api_key": "abc", "uri": "https://me:abc@host/x"}
+    config = {"trainer": {"logger": [{"class_path": "Other", "init_args": given}]}, "seed": 3, "api_token": None}
+    begin_tracking([Seen("logs")], config, "id")
+    assert "abc" not in str(logged)
+    assert logged["trainer"]["logger"][0]["init_args"]["uri"] == "https://***@host/x"
+    assert (logged["seed"], logged["api_token"], given["api_key"]) == (3, None, "abc")
