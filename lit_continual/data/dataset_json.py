@@ -79,13 +79,15 @@ def _entries(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
         ]
     if "file_ending" in content:
         return None
-    training, others = list(content["training"]), {name: content.get(name) for name in OTHERS}
+    training: list[Any] = list(content["training"])
+    others = {name: content.get(name) for name in OTHERS}
     given = {name: cases for name, cases in others.items() if isinstance(cases, list) and _labelled(cases)}
-    parts = {"training": training, **given} if given else {}
-    listed: list[Mapping[str, Any]] = [
-        {LIST: name, **case} for name, part in parts.items() for case in part if isinstance(case, Mapping)
+    if not given:
+        return training
+    parts = {"training": training, **given}
+    return [
+        {LIST: name, **case} if isinstance(case, Mapping) else case for name, part in parts.items() for case in part
     ]
-    return listed or training
 
 
 def _labelled(cases: list[Any]) -> bool:
