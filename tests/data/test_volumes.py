@@ -279,6 +279,12 @@ def test_voxels_without_number_are_refused(case, size):
         load_case(made, Preprocessing(orientation=None, spacing=size))
 
 
+@pytest.mark.parametrize("spacing", [(np.nan, 1.0, 1.0), (np.inf,), (), (1.0,) * 4])
+def test_a_spacing_that_is_none_is_named(spacing):
+    with pytest.raises(ValueError, match="`spacing` must be up to three voxel sizes in mm, got"):
+        Preprocessing(spacing=spacing)
+
+
 def test_normalise_changes_no_grid(case):
     pad = {"class_path": "SpatialPad", "init_args": {"spatial_size": [9, 9, 9]}}
     with pytest.raises(ValueError, match=r"`normalise` makes \(9, 9, 9\) of the \(6, 5, 4\) voxels of .*image.nii.gz"):

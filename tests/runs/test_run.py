@@ -48,7 +48,7 @@ def test_a_folder_that_is_no_run(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("run.json", "{", r"run.json` cannot be read \(.*\); repeat the run with `--resume`"),
+        ("run.json", "{", r"run.json` cannot be read \(.*\); restore it from a copy, or begin anew"),
         ("run.json", "[]", r"run.json` has format None, and this version reads format 1"),
         ("run.json", '{"format": 2}', r"run.json` has format 2, and this version reads format 1.*install"),
         ("run.json", '{"format": 1}', r"run.json` is incomplete or damaged \(no 'experiences'\); repeat"),

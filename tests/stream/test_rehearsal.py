@@ -24,7 +24,6 @@ WRONG = {
     "data.seed=-1": "`seed` must be 0 or more",
     "data.preprocessing.orientation=RAX": "`orientation` must be a letter of each of LR, PA and IS.*'RAX'",
     "data.preprocessing.orientation=RR": "`orientation` must be .*'RR'",
-    "data.preprocessing.spacing=[.nan,1,1]": "`spacing` must be up to three voxel sizes in mm",
     "data.preprocessing.spacing=[]": "`spacing` must be up to three voxel sizes in mm",
     "data.patch_size=[4096,4096]": r"A patch of 4096 x 4096 .*case_\d+.nii of 16 x 16",
     "data.patch_size=[7,7]": r"The network fails on 1 channels of 7 x 7 voxels \(it returns 8 x 8\)",
