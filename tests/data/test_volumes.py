@@ -259,6 +259,16 @@ def test_a_mask_of_255_where_nothing_is_declared_is_no_empty_one(case, tmp_path)
     assert load_training_volume(made, {"a": 255}, listed(tmp_path), AS_STORED, (4, 4))["label"].all()
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_header_that_promises_more_than_memory_holds_is_not_believed(tmp_path, suffix):
+    path = save(tmp_path / f"a{suffix}", IMAGE)
+    content = bytearray(gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes())
+    content[42:48] = np.array([32767] * 3, "<i2").tobytes()
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    with pytest.raises(ValueError, match=f"a{suffix} has {32767**3} voxels by its header, and an image at most"):
+        load_case(Case((path,), None, "p"), Preprocessing())
+
+
 def test_colours_are_no_intensities(case):
     colours = np.zeros((6, 5, 4), [(name, "u1") for name in "RGB"])
     with pytest.raises(ValueError, match=r"image.nii.gz cannot be read as an image"):
