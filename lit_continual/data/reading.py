@@ -66,7 +66,8 @@ def _require_numbers(path: Path) -> None:
         return
     try:
         image: Any = nib.load(path)
-        size, kind, affine = (
+        size, kind = prod(image.shape), image.get_data_dtype().kind
+        affine = torch.from_numpy(image.affine.astype(np.float64))
             prod(image.shape),
             image.get_data_dtype().kind,
             torch.from_numpy(image.affine.astype(np.float64)),
