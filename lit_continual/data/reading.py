@@ -68,10 +68,6 @@ def _require_numbers(path: Path) -> None:
         image: Any = nib.load(path)
         size, kind = prod(image.shape), image.get_data_dtype().kind
         affine = torch.from_numpy(image.affine.astype(np.float64))
-            prod(image.shape),
-            image.get_data_dtype().kind,
-            torch.from_numpy(image.affine.astype(np.float64)),
-        )
     except Exception:
         return  # whoever reads it says what is wrong
     if size > LARGEST:
