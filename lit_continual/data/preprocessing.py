@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai.transforms import Compose, Orientation, Spacing
 from typing_extensions import Self
 
-from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.classes import TRANSFORMS
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.plain_data import require_types
 from lit_continual.runs.registry import flat
 from lit_continual.runs.spec import Spec
+
+if TYPE_CHECKING:  # which imports Lightning
+    from lit_continual.runs.checkpoint import Checkpoint
 
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 #: Of the arguments in a file.
@@ -50,7 +52,7 @@ class Preprocessing:
         object.__setattr__(self, "normalise", tuple(map(flat, self.normalise)))  # as checkpoints and caches know it
 
     @classmethod
-    def of(cls, opened: Checkpoint) -> Self:
+    def of(cls, opened: "Checkpoint") -> Self:
         """Return the preprocessing that a checkpoint says its module was trained with.
 
         Raises:

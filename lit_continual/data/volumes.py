@@ -15,11 +15,9 @@ from lit_continual.data.arguments import require_near_size
 from lit_continual.data.batch import Matrix, Sample
 from lit_continual.data.cases import Case, CaseList
 from lit_continual.data.preprocessing import Preprocessing
-from lit_continual.data.reading import read_volume, require_one_grid
+from lit_continual.data.reading import LARGEST, read_volume, require_one_grid
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import printable_errors
-
-MOST = 2**33  # voxels that an image is resampled to: a body in 0.2 mm
 
 
 @printable_errors()
@@ -98,7 +96,7 @@ def require_mm(path: Path, shape: Sequence[int], sizes: Sequence[float], wanted:
     target = [float(size) for size in wanted] + [float(wanted[-1])] * (3 - len(wanted))
     ratios = [have / want for have, want in zip(sizes, target, strict=True) if want > 0]
     grown = prod(shape) * prod(max(1, ratio) for ratio in ratios)
-    if ratios and not (1e-4 < prod(ratios) < 1e4 and grown < MOST):
+    if ratios and not (1e-4 < prod(ratios) < 1e4 and grown < LARGEST):
         raise ValueError(
             f"{path} has voxels of {' x '.join(f'{s:.3g}' for s in sizes)} mm, and `spacing` asks for"
             f" {' x '.join(f'{t:.3g}' for t in target)} mm. Give both in mm."
