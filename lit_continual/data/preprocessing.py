@@ -58,12 +58,13 @@ class Preprocessing:
         Raises:
             ValueError: If it says none, or none that can be built, with the file.
         """
-        given = {k: list(v) if isinstance(v, tuple) else v for k, v in opened.preprocessing.items()}
+        given: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in opened.preprocessing.items()}
         try:
             require_types(given, _TYPES, required=False)
             if unknown := sorted(given.keys() - _TYPES.keys()):
                 raise ValueError(f"there is no `{unknown[0]}`")
-            found = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+            arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+            found = cls(**arguments)
             found.transforms()
         except ValueError as error:
             raise ValueError(
