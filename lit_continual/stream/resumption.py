@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
+from lit_continual.runs import checkpoint
 from lit_continual.runs.files import replaced
 from lit_continual.runs.load_checkpoint import load_checkpoint
 
