@@ -39,7 +39,7 @@ def named_failure(images: Tensor, paths: Sequence[Any]) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, IndexError, AssertionError, TypeError) as error:
+    except (RuntimeError, IndexError, AssertionError, TypeError, ValueError) as error:
         raise ValueError(
             f"The network fails on {paths[0]} of {' x '.join(map(str, images.shape[2:]))} voxels"
             f" ({in_one_line(error)}). Give a `roi_size` that it takes, or another image."
