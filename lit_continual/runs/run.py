@@ -83,8 +83,8 @@ class Run:
             run = cls(folder=folder, matrix={}, described=described, **_fields(described))
         except ValueError as error:
             raise ValueError(
-                f"`{folder / 'run.json'}` is incomplete or damaged ({in_one_line(error)}); restore it from a copy, or begin"
-                " anew with `--overwrite`."
+                f"`{folder / 'run.json'}` is incomplete or damaged ({in_one_line(error)}); restore it from"
+                " a copy, or begin anew with `--overwrite`."
             ) from error
         object.__setattr__(run, "matrix", _read_matrix(folder / "matrix.json", run))
         object.__setattr__(run, "cases", _read_cases(folder / "cases.csv", run))
@@ -210,8 +210,8 @@ def _read_matrix(path: Path, run: Run) -> dict[str, NDArray[np.float64]]:
             R = np.array([[nan if v is None else v for v in row] for row in rows], dtype=np.float64)
         except ValueError as error:
             raise ValueError(
-                f"`{path}` holds no matrix of numbers for `{score.name}` ({in_one_line(error)}); restore it from a copy, or begin"
-                " anew with `--overwrite`."
+                f"`{path}` holds no matrix of numbers for `{score.name}` ({in_one_line(error)}); restore it"
+                " from a copy, or begin anew with `--overwrite`."
             ) from error
         if R.shape != (size, size):
             raise ValueError(
