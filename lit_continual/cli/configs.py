@@ -3,12 +3,12 @@
 A list of a later config or option takes the place of the one before. jsonargparse 4.53 does otherwise where both are
 equally long, and lays each entry over its predecessor:
 
-    >>> from dataclasses import make_dataclass
-    >>> Method = make_dataclass("Method", [("phi", int, 0), ("rho", int, 0)])
+    >>> from lit_continual.runs.experience import Experience
     >>> parser = ArgumentParser()
-    >>> action = parser.add_argument("--methods", type=list[Method])
-    >>> parser.parse_args(['--methods=[{"phi": 1}]', '--methods=[{"rho": 2}]']).methods
-    [Namespace(phi=1, rho=2)]
+    >>> action = parser.add_argument("--stream.experiences", type=list[Experience])
+    >>> given = ['--stream.experiences=[{"name": "a", "max_epochs": 4}]', '--stream.experiences=[{"name": "b"}]']
+    >>> [(one.name, one.max_epochs) for one in parser.parse_args(given).stream.experiences]
+    [('b', 4)]
 
 So :func:`parsed_anew` gives an empty list first. That is the one public way: ``set_parsing_settings`` has no switch for
 it; a subclass of ``ActionConfigFile`` sees config files only, and an option such as ``--trainer.callbacks`` is laid
@@ -17,8 +17,8 @@ no more which options stood before and which behind them; and a tuple, whose ent
 cannot be appended to by ``--trainer.callbacks+=``:
 
     >>> action = parser.add_argument("--fixed", type=tuple[int, ...] | list[int] | None)
-    >>> parser.parse_args(["--methods=[{}]", '--methods+={"rho": 2}', "--fixed=[1]", "--fixed+=2"])
-    Namespace(methods=[Namespace(phi=0, rho=0), Namespace(phi=0, rho=2)], fixed=[2])
+    >>> parser.parse_args(["--fixed=[1]", "--fixed+=2"]).fixed
+    [2]
 """
 
 import sys
@@ -43,12 +43,12 @@ def parsed_anew(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse a command line on which experiences and callbacks that are given again inherit nothing from those before.
 
     Example:
-        >>> from dataclasses import make_dataclass
-        >>> Method = make_dataclass("Method", [("phi", int, 0), ("rho", int, 0)])
+        >>> from lit_continual.runs.experience import Experience
         >>> parser = ArgumentParser()
-        >>> action = parser.add_argument("--trainer.callbacks", type=list[Method])
-        >>> parsed_anew(parser, ['--trainer.callbacks=[{"phi": 1}]', '--trainer.callbacks=[{"rho": 2}]'])
-        Namespace(trainer=Namespace(callbacks=[Namespace(phi=0, rho=2)]))
+        >>> action = parser.add_argument("--stream.experiences", type=list[Experience])
+        >>> given = ['--stream.experiences=[{"name": "a", "max_epochs": 4}]', '--stream.experiences=[{"name": "b"}]']
+        >>> [(one.name, one.max_epochs) for one in parsed_anew(parser, given).stream.experiences]
+        [('b', None)]
     """
     with warnings.catch_warnings():  # of classes of other packages, which nobody has named
         warnings.filterwarnings("ignore", "(?s).*Hit failing import")

@@ -131,7 +131,7 @@ def test_json(tmp_path):
         (errno.EROFS, "Choose a folder on a file system that may be written"),
         (errno.EIO, "Check the disk"),
         (errno.EMFILE, "Allow more open files"),
-        (errno.ENAMETOOLONG, "Choose another folder"),
+        (errno.ENAMETOOLONG, "Choose a shorter name"),
     ],
 )
 def test_each_reason_has_its_remedy(tmp_path, number, words):
