@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -199,7 +200,7 @@ def _places(slices: Sequence[Any]) -> list[Path]:
 
 def _name(place: Path, root: Path) -> str:
     parts = place.relative_to(root).parts or (root.resolve().name,)
-    return "_".join(parts)
+    return unicodedata.normalize("NFC", "_".join(parts))  # as images are named
 
 
 def _series(name: str, slices: Sequence[Any]) -> DicomSeries:

@@ -210,3 +210,8 @@ def test_a_folder_of_everything_is_not_searched_for_ever(tmp_path, monkeypatch):
     write_series(tmp_path / "z", stored())
     assert not holds_dicom(tmp_path)
     assert holds_dicom(tmp_path / "z")
+
+
+def test_the_accent_of_a_folder_is_one_character_as_in_names_of_images(tmp_path):
+    write_series(tmp_path / "cafe\u0301", stored())
+    assert [series.name for series in read_series(tmp_path)] == ["caf\u00e9"]
