@@ -361,9 +361,16 @@ BREAKS = [
         "runs/checkpoint.py",
         "tests/runs/test_checkpoint.py tests/runs/test_registry.py",
         ("if written is not None and written != self._digest():", "if False:"),
-        ('map_location="cpu", weights_only=True)', 'map_location="cpu", weights_only=False)'),
         ("not bool(value.isfinite().all())", "False"),
+        ("BoundedBuilding(self.state_dict) if kind in MODULES.own.values() else nullcontext()", "nullcontext()"),
+        ("with self._named(), trusting(self.trust), BoundedBuilding(self.state_dict):", "with self._named():"),
     ),
+    *room(
+        "runs/load_checkpoint.py",
+        "tests/runs/test_checkpoint.py tests/runs/test_registry.py",
+        ('map_location="cpu", weights_only=True)', 'map_location="cpu", weights_only=False)'),
+    ),
+    *room("runs/trust.py", "tests/runs/test_registry.py", ("_TRUSTED.reset(token)", "pass")),
     *room(
         "runs/parameters.py",
         "tests/runs/test_checkpoint.py tests/runs/test_registry.py",

@@ -199,3 +199,10 @@ def test_package_hosts_and_paths_of_a_machine_are_recognised():
     ]
     inside = ["/".join(parts) for parts in (("docs", "home", "index.md"), ("a", "root", "b"), ("${HOME}", "work", "x"))]
     assert elsewhere("\n".join(inside)) == []
+
+
+def test_generators_of_devices_that_nobody_uses_are_left_alone():
+    for file in SOURCES:  # without devices, `fork_rng` starts every GPU there is
+        for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "fork_rng":
+                assert node.args or node.keywords, f"{file}:{node.lineno} names no `devices`"

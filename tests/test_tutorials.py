@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from lit_continual.cli import main
 from lit_continual.data import shoulder_subject
-from lit_continual.runs.checkpoint import load_checkpoint
 from lit_continual.runs.files import read_json
+from lit_continual.runs.load_checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT / "docs" / "tutorials"

@@ -1,4 +1,25 @@
-"""Configs given one after another: what of them takes whose place."""
+"""Configs given one after another: what of them takes whose place.
+
+A list of a later config or option takes the place of the one before. jsonargparse 4.53 does otherwise where both are
+equally long, and lays each entry over its predecessor:
+
+    >>> from lit_continual.runs.experience import Experience
+    >>> parser = ArgumentParser()
+    >>> action = parser.add_argument("--stream.experiences", type=list[Experience])
+    >>> given = ['--stream.experiences=[{"name": "a", "max_epochs": 4}]', '--stream.experiences=[{"name": "b"}]']
+    >>> [(one.name, one.max_epochs) for one in parser.parse_args(given).stream.experiences]
+    [('b', 4)]
+
+So :func:`parsed_anew` gives an empty list first. That is the one public way: ``set_parsing_settings`` has no switch for
+it; a subclass of ``ActionConfigFile`` sees config files only, and an option such as ``--trainer.callbacks`` is laid
+over the config's list before anybody is asked; ``parse_object`` takes the files merged by our own rule, but then knows
+no more which options stood before and which behind them; and a tuple, whose entries are not laid over one another,
+cannot be appended to by ``--trainer.callbacks+=``:
+
+    >>> action = parser.add_argument("--fixed", type=tuple[int, ...] | list[int] | None)
+    >>> parser.parse_args(["--fixed=[1]", "--fixed+=2"]).fixed
+    [2]
+"""
 
 import sys
 import warnings
@@ -12,9 +33,8 @@ from jsonargparse import ArgumentParser, Namespace
 from lit_continual.runs.files import is_first_rank, read_yaml
 from lit_continual.runs.printing import printable
 
-#: Lists that take the place of those before. Where one has as many entries as the one before, jsonargparse lays each
-#: entry over its predecessor: the epochs of the first experience, or an argument of the first callback, stayed where
-#: another stands now. It has no setting for that and no public place between a config and the next.
+#: Lists whose entries would else be laid over those before: the epochs of the first experience, or an argument of the
+#: first callback, stayed where another stands now.
 LISTS = ("stream.experiences", "trainer.callbacks")
 CONFIG = ("--config", "-c")
 
@@ -23,10 +43,12 @@ def parsed_anew(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse a command line on which experiences and callbacks that are given again inherit nothing from those before.
 
     Example:
+        >>> from lit_continual.runs.experience import Experience
         >>> parser = ArgumentParser()
-        >>> _ = parser.add_argument("--trainer.callbacks", type=list[dict[str, int]])
-        >>> parsed_anew(parser, ['--trainer.callbacks=[{"phi": 1}]', '--trainer.callbacks=[{"rho": 2}]'])
-        Namespace(trainer=Namespace(callbacks=[{'rho': 2}]))
+        >>> action = parser.add_argument("--stream.experiences", type=list[Experience])
+        >>> given = ['--stream.experiences=[{"name": "a", "max_epochs": 4}]', '--stream.experiences=[{"name": "b"}]']
+        >>> [(one.name, one.max_epochs) for one in parsed_anew(parser, given).stream.experiences]
+        [('b', None)]
     """
     with warnings.catch_warnings():  # of classes of other packages, which nobody has named
         warnings.filterwarnings("ignore", "(?s).*Hit failing import")

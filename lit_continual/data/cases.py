@@ -1,6 +1,7 @@
 """What a data set holds: its cases, and the names of its label values."""
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from lit_continual.data.dataset_json import DatasetJson, read_dataset_json
 from lit_continual.runs.printing import printable_errors
 
 NIFTI = (".nii.gz", ".nii")
-SUFFIXES = (*NIFTI, ".nrrd", ".mha", ".mhd")
+SUFFIXES = (*NIFTI, ".seg.nrrd", ".nrrd", ".mha", ".mhd")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def read_cases(dataset: str | os.PathLike[str], report: Callable[[str], None] = 
     * JSON: ``training`` lists ``image`` (a path, or one a channel), ``label`` and further keys; ``labels`` names the
       values.
     * CSV: columns ``image`` (or ``image_0``, ``image_1``, … for channels), ``label``, and further keys.
+    * One image, such as to predict it.
     * Folder: ``dataset.json`` in it, or ``images/`` and ``labels/`` with the same file names; ``NAME_0000``,
       ``NAME_0001``, … are the channels of ``NAME``, unless there are labels of these names. Without ``labels/`` the
       images stand alone.
@@ -94,6 +96,8 @@ def read_cases(dataset: str | os.PathLike[str], report: Callable[[str], None] = 
         entries = _raw_folder(path, said.file_ending, report) if said.entries is None else said.entries
     elif path.suffix == ".csv":
         entries = read_table(path)
+    elif is_image(path):
+        entries = [{"image": path.name}]
     else:
         raise ValueError(f"{path} is no data set. Give a dataset.json, a CSV table or a folder.")
     if not entries:
@@ -110,8 +114,8 @@ def read_cases(dataset: str | os.PathLike[str], report: Callable[[str], None] = 
 
 
 def stem(path: str | os.PathLike[str]) -> str:
-    """Name of an image file without its suffix, ``.nii.gz`` included."""
-    name = Path(path).name
+    """Name of an image file without its suffix, ``.nii.gz`` included, its accents as one character each."""
+    name = unicodedata.normalize("NFC", Path(path).name)
     return next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), Path(name).stem)
 
 

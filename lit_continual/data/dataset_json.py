@@ -10,6 +10,8 @@ from lit_continual.runs.files import parsed_json, read_text
 
 #: What nnU-Net calls the label of voxels that nobody annotated.
 IGNORE = "ignore"
+#: Lists of further cases that a data list of MONAI has, and the key of a case that says in which it stands.
+OTHERS, LIST = ("validation", "testing", "test"), "list"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,22 @@ def _entries(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
             {"image": [*part["images"]], "label": part["label"], "patient": name}
             for name, part in content["dataset"].items()
         ]
-    return None if "file_ending" in content else list(content["training"])
+    if "file_ending" in content:
+        return None
+    training: list[Any] = list(content["training"])
+    others = {name: content.get(name) for name in OTHERS}
+    given = {name: cases for name, cases in others.items() if isinstance(cases, list) and _labelled(cases)}
+    if not given:
+        return training
+    parts = {"training": training, **given}
+    return [
+        {LIST: name, **case} if isinstance(case, Mapping) else case for name, part in parts.items() for case in part
+    ]
+
+
+def _labelled(cases: list[Any]) -> bool:
+    """Whether a list is one of images with labels, which the Decathlon's own of test images is not."""
+    return bool(cases) and all(isinstance(case, Mapping) and case.get("label") for case in cases)
 
 
 def _values(value: Any) -> int | tuple[int, ...]:

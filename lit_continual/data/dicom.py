@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ FRAMES = {  # and of whole stacks in one file
     "1.2.840.10008.5.1.4.1.1.130": "PET",
 }
 LARGEST = 2**31  # voxels of a series
+SEARCHED = 20_000  # files of a folder that may be another than was meant
 #: What all slices of a series share.
 SHARED = {"Rows": "size", "Columns": "size", "PixelSpacing": "pixel spacing", "ImageOrientationPatient": "orientation"}
 SHARED |= {"FrameOfReferenceUID": "frame of reference", "PatientID": "patient", "StudyInstanceUID": "study"}
@@ -91,9 +94,8 @@ def holds_dicom(folder: str | os.PathLike[str]) -> bool:
     if not path.is_dir() or (path / "dataset.json").exists():
         return False
     places = [path, *(path / name for name in ("images", "imagesTr") if (path / name).is_dir())]
-    return (
-        not any(map(is_image, (f for place in places for f in place.iterdir())))
-        and next(_files(path), None) is not None
+    return not any(map(is_image, (f for place in places for f in place.iterdir()))) and any(
+        map(_is_dicom, islice(_named(path), SEARCHED))
     )
 
 
@@ -143,12 +145,14 @@ def _read_series(root: Path) -> list[DicomSeries]:
 
 
 def _files(root: Path) -> Iterator[Path]:
+    return filter(_is_dicom, _named(root))
+
+
+def _named(root: Path) -> Iterator[Path]:
+    """The files in a folder, on any level, whose names may be those of images."""
     for place, folders, names in os.walk(root):
         folders.sort()
-        for name in sorted(names):
-            path = Path(place) / name
-            if not name.startswith(".") and name != "DICOMDIR" and _is_dicom(path):
-                yield path
+        yield from (Path(place) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
 
 
 def _is_dicom(path: Path) -> bool:
@@ -196,7 +200,7 @@ def _places(slices: Sequence[Any]) -> list[Path]:
 
 def _name(place: Path, root: Path) -> str:
     parts = place.relative_to(root).parts or (root.resolve().name,)
-    return "_".join(parts)
+    return unicodedata.normalize("NFC", "_".join(parts))  # as images are named
 
 
 def _series(name: str, slices: Sequence[Any]) -> DicomSeries:

@@ -37,6 +37,21 @@ def _channels(case: Case) -> int | None:
     return sum(prod(shape[3:]) for shape in shapes) if all(shapes) else None
 
 
+def require_labels_on_images(cases: Sequence[Case]) -> None:
+    """Check by their headers that each label map has the size of its image.
+
+    Raises:
+        ValueError: If a header cannot be read, or one has not.
+    """
+    for case in cases:
+        image, label = shape_of(case.images[0])[:3], shape_of(case.label)[:3] if case.label is not None else ()
+        if image and label and image != label:
+            raise ValueError(
+                f"{case.label} has shape {label} and {case.images[0]} {image}: they must be on one grid. Resample one"
+                " onto the other."
+            )
+
+
 def shape_of(path: Path) -> tuple[int, ...]:
     """Return the shape in the header of a NIfTI file; nothing of other files.
 

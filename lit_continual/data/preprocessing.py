@@ -2,15 +2,27 @@
 
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai.transforms import Compose, Orientation, Spacing
+from typing_extensions import Self
 
 from lit_continual.runs.classes import TRANSFORMS
+from lit_continual.runs.files import in_one_line
+from lit_continual.runs.plain_data import require_types
 from lit_continual.runs.registry import flat
 from lit_continual.runs.spec import Spec
 
+if TYPE_CHECKING:  # which imports Lightning
+    from lit_continual.runs.checkpoint import Checkpoint
+
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))
+#: Of the arguments in a file.
+_TYPES = {
+    "orientation": str | None,
+    "spacing": list[float] | None,
+    "normalise": list[dict[str, Any]],
+}
 NORMALISE: Spec = {"class_path": "NormalizeIntensity", "init_args": {"channel_wise": True}}
 
 
@@ -38,6 +50,28 @@ class Preprocessing:
         if spacing is not None and not (0 < len(spacing) <= 3 and all(map(isfinite, spacing))):
             raise ValueError(f"`spacing` must be up to three voxel sizes in mm, got {list(spacing)}.")
         object.__setattr__(self, "normalise", tuple(map(flat, self.normalise)))  # as checkpoints and caches know it
+
+    @classmethod
+    def of(cls, opened: "Checkpoint") -> Self:
+        """Return the preprocessing that a checkpoint says its module was trained with.
+
+        Raises:
+            ValueError: If it says none, or none that can be built, with the file.
+        """
+        given: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in opened.preprocessing.items()}
+        try:
+            require_types(given, _TYPES, required=False)
+            if unknown := sorted(given.keys() - _TYPES.keys()):
+                raise ValueError(f"there is no `{unknown[0]}`")
+            arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+            found = cls(**arguments)
+            found.transforms()
+        except ValueError as error:
+            raise ValueError(
+                f"{opened.path} describes no preprocessing that can be done ({in_one_line(error)}). Use another"
+                " checkpoint."
+            ) from error
+        return found
 
     def transforms(self) -> tuple[list[Any], Any]:
         """Build the transforms of the grid, with an interpolation mode to be given, and of the intensities."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lit_continual.data.cases import is_nifti
 from lit_continual.data.nifti import nifti_affine
 from lit_continual.runs.files import in_one_line
 
+LARGEST = 2**31  # voxels of an image
 HAS_ITK = importlib.util.find_spec("itk") is not None
 
 
@@ -56,14 +58,20 @@ def _loaded(path: Path) -> MetaTensor:
 
 
 def _require_numbers(path: Path) -> None:
-    """Refuse what MONAI reads as something else: complex voxels as their real part, a bad affine as the identity."""
+    """Refuse what no memory holds, and what MONAI reads as something else.
+
+    Those are complex voxels, read as their real part, and a bad affine, read as the identity.
+    """
     if not is_nifti(path):
         return
     try:
         image: Any = nib.load(path)
-        kind, affine = image.get_data_dtype().kind, torch.from_numpy(image.affine.astype(np.float64))
+        size, kind = prod(image.shape), image.get_data_dtype().kind
+        affine = torch.from_numpy(image.affine.astype(np.float64))
     except Exception:
         return  # whoever reads it says what is wrong
+    if size > LARGEST:
+        raise ValueError(f"{path} has {size} voxels by its header, and an image at most {LARGEST}. Replace it.")
     if kind == "c":
         raise ValueError(
             f"{path} has complex voxels, of which the imaginary part would be lost. Convert it to magnitudes."

@@ -55,7 +55,7 @@ class SegmentationDataModule(LightningDataModule):
         split: Which patients train, validate and test.
         preprocessing: Grid and intensity scale of every image.
         augmentation: Random changes of training samples.
-        samples_per_epoch: How many of the shuffled samples make an epoch; ``None`` for all.
+        samples_per_epoch: How many of the shuffled samples make an epoch, at most all; ``None`` for all.
         foreground: Least share of an epoch's samples that are slices with a revealed class, for small lesions in many
             slices; ``None`` takes slices as they come.
         patches_per_volume: How often a volume is drawn from in an epoch; 3D only.

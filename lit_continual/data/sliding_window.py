@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor
 
-from lit_continual.data.arguments import require_near_size
+from lit_continual.data.arguments import require_few_windows, require_near_size
 
 
 def slide(
@@ -29,6 +29,7 @@ def slide(
         sw_batch_size: Windows that go through the network together.
     """
     require_near_size(window, volumes.shape[2:])
+    require_few_windows(window, volumes.shape[2:], overlap)
     flat = len(window) == volumes.ndim - 3
     seen = (lambda x: network(x.squeeze(-1)).unsqueeze(-1)) if flat else network
     inferer = SlidingWindowInferer(

@@ -1,5 +1,6 @@
 """Who trains and who tests: patients are split, never images."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from lit_continual.data.cases import Case
+from lit_continual.data.dataset_json import LIST
 from lit_continual.data.fold_file import read_fold, require_known
-from lit_continual.runs.printing import printable_errors
+from lit_continual.runs.printing import printable, printable_errors
 
 SPLITS = ("train", "val", "test")
+MOST = 20  # values that an error names
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,10 @@ class Split:
     Args:
         fractions: Shares of the patients for training, validation and test; they sum to one.
         seed: Seed of the shuffled order of the patients. The same for all experiences on one data set.
-        key: Key of the data set's list that gives the split of each case (``train``, ``val``, ``test``) instead.
-        where: Keep only the cases whose keys have these values, such as ``{site: DU}``; done before splitting.
+        key: Key of the data set's list that gives the split of each case (``train``, ``val``, ``test``) instead; of
+            lists ``training``, ``validation`` and ``testing`` in one file it is ``list``.
+        where: Keep only the cases whose keys, ``patient`` among them, have these values, such as ``{site: DU}``; done
+            before splitting.
         part: ``[i, n]``: of the training patients only the i-th of n disjoint parts, counted from 0. The
             others are not divided, since no one trains on them.
         limit: At most so many training patients.
@@ -60,10 +65,14 @@ def split_cases(cases: Sequence[Case], split: Split, source: object) -> dict[str
     Raises:
         ValueError: If nobody is left to train on, a key or a fold is missing, or one patient is in two splits.
     """
-    chosen = [case for case in cases if all(case.keys.get(k) == str(v) for k, v in split.where.items())]
+    keys = [{**case.keys, "patient": case.patient} for case in cases]
+    wanted = [all(own.get(k) == str(v) for k, v in split.where.items()) for own in keys]
+    chosen = [case for case, is_wanted in zip(cases, wanted, strict=True) if is_wanted]
     if not chosen:
-        there = {k: sorted({case.keys.get(k, "nothing") for case in cases}) for k in split.where}
+        there = {k: sorted({own.get(k, "nothing") for own in keys})[:MOST] for k in split.where}
         raise ValueError(f"No case of {source} has {dict(split.where)}: it has {there}. Correct `split.where`.")
+    if split.key is None and split.fold is None:
+        chosen = _of_training(chosen, source)
     if split.fold is not None:
         groups = _folded(cases, {case.patient for case in chosen}, split, Path(str(source)))
     elif split.key is None:
@@ -104,6 +113,20 @@ def check_leakage(experiences: Mapping[str, Mapping[str, Sequence[Case]]]) -> No
                 f"Patient {patient} is in {sides}. Use one `split.seed` for a data set; where two people share a name,"
                 " give the cases a `patient` key."
             )
+
+
+def _of_training(cases: Sequence[Case], source: object) -> list[Case]:
+    """The cases of a list that parts them that are its training cases; a warning says what is left out."""
+    found = [case for case in cases if case.keys.get(LIST, "training") == "training"]
+    if left := len(cases) - len(found):
+        warnings.warn(
+            printable(
+                f"{left} cases that {source} lists for validation and testing are left out, and its training cases are"
+                f" split anew. Give `split.key: {LIST}` to take the list's own parts."
+            ),
+            stacklevel=2,
+        )
+    return found
 
 
 def _shuffled(patients: list[str], split: Split) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from lit_continual.data.arguments import require_near_size
 from lit_continual.data.batch import Matrix, Sample
 from lit_continual.data.cases import Case, CaseList
 from lit_continual.data.preprocessing import Preprocessing
-from lit_continual.data.reading import read_volume, require_one_grid
+from lit_continual.data.reading import LARGEST, read_volume, require_one_grid
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import printable_errors
 
@@ -38,7 +38,8 @@ def load_case(case: Case, preprocessing: Preprocessing) -> Sample:
     grid, normalise = preprocessing.transforms()
     for transform in grid:
         if isinstance(transform, Spacing):
-            _require_mm(case.images[0], image, transform.pixdim)
+            sizes = torch.as_tensor(image.affine, dtype=torch.float64)[:3, :3].norm(dim=0).tolist()
+            require_mm(case.images[0], image.shape[1:], sizes, transform.pixdim)
         image = transform(image)
     spacing = torch.as_tensor(source.affine, dtype=torch.float64)[:3, :3].norm(dim=0)
     return {
@@ -65,6 +66,11 @@ def _normalised(normalise: Any, image: Tensor, case: Case, channels: Sequence[Me
                 f"`normalise` fails on {case.images[0]} ({in_one_line(error.__cause__ or error)}). Correct it."
             ) from error
         bad = wrong[path]
+    if found.shape[1:] != image.shape[1:]:
+        raise ValueError(
+            f"`normalise` makes {tuple(found.shape[1:])} of the {tuple(image.shape[1:])} voxels of {case.images[0]},"
+            " and its label stays as it was. Use transforms of intensities; `orientation` and `spacing` are the grid."
+        )
     if bad and path is not None:
         raise ValueError(
             f"{path} has {wrong[path]} voxels that are nan or infinite. Repair or remove the image, or mend them in"
@@ -75,12 +81,22 @@ def _normalised(normalise: Any, image: Tensor, case: Case, channels: Sequence[Me
     return found
 
 
-def _require_mm(path: Path, image: MetaTensor, wanted: Any) -> None:
-    """Refuse voxel sizes that are not in mm: resampling would take hours, or leave a voxel."""
-    sizes = torch.as_tensor(image.affine, dtype=torch.float64)[:3, :3].norm(dim=0).tolist()
+def require_mm(path: Path, shape: Sequence[int], sizes: Sequence[float], wanted: Sequence[float]) -> None:
+    """Refuse voxel sizes that are not in mm: resampling would take hours, or all memory, or leave a voxel.
+
+    Args:
+        path: The image.
+        shape: Its voxels along each axis.
+        sizes: Their sizes.
+        wanted: Those to resample to; the last holds for the axes behind it, and one of 0 or less leaves its axis.
+
+    Raises:
+        ValueError: If they cannot both be in mm.
+    """
     target = [float(size) for size in wanted] + [float(wanted[-1])] * (3 - len(wanted))
     ratios = [have / want for have, want in zip(sizes, target, strict=True) if want > 0]
-    if ratios and not 1e-4 < prod(ratios) < 1e4:
+    grown = prod(shape) * prod(max(1, ratio) for ratio in ratios)
+    if ratios and not (1e-4 < prod(ratios) < 1e4 and grown < LARGEST):
         raise ValueError(
             f"{path} has voxels of {' x '.join(f'{s:.3g}' for s in sizes)} mm, and `spacing` asks for"
             f" {' x '.join(f'{t:.3g}' for t in target)} mm. Give both in mm."
@@ -119,6 +135,11 @@ def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: 
     values = torch.where((values - rounded).abs() < 1e-3, rounded, values)
     found = {float(v) for v in torch.unique(values)}
     declared = {0, *(listed.labels.values() or (int(v) for v in found if v.is_integer())), *classes.values()}
+    if not listed.labels and found - {0.0} == {255.0} and 255 not in classes.values():
+        raise ValueError(
+            f"{case.label} has the values 0 and 255, as some tools write a mask, and `classes` asks for"
+            f" {', '.join(map(str, classes.values()))}: the case would be empty. Write 1 for 255, or declare `labels`."
+        )
     if unknown := sorted(found - declared):
         raise ValueError(
             f"{case.label} has the label value {unknown[0]:g}, which is not declared ({sorted(declared)})."

@@ -20,7 +20,7 @@ def agreement(opened: Checkpoint, one: OneLayer, images: str) -> list[str]:
     Raises:
         ValueError: If an image cannot be read.
     """
-    module, network, preprocessing = one.module, one.network(), Preprocessing(**opened.preprocessing)
+    module, network, preprocessing = one.module, one.network(), Preprocessing.of(opened)
     window, voxels, others = module.hparams["roi_size"], 0, 0
     cases = read_cases(images).cases
     for case in cases:

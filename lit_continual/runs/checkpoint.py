@@ -2,7 +2,8 @@
 
 import inspect
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,65 +12,22 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from lit_continual.runs.bounded_building import BoundedBuilding
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.files import in_one_line
-from lit_continual.runs.formats import format_of, readable_formats
+from lit_continual.runs.formats import format_of
+from lit_continual.runs.load_checkpoint import load_checkpoint
 from lit_continual.runs.parameters import checked_parameter
 from lit_continual.runs.printing import printable
 from lit_continual.runs.seal import SECTION, digest
+from lit_continual.runs.trust import trusting
 
 M = TypeVar("M", bound=LightningModule)
 
-SAFE_TORCH = (2, 10)  # before it, reading a checkpoint of tensors could run code: CVE-2025-32434, CVE-2026-24747
 #: Arguments of modules that are objects, which no file can hold.
 _OBJECTS = {"loss", "optimizer", "scheduler"}
 #: What is raised over data of other types than a checkpoint's; a `RecursionError` is a `RuntimeError`.
 _MALFORMED = (RuntimeError, KeyError, TypeError, AttributeError, IndexError, MemoryError, OverflowError)
-
-
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Load a checkpoint of tensors and plain containers to the CPU, without running any code from it.
-
-    Raises:
-        ValueError: If the file is missing, truncated or not such a checkpoint, or torch is too old to read it safely.
-    """
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
-        raise ValueError(
-            f"torch {torch.__version__} may run code that a checkpoint holds, so {path} is not read. Install torch"
-            f" {'.'.join(map(str, SAFE_TORCH))} or newer."
-        )
-    if Path(path).is_dir():
-        known = ", ".join(one.name for one in readable_formats())
-        raise ValueError(
-            f"{path} is a folder, and none of a trained model ({known}). Give a checkpoint, or such a folder."
-        )
-    if not Path(path).is_file():
-        raise ValueError(f"There is no checkpoint at {path}. Check the path.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if foreign := _foreign_globals(path):
-            raise ValueError(
-                f"{path} cannot be read as a checkpoint of tensors and plain values: it holds {', '.join(foreign)}, and"
-                " reading such objects, pickled hyper-parameters for one, could run code. If you trust who wrote it,"
-                " allow them by `torch.serialization.add_safe_globals` first, or save its `state_dict` alone and use"
-                " another file for that."
-            ) from error
-        raise ValueError(
-            f"{path} cannot be read as a checkpoint of tensors and plain values ({in_one_line(error)})."
-            " It may be truncated or of another program; use another checkpoint."
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint. Use another file.")
-    return checkpoint
-
-
-def _foreign_globals(path: str | os.PathLike[str]) -> list[str]:
-    """Names of the classes and functions in a file that are not read; none if it is no whole file of torch."""
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # of damaged files, of any kind
-        return []
 
 
 class Checkpoint:
@@ -218,9 +176,11 @@ class Checkpoint:
                 f"{self.path}: `{objects[0]}` is an object, which no file may give. Use another checkpoint."
             )
         try:
-            with torch.random.fork_rng(devices=[]):  # its first weights are thrown away; draw nothing for them
-                module = kind(**{**parameters, **overrides})
-            module.on_load_checkpoint(self.content)
+            bounds = BoundedBuilding(self.state_dict) if kind in MODULES.own.values() else nullcontext()
+            with self._named(), trusting(self.trust), bounds:
+                with torch.random.fork_rng(devices=[]):  # its first weights are thrown away; draw nothing for them
+                    module = kind(**{**parameters, **overrides})
+                module.on_load_checkpoint(self.content)
             module.load_state_dict(self.state_dict, strict)
         except _MALFORMED as error:
             raise ValueError(
@@ -229,6 +189,16 @@ class Checkpoint:
             ) from error
         return module.eval()
 
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the file where an error about what it describes does not."""
+        try:
+            yield
+        except ValueError as error:
+            if str(self.path) in str(error):
+                raise
+            raise ValueError(f"{self.path}: {in_one_line(error)}.") from error
+
     def restore(self, module: LightningModule) -> None:
         """Give ``module`` the heads and weights of the checkpoint.
 
@@ -236,7 +206,8 @@ class Checkpoint:
             ValueError: If the checkpoint is of another network.
         """
         try:
-            module.on_load_checkpoint(dict(self.content))
+            with self._named(), trusting(self.trust), BoundedBuilding(self.state_dict):
+                module.on_load_checkpoint(dict(self.content))
             module.load_state_dict(self.state_dict)
         except _MALFORMED as error:
             reason = ([line.strip() for line in str(error).splitlines()[:2]] or [type(error).__name__])[-1]

@@ -19,12 +19,15 @@ from lit_continual.runs.printing import printable
 TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter", "iostream error")  # what torch.save says of a full disk
 AGAIN = "then run the command again; a fit goes on with --resume."
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: What to do about a file that cannot be written, by what the system says of it.
+#: What to do about a file that cannot be read or written, by what the system says of it.
 REMEDIES = {
     **dict.fromkeys(FULL, "Free some space or choose another folder"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "Get the permission for it or choose another folder"),
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.ELOOP: "Choose a place whose links do not lead in a circle",
     errno.EROFS: "Choose a folder on a file system that may be written",
     errno.EIO: "Check the disk or choose a folder on another one",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files (`ulimit -n 4096`) or take fewer workers"),
 }
 LARGEST = 64_000_000  # bytes of a file of text
 LONGEST = 500  # characters that are said of an error
@@ -51,7 +54,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows syncs no file that is open for reading alone
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:

@@ -1,10 +1,14 @@
 """Hyper-parameters of a checkpoint: plain data, and descriptions of the objects that a file may name."""
 
 from collections.abc import Callable, Collection, Mapping
+from reprlib import repr
 from typing import Any
 
 from lit_continual.runs.classes import NETWORKS, TRANSFORMS
+from lit_continual.runs.plain_data import fits
 from lit_continual.runs.registry import Registry
+
+LARGEST = 2**16  # voxels along an axis of a window
 
 #: Which hyper-parameters, beside ``network``, describe a list of objects, and of which kind.
 LISTED: dict[str, Registry] = {"post": TRANSFORMS, "normalise": TRANSFORMS}
@@ -25,6 +29,13 @@ def checked_parameter(key: str, value: Any, trust: Collection[str]) -> Any:
         if not isinstance(steps, (list, tuple)):
             raise ValueError(f"`{key}` is a {type(value).__name__}, not a list of transforms. Use another checkpoint.")
         return [LISTED[key].checked(step, trust) for step in steps]
+    if key == "roi_size" and value is not None:
+        sizes = list(value) if isinstance(value, (list, tuple)) else []
+        if len(sizes) not in (2, 3) or not all(fits(size, int) and 0 < size <= LARGEST for size in sizes):
+            raise ValueError(
+                f"`roi_size` is {repr(value)}, not two or three numbers of voxels. Use another checkpoint."
+            )
+        return sizes
     if key in CHECKS:
         return CHECKS[key](value, trust)
     if _describes(value):

@@ -12,7 +12,9 @@ from reprlib import repr
 from typing import Any, TypeVar
 
 import lit_continual
+from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import printable
+from lit_continual.runs.trust import trusted
 
 C = TypeVar("C", bound=type)
 
@@ -21,6 +23,7 @@ FETCHES = re.compile(r"pretrain|weights$|url|path|file|repo|checkpoint$|ckpt|out
 #: In text, what a path, an address or the dotted name of something to import is made of.
 LEADS_AWAY = re.compile(r"[./\\:$~]")
 LONGEST = 200  # characters of a text, and entries of a list, in the arguments of a file
+LARGEST = 2**24  # of a whole number there: a class may make a list, or a loop, as long
 
 
 class Registry:
@@ -117,7 +120,7 @@ class Registry:
             arguments = flat(spec)
         except ValueError as error:
             raise ValueError(f"The file describes no {self.kind}: {error}") from error
-        name = arguments.pop("_target_")
+        name, trust = arguments.pop("_target_"), (*trust, *trusted())
         if twice := sorted(arguments.keys() & {"class_path", "init_args", "dict_kwargs"}):
             raise ValueError(f"The file describes no {self.kind}: `{twice[0]}` stands in it twice. Use another file.")
         found = self.allowed(name, trust)
@@ -129,6 +132,7 @@ class Registry:
     def allowed(self, name: str, trust: Collection[str]) -> type:
         """Return the class that a file names; nothing is imported but MONAI and what the caller trusts."""
         place, _, last = name.rpartition(".")
+        trust = (*trust, *trusted())
         found: Any = self._of_this_package(last)
         if found is not None and not _names("lit_continual", place):
             found = None
@@ -184,21 +188,18 @@ def flat(spec: Any) -> dict[str, Any]:
 
 
 def construct(found: Any, arguments: Mapping[str, Any], name: str) -> Any:
-    """Call ``found`` with ``arguments``.
-
-    Raises:
-        ValueError: If it does not take them.
-    """
+    """Call ``found`` with ``arguments``; raise a ``ValueError`` if it does not take them."""
     parameters = inspect.signature(found).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for argument in arguments.keys() - parameters.keys():
             raise ValueError(f"`{name}` has no argument `{argument}`. It takes {', '.join(parameters)}.")
     try:
         return found(**arguments)
-    except (TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
-        raise ValueError(
-            f"`{name}` cannot be built from {dict(arguments)} ({error}). Correct its arguments."
-        ) from error
+    except Exception as error:  # of anybody's class, over arguments of any type
+        if isinstance(error, ValueError) and _package(found) == "lit_continual":
+            raise
+        said = f"`{name}` cannot be built from {printable(dict(arguments))[:1000]} ({in_one_line(error)})"
+        raise ValueError(f"{said}. Correct its arguments.") from error
 
 
 def _part_of(module: str, name: str) -> Any:
@@ -242,4 +243,6 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
         return keys and not value.keys() & {"_target_", "class_path"} and _is_plain(list(value.values()), depth + 1)
     if isinstance(value, (list, tuple)):
         return len(value) <= LONGEST and all(_is_plain(item, depth + 1) for item in value)
-    return value is None or isinstance(value, (bool, int, float))
+    if isinstance(value, int):
+        return abs(value) <= LARGEST
+    return value is None or isinstance(value, float)

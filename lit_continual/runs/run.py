@@ -83,8 +83,8 @@ class Run:
             run = cls(folder=folder, matrix={}, described=described, **_fields(described))
         except ValueError as error:
             raise ValueError(
-                f"`{folder / 'run.json'}` is incomplete or damaged ({in_one_line(error)}); repeat the run with"
-                " `--resume`."
+                f"`{folder / 'run.json'}` is incomplete or damaged ({in_one_line(error)}); restore it from"
+                " a copy, or begin anew with `--overwrite`."
             ) from error
         object.__setattr__(run, "matrix", _read_matrix(folder / "matrix.json", run))
         object.__setattr__(run, "cases", _read_cases(folder / "cases.csv", run))
@@ -187,7 +187,9 @@ def _read_json(path: Path) -> Any:
             f"`{path.parent}` is not a run folder: it has no `{path.name}`; give a folder that `fit` wrote."
         ) from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"`{path}` cannot be read ({in_one_line(error)}); repeat the run with `--resume`.") from error
+        raise ValueError(
+            f"`{path}` cannot be read ({in_one_line(error)}); restore it from a copy, or begin anew with `--overwrite`."
+        ) from error
 
 
 def _read_config(path: Path) -> str:
@@ -208,13 +210,13 @@ def _read_matrix(path: Path, run: Run) -> dict[str, NDArray[np.float64]]:
             R = np.array([[nan if v is None else v for v in row] for row in rows], dtype=np.float64)
         except ValueError as error:
             raise ValueError(
-                f"`{path}` holds no matrix of numbers for `{score.name}` ({in_one_line(error)}); repeat the run with"
-                " `--resume`."
+                f"`{path}` holds no matrix of numbers for `{score.name}` ({in_one_line(error)}); restore it"
+                " from a copy, or begin anew with `--overwrite`."
             ) from error
         if R.shape != (size, size):
             raise ValueError(
                 f"`{path}` holds a matrix of shape {R.shape} for `{score.name}`, and `run.json` beside it names {size}"
-                " experiences; the two are not of one run, so repeat it with `--resume`."
+                " experiences; the two are not of one run, so begin anew with `--overwrite`."
             )
         matrix[score.name] = np.where(np.isfinite(R), R, nan)
     return matrix
@@ -228,7 +230,9 @@ def _read_cases(path: Path, run: Run) -> tuple[CaseScores, ...]:
         return tuple(CaseScores.read(row, names, count) for row in csv_rows(read_text(path)))
     except (KeyError, OSError, ValueError) as error:
         said = f"no {error}" if isinstance(error, KeyError) else in_one_line(error)
-        raise ValueError(f"`{path}` is damaged ({said}); repeat the run with `--resume`.") from error
+        raise ValueError(
+            f"`{path}` is damaged ({said}); restore it from a copy, or begin anew with `--overwrite`."
+        ) from error
 
 
 def _score(name: str, described: Any) -> Score:

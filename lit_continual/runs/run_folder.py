@@ -185,11 +185,23 @@ class RunFolder:
         if not is_first_rank():
             return
         path = self.path / "cases.csv"
-        kept = [r for r in csv_rows(read_text(path)) if r["after"] != str(after)] if path.exists() else []
+        kept = [r for r in self._cases() if r["after"] != str(after)]
         columns = ["after", "on", "patient", "volume", "class", *self.run["scores"]]
         rows: list[Mapping[str, Any]] = [*kept, *(case.row() for case in cases)]
         write_text(path, csv_text(columns, ([row.get(column, "") for column in columns] for row in rows)))
         write_json(self.path / "matrix.json", self.matrices)
+
+    def _cases(self) -> list[dict[str, str]]:
+        """The scores of cases so far."""
+        path = self.path / "cases.csv"
+        text = read_text(path) if path.exists() else ""
+        known = {"after", "on"} <= {*text.partition("\n")[0].strip().split(",")}
+        if not known and any(map(self.evaluated, range(len(self.run["experiences"])))):
+            raise ValueError(
+                f"`{path}` is {'gone' if not text else 'damaged'}, and the scores of cases that were evaluated with it."
+                " Restore it from a copy, or begin anew with --overwrite."
+            )
+        return csv_rows(text) if known else []
 
     def write_overlays(self, after: int, on: int, overlays: Sequence[Mapping[str, Any]]) -> None:
         """Write image, truth and prediction of a slice of each case; the names of all but the first are numbered."""

@@ -51,7 +51,7 @@ class GrowingHeads(nn.Module):
             raise ValueError(f"A new head needs new class names, got {list(classes)} beside {known}.")
         convolution = nn.Conv2d if self.spatial_dims == 2 else nn.Conv3d
         layer = convolution(self.features, len(classes) + 1, kernel_size=1)
-        for old in self.layers.parameters():
+        if (old := next(self.layers.parameters(), None)) is not None:
             layer.to(old.device, old.dtype)
         self.layers.append(layer)
         self.classes.append(list(classes))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
@@ -43,6 +44,7 @@ class HydraNet(Segmenter):
         post: See :class:`Segmenter`.
 
     Raises:
+        MisconfigurationException: If a fit of several processes has a decoder without a batch, which DDP waits for.
         ValueError: If the network has no ``encoder`` and ``decoder``.
 
     Logs ``train/loss``, ``train/loss/<task>``, and what :class:`Segmenter` logs.
@@ -92,6 +94,18 @@ class HydraNet(Segmenter):
     def grow(self, classes: Sequence[str]) -> None:
         super().grow(classes)
         self._add_decoders()
+
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        given = [list(head) for head in getattr(getattr(self.trainer, "datamodule", None), "head_classes", [])]
+        silent = [head for head in self.heads.classes if head not in given]
+        options = getattr(self.trainer.strategy, "_ddp_kwargs", None)  # the only place that says what DDP looks for
+        if stage == "fit" and silent and given and options is not None and not options.get("find_unused_parameters"):
+            raise MisconfigurationException(
+                f"The decoder of {', '.join(silent[0])} has no batch in this fit, so its weights have no gradient,"
+                " which DDP waits for. Give --trainer.strategy=ddp_find_unused_parameters_true."
+            )
 
     @override
     def forward(self, image: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """Whether a network takes what the data hold."""
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_continual.data.arguments import require_near_size
-from lit_continual.data.headers import channels_of, shape_of
+from lit_continual.data.headers import channels_of, require_labels_on_images, shape_of
 from lit_continual.runs.files import in_one_line
 
 
@@ -29,6 +30,22 @@ def require_channels(network: nn.Module, image: Tensor, path: Any) -> None:
         raise ValueError(_other_channels(path, len(image), taken))
 
 
+@contextlib.contextmanager
+def named_failure(images: Tensor, paths: Sequence[Any]) -> Iterator[None]:
+    """Name the image that a network fails on.
+
+    Raises:
+        ValueError: In place of what a network says of a size that it does not take, or of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, IndexError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The network fails on {paths[0]} of {' x '.join(map(str, images.shape[2:]))} voxels"
+            f" ({in_one_line(error)}). Give a `roi_size` that it takes, or another image."
+        ) from error
+
+
 def rehearse(module: Any, data: Any) -> None:
     """Send one patch of each data set through a copy of a segmenter that computes nothing.
 
@@ -45,6 +62,7 @@ def rehearse(module: Any, data: Any) -> None:
             continue
         cases = [case for split in part.cases.values() for case in split]
         channels, taken = channels_of(cases), channels_taken(module.body)
+        require_labels_on_images(cases)
         if channels is None:
             continue
         if taken not in (None, channels):

@@ -17,10 +17,11 @@ from lit_continual.runs.registry import flat
 from lit_continual.runs.schedule import Schedule, ScheduledModule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import measure
+from lit_continual.segmentation.growth import grow_in_setup
 from lit_continual.segmentation.heads import Heads, classes_beyond, described, make_heads
 from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.loss_of_heads import loss_of_heads
-from lit_continual.segmentation.network_input import rehearse, require_channels
+from lit_continual.segmentation.network_input import named_failure, rehearse, require_channels
 from lit_continual.segmentation.post import TRANSFORMS
 from lit_continual.segmentation.source_grid import to_source_grid
 from lit_continual.segmentation.volume_scores import SCORES, VolumeScores
@@ -131,8 +132,7 @@ class Segmenter(ScheduledModule):
         data = getattr(self.trainer, "datamodule", None)
         self._of_data = list(getattr(data, "classes", []))
         if stage == "fit" and data is not None and hasattr(data, "classes"):
-            for classes in getattr(data, "head_classes", [list(data.classes)]):
-                self.grow(classes)
+            grow_in_setup(self, data)
             measure(self.loss, data, self.heads.classes)
             self.hparams["roi_size"] = self.hparams["roi_size"] or list(data.patch_size)
 
@@ -151,8 +151,11 @@ class Segmenter(ScheduledModule):
         return loss_of_heads(self.loss, self.heads.terms, logits, batch["label"], self.names(batch))
 
     def _infer(self, batch: Batch) -> Tensor:
-        require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
-        return self.inference.resampled(self.infer(batch["image"]), self.head_channels, self.to_source_grid, batch)
+        images, paths = batch["image"], batch.get("path", ["an image"])
+        require_channels(self.body, images[0], paths[0])
+        with named_failure(images, paths):
+            logits = self.infer(images)
+        return self.inference.resampled(logits, self.head_channels, self.to_source_grid, batch)
 
     def infer(self, image: Tensor) -> Tensor:
         """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""

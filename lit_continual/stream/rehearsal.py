@@ -7,10 +7,10 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, Timer
 
-from lit_continual.runs.checkpoint import load_checkpoint
 from lit_continual.runs.files import in_one_line
+from lit_continual.runs.load_checkpoint import load_checkpoint
 from lit_continual.stream.stream import Stream
 
 
@@ -41,6 +41,11 @@ def rehearse(
 def rehearse_fit(module: LightningModule, data: Any, trainer: Trainer, epochs: int | None) -> None:
     """Let callbacks and a module check that a fit can begin, those that know how to."""
     for callback in _callbacks(trainer):
+        if isinstance(callback, LearningRateFinder) and not hasattr(module, "lr"):
+            raise MisconfigurationException(
+                f"`LearningRateFinder` sets the attribute `lr` of a module, and {type(module).__name__} has its rate in"
+                " `optimizer`. Drop it; `lit-continual sweep` tries several rates."
+            )
         if hasattr(callback, "rehearse"):
             callback.rehearse(module)
     if hasattr(module, "rehearse"):

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from lit_continual.runs import checkpoint
 from lit_continual.runs.files import replaced
+from lit_continual.runs.load_checkpoint import load_checkpoint
 
 
 class EpochSeed(Callback):
@@ -111,7 +112,7 @@ class ResumeFiles(CheckpointIO):
     @override
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
         if self._is_mine(path):
-            return checkpoint.load_checkpoint(path)
+            return load_checkpoint(path)
         return self.others.load_checkpoint(path, *args, **options)
 
     @override

@@ -15,10 +15,12 @@ from lit_continual.data import JointDataModule
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
 from lit_continual.runs.case_scores import CaseScores
-from lit_continual.runs.checkpoint import Checkpoint, load_checkpoint
+from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import is_first_rank, replaced
+from lit_continual.runs.load_checkpoint import load_checkpoint
 from lit_continual.runs.run_folder import RunFolder
 from lit_continual.runs.seal import seal
+from lit_continual.segmentation.growth import GrowBeforeAverages
 from lit_continual.stream.evaluation import CaseRecorder, evaluate
 from lit_continual.stream.resumption import EpochSeed, ResumeFiles, ResumePoint
 from lit_continual.stream.stopping import Stopping
@@ -102,7 +104,9 @@ class StreamLoop:
         options: dict[str, Any] = {"enable_model_summary": False}  # a line says how large it is
         if experience.max_epochs is not None and self.stream.mode != "joint":  # whose fit is nobody's own
             options["max_epochs"] = experience.max_epochs
-        trainer = self.make_trainer([Stopping(), seeds], [point], step=self.folder.steps(index), **options)
+        trainer = self.make_trainer(
+            [Stopping(), seeds, GrowBeforeAverages()], [point], step=self.folder.steps(index), **options
+        )
         trainer.strategy.checkpoint_io = ResumeFiles(point.dirpath, trainer.strategy.checkpoint_io)
         _hand_on(states, trainer, module if self._before(index) is not None else None)
         device = str(trainer.strategy.root_device)

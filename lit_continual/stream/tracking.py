@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from lit_continual.reports.matrices import matrix_figure
 from lit_continual.reports.overlays import overlays_figure
 from lit_continual.reports.summary import measures
+from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import show
 from lit_continual.runs.run import Run
 
@@ -85,13 +86,40 @@ def _pixels(figure: Figure) -> np.ndarray[Any, Any]:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+#: What keys of another logger, or of data from elsewhere, are called in a config; and a password in an address.
+_SECRET = re.compile(r"api_?key|token$|passw|secret|credential", re.IGNORECASE)
+_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def without_secrets(config: Any) -> Any:
+    """Return a config in which keys and passwords are stars: what is logged leaves the machine.
+
+    Example:
+        >>> without_secrets({"logger": {"api_key": "abc", "uri": "https://me:abc@host/x"}, "tokens": 3})
+        {'logger': {'api_key': '***', 'uri': 'https://***@host/x'}, 'tokens': 3}
+    """
+    if isinstance(config, Mapping):
+        hidden = {k for k, v in config.items() if v is not None and _SECRET.search(str(k))}
+        return {k: "***" if k in hidden else without_secrets(v) for k, v in config.items()}
+    if isinstance(config, list):
+        return [without_secrets(value) for value in config]
+    return _IN_ADDRESS.sub("***@", config) if isinstance(config, str) else config
+
+
 def begin_tracking(loggers: Sequence[Logger], config: Mapping[str, Any], run_id: str) -> None:
     """Log the configuration; a run that is resumed goes on under its id where the tracker knows ids."""
     known = os.environ.get("WANDB_RUN_ID")
     os.environ["WANDB_RUN_ID"] = known or run_id  # read when the logger starts its run
     try:
         for logger in loggers:
-            logger.log_hyperparams(dict(config))
+            logger.log_hyperparams(dict(without_secrets(config)))
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "wandb":
+            raise
+        raise ValueError(
+            f"Weights & Biases cannot start a run ({in_one_line(error)}). Log in by `wandb login`, or set"
+            " WANDB_MODE=offline."
+        ) from error
     finally:
         if known is None:
             del os.environ["WANDB_RUN_ID"]

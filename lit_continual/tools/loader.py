@@ -16,4 +16,4 @@ def loader_of(module: Segmenter, opened: Checkpoint) -> Callable[[Case], Sample]
         ValueError: If the checkpoint does not say how images were preprocessed.
     """
     own: Callable[[Case], Sample] | None = getattr(module, "load_case", None)
-    return own or partial(load_case, preprocessing=Preprocessing(**opened.preprocessing))
+    return own or partial(load_case, preprocessing=Preprocessing.of(opened))

@@ -23,8 +23,10 @@ from lit_continual.runs.files import is_first_rank, write_text
 from lit_continual.runs.outputs import require_apart, require_folder, require_new
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.stream.rehearsal import explained
+from lit_continual.stream.tracking import announce
 from lit_continual.tools.dicom_segmentation import write_segmentation
 from lit_continual.tools.loader import loader_of
+from lit_continual.tools.unfinished import Unfinished, made_of
 
 
 def predict(
@@ -40,7 +42,8 @@ def predict(
 ) -> Path:
     """Write a label map of every image, in the grid of its file; of a DICOM series also a DICOM segmentation.
 
-    The files have a header of their own: where the image lies, in mm, and nothing else of what its header says.
+    The files have a header of their own: where the image lies, in mm, and nothing else of what its header says. The
+    same call goes on with one that was interrupted.
 
     Args:
         checkpoint: A checkpoint of a ``Segmenter``, which knows its network, heads, classes and preprocessing, or a
@@ -70,9 +73,15 @@ def predict(
     if mirror:
         _mirror(module)
     with _readable(images) as (readable, series):
-        cases = read_cases(readable).cases
+        listed = read_cases(readable)
+        cases = listed.cases
         _check_names(cases)
+        if listed.source.name == "dataset.json":
+            announce(f"{len(cases)} images that {listed.source} lists; for others, give the folder that they are in")
         folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
+        known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror)
+        record = Unfinished(folder, known, *_inputs_and_outputs(folder, cases, series, probabilities), _name_of)
+        done = set() if overwrite else record.done
         with explained("The prediction cannot run"):
             trainer = Trainer(
                 accelerator=accelerator,
@@ -80,13 +89,16 @@ def predict(
                 logger=False,
                 enable_checkpointing=False,
                 enable_model_summary=False,
-                callbacks=[SegmentationWriter(folder, probabilities, series)],
+                callbacks=[SegmentationWriter(folder, probabilities, series), record],
             )
         files = [file for one in series.values() for file in one.files]
-        _make_room(folder, labels, cases, [checkpoint, *files, images], overwrite, series)
+        _make_room(folder, labels, cases, [checkpoint, *files, images], overwrite, series, record)
         write_text(folder / "labels.json", labels)
-        loader: DataLoader[Any] = DataLoader(_Images(cases, load), batch_size=1, collate_fn=collate)
-        trainer.predict(module, loader, return_predictions=False)
+        left = [case for case in cases if _name(case.images[0], case.patient) not in done]
+        loader: DataLoader[Any] = DataLoader(_Images(left, load), batch_size=1, collate_fn=collate)
+        if left:
+            trainer.predict(module, loader, return_predictions=False)
+        record.end(trainer.global_rank)
     return folder
 
 
@@ -112,6 +124,10 @@ def _name(image: str | Path, patient: str) -> str:
     return patient if name == f"{patient}_0000" else name
 
 
+def _name_of(batch: Any) -> str:
+    return _name(batch["path"][0], batch["patient"][0])
+
+
 def _mirror(module: Segmenter) -> None:
     if not isinstance(module, NNUNetSegmenter):
         raise ValueError(f"--mirror is for models of nnU-Net, and this is a {type(module).__name__}. Leave it out.")
@@ -135,6 +151,7 @@ def _make_room(
     given: Sequence[str | Path],
     overwrite: bool,
     series: Mapping[str, DicomSeries],
+    record: Unfinished,
 ) -> None:
     """Check that predictions fall on nothing, and take away what would be left of another network among them."""
     names = [_name(case.images[0], case.patient) for case in cases]
@@ -147,9 +164,27 @@ def _make_room(
     places = {file.parent for file in [*files, *map(Path, given[1:-1])]} if Path(given[-1]).is_dir() else set()
     require_apart([*maps, *chances, named, folder], [*given, *files, *places])
     same = named.is_file() and named.read_text(encoding="utf-8", errors="replace") == labels
-    require_new([*maps, *chances, *([] if same else [named])], overwrite or not is_first_rank())
-    for path in chances if is_first_rank() else ():
+    if not is_first_rank():
+        return
+    written = set() if overwrite else record.written
+    new = [path for path in [*maps, *chances] if path not in written]
+    require_new([*new, *([] if same else [named])], overwrite)
+    for path in set(chances) - written:
         path.unlink(missing_ok=True)
+    record.begin()
+
+
+def _inputs_and_outputs(
+    folder: Path, cases: Sequence[Case], series: Mapping[str, DicomSeries], probabilities: bool
+) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """The files that each prediction is made of, and those that are made, by its name."""
+    inputs, outputs = {}, {}
+    for case in cases:
+        name = _name(case.images[0], case.patient)
+        inputs[name] = list(series[name].files) if name in series else list(case.images)
+        ends = [".nii.gz", *([".dcm"] if name in series else []), *(["_probabilities.nii.gz"] if probabilities else [])]
+        outputs[name] = [folder / f"{name}{end}" for end in ends]
+    return inputs, outputs
 
 
 def _values(module: Segmenter) -> dict[str, int]:
@@ -200,7 +235,7 @@ class SegmentationWriter(BasePredictionWriter):
         assert isinstance(pl_module, Segmenter)
         kind = np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16
         labels = pl_module.labels(prediction.float())[0].cpu().numpy().astype(kind)
-        name = _name(batch["path"][0], batch["patient"][0])
+        name = _name_of(batch)
         self._write(name, labels, batch)
         if (series := self.series.get(name)) is not None:
             write_segmentation(self.folder / f"{series.name}.dcm", labels, series, list(_values(pl_module)))

@@ -35,6 +35,9 @@ def said(monkeypatch, capsys):
         (errno.EPERM, "Get the permission for it or choose"),
         (errno.EROFS, "Choose a folder on a file system that may be written"),
         (errno.EIO, "Check the disk or choose"),
+        (errno.EMFILE, "Allow more open files"),
+        (errno.ENAMETOOLONG, "Choose a shorter name"),
+        (errno.ELOOP, "Choose a place whose links do not lead in a circle"),
     ],
 )
 def test_an_error_of_a_disk_is_one_sentence_with_its_own_remedy(said, number, remedy):

@@ -7,6 +7,7 @@ import pytest
 
 from lit_continual.data import read_cases
 from lit_continual.data.cases import stem
+from lit_continual.data.splits import Split, split_cases
 
 
 @pytest.fixture
@@ -246,3 +247,51 @@ def test_numbered_names_with_labels_of_their_own_are_no_channels(touch):
     assert [(case.patient, len(case.images)) for case in read_cases(folder).cases] == [(name, 1) for name in names]
     other = touch(*(f"other/imagesTr/{name}.nii.gz" for name in names), "other/labelsTr/IMG.nii.gz") / "other"
     assert [(case.patient, len(case.images)) for case in read_cases(other).cases] == [("IMG", 3)]
+
+
+OTHERS = [{"validation": ["b"], "testing": ["c"]}, {"validation": ["b", "c"]}, {"test": ["c"]}]
+
+
+@pytest.mark.parametrize("others", OTHERS)
+def test_other_lists_of_a_file_are_its_own_splits_or_said_to_be_left_out(touch, others):
+    folder = touch(*(f"{name}{end}" for name in "abc" for end in (".nii", "_l.nii")))
+    lists = {"training": ["a"], **others}
+    content = {k: [{"image": f"{n}.nii", "label": f"{n}_l.nii"} for n in names] for k, names in lists.items()}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    cases = read_cases(folder).cases
+    splits = split_cases(cases, Split(key="list"), "list")
+    assert [[case.patient for case in splits[side]] for side in ("train", "val", "test")] == [
+        lists.get("training"),
+        lists.get("validation", []),
+        lists.get("testing", lists.get("test", [])),
+    ]
+    with pytest.warns(UserWarning, match=f"{len(cases) - 1} cases that list lists for validation"):
+        splits = split_cases(cases, Split(fractions=(1.0, 0.0, 0.0)), "list")
+    assert [case.patient for case in splits["train"]] == ["a"]
+
+
+def test_the_decathlons_own_list_of_test_images_has_no_labels_and_is_no_split(touch):
+    folder = touch("a.nii", "l.nii", "t.nii")
+    content = {"training": [{"image": "a.nii", "label": "l.nii"}], "test": ["./t.nii"], "validation": []}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    (case,) = read_cases(folder).cases
+    assert case.keys == {}
+
+
+def test_an_accent_is_one_character_however_a_system_writes_it(touch):
+    composed, taken_apart = "caf\u00e9", "cafe\u0301"
+    (case,) = read_cases(touch(f"images/{taken_apart}.nii", f"labels/{composed}.nii")).cases
+    assert case.label.name == f"{composed}.nii"
+    assert case.patient == composed
+
+
+def test_a_segmentation_of_slicer_is_the_label_of_its_image(touch):
+    (case,) = read_cases(touch("images/a.nrrd", "labels/a.seg.nrrd")).cases
+    assert case.label.name == "a.seg.nrrd"
+
+
+def test_one_image_is_a_data_set_of_one(touch):
+    folder = touch("sub/a.nii.gz", "sub/b.nii.gz")
+    (case,) = read_cases(folder / "sub/a.nii.gz").cases
+    assert case.images == (folder / "sub/a.nii.gz",)
+    assert (case.patient, case.label) == ("a", None)

@@ -201,3 +201,17 @@ def test_without_the_extra_its_name_is_said(tmp_path, monkeypatch, lacking):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == lacking else known(name))
     with pytest.raises(ValueError, match=r"need pydicom and highdicom. Run `pip install 'lit-continual\[dicom\]'`, or"):
         read_series(tmp_path)
+
+
+def test_a_folder_of_everything_is_not_searched_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_continual.data.dicom.SEARCHED", 20)
+    for k in range(30):
+        (tmp_path / f"{k}.txt").touch()
+    write_series(tmp_path / "z", stored())
+    assert not holds_dicom(tmp_path)
+    assert holds_dicom(tmp_path / "z")
+
+
+def test_the_accent_of_a_folder_is_one_character_as_in_names_of_images(tmp_path):
+    write_series(tmp_path / "cafe\u0301", stored())
+    assert [series.name for series in read_series(tmp_path)] == ["caf\u00e9"]

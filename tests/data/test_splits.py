@@ -88,6 +88,8 @@ def test_where_comes_first():
     splits = split_cases(cases, Split((0.5, 0, 0.5), where={"site": "DU"}), "list")
     assert len(splits["train"]) == len(splits["test"]) == 10
     assert all(c.keys["site"] == "DU" for name in SIDES for c in splits[name])
+    one = split_cases(cases, Split((1.0, 0.0, 0.0), where={"patient": "7"}), "list")
+    assert people(one["train"]) == {"7"}
     given = split_cases(cases, Split(key="split", where={"site": "HT"}), "list")
     assert people(given["train"]) == {str(p) for p in range(0, 30, 2)}
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lit_continual.data import Case, CaseList, Preprocessing
+from lit_continual.data.sliding_window import slide
 from lit_continual.data.volumes import load_case, load_evaluation_volume, load_label, load_training_volume
 from lit_continual.modules import Segmenter
 
@@ -249,6 +250,55 @@ def test_label_values_of_a_list_that_declares_none(case, tmp_path):
     made = case(IMAGE, LABEL * 0.5)
     with pytest.raises(ValueError, match=r"has the label value 0.5, which is not declared"):
         load_training_volume(made, {"a": 1}, listed(tmp_path), Preprocessing(), (4, 4))
+
+
+def test_a_mask_of_255_where_nothing_is_declared_is_no_empty_one(case, tmp_path):
+    made = case(IMAGE, LABEL * 255)
+    with pytest.raises(ValueError, match=r"label.nii.gz has the values 0 and 255, as some tools write a mask, and"):
+        load_training_volume(made, {"a": 1}, listed(tmp_path), AS_STORED, (4, 4))
+    assert load_training_volume(made, {"a": 255}, listed(tmp_path), AS_STORED, (4, 4))["label"].all()
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_header_that_promises_more_than_memory_holds_is_not_believed(tmp_path, suffix):
+    path = save(tmp_path / f"a{suffix}", IMAGE)
+    content = bytearray(gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes())
+    content[42:48] = np.array([32767] * 3, "<i2").tobytes()
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    with pytest.raises(ValueError, match=f"a{suffix} has {32767**3} voxels by its header, and an image at most"):
+        load_case(Case((path,), None, "p"), Preprocessing())
+
+
+def test_colours_are_no_intensities(case):
+    colours = np.zeros((6, 5, 4), [(name, "u1") for name in "RGB"])
+    with pytest.raises(ValueError, match=r"image.nii.gz cannot be read as an image"):
+        load_case(case(colours), Preprocessing())
+
+
+def test_windows_without_end_are_refused():
+    volume = torch.zeros(1, 1, 512, 512, 300)
+    for window, overlap in (([1, 1], 0.25), ([64, 64], 0.9999), ([2, 2, 1], 0.0)):
+        with pytest.raises(ValueError, match=r"Windows of .* voxels with an `overlap` of .* are [\d,]+ on a volume of"):
+            slide(lambda x: x, volume, window, overlap)
+
+
+@pytest.mark.parametrize("size", [(0.02, 0.02, 0.02), (0.001, 1.0, 1.0)])
+def test_voxels_without_number_are_refused(case, size):
+    made = case(np.ones((600, 600, 8), "uint8"), affine=np.eye(4))
+    with pytest.raises(ValueError, match=r"image.nii.gz has voxels of 1 x 1 x 1 mm, and `spacing` asks for"):
+        load_case(made, Preprocessing(orientation=None, spacing=size))
+
+
+@pytest.mark.parametrize("spacing", [(np.nan, 1.0, 1.0), (np.inf,), (), (1.0,) * 4])
+def test_a_spacing_that_is_none_is_named(spacing):
+    with pytest.raises(ValueError, match="`spacing` must be up to three voxel sizes in mm, got"):
+        Preprocessing(spacing=spacing)
+
+
+def test_normalise_changes_no_grid(case):
+    pad = {"class_path": "SpatialPad", "init_args": {"spatial_size": [9, 9, 9]}}
+    with pytest.raises(ValueError, match=r"`normalise` makes \(9, 9, 9\) of the \(6, 5, 4\) voxels of .*image.nii.gz"):
+        load_case(case(IMAGE), Preprocessing(orientation=None, normalise=(pad,)))
 
 
 def test_rounded_headers_are_one_grid(case, tmp_path):

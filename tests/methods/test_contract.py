@@ -39,7 +39,6 @@ from lit_continual.callbacks import (
 )
 from lit_continual.modules import MAML
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* has no old network")  # the first fit of a test that trains twice
 pytestmark = [  # of first fits, and of fits without a memory
     pytest.mark.filterwarnings("ignore:.* has no old network"),
     pytest.mark.filterwarnings("ignore:.* met no exemplar"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_continual.runs import files
-from lit_continual.runs.files import read_json, replaced, write_json, write_text
+from lit_continual.runs.files import in_one_line, read_json, replaced, write_json, write_text
 
 
 def names(folder):
@@ -130,10 +130,36 @@ def test_json(tmp_path):
         (errno.EACCES, "Get the permission"),
         (errno.EROFS, "Choose a folder on a file system that may be written"),
         (errno.EIO, "Check the disk"),
-        (errno.ENAMETOOLONG, "Choose another folder"),
+        (errno.EMFILE, "Allow more open files"),
+        (errno.ENAMETOOLONG, "Choose a shorter name"),
     ],
 )
 def test_each_reason_has_its_remedy(tmp_path, number, words):
     with pytest.raises(OSError, match=rf"Cannot write .*\({os.strerror(number)}\).*unharmed. {words}") as caught:
         write_half(tmp_path / "a", OSError(number, os.strerror(number)))
     assert ("Free some space" in str(caught.value)) is words.startswith("Free")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="does so by itself")
+def test_what_is_synced_is_open_for_writing(tmp_path, monkeypatch):
+    import fcntl
+
+    real, synced = os.fsync, []
+
+    def windows(handle):  # where EBADF is raised for a file that is open for reading alone
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        synced.append(handle)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", windows)
+    write_json(tmp_path / "a.json", {})
+    assert synced
+
+
+def test_an_error_without_a_message_is_its_type():
+    assert [in_one_line(error) for error in (EOFError(), ValueError("\n\n"), KeyError())] == [
+        "EOFError",
+        "ValueError",
+        "KeyError",
+    ]

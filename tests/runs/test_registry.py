@@ -1,6 +1,9 @@
 import copy
 import os
+import re
+import resource
 import sys
+import time
 
 import monai.networks.nets
 import nibabel as nib
@@ -11,8 +14,8 @@ from lightning.pytorch import LightningModule
 from monai.transforms import RandFlipd
 
 from lit_continual.callbacks import Distillation
-from lit_continual.cli import main
-from lit_continual.modules import Denoiser, HydraNet, RegionSegmenter, Segmenter
+from lit_continual.cli import dispatch, main
+from lit_continual.modules import BundleSegmenter, Denoiser, HydraNet, RegionSegmenter, Segmenter
 from lit_continual.networks import FCN8s
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.classes import NETWORKS, TRANSFORMS
@@ -178,8 +181,9 @@ def attack(tmp_path, monkeypatch):
     def write(changes, kind=Segmenter):
         network = {"_target_": "Identity"} if kind is Segmenter else {"_target_": "DnCNN", "features": 2, "depth": 3}
         module = Segmenter(network, features=1, heads=[["a"]], roi_size=[8, 8]) if kind is Segmenter else kind(network)
-        given = {k: v for k, v in changes.items() if k not in ("normalise", "spacing")}
-        ours = {k: v for k, v in changes.items() if k in ("normalise", "spacing")}
+        grid = changes.keys() & {"normalise", "spacing", "orientation"}
+        ours = {k: v for k, v in changes.items() if k in grid or (grid and k == "nonsense")}
+        given = {k: v for k, v in changes.items() if k not in ours}
         content = {"state_dict": module.state_dict(), "hyper_parameters": {**module.hparams, **given}}
         content["datamodule_hyper_parameters"] = {"preprocessing": {"orientation": None, "normalise": [], **ours}}
         seal(content, kind)
@@ -347,3 +351,94 @@ def test_trust_is_given_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "refused").exists()
     assert (tmp_path / "one/a.nii.gz").exists()
     assert (tmp_path / "several/a.nii.gz").exists()
+
+
+ABSURD = [
+    {"network": {**SMALL, "features": [4, 4, 4, 4, 4, 200_000]}},
+    {"network": {**SMALL, "features": [2**30] * 6}},
+    {"network": {**SMALL, "in_channels": 2**24}},
+    {"network": {"_target_": "DnCNN", "depth": 2**24}},
+    {"network": {"_target_": "UNETR", "in_channels": 1, "img_size": [4096, 4096, 4096], "feature_size": 16}},
+    {"network": {"_target_": "torch.nn.Linear", "in_features": 2**24, "bias": False}},
+    {"features": 2**40},
+    {"heads": [[f"c{i}" for i in range(100_000)]]},
+    {"heads": [[f"c{i}"] for i in range(100_000)]},
+]
+
+
+@pytest.mark.parametrize("changes", ABSURD, ids=range(len(ABSURD)))
+@pytest.mark.parametrize("kind", [Segmenter, BundleSegmenter])
+def test_what_is_larger_than_its_weights_is_not_built(changes, kind, tmp_path):
+    content = content_of(KINDS[Segmenter](), sealed=False)
+    content["hyper_parameters"].update(changes)
+    torch.save(content, tmp_path / "a.ckpt")
+    opened, before, begin = Checkpoint(tmp_path / "a.ckpt"), peak(), time.process_time()
+    with pytest.raises(ValueError, match=r"a\.ckpt[^\n]*$"):
+        opened.build(Segmenter)
+    with pytest.raises(ValueError, match=r"a\.ckpt[^\n]*$"):
+        opened.restore(BundleSegmenter())
+    assert time.process_time() - begin < 10
+    assert peak() - before < 0.5
+
+
+def peak():
+    """The peak of resident memory in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+ODD = [2**70, -1, 0, True, "3", "", [], {}, float("nan"), None, [3] * 5, [[2] * 3] * 3, [2**20] * 3, [None], [-1, 2, 2]]
+KEYS = ["features", "heads", "roi_size", "post", "inference", "classes", "network", "loss", "nonsense"]
+GRID = ["orientation", "spacing", "normalise", "nonsense"]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("key", [*KEYS, *GRID])
+def test_arguments_of_any_type_are_taken_or_refused_in_a_sentence(key, attack):
+    said = []
+    for value in ODD:
+        path = attack({key: value} if key in KEYS else {"normalise": [], key: value})
+        try:
+            predict(path, "images", "out", accelerator="cpu", overwrite=True)
+        except ValueError as error:
+            said.append(str(error))
+    assert said
+    assert [text for text in said if not text.isprintable() or not re.search("evil.ckpt|a.nii", text)] == []
+
+
+TRANSFORM = {
+    "Method": {"_target_": "SpatialPad", "spatial_size": [9, 9], "method": "a"},
+    "keys": {"_target_": "CastToTyped", "keys": []},
+    "range": {"_target_": "GibbsNoise", "alpha": 3},
+    "lengths": {"_target_": "ShiftIntensityd", "keys": ["a"], "offset": 1, "factor_key": [1, 2]},
+    "grid": {"_target_": "SpatialPad", "spatial_size": [9, 9, 9]},
+}
+
+
+@pytest.mark.parametrize("kind", TRANSFORM)
+def test_what_a_class_of_others_says_of_its_arguments_is_one_sentence(kind, attack):
+    path = attack({"normalise": [TRANSFORM[kind]]})
+    with pytest.raises(ValueError, match=r"^[^\n]*(evil.ckpt|a.nii)[^\n]*$") as caught:
+        predict(path, "images", "out", accelerator="cpu")
+    assert dispatch._explained(caught.value)
+
+
+def test_a_network_that_makes_tables_of_its_own_is_built(tmp_path):
+    swin = {"_target_": "SwinUNETR", "in_channels": 1, "feature_size": 12, "spatial_dims": 2}
+    module = Segmenter(swin, features=4, heads=[["a"]])
+    torch.save(content_of(module), tmp_path / "a.ckpt")
+    again = Checkpoint(tmp_path / "a.ckpt").module(Segmenter)
+    assert all(map(torch.equal, again.state_dict().values(), module.state_dict().values()))
+
+
+def test_trust_is_for_the_file_that_it_is_given_for(tmp_path, monkeypatch):
+    (tmp_path / "once_package.py").write_text("from monai.networks.nets import BasicUNet\nclass Net(BasicUNet): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = Segmenter({**SMALL, "_target_": "once_package.Net"}, features=4, heads=[["a"]], roi_size=[32, 32])
+    torch.save(content_of(module), tmp_path / "a.ckpt")
+    started = BundleSegmenter()
+    Checkpoint(tmp_path / "a.ckpt", "once_package").restore(started)
+    assert type(started.body).__name__ == "Net"
+    with pytest.raises(ValueError, match="Give --trust once_package"):
+        Checkpoint(tmp_path / "a.ckpt").restore(BundleSegmenter())
+    with pytest.raises(ValueError, match="Give --trust once_package"):  # whoever hands it over, as Lightning does
+        BundleSegmenter().on_load_checkpoint(torch.load(tmp_path / "a.ckpt", weights_only=True))

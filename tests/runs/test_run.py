@@ -48,17 +48,17 @@ def test_a_folder_that_is_no_run(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("run.json", "{", r"run.json` cannot be read \(.*\); repeat the run with `--resume`"),
+        ("run.json", "{", r"run.json` cannot be read \(.*\); restore it from a copy, or begin anew"),
         ("run.json", "[]", r"run.json` has format None, and this version reads format 1"),
         ("run.json", '{"format": 2}', r"run.json` has format 2, and this version reads format 1.*install"),
-        ("run.json", '{"format": 1}', r"run.json` is incomplete or damaged \(no 'experiences'\); repeat"),
-        ("matrix.json", "{}", r"matrix.json` holds no matrix of numbers for `dice` \(no 'dice'\); repeat"),
+        ("run.json", '{"format": 1}', r"run.json` is incomplete or damaged \(no 'experiences'\); restore"),
+        ("matrix.json", "{}", r"matrix.json` holds no matrix of numbers for `dice` \(no 'dice'\); restore"),
         ("matrix.json", '{"dice": [["a"]]}', r"matrix.json` holds no matrix of numbers for `dice`"),
         ("matrix.json", '{"dice": [[0.5]]}', r"matrix of shape \(1, 1\) for `dice`.* names 2 experiences"),
         (
             "cases.csv",
             "after,on,patient,class,dice,hd95\n0,x,a,b,1,1\n",
-            r"cases.csv` is damaged \(.*'x'\); repeat",
+            r"cases.csv` is damaged \(.*'x'\); restore",
         ),
         ("cases.csv", "after,on,patient,class,dice,hd95\n0,7,a,b,1,1\n", r"damaged \(experience 7 of 2\)"),
         ("cases.csv", "after,on,patient,class,dice\n0,0,a,b,1\n", r"damaged \(no 'hd95'\)"),

@@ -175,3 +175,20 @@ def test_a_name_that_cannot_be_a_folders_is_refused(name):
 @pytest.mark.parametrize("name", ["left parotid", "GTV+", "Größe 2", "v1.5", "a" * 100])
 def test_a_usual_name_is_taken(name):
     assert Stream([Experience(name)]).experiences[0].name == name
+
+
+@pytest.mark.parametrize("text", [None, "", "elsewhere\n", "a,b\n1,2\n"])
+def test_scores_of_cases_that_are_gone_are_not_written_over(tmp_path, text):
+    folder = RunFolder(tmp_path)
+    folder.run = {"experiences": [{}, {}], "scores": {"dice": {}}}
+    folder.matrices = {"dice": [[None] * 2 for _ in range(2)]}
+    if text is not None:
+        (tmp_path / "cases.csv").write_text(text)
+    folder.write_row(0, {"dice": {0: 0.5}}, [])  # what a first row finds is of nobody
+    folder.run["experiences"][0]["evaluation_seconds"] = 1.0
+    (tmp_path / "cases.csv").unlink()
+    if text is not None:
+        (tmp_path / "cases.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"cases.csv` is (gone|damaged), and the scores .* with --overwrite"):
+        folder.write_row(1, {"dice": {0: 0.5, 1: 0.5}}, [])
+    assert json.loads((tmp_path / "matrix.json").read_text())["dice"][1] == [None, None]

@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from monai.losses import DiceCELoss
@@ -111,6 +112,23 @@ def test_a_new_task_leaves_the_others_as_they_are():
         module.grow(["mandible"])
         assert torch.equal(module.eval()(image)[:, :5], before)
     assert module.head_channels == [[0, 1, 2], [3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_find_unused_parameters_true", "auto"])
+def test_a_decoder_without_a_batch_is_refused_where_processes_wait_for_its_gradient(strategy):
+    trainer = Trainer(accelerator="cpu", devices=1 if strategy == "auto" else 2, strategy=strategy, logger=False)
+    module = hydra()
+    module.trainer = trainer
+    data = Tasks([(64, 64), (64, 64)])
+    data.head_classes = HEADS[1:]
+    trainer._data_connector.attach_datamodule(module, data)
+    if strategy != "ddp":
+        module.setup("fit")
+        return
+    with pytest.raises(MisconfigurationException, match="The decoder of anterior, posterior has no batch in this fit"):
+        module.setup("fit")
+    data.head_classes = HEADS
+    module.setup("fit")
 
 
 def decoders_run(module):

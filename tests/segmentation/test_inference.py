@@ -72,3 +72,11 @@ def test_a_stream_goes_on_as_it_was_started_unless_told_otherwise():
 def test_what_is_out_of_range(wrong, message):
     with pytest.raises(ValueError, match=message):
         Inference(**wrong)
+
+
+def test_an_image_that_the_network_does_not_take_is_named():
+    network = {"_target_": "BasicUNet", "spatial_dims": 3, "features": [2, 2, 2, 2, 2, 2]}
+    module = Segmenter(network, 2, [["a"]])
+    batch = {"image": torch.zeros(1, 1, 8, 8, 8), "path": ["scan.nii"]}
+    with pytest.raises(ValueError, match=r"^The network fails on scan.nii of 8 x 8 x 8 voxels \([^\n]*\). Give"):
+        module.predict_step(batch, 0)

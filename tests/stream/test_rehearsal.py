@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
 
 from lit_continual.cli import main
 from lit_continual.cli.dispatch import _explained
 from lit_continual.data import ExemplarMemory
+from lit_continual.stream.rehearsal import _length
 
 WRONG = {
     "data.batch_size=0": "`batch_size` must be 1 or more, got 0",
@@ -39,6 +41,7 @@ WRONG = {
     "trainer.max_epochs=-1": "A fit of `max_epochs: -1` has no end",
     "trainer.max_epochs=-3": "`trainer` is wrong: .*-3",
     "trainer.check_val_every_n_epoch=0": "`check_val_every_n_epoch` must be 1 or more",
+    "trainer.callbacks=LearningRateFinder": "`LearningRateFinder` sets the attribute `lr` of a module, and Segmenter",
     "ckpt_path=some.ckpt": "--ckpt_path is for an ordinary fit",
 }
 
@@ -70,6 +73,12 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(stream, tmp_path, content
     fit = ["fit", "--config", stream(experiences=[]), "--data.classes={ball: 1}", "--trainer.max_epochs=1"]
     assert "weights.pt holds weights alone" in refused(*fit, f"--ckpt_path={tmp_path / 'weights.pt'}")
     assert "There is no checkpoint at" in refused(*fit, f"--ckpt_path={tmp_path / 'nowhere.ckpt'}")
+
+
+def test_a_fit_without_a_number_of_epochs_needs_what_ends_it(trainer):
+    assert _length(trainer(max_epochs=-1, callbacks=Timer("00:00:01:00"))) is None
+    with pytest.raises(ValueError, match="has no end"):
+        _length(trainer(max_epochs=-1))
 
 
 def test_experiences_have_no_negative_epochs(stream):
@@ -108,6 +117,13 @@ def test_a_series_of_volumes_is_named(stream, odd):
     assert "case_00.nii has 5 channels" in said
     said = refused("fit", "--config", stream(), odd(0, lambda array: np.zeros((*array.shape, 2, 3), np.float32)))
     assert "case_00.nii has shape (16, 16, 4, 2, 3)" in said
+
+
+@pytest.mark.parametrize("number", range(0, 8, 3))
+def test_one_label_map_of_another_size_is_named_of_whichever_split(stream, odd, tmp_path, number):
+    option = odd(number, lambda array: array[:-1].copy())
+    assert re.search(rf"case_0{number}.nii has shape \(16, 16, 4\) and", refused("fit", "--config", stream(), option))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("spacing", [[0.0015, 0.0015, 0.004], [1500.0, 1500.0, 4000.0]])

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 
 from lit_continual.callbacks import Distillation
 from lit_continual.cli import main
@@ -202,6 +203,27 @@ def test_callbacks_of_lightning_go_along(stream, run):
     assert {c["class_path"] for c in listed} == names
     main(["fit", "--config", stream(*listed), "--trainer.enable_checkpointing=false"])
     assert np.isfinite(matrix(run)).sum() == 3
+
+
+def test_an_average_of_the_weights_is_one_of_grown_heads_too(stream, tmp_path):
+    ema = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 1.0}}  # what is after the first step
+    heads = []
+    for name, callbacks, length in (("averaged", [ema], "max_epochs=2"), ("short", [], "max_steps=1")):
+        options = [f"--trainer.default_root_dir={tmp_path / name}", f"--trainer.{length}"]
+        main(["fit", "--config", stream(*callbacks), *options])
+        weights = torch.load(tmp_path / name / "experiences/0_ball/model.ckpt", weights_only=True)["state_dict"]
+        heads.append([value for name, value in weights.items() if name.startswith("heads.")])
+    assert heads[0]
+    assert all(map(torch.equal, *heads))
+
+
+def test_an_average_that_was_copied_before_heads_grew_is_refused(trainer, shapes):
+    data = SegmentationDataModule(str(shapes), [16, 16], {"ball": 1}, split=Split(fractions=(0.5, 0.25, 0.25)))
+    module = Segmenter(NETWORK, features=4)
+    with pytest.raises(MisconfigurationException, match=r"`EMAWeightAveraging` has copied the module .* for ball, so"):
+        trainer(callbacks=EMAWeightAveraging()).fit(module, datamodule=data)
+    module = Segmenter(NETWORK, features=4, heads=[["ball"]])
+    trainer(callbacks=EMAWeightAveraging(), max_steps=1, limit_val_batches=0).fit(module, datamodule=data)
 
 
 def test_the_terminal_shows_a_line_an_experience_and_no_chatter(stream, capfd):

@@ -5,12 +5,12 @@ import struct
 
 import pytest
 import yaml
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_continual.cli import main
 from lit_continual.reports.overlays import overlays_figure
 from lit_continual.runs.run import Run
-from lit_continual.stream.tracking import log_row, quiet
+from lit_continual.stream.tracking import begin_tracking, log_row, quiet
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 
@@ -156,3 +156,29 @@ def test_calm_keeps_warnings_and_what_callbacks_say(capfd):
         say("somebody/trainer.py", logging.INFO)
     say("lib/lightning/pytorch/trainer/setup.py", logging.INFO)
     assert kept == [False, True, True, True, True]
+
+
+def test_a_tracker_that_cannot_start_says_what_to_do():
+    error = type("UsageError", (Exception,), {"__module__": "wandb.errors"})
+
+    class Strange(CSVLogger):
+        def log_hyperparams(self, params):
+            raise error("api_key not configured (no-tty).\nCall wandb.login")
+
+    with pytest.raises(ValueError, match=r"cannot start a run \(api_key not .*\). Log in by `wandb login`, or set"):
+        begin_tracking([Strange("logs")], {}, "id")
+
+
+def test_keys_and_passwords_of_a_config_are_not_logged():
+    logged = {}
+
+    class Seen(CSVLogger):
+        def log_hyperparams(self, params):
+            logged.update(params)
+
+    given = {"api_key": "abc", "uri": "https://me:abc@host/x"}
+    config = {"trainer": {"logger": [{"class_path": "Other", "init_args": given}]}, "seed": 3, "api_token": None}
+    begin_tracking([Seen("logs")], config, "id")
+    assert "abc" not in str(logged)
+    assert logged["trainer"]["logger"][0]["init_args"]["uri"] == "https://***@host/x"
+    assert (logged["seed"], logged["api_token"], given["api_key"]) == (3, None, "abc")

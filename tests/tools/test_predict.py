@@ -14,6 +14,7 @@ from lit_continual.data.dicom import read_series
 from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
+from lit_continual.tools.predict import SegmentationWriter
 from tests.fixtures.dicom import OBLIQUE as TURNED
 from tests.fixtures.dicom import STRAIGHT, write_series
 
@@ -206,6 +207,71 @@ def test_predictions_of_another_call_are_replaced_only_when_asked_for(checkpoint
     write(tmp_path / "third", name="third")
     with pytest.raises(ValueError, match=r"labels.json is there already"):
         predict(path, tmp_path / "third", tmp_path)
+
+
+def test_an_interrupted_call_goes_on_by_the_same_command(checkpoint, folder, tmp_path, monkeypatch):
+    path = checkpoint()
+    for name in ("first", "second"):
+        write(folder, name=name)
+    whole = predict(path, folder, tmp_path / "whole", "--probabilities=true")
+    written, write_one = [], SegmentationWriter._write
+
+    def interrupt(self, name, *rest):
+        if len(written) == 3:
+            raise EOFError
+        written.append(name)
+        write_one(self, name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationWriter, "_write", interrupt)
+        with pytest.raises(EOFError):
+            predict(path, folder, tmp_path, "--probabilities=true")
+    output = tmp_path / "out"
+    kept = output / f"{written[0]}.nii.gz"
+    before = kept.stat().st_mtime_ns
+    with pytest.raises(ValueError, match=r"more files are there already. Add --overwrite"):
+        predict(path, folder, tmp_path)  # with other options it is another call
+    other = output / f"{({'case', 'first', 'second'} - set(written)).pop()}.nii.gz"
+    other.write_bytes(b"of somebody else")
+    with pytest.raises(ValueError, match=f"{other.name} is there already"):
+        predict(path, folder, tmp_path, "--probabilities=true")
+    other.unlink()
+    predict(path, folder, tmp_path, "--probabilities=true")
+    assert {p.name: text for p, text in scans(output).items()} == {p.name: text for p, text in scans(whole).items()}
+    assert kept.stat().st_mtime_ns == before  # not made again
+    assert not list(output.glob(".*"))
+    with pytest.raises(ValueError, match=r"Add --overwrite"):  # it is finished
+        predict(path, folder, tmp_path, "--probabilities=true")
+
+
+def test_what_an_interrupted_call_was_to_replace_is_not_taken_for_its_own(checkpoint, folder, tmp_path, monkeypatch):
+    path = checkpoint()
+    old = scans(predict(path, folder, tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationWriter, "_write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict(path, folder, tmp_path, "--overwrite")
+    assert {p: text for p, text in scans(tmp_path / "out").items() if not p.name.startswith(".")} == old
+    with pytest.raises(ValueError, match=r"Add --overwrite"):
+        predict(path, folder, tmp_path)
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"made_of": 1}', "\x00", "[" * 100_000])
+def test_a_record_of_something_else_is_none(checkpoint, folder, tmp_path, record):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.unfinished-00000.json").write_text(record)
+    assert (predict(checkpoint(), folder, tmp_path) / "case.nii.gz").exists()
+
+
+def test_one_image_and_images_that_a_list_names_for_training(checkpoint, folder, tmp_path, capsys):
+    path = checkpoint()
+    write(folder, name="other")
+    assert [p.name for p in predict(path, folder / "other.nii.gz", tmp_path).glob("*.nii.gz")] == ["other.nii.gz"]
+    assert "lists" not in capsys.readouterr().out
+    (folder / "dataset.json").write_text(json.dumps({"training": [{"image": "case.nii.gz"}]}))
+    predict(path, folder, tmp_path / "list")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"1 images that {folder / 'dataset.json'} lists; for others, give the folder" in said
 
 
 def test_a_file_is_no_place_for_predictions(checkpoint, folder, tmp_path):

@@ -33,7 +33,7 @@ class BundleDataModule(SegmentationDataModule):
         Raises:
             ValueError: If it does not say them.
         """
-        self.preprocessing = Preprocessing(**start.preprocessing)
+        self.preprocessing = Preprocessing.of(start)
         size = self._given or start.hyper_parameters.get("roi_size")
         if not size:
             raise ValueError(f"{start.path} has no window to take `patch_size` from. Give `patch_size`.")

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from lit_continual.runs.bounded_yaml import load_bounded
-from lit_continual.runs.checkpoint import load_checkpoint
 from lit_continual.runs.files import in_one_line, parsed_json
+from lit_continual.runs.load_checkpoint import load_checkpoint
 from lit_continual.runs.printing import printable
 
 METADATA, WEIGHTS, LICENSE = "configs/metadata.json", "models/model.pt", "LICENSE"

@@ -68,7 +68,7 @@ class BundleSegmenter(Segmenter):
         self._waits = network is None
 
     def _take(self, known: Mapping[str, Any]) -> None:
-        """Build the network of a checkpoint, of which nothing has been checked."""
+        """Build the network of a checkpoint: of what any file may name, or the caller trusts it to."""
         spec, features = NETWORKS.checked(known["network"]), int(known["features"])
         post = list(self.hparams["post"]) or [TRANSFORMS.checked(step) for step in known.get("post") or ()]
         self.body = NETWORKS.build(spec, out_channels=features)

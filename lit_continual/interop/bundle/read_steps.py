@@ -85,7 +85,7 @@ def _require(config: BundleConfig, step: Mapping[str, Any], place: str, known: M
         if argument in step:
             given = config.value(step[argument], f"{place}#{argument}")
             each = given if isinstance(given, list) else [given]
-            if any(one is not None and one not in values for one in each[:1]):
+            if any(one is not None and one not in list(values) for one in each[:1]):  # also of what has no hash
                 what = f"must be {' or '.join(map(str, values)) or 'left out'}, got {shown(given)!r}"
                 raise config.wrong(f"{place}#{argument}", what)
 

@@ -40,7 +40,7 @@ def write_bundle(opened: Checkpoint, folder: Path, images: str | None) -> list[s
         ValueError: If the network, a transform or the heads cannot be said in a bundle.
     """
     one = OneLayer.of(opened)
-    config = _inference(one, Preprocessing(**opened.preprocessing))
+    config = _inference(one, Preprocessing.of(opened))
     metadata = _metadata(one)
     for name in ("configs", "models", "docs"):
         (folder / name).mkdir()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.interop.nnunet.trained import Trained
-from lit_continual.runs.checkpoint import load_checkpoint
 from lit_continual.runs.files import read_json
+from lit_continual.runs.load_checkpoint import load_checkpoint
 from lit_continual.runs.printing import printable_errors
 from lit_continual.runs.seal import SECTION
 

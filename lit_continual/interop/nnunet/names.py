@@ -6,6 +6,7 @@ from typing import Any
 
 from lit_continual.runs.printing import printable
 from lit_continual.runs.registry import LONGEST, Registry
+from lit_continual.runs.trust import trusted
 
 LAYERS = ("conv", "instancenorm", "batchnorm", "normalization", "dropout", "activation")
 UNETS = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
@@ -42,12 +43,11 @@ LAYER = Registry(
 ARCHITECTURE = Registry("architecture", _module)
 
 
-#: Full names, of packages that a caller has trusted, which plans may name from then on.
-TRUSTED: set[str] = set()
-
-
 def require_names(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
     """Check all that nnU-Net imports or looks up by a name in its plans.
+
+    Networks and layers of packages that the caller trusts may be named too, within
+    :func:`~lit_continual.runs.trust.trusting`.
 
     Args:
         plans: What ``plans.json`` holds.
@@ -70,21 +70,6 @@ def require_names(plans: Mapping[str, Any], configuration: Mapping[str, Any]) ->
         _require_allowed(registry, name)
 
 
-def trust_names(plans: Any, trust: Collection[str]) -> None:
-    """Let plans name the architectures and layers of theirs that are of packages of the caller's own.
-
-    Raises:
-        ValueError: If such a name is no network or layer.
-    """
-    known = plans.get("configurations") if isinstance(plans, Mapping) else None
-    for configuration in known.values() if isinstance(known, Mapping) and trust else ():
-        if isinstance(configuration, Mapping) and isinstance(configuration.get("architecture"), Mapping):
-            for registry, name in _imported(configuration["architecture"]):
-                if name.partition(".")[0] in trust:
-                    registry.allowed(name, trust)
-                    TRUSTED.add(name)
-
-
 def _imported(architecture: Mapping[str, Any]) -> Iterator[tuple[Registry, str]]:
     """What nnU-Net imports to build a network, and which kind it must be of."""
     yield ARCHITECTURE, str(architecture["network_class_name"])
@@ -96,11 +81,10 @@ def _imported(architecture: Mapping[str, Any]) -> Iterator[tuple[Registry, str]]
 def _require_allowed(registry: Registry, name: str) -> None:
     """Check a name with its module; without it, nnU-Net would import a file of that name from beside the program."""
     place, _, short = name.rpartition(".")
-    if registry is LAYER and place.startswith("torch.nn"):
-        LAYER.allowed(name, ())
-    elif name not in TRUSTED and not (
-        place.startswith(f"{PACKAGE}.") and short in (UNETS if registry is ARCHITECTURE else BLOCKS)
-    ):
+    ours = place.startswith(f"{PACKAGE}.") and short in (UNETS if registry is ARCHITECTURE else BLOCKS)
+    if (registry is LAYER and place.startswith("torch.nn")) or (place.partition(".")[0] in trusted()):
+        registry.allowed(name, ())
+    elif not ours:
         raise ValueError(
             f"`{printable(name[:LONGEST])}` is no {registry.kind} that a file may name. Give --trust"
             f" {printable(name.partition('.')[0][:LONGEST])} if it is your own and the file too"

@@ -48,7 +48,7 @@ class NNUNetDataModule(SegmentationDataModule):
         known = start.hyper_parameters.get("trained")
         if known is None:
             raise ValueError(f"{start.path} is no model of nnU-Net, by whose plans to prepare images. Give one.")
-        trained = Trained.of(known)
+        trained = Trained.of(known, start.trust)
         wanted = trained.patch_size
         if self._given and len(self._given) != len(wanted):
             raise ValueError(

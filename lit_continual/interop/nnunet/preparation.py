@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_continual.data.batch import Batch, Matrix, Sample
 from lit_continual.data.cases import Case
 from lit_continual.data.preprocessing import Preprocessing
-from lit_continual.data.volumes import load_case
+from lit_continual.data.volumes import load_case, require_mm
 from lit_continual.interop.nnunet.trained import MALFORMED, Trained, nnunetv2
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import printable_errors
@@ -59,6 +59,8 @@ def prepared(case: Case, trained: Trained, label: Callable[[Sample], NDArray[Any
         )
     if not bool(found["image"].any()):
         raise ValueError(f"{case.images[0]} is zero in all voxels, so nnU-Net crops all of it. Take it off the list.")
+    sizes, wanted = sorted(found["spacing"]), sorted(trained.spacing)
+    require_mm(case.images[0], found["image"].shape[1:], sizes, [*wanted, *sizes[len(wanted) :]])
     package = nnunetv2()
     preprocessor = package.preprocessing.preprocessors.default_preprocessor.DefaultPreprocessor(verbose=False)
     truth = None if label is None else _as_read(label(found), found["source_affine"], trained)

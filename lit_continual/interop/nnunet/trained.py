@@ -4,15 +4,16 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from lit_continual.interop.nnunet.names import require_names, trust_names
+from lit_continual.interop.nnunet.names import require_names
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.parameters import CHECKS
 from lit_continual.runs.plain_data import fits, require_types, types_of
+from lit_continual.runs.trust import trusting
 
 #: What nnU-Net raises over plans of other types than its own.
 MALFORMED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, AssertionError, OverflowError)
@@ -55,7 +56,9 @@ class Trained:
                     f" {self.settings.previous_stage_name} too. Take another configuration"
                 )
             require_names(self.plans, configuration)
-            _ = self.patch_size, self.spacing, self.manager.transpose_backward, self.manager.transpose_forward
+            _require_within(1, 2**16, patch_size=self.patch_size)
+            _require_within(1e-3, 1e3, spacing=self.spacing)
+            _ = self.manager.transpose_backward, self.manager.transpose_forward
         except MALFORMED as error:
             raise ValueError(f"The plans of nnU-Net cannot be used: {in_one_line(error)}.") from error
 
@@ -65,16 +68,17 @@ class Trained:
 
         Args:
             given: What :meth:`plain` returns.
-            trust: Packages of the caller's own whose architectures and layers the plans may name from then on.
+            trust: Packages of the caller's own whose architectures and layers the plans may name too.
 
         Raises:
             ValueError: If something is missing, of another type, or cannot be used.
         """
         try:
-            trust_names(require_types(given, types_of(cls))["plans"], trust)
+            require_types(given, types_of(cls))
         except MALFORMED as error:
             raise ValueError(f"This is no trained model of nnU-Net ({in_one_line(error)}).") from error
-        return cls(**{name: given[name] for name in types_of(cls)})
+        with trusting(trust):
+            return cls(**{name: given[name] for name in types_of(cls)})
 
     def __repr__(self) -> str:
         """Distinguish it from others in the key of a cache."""
@@ -129,6 +133,12 @@ class Trained:
         if "ignore" in self.dataset["labels"]:
             labels["ignore"] = len(labels)
         return {**self.dataset, "labels": labels}
+
+
+def _require_within(least: float, most: float, **given: Sequence[float]) -> None:
+    for name, sizes in given.items():
+        if len(sizes) not in (2, 3) or not all(least <= size <= most for size in sizes):
+            raise ValueError(f"`{name}` is {sizes!r}, not two or three numbers from {least:g} to {most:g}")
 
 
 def nnunetv2() -> Any:

@@ -202,7 +202,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
             two = measure_samples(
                 module, [images[k] for k in rows], contains[rows], probabilities, keep.layer, passes=2
             )
-            with torch.random.fork_rng():
+            with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
                 keep.chooser(two, 1)
             candidates.sample(rows[0], keep.budget.volumes is not None)
 

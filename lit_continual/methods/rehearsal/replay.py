@@ -1,6 +1,6 @@
 """New samples and exemplars in the batches of one epoch."""
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,12 @@ class ReplayDataset(Dataset[list[dict[str, Any]]]):
 
     def _sample(self, k: int) -> dict[str, Any]:
         if k < self.size:
-            return {**self.new[k], "origin": "new"}
+            if not isinstance(new := self.new[k], Mapping):
+                raise ValueError(
+                    f"Exemplars cannot be mixed among samples that are {type(new).__name__}s, which cannot say where"
+                    " they come from. Let the data set return mappings with a tensor `image`, or drop the memory."
+                )
+            return {**new, "origin": "new"}
         return {**self.exemplars[k - self.size], "origin": "exemplar"}
 
 

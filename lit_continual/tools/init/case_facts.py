@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,12 +12,10 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from lit_continual.data.cases import Case, CaseList
-from lit_continual.data.headers import shape_of
 from lit_continual.data.reading import read_volume, require_one_grid
 
 T = TypeVar("T")
 SAMPLED = 10_000  # foreground voxels of a case, as many as nnU-Net takes
-LARGEST = 2**31  # voxels of an image
 VALUES = 256  # of a label map, above which it is none
 
 
@@ -62,7 +59,7 @@ def examine(case: Case, listed: CaseList, report: Callable[[str], None]) -> Case
     """
     faults: list[str] = []
     files = [*case.images, *([case.label] if case.label else [])]
-    volumes = [_tried(faults, _read, path) for path in files]
+    volumes = [_tried(faults, read_volume, path) for path in files]
     images, label = volumes[: len(case.images)], volumes[-1] if case.label else None
     if case.label is None:
         faults.append(f"{case.images[0]} has no label in {listed.source}. Add one, or take it off the list.")
@@ -91,12 +88,6 @@ def _tried(faults: list[str], action: Callable[..., T], *arguments: Any) -> T | 
     except ValueError as error:
         faults.append(str(error))
         return None
-
-
-def _read(path: Path) -> MetaTensor:
-    if (size := prod(shape_of(path))) > LARGEST:
-        raise ValueError(f"{path} has {size} voxels by its header, and an image at most {LARGEST}. Replace it.")
-    return read_volume(path)
 
 
 def _label_values(label: MetaTensor, path: Path, listed: CaseList, faults: list[str]) -> dict[int, int]:

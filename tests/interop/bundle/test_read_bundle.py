@@ -209,6 +209,10 @@ REFUSED = {
     ),
     "spacing before": (lambda c: c.update(preprocessing=transforms(*LOAD, *SCALE, *GRID)), "comes too late"),
     "spacing then orientation": (lambda c: c.update(preprocessing=transforms(*LOAD, *GRID[::-1])), "comes too late"),
+    "a mapping for a mode": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, {**GRID[1], "mode": {}})),
+        "mode` in .* must be bilinear",
+    ),
     "nearest": (
         lambda c: c.update(preprocessing=transforms(*LOAD, {**GRID[1], "mode": "nearest"})),
         "mode` in .* must be bilinear",

@@ -1,6 +1,7 @@
 from collections import Counter
 
 import pytest
+import torch
 
 from lit_continual.data import EpochSampler, ReplayDataset, ReplaySampler
 
@@ -93,3 +94,8 @@ def test_the_sampler_says_the_epoch_to_new_samples_and_exemplars():
     new, old = Listening(range(4)), Listening(range(2))
     list(ReplaySampler(EpochSampler(new, 0, None, 1, 0, epoch=3), old, 2))
     assert (new.epoch, old.epoch) == (3, 3)
+
+
+def test_samples_that_cannot_say_where_they_come_from_are_named():
+    with pytest.raises(ValueError, match=r"cannot be mixed among samples that are tuples, .* or drop the memory"):
+        ReplayDataset([(torch.zeros(1), 0)], [{"image": torch.zeros(1)}])[[0]]
