@@ -107,15 +107,22 @@ def slide(
     return found.to(device)
 
 
-@torch.no_grad()
-def without_last_layer(network: Any) -> tuple[Any, int]:
-    """Take the last layer off a network, in place, and return what is left, and how many features it gives.
+def is_deeply_supervised(trained: Trained) -> bool:
+    """Whether the trainer of a model has trained its layers at lower resolutions too.
 
-    The layers at lower resolutions stay as they are: nothing but deep supervision asks them.
+    Raises:
+        ValueError: If the trainer is not there.
+    """
+    return not any("nodeepsupervision" in kind.__name__.lower() for kind in _trainer(trained.trainer).__mro__)
+
+
+def without_output_layers(network: Any) -> tuple[Any, list[int]]:
+    """Take the output layers off a network, in place, and return what is left, and how many features each has taken.
+
+    The last is that at full resolution; nothing but deep supervision asks the others.
     """
     layers = network.decoder.seg_layers
-    features = layers[-1].in_channels
-    layers[-1] = nn.Identity()
-    for layer in layers[:-1]:
-        layer.requires_grad_(False)
+    features = [layer.in_channels for layer in layers]
+    for place in range(len(layers)):
+        layers[place] = nn.Identity()
     return network, features

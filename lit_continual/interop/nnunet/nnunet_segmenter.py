@@ -13,14 +13,22 @@ from typing_extensions import override
 
 from lit_continual.data.batch import Batch
 from lit_continual.data.cases import Case
-from lit_continual.interop.nnunet.network import build_network, slide, without_last_layer
+from lit_continual.interop.nnunet.deep_supervision import (
+    coarse,
+    grow_from_background,
+    outputs_of,
+    supervision_weights,
+)
+from lit_continual.interop.nnunet.network import build_network, is_deeply_supervised, slide, without_output_layers
 from lit_continual.interop.nnunet.preparation import prepared, restored
 from lit_continual.interop.nnunet.trained import Trained
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.folded_layer import folded_heads
+from lit_continual.segmentation.growing_heads import GrowingHeads
 from lit_continual.segmentation.heads import Heads, described, make_heads
+from lit_continual.segmentation.loss_of_heads import loss_of_heads
 from lit_continual.segmentation.network_input import require_channels
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.segmentation.shared_head import SharedHead
@@ -35,7 +43,8 @@ class NNUNetSegmenter(Segmenter):
 
     The body is its network up to the last layer, which is the first head as it stands. Images are prepared, predicted
     and brought back by nnU-Net's own code, so that the label maps of the model before it has learnt anything are those
-    of ``nnUNetv2_predict``. The layers of deep supervision stay as they are and are not trained.
+    of ``nnUNetv2_predict``. Its layers at lower resolutions, of deep supervision, are heads as well, which grow by the
+    same classes; no prediction asks them. Methods see the logits at full resolution.
 
     Args:
         trained: What the folder of the model says, as its checkpoint's ``hyper_parameters`` hold it. Without it, the
@@ -48,6 +57,9 @@ class NNUNetSegmenter(Segmenter):
         scheduler: See :class:`Segmenter`.
         post: See :class:`Segmenter`.
         classes: The class names to begin with, in the groups in which they are learnt.
+        deep_supervision: Whether the loss is the mean over the resolutions of the decoder, with nnU-Net's weights; see
+            :func:`~lit_continual.interop.nnunet.deep_supervision.supervision_weights`. ``None``: if the trainer of the
+            model does so.
 
     Raises:
         ValueError: If the model cannot be extended, or nnunetv2 is not installed.
@@ -73,6 +85,7 @@ class NNUNetSegmenter(Segmenter):
         scheduler: Schedule | None = None,
         post: Sequence[Spec] = (),
         classes: Sequence[Sequence[str]] = (),
+        deep_supervision: bool | None = None,
     ) -> None:
         super().__init__(
             network=NOTHING,
@@ -89,15 +102,21 @@ class NNUNetSegmenter(Segmenter):
         self.trained: Trained | None = None
         #: Whether a prediction is the mean over mirrored images too, where training has mirrored.
         self.mirror = False
-        self.hparams["trained"] = trained
+        #: Heads at lower resolutions, from the lowest.
+        self.auxiliary = nn.ModuleList()
+        self.hparams.update(trained=trained, deep_supervision=deep_supervision)
         if trained is not None:
             self._build(Trained.of(trained), heads, classes)
 
     def _build(self, trained: Trained, heads: Heads, classes: Sequence[Sequence[str]] = ()) -> None:
         self.trained = trained
-        self.body, features = without_last_layer(build_network(trained, len(trained.classes) + 1))
+        self.body, features = without_output_layers(build_network(trained, len(trained.classes) + 1))
         self.spatial_dims = len(trained.patch_size)
-        self.heads = make_heads(heads, classes, features, self.spatial_dims, self.loss)
+        *auxiliary, self.heads = (make_heads(heads, classes, n, self.spatial_dims, self.loss) for n in features)
+        self.auxiliary = nn.ModuleList(auxiliary)
+        if self.hparams["deep_supervision"] is None:
+            self.hparams["deep_supervision"] = is_deeply_supervised(trained)
+        self._hold_unsupervised()
         known = {"trained": trained.plain(), **described(self.heads)}
         self.hparams.update(known, roi_size=self.hparams["roi_size"] or trained.patch_size)
 
@@ -114,6 +133,43 @@ class NNUNetSegmenter(Segmenter):
                 " --stream.start, or take the module of `Checkpoint(FOLDER)`."
             )
         return self.trained
+
+    @property
+    def all_heads(self) -> list[GrowingHeads | SharedHead]:
+        """The heads at each resolution, from the lowest to the full one."""
+        return [*self.auxiliary, self.heads]  # type: ignore[list-item]
+
+    @property
+    def _shares(self) -> list[float]:
+        """Weights of their losses, which sum to 1."""
+        count = len(self.auxiliary) + 1
+        return supervision_weights(count)[::-1] if self.hparams["deep_supervision"] else [0.0] * (count - 1) + [1.0]
+
+    def _hold_unsupervised(self) -> None:
+        """Keep parameters that get no gradient from an optimizer, and from DDP, which would wait for one."""
+        for heads, share in zip(self.all_heads, self._shares, strict=True):
+            if not share:
+                heads.requires_grad_(False)
+
+    @override
+    def grow(self, classes: Sequence[str]) -> None:
+        new = self.heads.missing(classes)
+        super().grow(classes)
+        if new:
+            for heads in self.all_heads[:-1]:
+                grow_from_background(heads, new)
+            self._hold_unsupervised()
+
+    @override
+    def _answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        *shares, full = self._shares
+        with outputs_of({n: self.body.decoder.stages[n] for n, share in enumerate(shares) if share}) as features:
+            logits = self(batch["image"])
+        loss = full * self._loss(logits, batch)
+        for n, found in features.items():
+            heads, label = self.all_heads[n], coarse(batch["label"], found)
+            loss = loss + shares[n] * loss_of_heads(self.loss, heads.terms, heads(found), label, self.names(batch))
+        return logits, loss
 
     def load_case(self, case: Case) -> Any:
         """Load the image of a case and prepare it as nnU-Net does."""

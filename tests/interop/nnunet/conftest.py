@@ -13,10 +13,8 @@ import torch
 ARCHITECTURE = {
     "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
     "arch_kwargs": {
-        "n_stages": 3,
-        "features_per_stage": [4, 8, 8],
-        "n_conv_per_stage": [1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1],
+        "n_conv_per_stage": 1,
+        "n_conv_per_stage_decoder": 1,
         "conv_bias": True,
         "norm_op_kwargs": {"eps": 1e-05, "affine": True},
         "dropout_op": None,
@@ -36,7 +34,9 @@ OLD_PLANS = {  # from before version 2.4, as TotalSegmentator's are
 }
 
 
-def configuration(dims=3, old=False, spacing=(4.0, 1.5, 1.5), normalisation="ZScoreNormalization", channels=1):
+def configuration(
+    dims=3, old=False, spacing=(4.0, 1.5, 1.5), normalisation="ZScoreNormalization", channels=1, stages=3
+):
     """What plans say of one configuration, for windows of 8 x 16 x 16 or 16 x 16 voxels."""
     size = slice(3 - dims, None)
     resample = {
@@ -48,11 +48,12 @@ def configuration(dims=3, old=False, spacing=(4.0, 1.5, 1.5), normalisation="ZSc
     resample["resampling_fn_data_kwargs"] = image
     resample["resampling_fn_seg_kwargs"] = {**image, "is_seg": True, "order": 1}
     resample["resampling_fn_probabilities_kwargs"] = {**image, "order": 1}
-    kernels, strides = [[3] * dims] * 3, [[1] * dims, [1, 2, 2][size], [2] * dims]
+    kernels, strides = [[3] * dims] * stages, [[1] * dims, [1, 2, 2][size], *[[2] * dims] * (stages - 2)]
     if old:
         network = {**OLD_PLANS, "conv_kernel_sizes": kernels, "pool_op_kernel_sizes": strides}
     else:
         arguments = {**ARCHITECTURE["arch_kwargs"], "kernel_sizes": kernels, "strides": strides}
+        arguments |= {"n_stages": stages, "features_per_stage": [4, *[8] * (stages - 1)]}
         arguments["conv_op"] = f"torch.nn.modules.conv.Conv{dims}d"
         arguments["norm_op"] = f"torch.nn.modules.instancenorm.InstanceNorm{dims}d"
         network = {"architecture": {**ARCHITECTURE, "arch_kwargs": arguments}}
