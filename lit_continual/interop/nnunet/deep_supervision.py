@@ -62,7 +62,7 @@ def coarse(label: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def grow_from_background(heads: GrowingHeads | SharedHead, classes: list[str]) -> None:
-    """Add classes that nothing tells from the background yet, so that they fold to it as long as they are not trained."""
+    """Add classes that are parts of the background, and fold to it as long as they are not trained."""
     heads.grow(classes)
     if isinstance(heads, GrowingHeads):
         for parameter in heads.layers[-1].parameters():

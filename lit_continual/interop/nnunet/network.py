@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lit_continual.interop.nnunet.trained import MALFORMED, Trained, nnunetv2
@@ -27,7 +26,7 @@ def build_network(trained: Trained, outputs: int) -> Any:
     Raises:
         ValueError: If the trainer is not there, or builds another network.
     """
-    trainer = _trainer(trained.trainer)
+    trainer = trainer_of(trained.trainer)
     try:
         network = trainer.build_network_architecture(
             trained.manager, trained.settings, trained.channels, outputs, enable_deep_supervision=False
@@ -43,7 +42,7 @@ def build_network(trained: Trained, outputs: int) -> Any:
     return network
 
 
-def _trainer(name: str) -> Any:
+def trainer_of(name: str) -> Any:
     """Find the class of a trainer, first where nnU-Net keeps its variants: others of its folders need more packages."""
     package = nnunetv2()
     place = ["training", "nnUNetTrainer", "variants"]
@@ -113,7 +112,7 @@ def is_deeply_supervised(trained: Trained) -> bool:
     Raises:
         ValueError: If the trainer is not there.
     """
-    return not any("nodeepsupervision" in kind.__name__.lower() for kind in _trainer(trained.trainer).__mro__)
+    return not any("nodeepsupervision" in kind.__name__.lower() for kind in trainer_of(trained.trainer).__mro__)
 
 
 def without_output_layers(network: Any) -> tuple[Any, list[int]]:

@@ -31,11 +31,13 @@ class Prepared(Sample, total=False):
         read_spacing: Voxel size along the axes of nnU-Net's array, in mm.
         read_shape: Size of that array with its axes in the order of the plans.
         box: First and last voxel, exclusive, along each axis of the box around what is not zero.
+        outside: With a label map, whether a voxel lies outside of what is not zero, ``(1, *spatial)``.
     """
 
     read_spacing: tuple[float, ...]
     read_shape: tuple[int, ...]
     box: tuple[tuple[int, int], ...]
+    outside: Tensor
 
 
 @printable_errors()
@@ -79,8 +81,9 @@ def prepared(case: Case, trained: Trained, label: Callable[[Sample], NDArray[Any
         "box": tuple((int(a), int(b)) for a, b in properties["bbox_used_for_cropping"]),
     }
     if label is not None:
-        whole = np.maximum(seg, 0).astype(np.uint8)  # -1 lies outside of what is not zero
-        sample["label"] = _ours(torch.from_numpy(whole), trained)
+        whole = torch.from_numpy(np.ascontiguousarray(seg))
+        sample["label"] = _ours(whole.clamp(min=0).byte(), trained)
+        sample["outside"] = _ours(whole < 0, trained)
     return sample
 
 

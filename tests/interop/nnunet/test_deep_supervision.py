@@ -107,8 +107,12 @@ def test_what_is_learnt_at_each_resolution_is_exported(toy, raw, tmp_path, heads
 
 @pytest.mark.parametrize(
     ("trainer", "option", "expected"),
-    [("nnUNetTrainer", None, True), ("nnUNetTrainerNoDeepSupervision", None, False)]
-    + [("nnUNetTrainer", False, False), ("nnUNetTrainerNoDeepSupervision", True, True)],
+    [
+        ("nnUNetTrainer", None, True),
+        ("nnUNetTrainerNoDeepSupervision", None, False),
+        ("nnUNetTrainer", False, False),
+        ("nnUNetTrainerNoDeepSupervision", True, True),
+    ],
 )
 def test_it_is_on_where_the_model_has_it(toy, monkeypatch, trainer, option, expected):
     folder = toy(stages=4)
