@@ -1,9 +1,11 @@
 """Toy models that nnunetv2 itself has written, on a CPU in a second, and images for them."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import warnings
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -51,6 +53,7 @@ def configuration(
     kernels, strides = [[3] * dims] * stages, [[1] * dims, [1, 2, 2][size], *[[2] * dims] * (stages - 2)]
     if old:
         network = {**OLD_PLANS, "conv_kernel_sizes": kernels, "pool_op_kernel_sizes": strides}
+        network["UNet_class_name"] = "PlainConvUNet" if old is True else old
     else:
         arguments = {**ARCHITECTURE["arch_kwargs"], "kernel_sizes": kernels, "strides": strides}
         arguments |= {"n_stages": stages, "features_per_stage": [4, *[8] * (stages - 1)]}
@@ -106,7 +109,7 @@ def toy(tmp_path, monkeypatch):
         mirror_axes=(0, 1),
         **given,
     ):
-        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+        from lit_continual.interop.nnunet.network import trainer_of  # nnU-Net's own look-up wants torchvision
 
         one = "3d_fullres" if dims == 3 else "2d"
         plans = {
@@ -128,12 +131,12 @@ def toy(tmp_path, monkeypatch):
             "numTraining": 3,
             "file_ending": ".nii.gz",
         }
-        kind = recursive_find_trainer_class_by_name(trainer)
+        kind = trainer_of(trainer)
         torch.manual_seed(seed)
         cases = tmp_path / "preprocessed" / plans["dataset_name"] / "nnUNetPlans_toy"
         cases.mkdir(parents=True, exist_ok=True)
         (cases / "case.b2nd").touch()  # by which a trainer knows how to read cases
-        with quiet():
+        with quiet(), without_torchvision():
             made = kind({**plans, "continue_training": False}, one, 0, dataset, torch.device("cpu"))
             made.initialize()
         made.inference_allowed_mirroring_axes = mirror_axes
@@ -178,11 +181,30 @@ def images(tmp_path):
     return write_images(tmp_path / "images")
 
 
+@contextlib.contextmanager
+def without_torchvision():
+    """Let nnU-Net find trainers and networks where it cannot import all files to look for them."""
+    from dynamic_network_architectures.architectures import unet
+
+    from lit_continual.interop.nnunet.network import trainer_of
+
+    found = {
+        "nnunetv2.inference.predict_from_raw_data.recursive_find_trainer_class_by_name": trainer_of,
+        "nnunetv2.utilities.get_network_from_plans.recursive_find_python_class": lambda _, name, __: getattr(
+            unet, name
+        ),
+    }
+    with contextlib.ExitStack() as stack:
+        for place, find in found.items() if importlib.util.find_spec("torchvision") is None else ():
+            stack.enter_context(patch(place, find))
+        yield
+
+
 def nnunet_predicts(folder, images, output, mirror=False):
     """Label maps of an unmodified ``nnUNetPredictor``, by name of the case, with the axes of the file."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    with quiet():
+    with quiet(), without_torchvision():
         predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False)
         predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
         output.mkdir()

@@ -22,8 +22,12 @@ def we_predict(folder, images, output, *options):
         ({"old": True, "spacing": (1.3, 1.3, 3.0), "reader": "NibabelIO"}, {}),  # no resampling, old plans
         ({"reader": "NibabelIOWithReorient", "channels": 2}, {"channels": 2}),
         ({"mirror": True}, {}),
+        (  # as TotalSegmentator's models are
+            {"old": True, "trainer": "nnUNetTrainerNoMirroring", "mirror_axes": None, "mirror": True},
+            {},
+        ),
     ],
-    ids=["3d", "2d", "transposed_ct", "old_nibabel", "reoriented", "mirrored"],
+    ids=["3d", "2d", "transposed_ct", "old_nibabel", "reoriented", "mirrored", "total_segmentator"],
 )
 def test_label_maps_are_equal_voxel_for_voxel(toy, tmp_path, options, more):
     options = dict(options)
