@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_continual.interop.nnunet.trained import MALFORMED, Trained, nnunetv2
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import printable
+from lit_continual.segmentation.inference import Inference
 
 
 def build_network(trained: Trained, outputs: int) -> Any:
@@ -77,6 +78,7 @@ def slide(
     classes: Sequence[str],
     window: Sequence[int],
     mirror: bool,
+    inference: Inference,
 ) -> Tensor:
     """Predict a volume by nnU-Net's own sliding window.
 
@@ -87,15 +89,21 @@ def slide(
         classes: The K classes.
         window: Its size in voxels.
         mirror: Whether to average over the mirrored windows too, along the axes that training has mirrored.
+        inference: How to go over the volume; of its arguments ``overlap``, ``mode`` and ``stitch_on_cpu`` are used.
 
     Returns:
-        Logits ``(1 + K, Z, Y, X)`` in half precision, in which nnU-Net adds them up, on the device of the volume.
+        Logits ``(1 + K, Z, Y, X)`` in half precision, in which nnU-Net adds them up.
     """
     handler = nnunetv2().utilities.plans_handling.plans_handler
     device = volume.device
     with contextlib.redirect_stdout(io.StringIO()):  # it prints which options it has changed
         predictor = nnunetv2().inference.predict_from_raw_data.nnUNetPredictor(
-            use_mirroring=mirror, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
+            tile_step_size=1 - inference.overlap,
+            use_gaussian=inference.mode == "gaussian",
+            use_mirroring=mirror,
+            perform_everything_on_device=device.type == "cuda" and not inference.stitch_on_cpu,
+            device=device,
+            allow_tqdm=False,
         )
     settings = handler.ConfigurationManager({**trained.settings.configuration, "patch_size": list(window)})
     predictor.manual_initialization(
@@ -103,7 +111,7 @@ def slide(
         None if trained.mirror_axes is None else tuple(trained.mirror_axes),
     )  # fmt: skip
     found: Tensor = predictor.predict_sliding_window_return_logits(volume)
-    return found.to(device)
+    return found if inference.stitch_on_cpu else found.to(device)
 
 
 def is_deeply_supervised(trained: Trained) -> bool:

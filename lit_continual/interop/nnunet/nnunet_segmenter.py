@@ -28,12 +28,14 @@ from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.folded_layer import folded_heads
 from lit_continual.segmentation.growing_heads import GrowingHeads
 from lit_continual.segmentation.heads import Heads, described, make_heads
+from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.loss_of_heads import loss_of_heads
 from lit_continual.segmentation.network_input import require_channels
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.segmentation.shared_head import SharedHead
 
 NOTHING: Spec = {"class_path": "Identity"}  # until there is a model
+THEIRS = Inference(overlap=0.5, sw_batch_size=1)  # nnU-Net's
 CERTAIN = 100.0  # logits between the background and a class where nnU-Net has cropped; exp(-100) is 0 in float32
 
 
@@ -60,9 +62,13 @@ class NNUNetSegmenter(Segmenter):
         deep_supervision: Whether the loss is the mean over the resolutions of the decoder, with nnU-Net's weights; see
             :func:`~lit_continual.interop.nnunet.deep_supervision.supervision_weights`. ``None``: if the trainer of the
             model does so.
+        inference: How to go over a volume, see :class:`Segmenter`; ``None`` takes that of the checkpoint that a stream
+            starts from, or nnU-Net's. Windows go through the network one by one, and padding and resampling are
+            nnU-Net's.
 
     Raises:
-        ValueError: If the model cannot be extended, or nnunetv2 is not installed.
+        ValueError: If the model cannot be extended, nnunetv2 is not installed, or ``inference`` asks for what nnU-Net
+            does not do.
         MisconfigurationException: If a fit begins without a network.
 
     References:
@@ -86,6 +92,7 @@ class NNUNetSegmenter(Segmenter):
         post: Sequence[Spec] = (),
         classes: Sequence[Sequence[str]] = (),
         deep_supervision: bool | None = None,
+        inference: Inference | None = None,
     ) -> None:
         super().__init__(
             network=NOTHING,
@@ -96,7 +103,14 @@ class NNUNetSegmenter(Segmenter):
             optimizer=optimizer,
             scheduler=scheduler,
             post=post,
+            inference=inference,
         )
+        self.inference = Inference.of(inference or THEIRS)
+        if (self.inference.padding_mode, self.inference.resample) != (THEIRS.padding_mode, THEIRS.resample):
+            raise ValueError(
+                f"nnU-Net pads with zeros and resamples logits, and `inference` is {self.inference}. Leave out its"
+                " `padding_mode` and `resample`."
+            )
         for name in ("network", "features"):  # which follow from the plans
             del self.hparams[name]
         self.trained: Trained | None = None
@@ -137,7 +151,7 @@ class NNUNetSegmenter(Segmenter):
     @property
     def all_heads(self) -> list[GrowingHeads | SharedHead]:
         """The heads at each resolution, from the lowest to the full one."""
-        return [*self.auxiliary, self.heads]  # type: ignore[list-item]
+        return [*self.auxiliary, self.heads]
 
     @property
     def _shares(self) -> list[float]:
@@ -212,7 +226,7 @@ class NNUNetSegmenter(Segmenter):
         kind = image.device.type
         off = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
         with off:  # nnU-Net's own precision
-            found = [slide(forward, v, self.model, self.classes, window, self.mirror) for v in volumes]
+            found = [slide(forward, v, self.model, self.classes, window, self.mirror, self.inference) for v in volumes]
             return torch.stack([logits.movedim(1, -1) if flat else logits for logits in found])
 
     def _of_heads(self, folded: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ its first one; here it is the last one, as in all volumes of this package.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ def prepared(case: Case, trained: Trained, label: Callable[[Sample], NDArray[Any
         raise ValueError(
             f"nnU-Net cannot prepare {case.images[0]} ({in_one_line(error)}). Convert it, or take it off the list."
         ) from error
-    sample: Prepared = {
+    sample: dict[str, Any] = {
         **found,
         "image": _ours(torch.from_numpy(np.ascontiguousarray(image, np.float32)), trained),
         "read_spacing": tuple(float(size) for size in properties["spacing"]),
@@ -84,7 +84,7 @@ def prepared(case: Case, trained: Trained, label: Callable[[Sample], NDArray[Any
         whole = torch.from_numpy(np.ascontiguousarray(seg))
         sample["label"] = _ours(whole.clamp(min=0).byte(), trained)
         sample["outside"] = _ours(whole < 0, trained)
-    return sample
+    return cast(Prepared, sample)
 
 
 def restored(volume: Tensor, batch: Batch, trained: Trained, outside: Tensor) -> Tensor:

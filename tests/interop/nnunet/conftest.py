@@ -200,12 +200,12 @@ def without_torchvision():
         yield
 
 
-def nnunet_predicts(folder, images, output, mirror=False):
+def nnunet_predicts(folder, images, output, mirror=False, **options):
     """Label maps of an unmodified ``nnUNetPredictor``, by name of the case, with the axes of the file."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     with quiet(), without_torchvision():
-        predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False)
+        predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False, **options)
         predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
         output.mkdir()
         predictor.predict_from_files_sequential(str(images), str(output))
