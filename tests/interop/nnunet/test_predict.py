@@ -61,6 +61,13 @@ def test_overlap_and_weights_of_windows_are_options(toy, tmp_path, stitch_on_cpu
     assert (ours != plain).any()
 
 
+def test_an_image_of_other_channels_is_refused(toy, tmp_path):
+    folder, images = toy(), write_images(tmp_path / "images", channels=2, count=1)
+    with pytest.raises(ValueError, match=r"case_0_0000.nii.gz has 2 channels, and the model takes 1. Give files NAME"):
+        main(["predict", str(folder), str(images), f"--output={tmp_path / 'out'}", "--accelerator=cpu"])
+    assert not list(tmp_path.rglob("out/*.nii.gz"))
+
+
 def test_what_nnunet_does_not_do_is_refused():
     with pytest.raises(ValueError, match=r"nnU-Net pads with zeros and resamples logits, .* Leave out its"):
         NNUNetSegmenter(inference=Inference(padding_mode="reflect"))
