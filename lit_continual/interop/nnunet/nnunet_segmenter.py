@@ -13,12 +13,7 @@ from typing_extensions import override
 
 from lit_continual.data.batch import Batch
 from lit_continual.data.cases import Case
-from lit_continual.interop.nnunet.deep_supervision import (
-    coarse,
-    grow_from_background,
-    outputs_of,
-    supervision_weights,
-)
+from lit_continual.interop.nnunet.deeply_supervised import DeeplySupervised
 from lit_continual.interop.nnunet.network import build_network, is_deeply_supervised, slide, without_output_layers
 from lit_continual.interop.nnunet.preparation import prepared, restored
 from lit_continual.interop.nnunet.trained import Trained
@@ -26,12 +21,9 @@ from lit_continual.runs.classes import MODULES
 from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.folded_layer import folded_heads
-from lit_continual.segmentation.growing_heads import GrowingHeads
 from lit_continual.segmentation.heads import Heads, described, make_heads
 from lit_continual.segmentation.inference import Inference
-from lit_continual.segmentation.loss_of_heads import loss_of_heads
 from lit_continual.segmentation.network_input import require_channels
-from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.segmentation.shared_head import SharedHead
 
 NOTHING: Spec = {"class_path": "Identity"}  # until there is a model
@@ -40,7 +32,7 @@ CERTAIN = 100.0  # logits between the background and a class where nnU-Net has c
 
 
 @MODULES.add
-class NNUNetSegmenter(Segmenter):
+class NNUNetSegmenter(DeeplySupervised):
     """Extend a trained model of nnU-Net v2 by heads for new classes.
 
     The body is its network up to the last layer, which is the first head as it stands. Images are prepared, predicted
@@ -116,8 +108,6 @@ class NNUNetSegmenter(Segmenter):
         self.trained: Trained | None = None
         #: Whether a prediction is the mean over mirrored images too, where training has mirrored.
         self.mirror = False
-        #: Heads at lower resolutions, from the lowest.
-        self.auxiliary = nn.ModuleList()
         self.hparams.update(trained=trained, deep_supervision=deep_supervision)
         if trained is not None:
             self._build(Trained.of(trained), heads, classes)
@@ -130,7 +120,7 @@ class NNUNetSegmenter(Segmenter):
         self.auxiliary = nn.ModuleList(auxiliary)
         if self.hparams["deep_supervision"] is None:
             self.hparams["deep_supervision"] = is_deeply_supervised(trained)
-        self._hold_unsupervised()
+        self.hold_unsupervised()
         known = {"trained": trained.plain(), **described(self.heads)}
         self.hparams.update(known, roi_size=self.hparams["roi_size"] or trained.patch_size)
 
@@ -147,43 +137,6 @@ class NNUNetSegmenter(Segmenter):
                 " --stream.start, or take the module of `Checkpoint(FOLDER)`."
             )
         return self.trained
-
-    @property
-    def all_heads(self) -> list[GrowingHeads | SharedHead]:
-        """The heads at each resolution, from the lowest to the full one."""
-        return [*self.auxiliary, self.heads]
-
-    @property
-    def _shares(self) -> list[float]:
-        """Weights of their losses, which sum to 1."""
-        count = len(self.auxiliary) + 1
-        return supervision_weights(count)[::-1] if self.hparams["deep_supervision"] else [0.0] * (count - 1) + [1.0]
-
-    def _hold_unsupervised(self) -> None:
-        """Keep parameters that get no gradient from an optimizer, and from DDP, which would wait for one."""
-        for heads, share in zip(self.all_heads, self._shares, strict=True):
-            if not share:
-                heads.requires_grad_(False)
-
-    @override
-    def grow(self, classes: Sequence[str]) -> None:
-        new = self.heads.missing(classes)
-        super().grow(classes)
-        if new:
-            for heads in self.all_heads[:-1]:
-                grow_from_background(heads, new)
-            self._hold_unsupervised()
-
-    @override
-    def _answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        *shares, full = self._shares
-        with outputs_of({n: self.body.decoder.stages[n] for n, share in enumerate(shares) if share}) as features:
-            logits = self(batch["image"])
-        loss = full * self._loss(logits, batch)
-        for n, found in features.items():
-            heads, label = self.all_heads[n], coarse(batch["label"], found)
-            loss = loss + shares[n] * loss_of_heads(self.loss, heads.terms, heads(found), label, self.names(batch))
-        return logits, loss
 
     def load_case(self, case: Case) -> Any:
         """Load the image of a case and prepare it as nnU-Net does."""
