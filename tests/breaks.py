@@ -420,6 +420,21 @@ BREAKS = [
         ("v != (0,) and name != IGNORE", "name != IGNORE"),
     ),
     *room(
+        "interop/nnunet/deep_supervision.py",
+        "tests/interop/nnunet/test_deep_supervision.py",
+        ("[2.0**-i for i", "[1.0 for i"),
+        ("range(max(1, outputs - 1))", "range(outputs - 2)"),
+        ('mode="nearest-exact"', 'mode="nearest"'),
+        ("parameter.zero_()", "pass"),
+    ),
+    *room(
+        "interop/nnunet/nnunet_patches.py",
+        "tests/interop/nnunet/test_augmentation.py",
+        ("label.masked_fill(outside, -1)", "label"),
+        ("place.start - (cut - place.stop + place.start) // 2", "place.start"),
+        ("np.random.set_state(state)", "pass"),
+    ),
+    *room(
         "data/dicom_geometry.py",
         "tests/data/test_dicom.py",
         ("rows * spacing[1], columns * spacing[0]", "rows * spacing[0], columns * spacing[1]"),

@@ -92,6 +92,24 @@ class PatchDataset(Dataset[Sample]):
         random = np.random.default_rng([self.seed, self.epoch.value, k])
         volume, window = self.volumes[self.index[k][0]], self._window(k, random)
         layers = [volume["image"], *(targets[self.index[k][0]] for targets in self.targets.values())]
+        (image, *targets), label = self._augmented(volume, layers, window, random)
+        drawn = {
+            "image": image.contiguous(),
+            "label": label.to(torch.uint8).contiguous(),
+            "classes": volume["classes"],
+            "patient": volume["patient"],
+            **{name: target.contiguous() for name, target in zip(self.targets, targets, strict=True)},
+        }
+        return cast(Sample, drawn)
+
+    def _augmented(
+        self, volume: Mapping[str, Any], layers: list[Tensor], window: tuple[Any, ...], random: np.random.Generator
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Cut a sample out of the image of a volume and the targets, its ``layers``, and change it at random.
+
+        Returns:
+            What has become of the layers, and the label map.
+        """
         sample: Any = {"image": torch.cat([x[window].float() for x in layers]), "label": volume["label"][window]}
         if self.spatial.transforms:
             sample = _transformed(self.spatial, sample, random)
@@ -99,14 +117,7 @@ class PatchDataset(Dataset[Sample]):
         image, *targets = torch.split(_plain(sample["image"]), [x.shape[0] for x in layers])
         if self.intensity.transforms:
             image = _plain(_transformed(self.intensity, {"image": image}, random)["image"])
-        drawn = {
-            "image": image.contiguous(),
-            "label": _plain(sample["label"]).to(torch.uint8).contiguous(),
-            "classes": volume["classes"],
-            "patient": volume["patient"],
-            **{name: target.contiguous() for name, target in zip(self.targets, targets, strict=True)},
-        }
-        return cast(Sample, drawn)
+        return [image, *targets], _plain(sample["label"])
 
     def ask(self, key: str, predict: Callable[[Tensor], Tensor]) -> None:
         """Ask a teacher about every volume and put its answers into the samples, as ``sample[key]``.

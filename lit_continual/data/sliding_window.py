@@ -16,6 +16,7 @@ def slide(
     mode: str = "gaussian",
     padding_mode: str = "constant",
     sw_batch_size: int = 16,
+    stitch_on_cpu: bool = False,
 ) -> Tensor:
     """Map volumes ``(B, C, H, W, D)`` to what ``network`` makes of their windows, blended to ``(B, K, H, W, D)``.
 
@@ -27,13 +28,20 @@ def slide(
         mode: Weight of a window's voxels: ``"gaussian"`` or ``"constant"``.
         padding_mode: How a volume is padded that is smaller than a window.
         sw_batch_size: Windows that go through the network together.
+        stitch_on_cpu: Blend windows in the memory of the CPU, which is where the result is then.
     """
     require_near_size(window, volumes.shape[2:])
     require_few_windows(window, volumes.shape[2:], overlap)
     flat = len(window) == volumes.ndim - 3
     seen = (lambda x: network(x.squeeze(-1)).unsqueeze(-1)) if flat else network
     inferer = SlidingWindowInferer(
-        [*window] + [1] * flat, sw_batch_size=sw_batch_size, overlap=overlap, mode=mode, padding_mode=padding_mode
+        [*window] + [1] * flat,
+        sw_batch_size=sw_batch_size,
+        overlap=overlap,
+        mode=mode,
+        padding_mode=padding_mode,
+        sw_device=volumes.device,
+        device="cpu" if stitch_on_cpu else volumes.device,
     )
     found: Tensor = inferer(volumes, seen)
     return found

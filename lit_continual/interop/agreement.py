@@ -4,6 +4,7 @@ import torch
 
 from lit_continual.data import Preprocessing, read_cases
 from lit_continual.data.volumes import load_case
+from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.interop.one_layer import OneLayer
 from lit_continual.runs.checkpoint import Checkpoint
 
@@ -18,8 +19,13 @@ def agreement(opened: Checkpoint, one: OneLayer, images: str) -> list[str]:
         images: A folder of images, a Decathlon list or a CSV table.
 
     Raises:
-        ValueError: If an image cannot be read.
+        ValueError: If an image cannot be read, or it is a model of nnU-Net.
     """
+    if isinstance(one.module, NNUNetSegmenter):
+        raise ValueError(
+            f"The heads of {opened.path}, a model of nnU-Net, decide as the one output layer on all images. Leave out"
+            " --images, or export it as nnunet to compare with nnU-Net itself."
+        )
     module, network, preprocessing = one.module, one.network(), Preprocessing.of(opened)
     window, voxels, others = module.hparams["roi_size"], 0, 0
     cases = read_cases(images).cases

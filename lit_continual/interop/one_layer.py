@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lit_continual.interop.bundle.bundle_segmenter import BundleSegmenter
 from lit_continual.interop.bundle.linear_heads import LAST, joined
+from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.segmentation.folded_layer import folded_heads
@@ -43,7 +44,7 @@ class OneLayer:
                 classes.
         """
         module = opened.module(Segmenter)
-        if type(module) not in (Segmenter, RegionSegmenter, BundleSegmenter):
+        if type(module) not in (Segmenter, RegionSegmenter, BundleSegmenter, NNUNetSegmenter):
             raise ValueError(
                 f"{opened.path} is of a {type(module).__name__}, which is not one network with one output layer."
                 " Export a checkpoint of a Segmenter."
@@ -78,6 +79,11 @@ class OneLayer:
         Raises:
             ValueError: If the body is no network of MONAI, so that nobody can build it without this package.
         """
+        if isinstance(self.module, NNUNetSegmenter):
+            raise ValueError(
+                "A model of nnU-Net has no counterpart as a bundle, which cannot say how its images are prepared."
+                " Export it as nnunet, onnx, pt2 or torchscript."
+            )
         spec = dict(self.module.hparams["network"])
         found = NETWORKS.find(spec.pop("_target_"))
         if not found.__module__.startswith("monai."):

@@ -25,6 +25,8 @@ class Inference:
             1 throughout.
         padding_mode: How a volume is padded that is smaller than a window.
         sw_batch_size: Windows that go through the network together.
+        stitch_on_cpu: Put windows together in the memory of the CPU, for volumes with many classes that a GPU has no
+            room for.
         resample: What is brought to the grid of the file: ``"logits"`` or ``"probabilities"`` linearly, ``"labels"``
             by the nearest voxel.
 
@@ -36,6 +38,7 @@ class Inference:
     mode: Literal["gaussian", "constant"] = "gaussian"
     padding_mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
     sw_batch_size: int = 16
+    stitch_on_cpu: bool = False
     resample: Literal["logits", "probabilities", "labels"] = "logits"
 
     def __post_init__(self) -> None:
@@ -53,7 +56,8 @@ class Inference:
 
     def slide(self, network: Callable[[Tensor], Tensor], volumes: Tensor, window: Sequence[int]) -> Tensor:
         """Map volumes ``(B, C, H, W, D)`` to logits ``(B, K, H, W, D)``; see :func:`.slide`."""
-        return slide(network, volumes, window, self.overlap, self.mode, self.padding_mode, self.sw_batch_size)
+        how = self.overlap, self.mode, self.padding_mode, self.sw_batch_size, self.stitch_on_cpu
+        return slide(network, volumes, window, *how)
 
     def plain(self) -> dict[str, Any]:
         """The arguments, as plain data."""

@@ -138,10 +138,14 @@ class Segmenter(ScheduledModule):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        logits = self(batch["image"])
-        loss = self._loss(logits, batch)
+        logits, loss = self._answer(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         return {"loss": loss, "logits": logits}
+
+    def _answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The logits of a training batch, and their loss."""
+        logits = self(batch["image"])
+        return logits, self._loss(logits, batch)
 
     def names(self, batch: Batch) -> list[tuple[str, ...]]:
         """What the label values 1, 2, … of each sample stand for; also of batches that others make."""

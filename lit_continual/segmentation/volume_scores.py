@@ -51,8 +51,9 @@ class VolumeScores:
         """Score the masks ``(1, *spatial)`` of those classes that both have, and return masks and scores by class."""
         shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
         for name in (name for name in truths if name in self.metrics):
-            shown["prediction"][name], shown["truth"][name] = predictions[name][0], truths[name][0]
-            shown["scores"][name] = self.update(name, predictions[name], truths[name], spacing)
+            found = predictions[name].to(truths[name].device)  # which may have been put together on the CPU
+            shown["prediction"][name], shown["truth"][name] = found[0], truths[name][0]
+            shown["scores"][name] = self.update(name, found, truths[name], spacing)
         return shown
 
     def compute(self, score: str) -> dict[str, Tensor]:

@@ -40,7 +40,8 @@ def write_bundle(opened: Checkpoint, folder: Path, images: str | None) -> list[s
         ValueError: If the network, a transform or the heads cannot be said in a bundle.
     """
     one = OneLayer.of(opened)
-    config = _inference(one, Preprocessing.of(opened))
+    described = one.described()
+    config = _inference(one, Preprocessing.of(opened), described)
     metadata = _metadata(one)
     for name in ("configs", "models", "docs"):
         (folder / name).mkdir()
@@ -53,7 +54,7 @@ def write_bundle(opened: Checkpoint, folder: Path, images: str | None) -> list[s
     return agreement(opened, one, images) if images else []
 
 
-def _inference(one: OneLayer, preprocessing: Preprocessing) -> dict[str, Any]:
+def _inference(one: OneLayer, preprocessing: Preprocessing, described: Mapping[str, Any]) -> dict[str, Any]:
     known, inference = one.module.hparams, one.module.inference
     after = postprocessing_steps(inference, one.activation, known.get("post") or ())
     loader = {"_target_": "CheckpointLoader", "load_path": "@ckpt_path", "load_dict": {"model": "@network"}}
@@ -68,7 +69,7 @@ def _inference(one: OneLayer, preprocessing: Preprocessing) -> dict[str, Any]:
         "ckpt_path": f"$@bundle_root + '/{WEIGHTS}'",
         "datalist": "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        **one.described(),
+        **described,
         "network": "$@network_def.to(@device)",
         "preprocessing": compose(preprocessing_steps(preprocessing)),
         "dataset": data,

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from lit_continual import __version__
 from lit_continual.interop.agreement import agreement
+from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.interop.one_layer import OneLayer
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import in_one_line, write_json
 from lit_continual.segmentation.network_input import channels_taken
+from lit_continual.segmentation.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from lit_continual.interop.graph.graph_formats import GraphFormat
@@ -77,16 +79,22 @@ def _require_equal(network: nn.Module, image: Tensor, found: dict[int, Tensor | 
 
 def _described(file: str, one: OneLayer, opened: Checkpoint, channels: int) -> dict[str, Any]:
     module = one.module
-    has_images = "datamodule_hyper_parameters" in opened.content
     return {
         "file": file,
         "input": {"name": "image", "channels": channels, "window": list(module.hparams["roi_size"])},
         "output": {"name": "logits", "activation": one.activation, "channels": one.names},
-        "preprocessing": _plain(opened.preprocessing) if has_images else None,
+        "preprocessing": _preprocessing(module, opened),
         "inference": module.inference.plain(),
         "post": _plain(module.hparams.get("post") or []),
         "lit_continual": __version__,
     }
+
+
+def _preprocessing(module: Segmenter, opened: Checkpoint) -> Any:
+    """How images are prepared, or by which plans nnU-Net prepares them."""
+    if isinstance(module, NNUNetSegmenter):
+        return {"nnunet": module.model.plain()}
+    return _plain(opened.preprocessing) if "datamodule_hyper_parameters" in opened.content else None
 
 
 def _plain(value: Any) -> Any:

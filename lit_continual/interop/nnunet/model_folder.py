@@ -137,8 +137,13 @@ def _renamed(weights: Mapping[str, Tensor], trained: Trained) -> dict[str, Tenso
             f"the network takes {taken} channels, and dataset.json names {trained.channels}. Give it those of the"
             " model."
         )
-    last = f"decoder.seg_layers.{max(layers)}."
-    return {
-        f"heads.layers.0.{name.removeprefix(last)}" if name.startswith(last) else f"body.{name}": weight
-        for name, weight in weights.items()
-    }
+    return {_name(name, max(layers)): weight for name, weight in weights.items()}
+
+
+def _name(theirs: str, last: int) -> str:
+    """What the module calls a weight of the network."""
+    found = SEGMENTATION_LAYER.fullmatch(theirs)
+    if found is None:
+        return f"body.{theirs}"
+    place = "heads" if int(found[1]) == last else f"auxiliary.{found[1]}"
+    return f"{place}.layers.0.{found[2]}"

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lit_continual.interop.nnunet.trained import MALFORMED, Trained, nnunetv2
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import printable
+from lit_continual.segmentation.inference import Inference
 
 
 def build_network(trained: Trained, outputs: int) -> Any:
@@ -27,7 +27,7 @@ def build_network(trained: Trained, outputs: int) -> Any:
     Raises:
         ValueError: If the trainer is not there, or builds another network.
     """
-    trainer = _trainer(trained.trainer)
+    trainer = trainer_of(trained.trainer)
     try:
         network = trainer.build_network_architecture(
             trained.manager, trained.settings, trained.channels, outputs, enable_deep_supervision=False
@@ -43,7 +43,7 @@ def build_network(trained: Trained, outputs: int) -> Any:
     return network
 
 
-def _trainer(name: str) -> Any:
+def trainer_of(name: str) -> Any:
     """Find the class of a trainer, first where nnU-Net keeps its variants: others of its folders need more packages."""
     package = nnunetv2()
     place = ["training", "nnUNetTrainer", "variants"]
@@ -78,6 +78,7 @@ def slide(
     classes: Sequence[str],
     window: Sequence[int],
     mirror: bool,
+    inference: Inference,
 ) -> Tensor:
     """Predict a volume by nnU-Net's own sliding window.
 
@@ -88,15 +89,21 @@ def slide(
         classes: The K classes.
         window: Its size in voxels.
         mirror: Whether to average over the mirrored windows too, along the axes that training has mirrored.
+        inference: How to go over the volume; of its arguments ``overlap``, ``mode`` and ``stitch_on_cpu`` are used.
 
     Returns:
-        Logits ``(1 + K, Z, Y, X)`` in half precision, in which nnU-Net adds them up, on the device of the volume.
+        Logits ``(1 + K, Z, Y, X)`` in half precision, in which nnU-Net adds them up.
     """
     handler = nnunetv2().utilities.plans_handling.plans_handler
     device = volume.device
     with contextlib.redirect_stdout(io.StringIO()):  # it prints which options it has changed
         predictor = nnunetv2().inference.predict_from_raw_data.nnUNetPredictor(
-            use_mirroring=mirror, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
+            tile_step_size=1 - inference.overlap,
+            use_gaussian=inference.mode == "gaussian",
+            use_mirroring=mirror,
+            perform_everything_on_device=device.type == "cuda" and not inference.stitch_on_cpu,
+            device=device,
+            allow_tqdm=False,
         )
     settings = handler.ConfigurationManager({**trained.settings.configuration, "patch_size": list(window)})
     predictor.manual_initialization(
@@ -104,18 +111,25 @@ def slide(
         None if trained.mirror_axes is None else tuple(trained.mirror_axes),
     )  # fmt: skip
     found: Tensor = predictor.predict_sliding_window_return_logits(volume)
-    return found.to(device)
+    return found if inference.stitch_on_cpu else found.to(device)
 
 
-@torch.no_grad()
-def without_last_layer(network: Any) -> tuple[Any, int]:
-    """Take the last layer off a network, in place, and return what is left, and how many features it gives.
+def is_deeply_supervised(trained: Trained) -> bool:
+    """Whether the trainer of a model has trained its layers at lower resolutions too.
 
-    The layers at lower resolutions stay as they are: nothing but deep supervision asks them.
+    Raises:
+        ValueError: If the trainer is not there.
+    """
+    return not any("nodeepsupervision" in kind.__name__.lower() for kind in trainer_of(trained.trainer).__mro__)
+
+
+def without_output_layers(network: Any) -> tuple[Any, list[int]]:
+    """Take the output layers off a network, in place, and return what is left, and how many features each has taken.
+
+    The last is that at full resolution; nothing but deep supervision asks the others.
     """
     layers = network.decoder.seg_layers
-    features = layers[-1].in_channels
-    layers[-1] = nn.Identity()
-    for layer in layers[:-1]:
-        layer.requires_grad_(False)
+    features = [layer.in_channels for layer in layers]
+    for place in range(len(layers)):
+        layers[place] = nn.Identity()
     return network, features

@@ -1,6 +1,6 @@
 """New data for a trained model of nnU-Net, prepared as its own were."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from monai.transforms import SpatialPad
@@ -9,7 +9,10 @@ from typing_extensions import override
 from lit_continual.data import Case, Preprocessing, Sample, SegmentationDataModule
 from lit_continual.data.arguments import require_near_size
 from lit_continual.data.cases import CaseList
+from lit_continual.data.patches import PatchDataset
+from lit_continual.data.segmentation_data_module import Augmentation
 from lit_continual.data.volumes import load_label
+from lit_continual.interop.nnunet.nnunet_patches import NNUNetPatches
 from lit_continual.interop.nnunet.preparation import prepared
 from lit_continual.interop.nnunet.trained import Trained
 from lit_continual.runs.checkpoint import Checkpoint
@@ -27,16 +30,21 @@ class NNUNetDataModule(SegmentationDataModule):
     Args:
         dataset: See :class:`SegmentationDataModule`.
         patch_size: In voxels along the axes of the plans; ``None`` takes the patch size of the plans.
+        nnunet_augmentation: Augment as the trainer of the model does, in place of ``augmentation``.
         **kwargs: Further arguments of :class:`SegmentationDataModule`, without ``preprocessing``.
 
     Raises:
-        ValueError: If the data are asked for before the plans are known, or the patch size has other dimensions than
-            the network; and as :class:`SegmentationDataModule`.
+        ValueError: If the data are asked for before the plans are known, the patch size has other dimensions than the
+            network, or there are two augmentations; and as :class:`SegmentationDataModule`.
     """
 
-    def __init__(self, dataset: str, patch_size: list[int] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, dataset: str, patch_size: list[int] | None = None, nnunet_augmentation: bool = False, **kwargs: Any
+    ) -> None:
+        if nnunet_augmentation and kwargs.get("augmentation", Augmentation()) != Augmentation():
+            raise ValueError("`nnunet_augmentation` takes the place of `augmentation`. Give one of the two.")
         super().__init__(dataset=dataset, patch_size=patch_size or [1, 1, 1], preprocessing=UNKNOWN, **kwargs)
-        self._given, self._known = patch_size, False
+        self._given, self._known, self.nnunet_augmentation = patch_size, False, nnunet_augmentation
         del self.hparams["preprocessing"]  # the module has the plans
 
     def follow(self, start: Checkpoint) -> None:
@@ -66,6 +74,13 @@ class NNUNetDataModule(SegmentationDataModule):
             )
         super().setup(stage)
 
+    @override
+    def _samples(self, volumes: Sequence[Mapping[str, Any]]) -> PatchDataset:
+        if not self.nnunet_augmentation:
+            return super()._samples(volumes)
+        trained = cast(Any, self.preprocessing)
+        return NNUNetPatches(volumes, self.patch_size, trained, self.patches_per_volume, self.seed)
+
     @staticmethod
     @override
     def _load_training(
@@ -73,13 +88,11 @@ class NNUNetDataModule(SegmentationDataModule):
     ) -> Sample:
         volume = prepared(case, preprocessing, lambda found: load_label(case, classes, listed, found).numpy())
         require_near_size(patch_size, volume["image"].shape[1:], case.images[0])
-        pad = SpatialPad((*patch_size, *[1] * (3 - len(patch_size))))
-        return {
-            "image": pad(volume["image"]).as_tensor(),
-            "label": pad(volume["label"]).as_tensor(),
-            "patient": case.patient,
-            "classes": tuple(classes),
-        }
+        size = (*patch_size, *[1] * (3 - len(patch_size)))
+        padded = {name: SpatialPad(size)(volume[name]).as_tensor() for name in ("image", "label")}
+        if any(preprocessing.settings.use_mask_for_norm):
+            padded["outside"] = SpatialPad(size, value=1)(volume["outside"]).as_tensor()
+        return cast(Sample, {**padded, "patient": case.patient, "classes": tuple(classes)})
 
     @staticmethod
     @override

@@ -13,7 +13,8 @@ from typing_extensions import override
 
 from lit_continual.data.batch import Batch
 from lit_continual.data.cases import Case
-from lit_continual.interop.nnunet.network import build_network, slide, without_last_layer
+from lit_continual.interop.nnunet.deeply_supervised import DeeplySupervised
+from lit_continual.interop.nnunet.network import build_network, is_deeply_supervised, slide, without_output_layers
 from lit_continual.interop.nnunet.preparation import prepared, restored
 from lit_continual.interop.nnunet.trained import Trained
 from lit_continual.runs.classes import MODULES
@@ -21,21 +22,23 @@ from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.folded_layer import folded_heads
 from lit_continual.segmentation.heads import Heads, described, make_heads
+from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.network_input import require_channels
-from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.segmentation.shared_head import SharedHead
 
 NOTHING: Spec = {"class_path": "Identity"}  # until there is a model
+THEIRS = Inference(overlap=0.5, sw_batch_size=1)  # nnU-Net's
 CERTAIN = 100.0  # logits between the background and a class where nnU-Net has cropped; exp(-100) is 0 in float32
 
 
 @MODULES.add
-class NNUNetSegmenter(Segmenter):
+class NNUNetSegmenter(DeeplySupervised):
     """Extend a trained model of nnU-Net v2 by heads for new classes.
 
     The body is its network up to the last layer, which is the first head as it stands. Images are prepared, predicted
     and brought back by nnU-Net's own code, so that the label maps of the model before it has learnt anything are those
-    of ``nnUNetv2_predict``. The layers of deep supervision stay as they are and are not trained.
+    of ``nnUNetv2_predict``. Its layers at lower resolutions, of deep supervision, are heads as well, which grow by the
+    same classes; no prediction asks them. Methods see the logits at full resolution.
 
     Args:
         trained: What the folder of the model says, as its checkpoint's ``hyper_parameters`` hold it. Without it, the
@@ -48,9 +51,16 @@ class NNUNetSegmenter(Segmenter):
         scheduler: See :class:`Segmenter`.
         post: See :class:`Segmenter`.
         classes: The class names to begin with, in the groups in which they are learnt.
+        deep_supervision: Whether the loss is the mean over the resolutions of the decoder, with nnU-Net's weights; see
+            :func:`~lit_continual.interop.nnunet.deep_supervision.supervision_weights`. ``None``: if the trainer of the
+            model does so.
+        inference: How to go over a volume, see :class:`Segmenter`; ``None`` takes that of the checkpoint that a stream
+            starts from, or nnU-Net's. Windows go through the network one by one, and padding and resampling are
+            nnU-Net's.
 
     Raises:
-        ValueError: If the model cannot be extended, or nnunetv2 is not installed.
+        ValueError: If the model cannot be extended, nnunetv2 is not installed, or ``inference`` asks for what nnU-Net
+            does not do.
         MisconfigurationException: If a fit begins without a network.
 
     References:
@@ -73,6 +83,8 @@ class NNUNetSegmenter(Segmenter):
         scheduler: Schedule | None = None,
         post: Sequence[Spec] = (),
         classes: Sequence[Sequence[str]] = (),
+        deep_supervision: bool | None = None,
+        inference: Inference | None = None,
     ) -> None:
         super().__init__(
             network=NOTHING,
@@ -83,21 +95,32 @@ class NNUNetSegmenter(Segmenter):
             optimizer=optimizer,
             scheduler=scheduler,
             post=post,
+            inference=inference,
         )
+        self.inference = Inference.of(inference or THEIRS)
+        if (self.inference.padding_mode, self.inference.resample) != (THEIRS.padding_mode, THEIRS.resample):
+            raise ValueError(
+                f"nnU-Net pads with zeros and resamples logits, and `inference` is {self.inference}. Leave out its"
+                " `padding_mode` and `resample`."
+            )
         for name in ("network", "features"):  # which follow from the plans
             del self.hparams[name]
         self.trained: Trained | None = None
         #: Whether a prediction is the mean over mirrored images too, where training has mirrored.
         self.mirror = False
-        self.hparams["trained"] = trained
+        self.hparams.update(trained=trained, deep_supervision=deep_supervision)
         if trained is not None:
             self._build(Trained.of(trained), heads, classes)
 
     def _build(self, trained: Trained, heads: Heads, classes: Sequence[Sequence[str]] = ()) -> None:
         self.trained = trained
-        self.body, features = without_last_layer(build_network(trained, len(trained.classes) + 1))
+        self.body, features = without_output_layers(build_network(trained, len(trained.classes) + 1))
         self.spatial_dims = len(trained.patch_size)
-        self.heads = make_heads(heads, classes, features, self.spatial_dims, self.loss)
+        *auxiliary, self.heads = (make_heads(heads, classes, n, self.spatial_dims, self.loss) for n in features)
+        self.auxiliary = nn.ModuleList(auxiliary)
+        if self.hparams["deep_supervision"] is None:
+            self.hparams["deep_supervision"] = is_deeply_supervised(trained)
+        self.hold_unsupervised()
         known = {"trained": trained.plain(), **described(self.heads)}
         self.hparams.update(known, roi_size=self.hparams["roi_size"] or trained.patch_size)
 
@@ -156,7 +179,7 @@ class NNUNetSegmenter(Segmenter):
         kind = image.device.type
         off = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
         with off:  # nnU-Net's own precision
-            found = [slide(forward, v, self.model, self.classes, window, self.mirror) for v in volumes]
+            found = [slide(forward, v, self.model, self.classes, window, self.mirror, self.inference) for v in volumes]
             return torch.stack([logits.movedim(1, -1) if flat else logits for logits in found])
 
     def _of_heads(self, folded: Tensor) -> Tensor:

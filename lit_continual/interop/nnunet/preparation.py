@@ -5,7 +5,7 @@ its first one; here it is the last one, as in all volumes of this package.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,11 +31,13 @@ class Prepared(Sample, total=False):
         read_spacing: Voxel size along the axes of nnU-Net's array, in mm.
         read_shape: Size of that array with its axes in the order of the plans.
         box: First and last voxel, exclusive, along each axis of the box around what is not zero.
+        outside: With a label map, whether a voxel lies outside of what is not zero, ``(1, *spatial)``.
     """
 
     read_spacing: tuple[float, ...]
     read_shape: tuple[int, ...]
     box: tuple[tuple[int, int], ...]
+    outside: Tensor
 
 
 @printable_errors()
@@ -73,7 +75,7 @@ def prepared(case: Case, trained: Trained, label: Callable[[Sample], NDArray[Any
         raise ValueError(
             f"nnU-Net cannot prepare {case.images[0]} ({in_one_line(error)}). Convert it, or take it off the list."
         ) from error
-    sample: Prepared = {
+    sample: dict[str, Any] = {
         **found,
         "image": _ours(torch.from_numpy(np.ascontiguousarray(image, np.float32)), trained),
         "read_spacing": tuple(float(size) for size in properties["spacing"]),
@@ -81,9 +83,10 @@ def prepared(case: Case, trained: Trained, label: Callable[[Sample], NDArray[Any
         "box": tuple((int(a), int(b)) for a, b in properties["bbox_used_for_cropping"]),
     }
     if label is not None:
-        whole = np.maximum(seg, 0).astype(np.uint8)  # -1 lies outside of what is not zero
-        sample["label"] = _ours(torch.from_numpy(whole), trained)
-    return sample
+        whole = torch.from_numpy(np.ascontiguousarray(seg))
+        sample["label"] = _ours(whole.clamp(min=0).byte(), trained)
+        sample["outside"] = _ours(whole < 0, trained)
+    return cast(Prepared, sample)
 
 
 def restored(volume: Tensor, batch: Batch, trained: Trained, outside: Tensor) -> Tensor:

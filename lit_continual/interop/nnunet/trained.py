@@ -17,6 +17,9 @@ from lit_continual.runs.trust import trusting
 
 #: What nnU-Net raises over plans of other types than its own.
 MALFORMED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, AssertionError, OverflowError)
+PLACE = "dynamic_network_architectures.architectures"
+#: Where nnU-Net says that an architecture of old plans is, and where it is; else nnU-Net imports all files to find it.
+MOVED = {f"{PLACE}.residual_unet.ResidualEncoderUNet": f"{PLACE}.unet.ResidualEncoderUNet"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +107,10 @@ class Trained:
             )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected old nnU-Net plans format")
-            return self.manager.get_configuration(self.configuration)
+            found = self.manager.get_configuration(self.configuration)
+        network, name = found.configuration["architecture"], "network_class_name"
+        network[name] = MOVED.get(network[name], network[name])
+        return found
 
     @property
     def classes(self) -> list[str]:

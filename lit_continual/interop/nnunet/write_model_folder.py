@@ -68,17 +68,10 @@ def _weights(module: NNUNetSegmenter) -> dict[str, Tensor]:
     """The weights under all the names that nnU-Net's network has for them."""
     network = build_network(module.model, len(module.classes) + 1)
     state, body = network.state_dict(), module.body.state_dict()
-    last = len(network.decoder.seg_layers) - 1
-    folded = dict(zip(("weight", "bias"), folded_heads(module.heads), strict=True))
+    layers = [dict(zip(("weight", "bias"), folded_heads(heads), strict=True)) for heads in module.all_heads]
     for name, value in state.items():
         layer = SEGMENTATION_LAYER.fullmatch(name)
-        if layer is None:
-            value.copy_(body[name])
-        elif int(layer[1]) == last:
-            value.copy_(folded[layer[2]])
-        else:  # of deep supervision, which no prediction asks: a new class begins as the background
-            old = body[name]
-            value.copy_(torch.cat([old, old[:1].expand(len(value) - len(old), *old.shape[1:])]))
+        value.copy_(body[name] if layer is None else layers[int(layer[1])][layer[2]])
     return dict(state)
 
 

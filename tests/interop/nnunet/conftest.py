@@ -1,9 +1,11 @@
 """Toy models that nnunetv2 itself has written, on a CPU in a second, and images for them."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import warnings
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -13,10 +15,8 @@ import torch
 ARCHITECTURE = {
     "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
     "arch_kwargs": {
-        "n_stages": 3,
-        "features_per_stage": [4, 8, 8],
-        "n_conv_per_stage": [1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1],
+        "n_conv_per_stage": 1,
+        "n_conv_per_stage_decoder": 1,
         "conv_bias": True,
         "norm_op_kwargs": {"eps": 1e-05, "affine": True},
         "dropout_op": None,
@@ -36,7 +36,9 @@ OLD_PLANS = {  # from before version 2.4, as TotalSegmentator's are
 }
 
 
-def configuration(dims=3, old=False, spacing=(4.0, 1.5, 1.5), normalisation="ZScoreNormalization", channels=1):
+def configuration(
+    dims=3, old=False, spacing=(4.0, 1.5, 1.5), normalisation="ZScoreNormalization", channels=1, stages=3
+):
     """What plans say of one configuration, for windows of 8 x 16 x 16 or 16 x 16 voxels."""
     size = slice(3 - dims, None)
     resample = {
@@ -48,11 +50,13 @@ def configuration(dims=3, old=False, spacing=(4.0, 1.5, 1.5), normalisation="ZSc
     resample["resampling_fn_data_kwargs"] = image
     resample["resampling_fn_seg_kwargs"] = {**image, "is_seg": True, "order": 1}
     resample["resampling_fn_probabilities_kwargs"] = {**image, "order": 1}
-    kernels, strides = [[3] * dims] * 3, [[1] * dims, [1, 2, 2][size], [2] * dims]
+    kernels, strides = [[3] * dims] * stages, [[1] * dims, [1, 2, 2][size], *[[2] * dims] * (stages - 2)]
     if old:
         network = {**OLD_PLANS, "conv_kernel_sizes": kernels, "pool_op_kernel_sizes": strides}
+        network["UNet_class_name"] = "PlainConvUNet" if old is True else old
     else:
         arguments = {**ARCHITECTURE["arch_kwargs"], "kernel_sizes": kernels, "strides": strides}
+        arguments |= {"n_stages": stages, "features_per_stage": [4, *[8] * (stages - 1)]}
         arguments["conv_op"] = f"torch.nn.modules.conv.Conv{dims}d"
         arguments["norm_op"] = f"torch.nn.modules.instancenorm.InstanceNorm{dims}d"
         network = {"architecture": {**ARCHITECTURE, "arch_kwargs": arguments}}
@@ -105,7 +109,7 @@ def toy(tmp_path, monkeypatch):
         mirror_axes=(0, 1),
         **given,
     ):
-        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+        from lit_continual.interop.nnunet.network import trainer_of  # nnU-Net's own look-up wants torchvision
 
         one = "3d_fullres" if dims == 3 else "2d"
         plans = {
@@ -127,12 +131,12 @@ def toy(tmp_path, monkeypatch):
             "numTraining": 3,
             "file_ending": ".nii.gz",
         }
-        kind = recursive_find_trainer_class_by_name(trainer)
+        kind = trainer_of(trainer)
         torch.manual_seed(seed)
         cases = tmp_path / "preprocessed" / plans["dataset_name"] / "nnUNetPlans_toy"
         cases.mkdir(parents=True, exist_ok=True)
         (cases / "case.b2nd").touch()  # by which a trainer knows how to read cases
-        with quiet():
+        with quiet(), without_torchvision():
             made = kind({**plans, "continue_training": False}, one, 0, dataset, torch.device("cpu"))
             made.initialize()
         made.inference_allowed_mirroring_axes = mirror_axes
@@ -177,12 +181,31 @@ def images(tmp_path):
     return write_images(tmp_path / "images")
 
 
-def nnunet_predicts(folder, images, output, mirror=False):
+@contextlib.contextmanager
+def without_torchvision():
+    """Let nnU-Net find trainers and networks where it cannot import all files to look for them."""
+    from dynamic_network_architectures.architectures import unet
+
+    from lit_continual.interop.nnunet.network import trainer_of
+
+    found = {
+        "nnunetv2.inference.predict_from_raw_data.recursive_find_trainer_class_by_name": trainer_of,
+        "nnunetv2.utilities.get_network_from_plans.recursive_find_python_class": lambda _, name, __: getattr(
+            unet, name
+        ),
+    }
+    with contextlib.ExitStack() as stack:
+        for place, find in found.items() if importlib.util.find_spec("torchvision") is None else ():
+            stack.enter_context(patch(place, find))
+        yield
+
+
+def nnunet_predicts(folder, images, output, mirror=False, **options):
     """Label maps of an unmodified ``nnUNetPredictor``, by name of the case, with the axes of the file."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    with quiet():
-        predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False)
+    with quiet(), without_torchvision():
+        predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False, **options)
         predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
         output.mkdir()
         predictor.predict_from_files_sequential(str(images), str(output))

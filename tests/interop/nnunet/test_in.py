@@ -12,14 +12,14 @@ import torch
 
 from lit_continual.modules import NNUNetSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
-from tests.interop.nnunet.conftest import quiet
+from tests.interop.nnunet.conftest import quiet, without_torchvision
 
 
 def network_of(folder):
     """The network as nnU-Net itself loads it."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    with quiet():
+    with quiet(), without_torchvision():
         predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
         predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
     return predictor.network.eval()
@@ -32,14 +32,15 @@ def network_of(folder):
         {"dims": 2},
         {"old": True},
         {"channels": 2, "labels": {"background": 0, "a": 1, "ignore": 2}},
+        {"old": "ResidualEncoderUNet"},
         {"trainer": "nnUNetTrainerBN"},
+        {"old": True, "trainer": "nnUNetTrainerNoMirroring"},  # as TotalSegmentator's are
+        {"old": True, "trainer": "nnUNetTrainer_4000epochs_NoMirroring"},
     ],
     ids=str,
 )
 @torch.no_grad()
 def test_logits_are_those_of_the_network(toy, options):
-    if "trainer" in options:
-        pytest.importorskip("torchvision", reason="nnU-Net imports it to find any trainer but its first")
     folder = toy(**options)
     module = Checkpoint(folder).module(Segmenter)
     assert isinstance(module, NNUNetSegmenter)

@@ -10,7 +10,9 @@ import torch
 from lit_continual.cli import main
 from lit_continual.modules import NNUNetSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.segmentation.label_map import folded_logits
 from tests.conftest import NETWORK
+from tests.interop.graph.test_graph_formats import run
 from tests.interop.nnunet.conftest import nnunet_predicts
 from tests.interop.nnunet.test_predict import we_predict
 
@@ -120,4 +122,37 @@ def test_images_that_cannot_be_read_leave_nothing_behind(toy, images, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=r"case_0_0000.nii.gz is zero in all voxels"):
         main(["export", str(folder), "--format=nnunet", f"--output={tmp_path / 'out'}", f"--images={images}"])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("form", ["torchscript", "pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_the_network_goes_out_as_a_graph_that_names_the_plans(toy, tmp_path, form):
+    checkpoint = extended(toy(), tmp_path / "model.ckpt", ["cone"])
+    main(["export", str(checkpoint), f"--format={form}", f"--output={tmp_path / 'graph'}"])
+    module = Checkpoint(checkpoint).module()
+    image = torch.randn(3, 1, 8, 16, 16)
+    with torch.no_grad():
+        expected = folded_logits(module(image), module.head_channels)
+        torch.testing.assert_close(run(tmp_path / "graph", image), expected, atol=1e-4, rtol=1e-4)
+    told = json.loads((tmp_path / "graph" / "model.json").read_text())
+    assert told["output"]["channels"] == ["background", "ball", "box", "cone"]
+    assert told["preprocessing"]["nnunet"] == module.model.plain()
+    assert told["inference"]["overlap"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format=bundle"], "A model of nnU-Net has no counterpart as a bundle"),
+        (["--format=torchscript", "--images=IMAGES"], "decide as the one output layer on all images. Leave out"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_what_is_said_by_no_other_format_is_refused(toy, images, tmp_path, options, message):
+    folder = toy()
+    before = sorted(tmp_path.rglob("*"))
+    given = [option.replace("IMAGES", str(images)) for option in options]
+    with pytest.raises(ValueError, match=message):
+        main(["export", str(folder), f"--output={tmp_path / 'out'}", *given])
     assert sorted(tmp_path.rglob("*")) == before

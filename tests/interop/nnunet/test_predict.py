@@ -3,8 +3,12 @@
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from lit_continual.cli import main
+from lit_continual.modules import NNUNetSegmenter
+from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.segmentation.inference import Inference
 from tests.interop.nnunet.conftest import nnunet_predicts, write_images
 
 
@@ -22,8 +26,12 @@ def we_predict(folder, images, output, *options):
         ({"old": True, "spacing": (1.3, 1.3, 3.0), "reader": "NibabelIO"}, {}),  # no resampling, old plans
         ({"reader": "NibabelIOWithReorient", "channels": 2}, {"channels": 2}),
         ({"mirror": True}, {}),
+        (  # as TotalSegmentator's models are
+            {"old": True, "trainer": "nnUNetTrainerNoMirroring", "mirror_axes": None, "mirror": True},
+            {},
+        ),
     ],
-    ids=["3d", "2d", "transposed_ct", "old_nibabel", "reoriented", "mirrored"],
+    ids=["3d", "2d", "transposed_ct", "old_nibabel", "reoriented", "mirrored", "total_segmentator"],
 )
 def test_label_maps_are_equal_voxel_for_voxel(toy, tmp_path, options, more):
     options = dict(options)
@@ -35,3 +43,31 @@ def test_label_maps_are_equal_voxel_for_voxel(toy, tmp_path, options, more):
     for name, found in theirs.items():
         np.testing.assert_array_equal(ours[name], found)
         assert set(np.unique(found)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("stitch_on_cpu", [False, True])
+def test_overlap_and_weights_of_windows_are_options(toy, tmp_path, stitch_on_cpu):
+    folder, images = toy(), write_images(tmp_path / "images", shape=(40, 36, 9), count=1)
+    module = NNUNetSegmenter(inference=Inference(overlap=0.25, mode="constant", stitch_on_cpu=stitch_on_cpu))
+    Checkpoint(folder).restore(module)
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "model.ckpt")
+    options = {"tile_step_size": 0.75, "use_gaussian": False}
+    (theirs,) = nnunet_predicts(folder, images, tmp_path / "theirs", **options).values()
+    (plain,) = nnunet_predicts(folder, images, tmp_path / "plain").values()
+    (ours,) = we_predict(tmp_path / "model.ckpt", images, tmp_path / "ours").values()
+    np.testing.assert_array_equal(ours, theirs)
+    assert (ours != plain).any()
+
+
+def test_an_image_of_other_channels_is_refused(toy, tmp_path):
+    folder, images = toy(), write_images(tmp_path / "images", channels=2, count=1)
+    with pytest.raises(ValueError, match=r"case_0_0000.nii.gz has 2 channels, and the model takes 1. Give files NAME"):
+        main(["predict", str(folder), str(images), f"--output={tmp_path / 'out'}", "--accelerator=cpu"])
+    assert not list(tmp_path.rglob("out/*.nii.gz"))
+
+
+def test_what_nnunet_does_not_do_is_refused():
+    with pytest.raises(ValueError, match=r"nnU-Net pads with zeros and resamples logits, .* Leave out its"):
+        NNUNetSegmenter(inference=Inference(padding_mode="reflect"))
