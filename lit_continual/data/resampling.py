@@ -24,7 +24,9 @@ class SlabResample(SpatialResample):  # type: ignore[misc]  # MONAI is not typed
     """
 
     @override
-    def __call__(self, img: Any, dst_affine: Any = None, spatial_size: Any = None, mode: Any = None, **more: Any) -> Any:
+    def __call__(
+        self, img: Any, dst_affine: Any = None, spatial_size: Any = None, mode: Any = None, **more: Any
+    ) -> Any:
         """Resample as MONAI does, whose arguments these are."""
         mode, size = mode or self.mode, None if spatial_size is None else [int(n) for n in spatial_size]
         asked = {name: value for name, value in more.items() if value not in (None, False)}

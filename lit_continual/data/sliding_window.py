@@ -1,6 +1,7 @@
 """Whole volumes through a network that sees windows of them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor
@@ -16,6 +17,7 @@ def slide(
     mode: str = "gaussian",
     padding_mode: str = "constant",
     sw_batch_size: int = 16,
+    device: Any = None,
 ) -> Tensor:
     """Map volumes ``(B, C, H, W, D)`` to what ``network`` makes of their windows, blended to ``(B, K, H, W, D)``.
 
@@ -27,12 +29,18 @@ def slide(
         mode: Weight of a window's voxels: ``"gaussian"`` or ``"constant"``.
         padding_mode: How a volume is padded that is smaller than a window.
         sw_batch_size: Windows that go through the network together.
+        device: Where their answers are added up; ``None`` is where the volumes are.
     """
     require_near_size(window, volumes.shape[2:])
     flat = len(window) == volumes.ndim - 3
     seen = (lambda x: network(x.squeeze(-1)).unsqueeze(-1)) if flat else network
     inferer = SlidingWindowInferer(
-        [*window] + [1] * flat, sw_batch_size=sw_batch_size, overlap=overlap, mode=mode, padding_mode=padding_mode
+        [*window] + [1] * flat,
+        sw_batch_size=sw_batch_size,
+        overlap=overlap,
+        mode=mode,
+        padding_mode=padding_mode,
+        device=device,
     )
     found: Tensor = inferer(volumes, seen)
     return found

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_continual.metrics import AverageSurfaceDistance, Dice, HausdorffDistance95, Precision
+from lit_continual.segmentation.masks import Masks
 
 SCORES: dict[str, type[Any]] = {
     "dice": Dice,
@@ -49,11 +50,12 @@ class VolumeScores:
         self, predictions: Mapping[str, Tensor], truths: Mapping[str, Tensor], spacing: Sequence[Sequence[float]]
     ) -> dict[str, Any]:
         """Score the masks ``(1, *spatial)`` of those classes that both have, and return masks and scores by class."""
-        shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
-        for name in (name for name in truths if name in self.metrics):
-            shown["prediction"][name], shown["truth"][name] = predictions[name][0], truths[name][0]
-            shown["scores"][name] = self.update(name, predictions[name], truths[name], spacing)
-        return shown
+        names = [name for name in truths if name in self.metrics]
+        return {
+            "prediction": Masks(names, lambda name: predictions[name][0]),
+            "truth": Masks(names, lambda name: truths[name][0]),
+            "scores": {name: self.update(name, predictions[name], truths[name], spacing) for name in names},
+        }
 
     def compute(self, score: str) -> dict[str, Tensor]:
         """The mean over volumes of one score, by class; nan for a class without a case."""
