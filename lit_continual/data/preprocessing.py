@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from monai.transforms import Compose, Orientation, Spacing
+from monai.transforms import Compose, Orientation
 
+from lit_continual.data.resampling import SlabSpacing
 from lit_continual.runs.classes import TRANSFORMS
 from lit_continual.runs.registry import flat
 from lit_continual.runs.spec import Spec
@@ -42,5 +43,5 @@ class Preprocessing:
     def transforms(self) -> tuple[list[Any], Any]:
         """Build the transforms of the grid, with an interpolation mode to be given, and of the intensities."""
         grid = [Orientation(axcodes=self.orientation, labels=AXES)] if self.orientation else []
-        grid += [Spacing(pixdim=self.spacing)] if self.spacing else []
+        grid += [SlabSpacing(self.spacing)] if self.spacing else []
         return grid, Compose([TRANSFORMS.build(spec) for spec in self.normalise])

@@ -38,7 +38,7 @@ class _Axis:
     def __init__(self, size: int, edge: int, overlap: float, halo: int) -> None:
         step = edge if size == edge else max(1, int(edge * (1 - overlap)))  # as MONAI lays them
         self.size, self.edge, self.halo = size, edge, halo
-        self.starts = [place[0].start for place in dense_patch_slices([size], [edge], [step])]
+        self.starts: list[int] = [place[0].start for place in dense_patch_slices([size], [edge], [step])]
         self.stops = [*self.starts[1:], size]  # before which no later window begins
         #: Voxels of a window that the next one needs.
         self.kept = max((a + edge - b + halo for a, b in zip(self.starts, self.starts[1:], strict=False)), default=0)

@@ -125,9 +125,10 @@ class Piece:
             values = _along(values, a, places - start, self.nearest)
         return values
 
-    def turned(self, values: Tensor) -> Tensor:
-        """Give values of :meth:`resampled` the axes of the file, so that ``whole[..., *slices]`` takes them."""
-        return values.permute(0, 1, *(self.order.index(b) + 2 for b in range(3)))
+    def put(self, values: Tensor, whole: Tensor) -> None:
+        """Put values of :meth:`resampled` in their place in a volume ``(1, C, *source_shape)``."""
+        turned = values.permute(0, 1, *(self.order.index(b) + 2 for b in range(3)))
+        whole[(slice(None), slice(None), *self.slices)] = turned
 
 
 def _last(places: Tensor, nearest: bool) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_continual.metrics import AverageSurfaceDistance, Dice, HausdorffDistance95, Precision
+from lit_continual.metrics.surface_distance import SurfaceDistance, surface_distances
 from lit_continual.segmentation.masks import Masks
 
 SCORES: dict[str, type[Any]] = {
@@ -42,8 +43,12 @@ class VolumeScores:
         self, name: str, prediction: Tensor, truth: Tensor, spacing: Sequence[Sequence[float]]
     ) -> dict[str, float]:
         """Score masks ``(1, *spatial)`` of a class in one volume, with its voxel size in mm, and return its values."""
-        for metric in self.metrics[name].values():
-            metric.update(prediction, truth, spacing)
+        metrics = self.metrics[name].values()
+        far = any(isinstance(metric, SurfaceDistance) for metric in metrics)
+        distances = surface_distances(prediction, truth, spacing) if far else None
+        for metric in metrics:
+            known = [distances] if isinstance(metric, SurfaceDistance) else []
+            metric.update(prediction, truth, spacing, *known)
         return {score: float(metric.cases[-1]) for score, metric in self.metrics[name].items()}
 
     def compare(

@@ -146,8 +146,8 @@ class WholeVolumes(ScheduledModule):
                 continue
             logits = self.inference.resampled(block.values[None], self.head_channels, piece.resampled, batch)
             for name, make in makers.items():
-                made = piece.turned(make(logits))
+                made = make(logits)
                 if name not in found:
-                    found[name] = made.new_empty(*made.shape[:2], *batch["source_shape"][0])
-                found[name][(..., *piece.slices)] = made
+                    found[name] = made.new_empty(*made.shape[:2], *map(int, batch["source_shape"][0]))
+                piece.put(made, found[name])
         return found

@@ -78,6 +78,8 @@ def slide(
     classes: Sequence[str],
     window: Sequence[int],
     mirror: bool,
+    overlap: float = 0.5,
+    stitch_device: str = "same",
 ) -> Tensor:
     """Predict a volume by nnU-Net's own sliding window.
 
@@ -88,6 +90,8 @@ def slide(
         classes: The K classes.
         window: Its size in voxels.
         mirror: Whether to average over the mirrored windows too, along the axes that training has mirrored.
+        overlap: Share of a window that it has in common with the next, 1 less nnU-Net's ``tile_step_size``.
+        stitch_device: Where windows are added up: on the device of the volume, if that is a GPU's, or on the ``"cpu"``.
 
     Returns:
         Logits ``(1 + K, Z, Y, X)`` in half precision, in which nnU-Net adds them up, on the device of the volume.
@@ -96,7 +100,11 @@ def slide(
     device = volume.device
     with contextlib.redirect_stdout(io.StringIO()):  # it prints which options it has changed
         predictor = nnunetv2().inference.predict_from_raw_data.nnUNetPredictor(
-            use_mirroring=mirror, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
+            tile_step_size=1 - overlap,
+            use_mirroring=mirror,
+            perform_everything_on_device=device.type == "cuda" and stitch_device == "same",
+            device=device,
+            allow_tqdm=False,
         )
     settings = handler.ConfigurationManager({**trained.settings.configuration, "patch_size": list(window)})
     predictor.manual_initialization(

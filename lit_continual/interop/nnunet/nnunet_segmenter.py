@@ -21,6 +21,7 @@ from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.folded_layer import folded_heads
 from lit_continual.segmentation.heads import Heads, described, make_heads
+from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.network_input import require_channels
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.segmentation.shared_head import SharedHead
@@ -63,6 +64,9 @@ class NNUNetSegmenter(Segmenter):
         (True, [])
     """
 
+    #: What may be said of the way over a volume: nnU-Net's ``tile_step_size`` is 1 less the overlap.
+    CHOICES = ("overlap", "stitch_device")
+
     def __init__(
         self,
         trained: dict[str, Any] | None = None,
@@ -86,6 +90,7 @@ class NNUNetSegmenter(Segmenter):
         )
         for name in ("network", "features"):  # which follow from the plans
             del self.hparams[name]
+        self.inference = Inference(overlap=0.5, sw_batch_size=1)
         self.trained: Trained | None = None
         #: Whether a prediction is the mean over mirrored images too, where training has mirrored.
         self.mirror = False
@@ -146,7 +151,7 @@ class NNUNetSegmenter(Segmenter):
         """Logits of one softmax over all classes, as a folder that is written predicts them, in half precision."""
         weight, bias = folded_heads(self.heads)
         convolve = F.conv2d if self.spatial_dims == 2 else F.conv3d
-        window = self.hparams["roi_size"]
+        window, way = self.hparams["roi_size"], (self.mirror, self.inference.overlap, self.inference.stitch_device)
 
         def forward(patches: Tensor) -> Tensor:
             return convolve(self.body(patches), weight, bias)
@@ -156,7 +161,7 @@ class NNUNetSegmenter(Segmenter):
         kind = image.device.type
         off = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
         with off:  # nnU-Net's own precision
-            found = [slide(forward, v, self.model, self.classes, window, self.mirror) for v in volumes]
+            found = [slide(forward, v, self.model, self.classes, window, *way) for v in volumes]
             return torch.stack([logits.movedim(1, -1) if flat else logits for logits in found])
 
     def _of_heads(self, folded: Tensor) -> Tensor:
