@@ -147,6 +147,7 @@ class _Sums:
     def __init__(self, axes: Sequence[_Axis], weight: Tensor, dtype: torch.dtype) -> None:
         self.axes, self.weight, self.dtype = axes, weight, dtype
         self.kept: list[Tensor] = []
+        self.room = weight.new_empty(0)  # for the sums of one window
 
     def add(self, place: Sequence[int], answer: Tensor) -> Block:
         """Add the answer ``(K, *window)`` of the window at a place, and return the block that it finishes."""
@@ -155,10 +156,10 @@ class _Sums:
         own = [axis.starts[i] for axis, i in axes]
         self._make_room(len(answer) + 1)
         size = [s - f + axis.edge for s, f, (axis, _) in zip(own, first, axes, strict=True)]
-        sums = torch.zeros(len(answer) + 1, *size, device=self.weight.device)
+        sums = self.room[: (len(answer) + 1) * prod(size)].view(-1, *size).zero_()
         self._recall(sums, place, first)
         inner = sums[(slice(None), *(slice(s - f, None) for s, f in zip(own, first, strict=True)))]
-        inner[:-1] += answer.float() * self.weight
+        inner[:-1] += answer.float().mul_(self.weight)  # nobody else has it
         inner[-1] += self.weight
         self._keep(sums, place, first)
         stops = [axis.stops[i] - f for (axis, i), f in zip(axes, first, strict=True)]
@@ -166,6 +167,8 @@ class _Sums:
         return Block(tuple(first), tuple(own), done[:-1] / done[-1:])
 
     def _make_room(self, channels: int) -> None:
+        if not len(self.room):
+            self.room = self.weight.new_empty(channels * prod(axis.edge + axis.halo for axis in self.axes))
         for a in range(len(self.kept), len(self.axes)):
             before = [axis.edge + axis.halo for axis in self.axes[:a]]
             size = [channels, *before, self.axes[a].kept, *(axis.size for axis in self.axes[a + 1 :])]

@@ -108,7 +108,12 @@ class Piece:
         inside = [(axis, ((last >= own) & (last < stop)).nonzero()[:, 0]) for axis, last, own, stop in found]
         #: Whether no voxel of the file is computed from this block.
         self.empty = any(not len(voxels) for _, voxels in inside)
-        self.places = [axis.places[voxels] for axis, voxels in inside]
+        ascending = [axis.places[voxels] for axis, voxels in inside]
+        #: Axes of the file that are the other way around, which is mended at the end.
+        self.turned = [axis.source + 2 for axis, p in zip(axes, ascending, strict=True) if len(p) and p[0] > p[-1]]
+        self.places = [
+            p.flip(0) if axis.source + 2 in self.turned else p for axis, p in zip(axes, ascending, strict=True)
+        ]
         where = {axis.source: voxels for axis, voxels in inside}
         self.order = [axis.source for axis in axes]
         self.slices = () if self.empty else tuple(slice(int(where[b][0]), int(where[b][-1]) + 1) for b in range(3))
@@ -128,7 +133,7 @@ class Piece:
     def put(self, values: Tensor, whole: Tensor) -> None:
         """Put values of :meth:`resampled` in their place in a volume ``(1, C, *source_shape)``."""
         turned = values.permute(0, 1, *(self.order.index(b) + 2 for b in range(3)))
-        whole[(slice(None), slice(None), *self.slices)] = turned
+        whole[(slice(None), slice(None), *self.slices)] = turned.flip(self.turned)
 
 
 def _last(places: Tensor, nearest: bool) -> Tensor:
