@@ -32,9 +32,9 @@ def put_together(network, volume, window, *more, **options):
     found, owners = torch.full((3, *volume.shape[1:]), torch.nan), torch.zeros(volume.shape[1:])
     for block in blocks(network, volume, window, *more, **options):
         where = tuple(slice(s, s + n) for s, n in zip(block.start, block.values.shape[1:], strict=True))
-        again = found[:, *where]
+        again = found[(slice(None), *where)]
         assert torch.equal(torch.where(again.isnan(), block.values, again), block.values)  # of a halo, as it was
-        found[:, *where] = block.values
+        found[(slice(None), *where)] = block.values
         owners[tuple(slice(own, s.stop) for own, s in zip(block.own, where, strict=True))] += 1
     return found, owners
 

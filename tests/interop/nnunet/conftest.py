@@ -177,12 +177,13 @@ def images(tmp_path):
     return write_images(tmp_path / "images")
 
 
-def nnunet_predicts(folder, images, output, mirror=False):
+def nnunet_predicts(folder, images, output, mirror=False, step=0.5):
     """Label maps of an unmodified ``nnUNetPredictor``, by name of the case, with the axes of the file."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     with quiet():
-        predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False)
+        options = {"tile_step_size": step, "use_mirroring": mirror, "allow_tqdm": False}
+        predictor = nnUNetPredictor(device=torch.device("cpu"), **options)
         predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
         output.mkdir()
         predictor.predict_from_files_sequential(str(images), str(output))
