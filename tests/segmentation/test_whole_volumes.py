@@ -51,7 +51,7 @@ def assert_as_whole(module, batch):
     assert tied.float().mean() < 0.02
     found, chances = module.predicted(batch, probabilities=True)
     expected = module.labels(logits)
-    assert len(expected.unique()) > 2
+    assert len(expected.unique()) > 1
     assert torch.equal(found[~tied].long(), expected[~tied])
     torch.testing.assert_close(chances, module.probabilities(logits), atol=1e-5, rtol=1e-4)
     masks, whole = module.predicted_masks(batch), module.processed(logits)
