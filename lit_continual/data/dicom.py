@@ -69,8 +69,9 @@ class DicomSeries:
         from pydicom import dcmread
         from pydicom.pixels import apply_modality_lut
 
-        planes = []
-        for path in self.files:
+        first = self.slices[0]
+        found = np.empty((first.Columns, first.Rows, len(self.files)), np.float32, order="F")
+        for k, path in enumerate(self.files):
             try:
                 part = dcmread(path)
                 with np.errstate(over="ignore"):  # whoever reads the volume counts what is infinite
@@ -80,12 +81,12 @@ class DicomSeries:
                     f"The pixels of {path} cannot be read ({in_one_line(error)}). Install a decoder, such as by `pip"
                     " install pylibjpeg[all]`, or convert the series by dcm2niix."
                 ) from error
-            if plane.shape != (self.slices[0].Rows, self.slices[0].Columns):
+            if plane.shape != (first.Rows, first.Columns):
                 raise ValueError(
                     f"{path} has pixels of shape {plane.shape}, which is no plane of grey values. Remove it."
                 )
-            planes.append(plane.T)
-        return np.stack(planes, axis=-1)
+            found[..., k] = plane.T
+        return found
 
 
 def holds_dicom(folder: str | os.PathLike[str]) -> bool:

@@ -71,5 +71,9 @@ def write_nifti(path: Path, array: NDArray[Any], affine: NDArray[Any]) -> None:
     image.set_sform(affine, "scanner")
     image.set_qform(affine, "scanner")  # which cannot say shears; whoever reads both takes the sform
     image.header.set_xyzt_units("mm")
-    with replaced(path) as temporary:
-        temporary.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
+    with (
+        replaced(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream,
+    ):
+        image.to_stream(stream)  # slice by slice

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from monai.transforms import Compose, Orientation, Spacing
+from monai.transforms import Compose, Orientation
 from typing_extensions import Self
 
+from lit_continual.data.resampling import SlabSpacing
 from lit_continual.runs.classes import TRANSFORMS
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.plain_data import require_types
@@ -76,5 +77,5 @@ class Preprocessing:
     def transforms(self) -> tuple[list[Any], Any]:
         """Build the transforms of the grid, with an interpolation mode to be given, and of the intensities."""
         grid = [Orientation(axcodes=self.orientation, labels=AXES)] if self.orientation else []
-        grid += [Spacing(pixdim=self.spacing)] if self.spacing else []
+        grid += [SlabSpacing(self.spacing)] if self.spacing else []
         return grid, Compose([TRANSFORMS.build(spec) for spec in self.normalise])

@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.data import ITKReader, MetaTensor, NibabelReader
+from monai.data import ITKReader, MetaTensor
 from monai.transforms import EnsureChannelFirst
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from lit_continual.data.nifti import nifti_affine
 from lit_continual.runs.files import in_one_line
 
 LARGEST = 2**31  # voxels of an image
+AT_ONCE = 2**23  # voxels of a slab
 HAS_ITK = importlib.util.find_spec("itk") is not None
 
 
@@ -49,12 +50,26 @@ def read_volume(path: Path) -> MetaTensor:
 
 
 def _loaded(path: Path) -> MetaTensor:
-    """Load by the one reader of MONAI that knows the format; ``LoadImage`` tries out all that are installed."""
-    reader = NibabelReader() if is_nifti(path) else ITKReader()
+    """Load by nibabel or by MONAI's reader of ITK; ``LoadImage`` tries out all readers that are installed."""
+    if is_nifti(path):
+        return _loaded_nifti(path)
+    reader = ITKReader()
     array, facts = reader.get_data(reader.read(str(path)))
     found = MetaTensor.ensure_torch_and_prune_meta(array.astype(np.float32), facts)
     loaded: MetaTensor = EnsureChannelFirst()(found, meta_dict=facts)
     return loaded
+
+
+def _loaded_nifti(path: Path) -> MetaTensor:
+    """Load slab by slab: a header that scales makes float64, of which a volume takes more than of its float32."""
+    image: Any = nib.load(path, keep_file_open=True)  # a compressed file is gone through once
+    shape, voxels = image.shape, image.dataobj
+    found = np.empty(shape, np.float32)
+    count = max(1, AT_ONCE * shape[-1] // max(1, found.size)) if shape else 1
+    for begin in range(0, shape[-1], count):
+        found[..., begin : begin + count] = np.asanyarray(voxels[..., begin : begin + count]).astype(np.float32)
+    channels = torch.from_numpy(found if found.ndim > 3 else found[..., None]).movedim(-1, 0)
+    return MetaTensor(channels, affine=torch.from_numpy(np.array(image.affine, np.float64)))
 
 
 def _require_numbers(path: Path) -> None:

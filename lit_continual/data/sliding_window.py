@@ -1,6 +1,7 @@
 """Whole volumes through a network that sees windows of them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor
@@ -16,7 +17,7 @@ def slide(
     mode: str = "gaussian",
     padding_mode: str = "constant",
     sw_batch_size: int = 16,
-    stitch_on_cpu: bool = False,
+    device: Any = None,
 ) -> Tensor:
     """Map volumes ``(B, C, H, W, D)`` to what ``network`` makes of their windows, blended to ``(B, K, H, W, D)``.
 
@@ -28,7 +29,7 @@ def slide(
         mode: Weight of a window's voxels: ``"gaussian"`` or ``"constant"``.
         padding_mode: How a volume is padded that is smaller than a window.
         sw_batch_size: Windows that go through the network together.
-        stitch_on_cpu: Blend windows in the memory of the CPU, which is where the result is then.
+        device: Where their answers are added up; ``None`` is where the volumes are.
     """
     require_near_size(window, volumes.shape[2:])
     require_few_windows(window, volumes.shape[2:], overlap)
@@ -40,8 +41,7 @@ def slide(
         overlap=overlap,
         mode=mode,
         padding_mode=padding_mode,
-        sw_device=volumes.device,
-        device="cpu" if stitch_on_cpu else volumes.device,
+        device=device,
     )
     found: Tensor = inferer(volumes, seen)
     return found

@@ -30,36 +30,48 @@ def load_case(case: Case, preprocessing: Preprocessing) -> Sample:
     Raises:
         ValueError: If a file cannot be read, has voxels that are not finite, or channels of different grids.
     """
-    channels = [read_volume(path) for path in case.images]
-    source = channels[0]
-    for path, channel in zip(case.images[1:], channels[1:], strict=True):
-        require_one_grid(case.images[0], source.shape[1:], source.affine, path, channel)
-    image = MetaTensor(torch.cat([c.as_tensor() for c in channels]), affine=source.affine)
+    image, wrong = _channels(case)
+    source, shape = image.affine, tuple(image.shape[1:])
     grid, normalise = preprocessing.transforms()
     for transform in grid:
         if isinstance(transform, Spacing):
             sizes = torch.as_tensor(image.affine, dtype=torch.float64)[:3, :3].norm(dim=0).tolist()
             require_mm(case.images[0], image.shape[1:], sizes, transform.pixdim)
         image = transform(image)
-    spacing = torch.as_tensor(source.affine, dtype=torch.float64)[:3, :3].norm(dim=0)
+    spacing = torch.as_tensor(source, dtype=torch.float64)[:3, :3].norm(dim=0)
     return {
-        "image": _normalised(normalise, image.as_tensor(), case, channels),
+        "image": _normalised(normalise, image.as_tensor(), case, wrong),
         "affine": _numbers(image.affine),
-        "source_affine": _numbers(source.affine),
-        "source_shape": tuple(source.shape[1:]),
+        "source_affine": _numbers(source),
+        "source_shape": shape,
         "spacing": tuple(spacing.tolist()),
         "patient": case.patient,
         "path": str(case.images[0]),
     }
 
 
-def _normalised(normalise: Any, image: Tensor, case: Case, channels: Sequence[MetaTensor]) -> Tensor:
+def _channels(case: Case) -> tuple[MetaTensor, dict[Path, int]]:
+    """Read the files of a case as one image, and count the voxels of each that are not finite."""
+    channels = [read_volume(path) for path in case.images]
+    source = channels[0]
+    for path, channel in zip(case.images[1:], channels[1:], strict=True):
+        require_one_grid(case.images[0], source.shape[1:], source.affine, path, channel)
+    wrong = {path: _not_finite(c.as_tensor()) for path, c in zip(case.images, channels, strict=True)}
+    single = source.as_tensor() if len(channels) == 1 else torch.cat([c.as_tensor() for c in channels])
+    return MetaTensor(single.contiguous(), affine=source.affine), wrong
+
+
+def _not_finite(volume: Tensor) -> int:
+    """Count plane by plane: ``isfinite`` takes more memory than a volume."""
+    return sum(int((~plane.isfinite()).sum()) for channel in volume for plane in channel)
+
+
+def _normalised(normalise: Any, image: Tensor, case: Case, wrong: Mapping[Path, int]) -> Tensor:
     """Bring an image to its intensity scale, by which voxels that are not finite may be mended."""
-    wrong = {path: int((~c.as_tensor().isfinite()).sum()) for path, c in zip(case.images, channels, strict=True)}
     path = next((path for path, count in wrong.items() if count), None)
     try:
         found: Tensor = convert_to_tensor(normalise(image), track_meta=False).float()
-        bad = int((~found.isfinite()).sum())
+        bad = _not_finite(found)
     except Exception as error:
         if path is None:
             raise ValueError(

@@ -1,7 +1,7 @@
 """One value a case, and the mean of those that are defined."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -53,9 +53,9 @@ class PerCaseScore(Metric):
         Raises:
             ValueError: If the masks are not boolean, not 2D or 3D, or differ in shape, or a spacing does not fit them.
         """
-        _check_masks(prediction, truth)
-        rows = _spacing_per_case(spacing, len(truth), truth.ndim - 1)
-        scores = [self.case_score(*case) for case in zip(prediction, truth, rows, strict=True)]
+        self._record([self.case_score(*case) for case in each_case(prediction, truth, spacing)])
+
+    def _record(self, scores: Sequence[float]) -> None:
         # In the metric's own dtype, which a rank without cases gathers with.
         self.cases.append(torch.tensor(scores, dtype=self.dtype, device=self.device))  # type: ignore[union-attr]
 
@@ -78,6 +78,14 @@ class PerCaseScore(Metric):
     def _gathered(self) -> Tensor:
         empty = torch.empty(0, dtype=self.dtype, device=self.device)
         return dim_zero_cat([empty, *([self.cases] if isinstance(self.cases, Tensor) else self.cases)])
+
+
+def each_case(
+    prediction: Tensor, truth: Tensor, spacing: Sequence[float] | Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, list[float]]]:
+    """Masks and spacing of each case of a batch, checked; see :meth:`PerCaseScore.update`."""
+    _check_masks(prediction, truth)
+    return zip(prediction, truth, _spacing_per_case(spacing, len(truth), truth.ndim - 1), strict=True)
 
 
 def _check_masks(prediction: Tensor, truth: Tensor) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_continual.segmentation.label_map import folded_logits, label_map
+from lit_continual.segmentation.label_map import folded_logits, label_map, largest
 
 
 class GrowingHeads(nn.Module):
@@ -82,7 +82,7 @@ class GrowingHeads(nn.Module):
 
     def masks(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to a boolean mask of each class that wins its head, ``(B, K, *spatial)``."""
-        winners = [logits[:, channels].argmax(1, keepdim=True) for channels in self.channels]
+        winners = [largest(logits[:, channels])[:, None] for channels in self.channels]
         sizes = [len(head) for head in self.classes]
         return torch.cat([w == c + 1 for w, n in zip(winners, sizes, strict=True) for c in range(n)], 1)
 

@@ -1,6 +1,6 @@
 """How a segmenter goes over a volume, and back to the grid of its file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from typing_extensions import Self
 from lit_continual.data.arguments import require_at_least
 from lit_continual.data.batch import Batch
 from lit_continual.data.sliding_window import slide
+from lit_continual.data.stitching import Block, blocks
 
 LEAST = 1e-30  # probability, whose logarithm is still a number
 
@@ -25,10 +26,12 @@ class Inference:
             1 throughout.
         padding_mode: How a volume is padded that is smaller than a window.
         sw_batch_size: Windows that go through the network together.
-        stitch_on_cpu: Put windows together in the memory of the CPU, for volumes with many classes that a GPU has no
-            room for.
         resample: What is brought to the grid of the file: ``"logits"`` or ``"probabilities"`` linearly, ``"labels"``
             by the nearest voxel.
+        stitch_device: Where the answers of windows are added up: ``"same"`` is where the network is, ``"cpu"`` leaves
+            the memory of a GPU to the windows.
+        stitch_dtype: How sums are kept that later windows add to: ``"float16"`` takes half of the memory, and some
+            voxels between two classes get the other one. It holds where label maps are made block by block.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -38,8 +41,9 @@ class Inference:
     mode: Literal["gaussian", "constant"] = "gaussian"
     padding_mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
     sw_batch_size: int = 16
-    stitch_on_cpu: bool = False
     resample: Literal["logits", "probabilities", "labels"] = "logits"
+    stitch_device: Literal["same", "cpu"] = "same"
+    stitch_dtype: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         require_at_least(1, sw_batch_size=self.sw_batch_size)
@@ -56,12 +60,22 @@ class Inference:
 
     def slide(self, network: Callable[[Tensor], Tensor], volumes: Tensor, window: Sequence[int]) -> Tensor:
         """Map volumes ``(B, C, H, W, D)`` to logits ``(B, K, H, W, D)``; see :func:`.slide`."""
-        how = self.overlap, self.mode, self.padding_mode, self.sw_batch_size, self.stitch_on_cpu
-        return slide(network, volumes, window, *how)
+        return slide(network, volumes, window, **self._way())
+
+    def blocks(
+        self, network: Callable[[Tensor], Tensor], volume: Tensor, window: Sequence[int], halo: int
+    ) -> Iterator[Block]:
+        """Map a volume ``(C, H, W, D)`` to blocks of logits ``(K, H, W, D)``; see :func:`.blocks`."""
+        return blocks(network, volume, window, **self._way(), halo=halo, dtype=getattr(torch, self.stitch_dtype))
+
+    def _way(self) -> dict[str, Any]:
+        known = {name: getattr(self, name) for name in ("overlap", "mode", "padding_mode", "sw_batch_size")}
+        return {**known, "device": "cpu" if self.stitch_device == "cpu" else None}
 
     def plain(self) -> dict[str, Any]:
-        """The arguments, as plain data."""
-        return asdict(self)
+        """The arguments, as plain data; of those that old programs do not know, what is asked for."""
+        default = type(self)()
+        return {k: v for k, v in asdict(self).items() if k not in _NEW or v != getattr(default, k)}
 
     def resampled(
         self, logits: Tensor, heads: Sequence[Sequence[int]], to_grid: Callable[..., Tensor], batch: Batch
@@ -82,8 +96,11 @@ class Inference:
         return to_grid(probabilities, batch).clamp_min(LEAST).log()
 
 
+_NEW = ("stitch_device", "stitch_dtype")
 _CHOICES = {
     "mode": ("gaussian", "constant"),
     "padding_mode": ("constant", "reflect", "replicate", "circular"),
     "resample": ("logits", "probabilities", "labels"),
+    "stitch_device": ("same", "cpu"),
+    "stitch_dtype": ("float32", "float16"),
 }

@@ -31,6 +31,21 @@ def folded_logits(logits: Tensor, channels: Sequence[Sequence[int]]) -> Tensor:
     return torch.cat([background, *classes], 1)
 
 
+def largest(values: Tensor) -> Tensor:
+    """Return the channel of the largest of ``(B, C, *spatial)``, the first of several; faster than argmax.
+
+    Example:
+        >>> largest(torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]]))
+        tensor([1, 0])
+    """
+    best = values[:, 0]
+    found = torch.zeros_like(best, dtype=torch.long)
+    for k in range(1, values.shape[1]):
+        more = values[:, k] > best
+        best, found = torch.where(more, values[:, k], best), found.masked_fill_(more, k)
+    return found
+
+
 def label_map(folded: Tensor, regions: Sequence[Collection[str]] = ()) -> Tensor:
     """Give each voxel to one class, or to the background.
 
@@ -52,7 +67,7 @@ def label_map(folded: Tensor, regions: Sequence[Collection[str]] = ()) -> Tensor
     """
     inside = [[i for i, inner in enumerate(regions, 1) if set(inner) < set(outer)] for outer in regions]
     if not any(inside):
-        return folded.argmax(1)
+        return largest(folded)
     found = folded > folded[:, :1]
     covered = [found[:, smaller].any(1) for smaller in inside]  # by a region that lies in this one
-    return torch.where(torch.stack([found[:, 0], *covered], 1), -torch.inf, folded).argmax(1)
+    return largest(torch.where(torch.stack([found[:, 0], *covered], 1), -torch.inf, folded))

@@ -13,6 +13,7 @@ from lit_continual.runs.classes import MODULES
 from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.label_map import folded_logits, label_map
+from lit_continual.segmentation.masks import Masks
 from lit_continual.segmentation.segmenter import UNET, Segmenter
 
 #: The nested regions that BraTS scores, of its labels.
@@ -88,15 +89,15 @@ class RegionSegmenter(Segmenter):
         return [region for region, parts in self.regions.items() if known.issuperset(parts)]
 
     @override
-    def truths(self, batch: Batch) -> dict[str, Tensor]:
+    def truths(self, batch: Batch) -> Mapping[str, Tensor]:
         names = self.names(batch)[0]
         values = {region: [names.index(part) + 1 for part in self.regions[region]] for region in self._revealed(names)}
         label = batch["label"][:, 0]
-        return {region: torch.isin(label, label.new_tensor(found)) for region, found in values.items()}
+        return Masks(list(values), lambda region: torch.isin(label, label.new_tensor(values[region])))
 
     @override
-    def labels(self, logits: Tensor) -> Tensor:
-        """Map logits ``(B, C, *spatial)`` to label maps ``(B, *spatial)`` of the innermost regions."""
+    def winners(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)``, voxel by voxel, to label maps ``(B, *spatial)`` of the innermost regions."""
         return label_map(folded_logits(logits, self.head_channels), list(self.regions.values()))
 
     @override

@@ -1,6 +1,6 @@
 """Segmentation with a shared body and heads that grow."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,24 +14,25 @@ from lit_continual.data.batch import Batch, names_of_samples
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.registry import flat
-from lit_continual.runs.schedule import Schedule, ScheduledModule
+from lit_continual.runs.schedule import Schedule
 from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import measure
 from lit_continual.segmentation.growth import grow_in_setup
 from lit_continual.segmentation.heads import Heads, classes_beyond, described, make_heads
 from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.loss_of_heads import loss_of_heads
-from lit_continual.segmentation.network_input import named_failure, rehearse, require_channels
+from lit_continual.segmentation.masks import Masks
+from lit_continual.segmentation.network_input import rehearse
 from lit_continual.segmentation.post import TRANSFORMS
-from lit_continual.segmentation.source_grid import to_source_grid
 from lit_continual.segmentation.volume_scores import SCORES, VolumeScores
+from lit_continual.segmentation.whole_volumes import WholeVolumes
 
 WIDTHS = [64, 128, 256, 512, 1024, 64]  # the paper's; MONAI's LeakyReLU, unlike its ReLU, cannot switch a class off
 UNET: Spec = {"class_path": "BasicUNet", "spatial_dims": 2, "features": WIDTHS, "norm": "BATCH", "dropout": 0.1}
 
 
 @MODULES.add
-class Segmenter(ScheduledModule):
+class Segmenter(WholeVolumes):
     """Segment volumes, slice by slice or in 3D, with heads that grow by the classes of each experience.
 
     A batch is a :class:`~lit_continual.data.Batch`: ``image`` ``(B, C, *spatial)``, ``label`` ``(B, 1, *spatial)`` of
@@ -74,8 +75,6 @@ class Segmenter(ScheduledModule):
         torch.Size([1, 4, 32, 32])
     """
 
-    to_source_grid: Callable[..., Tensor] = staticmethod(to_source_grid)
-
     def __init__(
         self,
         network: Spec = UNET,
@@ -102,16 +101,6 @@ class Segmenter(ScheduledModule):
         self.post = Compose([TRANSFORMS.build(step) for step in post])
         self.scores = VolumeScores([], [], self.device)  # of the evaluation that is running
         self._of_data: list[str] = []  # the classes of the data module
-
-    @property
-    def head_channels(self) -> list[list[int]]:
-        """Output channels of each softmax: its background, then its classes."""
-        return self.heads.channels
-
-    @property
-    def classes(self) -> list[str]:
-        """All class names, in the order in which they were learnt."""
-        return [name for head in self.heads.classes for name in head]
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images ``(B, C, *spatial)`` to the logits of all heads."""
@@ -154,36 +143,6 @@ class Segmenter(ScheduledModule):
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return loss_of_heads(self.loss, self.heads.terms, logits, batch["label"], self.names(batch))
 
-    def _infer(self, batch: Batch) -> Tensor:
-        images, paths = batch["image"], batch.get("path", ["an image"])
-        require_channels(self.body, images[0], paths[0])
-        with named_failure(images, paths):
-            logits = self.infer(images)
-        return self.inference.resampled(logits, self.head_channels, self.to_source_grid, batch)
-
-    def infer(self, image: Tensor) -> Tensor:
-        """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""
-        window = self.hparams["roi_size"] or image.shape[2 : 2 + self.spatial_dims]
-        return self.inference.slide(self, image, window).float()  # of bf16, neighbouring voxels and heads would tie
-
-    def masks(self, logits: Tensor) -> Tensor:
-        """Map logits ``(B, C, *spatial)`` to a boolean mask of each class, ``(B, K, *spatial)``."""
-        return self.heads.masks(logits)
-
-    def labels(self, logits: Tensor) -> Tensor:
-        """Map logits ``(B, C, *spatial)`` of volumes to label maps ``(B, *spatial)`` after post-processing."""
-        maps = self.heads.labels(logits)
-        return torch.cat([self.post(one[None]).as_subclass(Tensor) for one in maps]) if self.post.transforms else maps
-
-    def processed(self, logits: Tensor) -> Tensor:
-        """Map logits of volumes to the masks of :meth:`masks` after post-processing, where there is any."""
-        values = torch.arange(1, len(self.classes) + 1, device=logits.device).view(-1, *[1] * (logits.ndim - 2))
-        return self.labels(logits)[:, None] == values if self.post.transforms else self.masks(logits)
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Map logits ``(B, C, *spatial)`` to the probability of each class in its head, ``(B, K, *spatial)``."""
-        return self.heads.probabilities(logits)
-
     @override
     def on_validation_epoch_start(self) -> None:
         self._start_scores(["dice"])
@@ -199,10 +158,10 @@ class Segmenter(ScheduledModule):
     def _revealed(self, classes: Iterable[str]) -> list[str]:
         return [name for name in classes if name in self.classes]
 
-    def truths(self, batch: Batch) -> dict[str, Tensor]:
+    def truths(self, batch: Batch) -> Mapping[str, Tensor]:
         """The mask ``(B, *spatial)`` of each known class in a batch that reveals the same classes throughout."""
         names = self.names(batch)[0]
-        return {name: batch["label"][:, 0] == names.index(name) + 1 for name in self._revealed(names)}
+        return Masks(self._revealed(names), lambda name: batch["label"][:, 0] == names.index(name) + 1)
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -216,8 +175,7 @@ class Segmenter(ScheduledModule):
         """Score one volume in its source grid; return its masks and scores by class, or nothing of another rank's."""
         if "padding" in batch:
             return None
-        predictions = dict(zip(self.classes, self.processed(self._infer(batch)).unbind(1), strict=True))
-        return self.scores.compare(predictions, self.truths(batch), batch["spacing"])
+        return self.scores.compare(self.predicted_masks(batch), self.truths(batch), batch["spacing"])
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -231,10 +189,6 @@ class Segmenter(ScheduledModule):
         for name, value in self.scores.logged(counts=stage == "test").items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "dice", sync_dist=not name.endswith("left_out"))
         self.scores = VolumeScores([], [], self.device)
-
-    @override
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._infer(batch)
 
     @override
     def rehearse(self, data: Any, epochs: int | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_continual.segmentation.label_map import largest
 from lit_continual.segmentation.merged_background import merged_background
 
 
@@ -110,7 +111,7 @@ class SharedHead(nn.Module):
 
     def masks(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to a boolean mask of each class where it wins, ``(B, K, *spatial)``."""
-        winner = logits.argmax(1, keepdim=True)
+        winner = largest(logits)[:, None]
         return torch.cat([winner == c for c in range(1, logits.shape[1])], 1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class SharedHead(nn.Module):
 
     def labels(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)`` to a label map ``(B, *spatial)``: 0, or a class counted from 1."""
-        return logits.argmax(1)
+        return largest(logits)
 
     def targets(self, label: Tensor, names: Sequence[str]) -> Tensor:
         """Map labels whose values 1, 2, … stand for ``names`` to channels; what is not named is background."""

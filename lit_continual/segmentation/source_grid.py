@@ -1,13 +1,20 @@
 """From the grid that a network saw to the grid of a file."""
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import nibabel as nib
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Orientation, SpatialResample
+from monai.transforms import Orientation
 from torch import Tensor
 
 from lit_continual.data.batch import Batch
 from lit_continual.data.preprocessing import AXES
+from lit_continual.data.resampling import SlabResample, same_grid
+from lit_continual.data.stitching import Block
+
+SHEAR = 1e-3  # voxels over a whole volume, below which axes are parallel
 
 
 def to_source_grid(volume: Tensor, batch: Batch, mode: str = "bilinear") -> Tensor:
@@ -24,15 +31,127 @@ def to_source_grid(volume: Tensor, batch: Batch, mode: str = "bilinear") -> Tens
     Returns:
         ``(1, C, *source_shape)``; where both grids are one, ``volume`` itself.
     """
-    affine, source = (torch.as_tensor(batch[key][0], dtype=torch.float64) for key in ("affine", "source_affine"))
-    shape = tuple(map(int, batch["source_shape"][0]))
+    affine, source, shape = _grids(batch)
     if tuple(volume.shape[2:]) == shape and torch.equal(affine, source):
         return volume
-    turn = Orientation(axcodes="".join(nib.aff2axcodes(affine.numpy())), labels=AXES)
-    turned = turn(MetaTensor(torch.zeros(()).expand(1, *shape), affine=source))  # no memory of its own
+    turn, turned = _turned(affine, source, shape)
     placed = MetaTensor(volume[0].cpu(), affine=affine)
-    resample = SpatialResample(mode=mode, padding_mode="border")
+    resample = SlabResample(mode=mode, padding_mode="border")
     found = resample(placed, dst_affine=turned.affine, spatial_size=turned.shape[1:])
     found.applied_operations = turned.applied_operations
     back: Tensor = turn.inverse(found).as_tensor()
     return back[None].to(volume.device)
+
+
+def _grids(batch: Batch) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    affine, source = (torch.as_tensor(batch[key][0], dtype=torch.float64) for key in ("affine", "source_affine"))
+    return affine, source, tuple(map(int, batch["source_shape"][0]))
+
+
+def _turned(affine: Tensor, source: Tensor, shape: Sequence[int]) -> tuple[Any, Any]:
+    """What turns the grid of a file to the axes of a network's, and that grid turned, without a memory of its own."""
+    turn = Orientation(axcodes="".join(nib.aff2axcodes(affine.numpy())), labels=AXES)
+    return turn, turn(MetaTensor(torch.zeros(()).expand(1, *shape), affine=source))
+
+
+class Axis(NamedTuple):
+    """The voxels of a file along one of its axes, and where they lie along an axis of the network's grid.
+
+    Attributes:
+        source: The axis of the file.
+        places: A place in ``[0, size - 1]`` for each of its voxels, float64.
+    """
+
+    source: int
+    places: Tensor
+
+
+def axes_to_source(batch: Batch, shape: Sequence[int]) -> list[Axis] | None:
+    """Find where a file's voxels lie along each axis of the network's grid, whose voxels are ``shape``.
+
+    Returns:
+        Three axes; ``None`` where those of the two grids are not parallel, as of a sheared file that was resampled.
+    """
+    affine, source, size = _grids(batch)
+    across = torch.linalg.solve(affine, source)[:3]
+    along = across[:, :3].abs().argmax(1).tolist()
+    reach = across[:, :3].abs() * (torch.tensor(size) - 1)
+    reach[range(3), along] = 0
+    if sorted(along) != [0, 1, 2]:
+        return None
+    turned = _turned(affine, source, size)[1]
+    one = same_grid(affine, shape, turned.affine, turned.shape[1:])
+    if not one and float(reach.sum(1).max()) > SHEAR:
+        return None
+    found = []
+    for row, b, count in zip(across, along, shape, strict=True):
+        voxels = torch.arange(size[b], dtype=torch.float64)
+        places = (voxels if row[b] > 0 else voxels.flip(0)) if one else row[b] * voxels + row[3]
+        found.append(Axis(b, places.clamp(0, count - 1)))
+    return found
+
+
+class Piece:
+    """The voxels of a file that are computed from one block of a network's answer.
+
+    Args:
+        block: The block.
+        axes: Of :func:`axes_to_source`.
+        nearest: Whether a voxel takes the value of the nearest, in place of a linear interpolation.
+    """
+
+    def __init__(self, block: Block, axes: Sequence[Axis], nearest: bool) -> None:
+        self.start, self.nearest = block.start, nearest
+        stops = [start + size for start, size in zip(block.start, block.values.shape[1:], strict=True)]
+        bounds = zip(axes, block.own, stops, strict=True)
+        found = [(axis, _last(axis.places, nearest), own, stop) for axis, own, stop in bounds]
+        inside = [(axis, ((last >= own) & (last < stop)).nonzero()[:, 0]) for axis, last, own, stop in found]
+        #: Whether no voxel of the file is computed from this block.
+        self.empty = any(not len(voxels) for _, voxels in inside)
+        ascending = [axis.places[voxels] for axis, voxels in inside]
+        #: Axes of the file that are the other way around, which is mended at the end.
+        self.turned = [axis.source + 2 for axis, p in zip(axes, ascending, strict=True) if len(p) and p[0] > p[-1]]
+        self.places = [
+            p.flip(0) if axis.source + 2 in self.turned else p for axis, p in zip(axes, ascending, strict=True)
+        ]
+        where = {axis.source: voxels for axis, voxels in inside}
+        self.order = [axis.source for axis in axes]
+        self.slices = () if self.empty else tuple(slice(int(where[b][0]), int(where[b][-1]) + 1) for b in range(3))
+
+    def resampled(self, values: Tensor, batch: Batch, mode: str = "") -> Tensor:
+        """Map values of the block, ``(1, C, *block)``, to the voxels of the file, with the block's axes.
+
+        Args:
+            values: On the grid of the network.
+            batch: As in :func:`to_source_grid`, in whose place an ``Inference`` takes this.
+            mode: The same.
+        """
+        for a, (places, start) in enumerate(zip(self.places, self.start, strict=True), 2):
+            values = _along(values, a, places - start, self.nearest)
+        return values
+
+    def put(self, values: Tensor, whole: Tensor) -> None:
+        """Put values of :meth:`resampled` in their place in a volume ``(1, C, *source_shape)``."""
+        turned = values.permute(0, 1, *(self.order.index(b) + 2 for b in range(3)))
+        whole[(slice(None), slice(None), *self.slices)] = turned.flip(self.turned)
+
+
+def _last(places: Tensor, nearest: bool) -> Tensor:
+    """The last voxel that is needed to know the value at a place."""
+    return places.round() if nearest else places.ceil()
+
+
+def _along(values: Tensor, dim: int, places: Tensor, nearest: bool) -> Tensor:
+    upper = _last(places, nearest)
+    if nearest or bool((upper == places).all()):
+        return _taken(values, dim, upper)
+    lower = (upper - 1).clamp_min(0)
+    share = (places - lower).to(values).view(-1, *[1] * (values.ndim - 1 - dim))
+    return torch.lerp(_taken(values, dim, lower), _taken(values, dim, upper), share)
+
+
+def _taken(values: Tensor, dim: int, places: Tensor) -> Tensor:
+    voxels = places.long()
+    if bool((voxels.diff() == 1).all()):  # a view will do
+        return values.narrow(dim, int(voxels[0]), len(voxels))
+    return values.index_select(dim, voxels.to(values.device))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from lit_continual.metrics import AverageSurfaceDistance, Dice, HausdorffDistance95, Precision
+from lit_continual.metrics.surface_distance import SurfaceDistance, surface_distances
+from lit_continual.segmentation.masks import Masks
 
 SCORES: dict[str, type[Any]] = {
     "dice": Dice,
@@ -41,20 +43,24 @@ class VolumeScores:
         self, name: str, prediction: Tensor, truth: Tensor, spacing: Sequence[Sequence[float]]
     ) -> dict[str, float]:
         """Score masks ``(1, *spatial)`` of a class in one volume, with its voxel size in mm, and return its values."""
-        for metric in self.metrics[name].values():
-            metric.update(prediction, truth, spacing)
+        metrics = self.metrics[name].values()
+        far = any(isinstance(metric, SurfaceDistance) for metric in metrics)
+        distances = surface_distances(prediction, truth, spacing) if far else None
+        for metric in metrics:
+            known = [distances] if isinstance(metric, SurfaceDistance) else []
+            metric.update(prediction, truth, spacing, *known)
         return {score: float(metric.cases[-1]) for score, metric in self.metrics[name].items()}
 
     def compare(
         self, predictions: Mapping[str, Tensor], truths: Mapping[str, Tensor], spacing: Sequence[Sequence[float]]
     ) -> dict[str, Any]:
         """Score the masks ``(1, *spatial)`` of those classes that both have, and return masks and scores by class."""
-        shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
-        for name in (name for name in truths if name in self.metrics):
-            found = predictions[name].to(truths[name].device)  # which may have been put together on the CPU
-            shown["prediction"][name], shown["truth"][name] = found[0], truths[name][0]
-            shown["scores"][name] = self.update(name, found, truths[name], spacing)
-        return shown
+        names = [name for name in truths if name in self.metrics]
+        return {
+            "prediction": Masks(names, lambda name: predictions[name][0]),
+            "truth": Masks(names, lambda name: truths[name][0]),
+            "scores": {name: self.update(name, predictions[name], truths[name], spacing) for name in names},
+        }
 
     def compute(self, score: str) -> dict[str, Tensor]:
         """The mean over volumes of one score, by class; nan for a class without a case."""

@@ -96,18 +96,19 @@ def _overlay(
 ) -> dict[str, Any]:
     """Take the slice along the last axis with the most truth, turned so that the second axis points up."""
     names = list(outputs["truth"])
-    truth = torch.stack([outputs["truth"][name] for name in names]).cpu()
-    prediction = torch.stack([outputs["prediction"][name] for name in names]).cpu()
-    z = int(truth.sum((0, 1, 2)).argmax())
+    z = int(sum(outputs["truth"][name].sum((0, 1)) for name in names).argmax())
 
-    def shown(volume: Tensor, dtype: Any) -> Any:
-        plane = volume[..., z].float().cpu().numpy()  # of bfloat16, which numpy does not know
-        return np.rot90(plane.astype(dtype), axes=(-2, -1)).copy()
+    def shown(plane: Tensor, dtype: Any) -> Any:
+        array = plane.float().cpu().numpy()  # of bfloat16, which numpy does not know
+        return np.rot90(array.astype(dtype), axes=(-2, -1)).copy()
+
+    def planes(masks: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([masks[name][..., z].cpu() for name in names])
 
     return {
-        "image": shown(image, np.float32),
-        "truth": shown(truth, np.uint8),
-        "prediction": shown(prediction, np.uint8),
+        "image": shown(image[..., z], np.float32),
+        "truth": shown(planes(outputs["truth"]), np.uint8),
+        "prediction": shown(planes(outputs["prediction"]), np.uint8),
         "classes": np.array(names),
         **{name: np.array(value) for name, value in whose.items()},
         "spacing": np.array([float(spacing[1]), float(spacing[0])]),

@@ -4,12 +4,14 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
@@ -35,6 +37,10 @@ def predict(
     output: str = "predictions",
     probabilities: bool = False,
     mirror: bool = False,
+    overlap: float | None = None,
+    sw_batch_size: int | None = None,
+    stitch_device: Literal["same", "cpu"] | None = None,
+    stitch_dtype: Literal["float32", "float16"] | None = None,
     accelerator: str = "auto",
     devices: int = 1,
     trust: str | Sequence[str] = (),
@@ -55,6 +61,11 @@ def predict(
             too.
         probabilities: Write ``<image>_probabilities.nii.gz`` too, one channel a class along the fourth axis.
         mirror: Average over mirrored images too, along the axes that training has mirrored; for models of nnU-Net.
+        overlap: Share of a window that it has in common with the next; the checkpoint's where it is left out, as of the
+            next three.
+        sw_batch_size: Windows that go through the network together.
+        stitch_device: Where the answers of windows are added up: where the network is, or on the CPU.
+        stitch_dtype: How sums are kept between windows; float16 takes half of the memory, and is not quite exact.
         accelerator: As for the Trainer.
         devices: As for the Trainer.
         trust: Package of your own whose classes the checkpoint may name, or a list of them.
@@ -72,6 +83,10 @@ def predict(
     load = loader_of(module, opened)
     if mirror:
         _mirror(module)
+    asked: dict[str, Any] = {"overlap": overlap, "sw_batch_size": sw_batch_size}
+    asked |= {"stitch_device": stitch_device, "stitch_dtype": stitch_dtype}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    _set_inference(module, asked)
     with _readable(images) as (readable, series):
         listed = read_cases(readable)
         cases = listed.cases
@@ -79,7 +94,7 @@ def predict(
         if listed.source.name == "dataset.json":
             announce(f"{len(cases)} images that {listed.source} lists; for others, give the folder that they are in")
         folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
-        known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror)
+        known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror, **asked)
         record = Unfinished(folder, known, *_inputs_and_outputs(folder, cases, series, probabilities), _name_of)
         done = set() if overwrite else record.done
         with explained("The prediction cannot run"):
@@ -89,7 +104,7 @@ def predict(
                 logger=False,
                 enable_checkpointing=False,
                 enable_model_summary=False,
-                callbacks=[SegmentationWriter(folder, probabilities, series), record],
+                callbacks=[SegmentationWriter(folder, series), record],
             )
         files = [file for one in series.values() for file in one.files]
         _make_room(folder, labels, cases, [checkpoint, *files, images], overwrite, series, record)
@@ -97,7 +112,7 @@ def predict(
         left = [case for case in cases if _name(case.images[0], case.patient) not in done]
         loader: DataLoader[Any] = DataLoader(_Images(left, load), batch_size=1, collate_fn=collate)
         if left:
-            trainer.predict(module, loader, return_predictions=False)
+            trainer.predict(_Predictor(module, probabilities), loader, return_predictions=False)
         record.end(trainer.global_rank)
     return folder
 
@@ -132,6 +147,15 @@ def _mirror(module: Segmenter) -> None:
     if not isinstance(module, NNUNetSegmenter):
         raise ValueError(f"--mirror is for models of nnU-Net, and this is a {type(module).__name__}. Leave it out.")
     module.mirror = True
+
+
+def _set_inference(module: Segmenter, asked: Mapping[str, Any]) -> None:
+    if others := [name for name in asked if isinstance(module, NNUNetSegmenter) and name not in module.CHOICES]:
+        raise ValueError(
+            f"--{others[0]} is not for models of nnU-Net, which goes window by window and adds up in half precision by"
+            f" its own code. Leave it out; it knows {' and '.join(f'--{name}' for name in NNUNetSegmenter.CHOICES)}."
+        )
+    module.inference = replace(module.inference, **asked)
 
 
 def _check_names(cases: Sequence[Case]) -> None:
@@ -203,6 +227,20 @@ class _Images(Dataset[Sample]):
         return self.load(self.cases[index])
 
 
+class _Predictor(LightningModule):
+    """Makes label maps, block by block, in place of the logits that a segmenter returns."""
+
+    def __init__(self, segmenter: Segmenter, probabilities: bool) -> None:
+        super().__init__()
+        self.segmenter, self.probabilities = segmenter, probabilities
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor | None]:
+        found = self.segmenter.predicted(batch, self.probabilities)
+        del batch["image"]  # or the trainer holds it while the next one is loaded
+        return found
+
+
 class SegmentationWriter(BasePredictionWriter):
     """Write each prediction when it is made.
 
@@ -211,15 +249,12 @@ class SegmentationWriter(BasePredictionWriter):
 
     Args:
         folder: Where files go.
-        probabilities: Write these too.
         series: The DICOM series of some images, by name, which get a segmentation as DICOM too.
     """
 
-    def __init__(
-        self, folder: Path, probabilities: bool = False, series: Mapping[str, DicomSeries] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, series: Mapping[str, DicomSeries] | None = None) -> None:
         super().__init__("batch")
-        self.folder, self.probabilities, self.series = folder, probabilities, series or {}
+        self.folder, self.series = folder, series or {}
 
     @override
     def write_on_batch_end(
@@ -232,17 +267,17 @@ class SegmentationWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        assert isinstance(pl_module, Segmenter)
-        kind = np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16
-        labels = pl_module.labels(prediction.float())[0].cpu().numpy().astype(kind)
+        assert isinstance(pl_module, _Predictor)
+        found, chances = prediction
+        values = _values(pl_module.segmenter)
+        kind = np.uint8 if len(values) <= np.iinfo(np.uint8).max else np.uint16
+        labels = found[0].cpu().numpy().astype(kind, copy=False)
         name = _name_of(batch)
         self._write(name, labels, batch)
         if (series := self.series.get(name)) is not None:
-            write_segmentation(self.folder / f"{series.name}.dcm", labels, series, list(_values(pl_module)))
-        if self.probabilities:
-            chances = pl_module.probabilities(prediction.float())[0]
-            moved = chances.movedim(0, -1).float().cpu().numpy()
-            self._write(f"{name}_probabilities", moved, batch)
+            write_segmentation(self.folder / f"{series.name}.dcm", labels, series, list(values))
+        if chances is not None:
+            self._write(f"{name}_probabilities", chances[0].movedim(0, -1).float().cpu().numpy(), batch)
 
     def _write(self, name: str, array: np.ndarray[Any, Any], batch: Any) -> None:
         affine = np.array(batch["source_affine"][0])

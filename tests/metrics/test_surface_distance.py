@@ -3,7 +3,9 @@ import pytest
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 
-from lit_continual.metrics import AverageSurfaceDistance, HausdorffDistance95
+from lit_continual.metrics import AverageSurfaceDistance, HausdorffDistance95, surface_distance
+from lit_continual.metrics.surface_distance import surface_distances
+from lit_continual.segmentation.volume_scores import SCORES, VolumeScores
 
 DISTANCES = [AverageSurfaceDistance, HausdorffDistance95]
 
@@ -132,3 +134,31 @@ def test_leaves_out_cases_with_an_empty_mask(distance):
 def test_says_what_it_is(distance):
     assert distance.unit == "mm"
     assert distance().higher_is_better is False
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_distances_that_are_measured_once_give_the_same(distance):
+    masks = torch.rand(2, 3, 9, 8, 7, generator=torch.Generator().manual_seed(0)) > 0.8
+    masks[0, 1] = False
+    known, metric, alone = surface_distances(*masks, spacing=[0.7, 2.5, 1.2]), distance(), distance()
+    metric.update(*masks, [0.7, 2.5, 1.2], known)
+    alone.update(*masks, [0.7, 2.5, 1.2])
+    assert torch.equal(metric.values().nan_to_num(-1), alone.values().nan_to_num(-1))
+    assert metric.left_out() == 1
+
+
+def test_surfaces_larger_than_torch_sorts_have_a_percentile(monkeypatch):
+    masks = torch.rand(2, 1, 9, 8, 7, generator=torch.Generator().manual_seed(0)) > 0.8
+    expected = measured(HausdorffDistance95, *masks[:, 0])
+    monkeypatch.setattr(surface_distance, "SORTED", 10)
+    assert measured(HausdorffDistance95, *masks[:, 0]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_volume_has_its_surfaces_measured_once(monkeypatch):
+    asked, edges = [], surface_distance.get_mask_edges
+    monkeypatch.setattr(surface_distance, "get_mask_edges", lambda *a, **k: asked.append(1) or edges(*a, **k))
+    prediction, truth = torch.rand(2, 1, 9, 8, 7, generator=torch.Generator().manual_seed(0)) > 0.8
+    found = VolumeScores(["a"], list(SCORES), "cpu").update("a", prediction, truth, [(0.7, 2.5, 1.2)])
+    assert len(asked) == 1
+    assert found["assd"] == measured(AverageSurfaceDistance, prediction[0], truth[0], [0.7, 2.5, 1.2])
+    assert found["hd95"] == measured(HausdorffDistance95, prediction[0], truth[0], [0.7, 2.5, 1.2])

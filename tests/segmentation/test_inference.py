@@ -60,12 +60,22 @@ def test_a_stream_goes_on_as_it_was_started_unless_told_otherwise():
     assert "inference" not in Segmenter(NETWORK, 3, [["a"]]).hparams  # so that old programs read new checkpoints
 
 
+def test_a_checkpoint_holds_how_windows_are_added_up_where_it_was_said():
+    assert not {"stitch_device", "stitch_dtype"} & Inference(overlap=0.5).plain().keys()  # which old programs know
+    asked = Inference(stitch_device="cpu", stitch_dtype="float16")
+    assert Inference.of(asked.plain()) == asked
+    old = {"overlap": 0.5, "mode": "constant", "padding_mode": "constant", "sw_batch_size": 1, "resample": "labels"}
+    assert Inference.of(old).plain() == old
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"overlap": 1.0}, r"`overlap` must be in \[0, 1\), got 1.0"),
         ({"mode": "sharp"}, "`mode` must be one of gaussian, constant, got 'sharp'"),
         ({"resample": "voxels"}, "`resample` must be one of logits, probabilities, labels"),
+        ({"stitch_device": "gpu"}, "`stitch_device` must be one of same, cpu, got 'gpu'"),
+        ({"stitch_dtype": "bfloat16"}, "`stitch_dtype` must be one of float32, float16, got 'bfloat16'"),
         ({"sw_batch_size": 0}, "`sw_batch_size` must be 1 or more"),
     ],
 )

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from lit_continual.cli import main
-from lit_continual.data import SegmentationDataModule
+from lit_continual.data import SegmentationDataModule, stitching
 from lit_continual.data.dicom import read_series
 from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
+from lit_continual.segmentation import inference
 from lit_continual.tools.predict import SegmentationWriter
 from tests.fixtures.dicom import OBLIQUE as TURNED
 from tests.fixtures.dicom import STRAIGHT, write_series
@@ -311,6 +312,40 @@ def test_devices_that_there_are_not(network, folder, option):
         path.unlink()
     with pytest.raises(Exception, match=r"The prediction cannot run: .*\.$"):
         main([*network, option])
+
+
+def test_windows_and_sums_are_as_asked(checkpoint, folder, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(inference, "blocks", lambda *a, **k: seen.append(k) or stitching.blocks(*a, **k))
+    options = ["--overlap=0.5", "--sw_batch_size=3", "--stitch_device=cpu", "--stitch_dtype=float16"]
+    output = predict(checkpoint(), folder, tmp_path, *options)
+    (asked,) = seen
+    assert (asked["overlap"], asked["sw_batch_size"], asked["device"]) == (0.5, 3, "cpu")
+    assert asked["dtype"] == torch.float16
+    found = np.asarray(nib.load(output / "case.nii.gz").dataobj)
+    np.testing.assert_array_equal(found, expected(nib.load(folder / "case.nii.gz").get_fdata()))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--overlap=1.5", r"`overlap` must be in \[0, 1\), got 1.5."),
+        ("--sw_batch_size=0", "`sw_batch_size` must be 1 or"),
+    ],
+)
+def test_options_out_of_range_are_refused(checkpoint, folder, tmp_path, option, message):
+    with pytest.raises(ValueError, match=message):
+        predict(checkpoint(), folder, tmp_path, option)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_have_the_same_bytes_each_time(checkpoint, folder, tmp_path):
+    output = predict(checkpoint(), folder, tmp_path)
+    before = (output / "case.nii.gz").read_bytes()
+    predict(checkpoint(), folder, tmp_path, "--overwrite")
+    assert (output / "case.nii.gz").read_bytes() == before
+    assert before[4:8] == bytes(4)  # no time
+    assert before[8] == 4  # by the fastest algorithm
 
 
 # DICOM

@@ -89,7 +89,7 @@ def slide(
         classes: The K classes.
         window: Its size in voxels.
         mirror: Whether to average over the mirrored windows too, along the axes that training has mirrored.
-        inference: How to go over the volume; of its arguments ``overlap``, ``mode`` and ``stitch_on_cpu`` are used.
+        inference: How to go over the volume; of its arguments ``overlap``, ``mode`` and ``stitch_device`` are used.
 
     Returns:
         Logits ``(1 + K, Z, Y, X)`` in half precision, in which nnU-Net adds them up.
@@ -101,7 +101,7 @@ def slide(
             tile_step_size=1 - inference.overlap,
             use_gaussian=inference.mode == "gaussian",
             use_mirroring=mirror,
-            perform_everything_on_device=device.type == "cuda" and not inference.stitch_on_cpu,
+            perform_everything_on_device=device.type == "cuda" and inference.stitch_device == "same",
             device=device,
             allow_tqdm=False,
         )
@@ -111,7 +111,7 @@ def slide(
         None if trained.mirror_axes is None else tuple(trained.mirror_axes),
     )  # fmt: skip
     found: Tensor = predictor.predict_sliding_window_return_logits(volume)
-    return found if inference.stitch_on_cpu else found.to(device)
+    return found if inference.stitch_device == "cpu" else found.to(device)
 
 
 def is_deeply_supervised(trained: Trained) -> bool:

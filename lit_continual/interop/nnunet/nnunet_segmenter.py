@@ -73,6 +73,9 @@ class NNUNetSegmenter(DeeplySupervised):
         (True, [])
     """
 
+    #: What may be said of the way over a volume: nnU-Net's ``tile_step_size`` is 1 less the overlap.
+    CHOICES = ("overlap", "stitch_device")
+
     def __init__(
         self,
         trained: dict[str, Any] | None = None,

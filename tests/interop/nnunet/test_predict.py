@@ -30,25 +30,28 @@ def we_predict(folder, images, output, *options):
             {"old": True, "trainer": "nnUNetTrainerNoMirroring", "mirror_axes": None, "mirror": True},
             {},
         ),
+        ({"step": 0.75}, {}),
     ],
-    ids=["3d", "2d", "transposed_ct", "old_nibabel", "reoriented", "mirrored", "total_segmentator"],
+    ids=["3d", "2d", "transposed_ct", "old_nibabel", "reoriented", "mirrored", "total_segmentator", "other_steps"],
 )
 def test_label_maps_are_equal_voxel_for_voxel(toy, tmp_path, options, more):
     options = dict(options)
-    mirror = options.pop("mirror", False)
+    mirror, step = options.pop("mirror", False), options.pop("step", 0.5)
     folder, images = toy(**options), write_images(tmp_path / "images", **more)
-    theirs = nnunet_predicts(folder, images, tmp_path / "theirs", mirror)
-    ours = we_predict(folder, images, tmp_path / "ours", *(["--mirror=true"] if mirror else []))
+    theirs = nnunet_predicts(folder, images, tmp_path / "theirs", mirror, tile_step_size=step)
+    asked = ["--mirror=true"] if mirror else []
+    asked += [f"--overlap={1 - step}", "--stitch_device=cpu"] if step != 0.5 else []
+    ours = we_predict(folder, images, tmp_path / "ours", *asked)
     assert ours.keys() == theirs.keys() == {"case_0", "case_1"}
     for name, found in theirs.items():
         np.testing.assert_array_equal(ours[name], found)
         assert set(np.unique(found)) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("stitch_on_cpu", [False, True])
-def test_overlap_and_weights_of_windows_are_options(toy, tmp_path, stitch_on_cpu):
+@pytest.mark.parametrize("stitch_device", ["same", "cpu"])
+def test_overlap_and_weights_of_windows_are_options(toy, tmp_path, stitch_device):
     folder, images = toy(), write_images(tmp_path / "images", shape=(40, 36, 9), count=1)
-    module = NNUNetSegmenter(inference=Inference(overlap=0.25, mode="constant", stitch_on_cpu=stitch_on_cpu))
+    module = NNUNetSegmenter(inference=Inference(overlap=0.25, mode="constant", stitch_device=stitch_device))
     Checkpoint(folder).restore(module)
     content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
     module.on_save_checkpoint(content)
@@ -71,3 +74,9 @@ def test_an_image_of_other_channels_is_refused(toy, tmp_path):
 def test_what_nnunet_does_not_do_is_refused():
     with pytest.raises(ValueError, match=r"nnU-Net pads with zeros and resamples logits, .* Leave out its"):
         NNUNetSegmenter(inference=Inference(padding_mode="reflect"))
+
+
+def test_what_nnunet_does_not_know_is_refused(toy, tmp_path):
+    folder, images = toy(), write_images(tmp_path / "images")
+    with pytest.raises(ValueError, match=r"--sw_batch_size is not for models of nnU-Net, .* knows --overlap and --st"):
+        we_predict(folder, images, tmp_path / "ours", "--sw_batch_size=4")

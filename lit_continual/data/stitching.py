@@ -1,0 +1,196 @@
+"""Whole volumes through a network that sees windows of them, given out in blocks as they are finished."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, permutations, product
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_continual.data.arguments import require_few_windows, require_near_size
+
+#: Voxels of a volume below which windows are gone over in the order of MONAI, whatever its sums take.
+SMALL = 2**22
+#: Share of a volume that the sums of a channel may take in that order.
+SHARE = 1 / 16
+
+
+class Block(NamedTuple):
+    """A box of a volume that no later window touches.
+
+    Attributes:
+        start: Its first voxel along each axis.
+        own: Its first voxel along each axis that is not in an earlier block too.
+        values: ``(K, H, W, D)``.
+    """
+
+    start: tuple[int, ...]
+    own: tuple[int, ...]
+    values: Tensor
+
+
+class _Axis:
+    """Where windows of one axis begin, and what is done with a voxel when."""
+
+    def __init__(self, size: int, edge: int, overlap: float, halo: int) -> None:
+        step = edge if size == edge else max(1, int(edge * (1 - overlap)))  # as MONAI lays them
+        self.size, self.edge, self.halo = size, edge, halo
+        self.starts: list[int] = [place[0].start for place in dense_patch_slices([size], [edge], [step])]
+        self.stops = [*self.starts[1:], size]  # before which no later window begins
+        #: Voxels of a window that the next one needs.
+        self.kept = max((a + edge - b + halo for a, b in zip(self.starts, self.starts[1:], strict=False)), default=0)
+
+    def first(self, i: int) -> int:
+        """The first voxel of the block of a window."""
+        return self.starts[i] - (self.halo if i else 0)
+
+
+def blocks(
+    network: Callable[[Tensor], Tensor],
+    volume: Tensor,
+    window: Sequence[int],
+    overlap: float = 0.25,
+    mode: str = "gaussian",
+    padding_mode: str = "constant",
+    sw_batch_size: int = 16,
+    halo: int = 0,
+    device: Any = None,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[Block]:
+    """Map a volume ``(C, H, W, D)`` to blocks of what :func:`.slide` makes of it.
+
+    Of the weighted sums of windows only those voxels are kept that a later window touches. They take, of ``K`` volumes
+    of float32, about the share that neighbouring windows overlap along the axis that is gone along last. Windows follow
+    one another along the last axis first, as in MONAI; in large volumes, along that order of axes in which the sums
+    take least. In the order of MONAI a value is that of :func:`.slide`, bit for bit; in another one its sums round
+    otherwise.
+
+    Args:
+        network: See :func:`.slide`.
+        volume: One volume.
+        window: See :func:`.slide`.
+        overlap: See :func:`.slide`.
+        mode: See :func:`.slide`.
+        padding_mode: See :func:`.slide`.
+        sw_batch_size: See :func:`.slide`.
+        halo: Voxels of the blocks before it that a block has too, for interpolation: 0 or 1.
+        device: Where sums are; ``None`` is where the volume is.
+        dtype: Type in which sums are kept between windows; a window is added in float32.
+    """
+    require_near_size(window, volume.shape[1:])
+    require_few_windows(window, volume.shape[1:], overlap)
+    flat = len(window) == volume.ndim - 2
+    edges = [*window, 1] if flat else list(window)
+    padded, before = _padded(volume, edges, padding_mode)
+    axes = [_Axis(size, edge, overlap, halo) for size, edge in zip(padded.shape[1:], edges, strict=True)]
+    order = _order(axes)
+    weight = compute_importance_map(tuple(edges), mode=mode, device=device or volume.device).permute(order)
+    sums = _Sums([axes[a] for a in order], weight, dtype)
+    places = product(*(range(len(axes[a].starts)) for a in order))
+    while batch := list(islice(places, sw_batch_size)):
+        found = network(torch.stack([_cut(padded, axes, order, place, flat) for place in batch]))
+        for place, answer in zip(batch, found.unsqueeze(-1) if flat else found, strict=True):
+            block = sums.add(place, answer.to(weight.device).permute(0, *(a + 1 for a in order)))
+            yield _cropped(block, order, before, volume.shape[1:])
+        del found, answer
+
+
+def _padded(volume: Tensor, edges: Sequence[int], mode: str) -> tuple[Tensor, list[int]]:
+    """Pad a volume to the size of a window, and return how much lies before it along each axis."""
+    missing = [max(edge - size, 0) for edge, size in zip(edges, volume.shape[1:], strict=True)]
+    before = [count // 2 for count in missing]
+    sides = [side for half, count in zip(before[::-1], missing[::-1], strict=True) for side in (half, count - half)]
+    return (F.pad(volume[None], sides, mode=mode)[0] if any(missing) else volume), before
+
+
+def _cut(padded: Tensor, axes: Sequence[_Axis], order: Sequence[int], place: Sequence[int], flat: bool) -> Tensor:
+    starts = [axes[a].starts[place[order.index(a)]] for a in range(len(axes))]
+    window = padded[(slice(None), *(slice(s, s + axis.edge) for s, axis in zip(starts, axes, strict=True)))]
+    return window.squeeze(-1) if flat else window
+
+
+def _cropped(block: Block, order: Sequence[int], before: Sequence[int], shape: Sequence[int]) -> Block:
+    """Bring a block to the axes of the volume, and take off its padding."""
+    back = [order.index(a) for a in range(len(order))]
+    start, own = ([given[i] for i in back] for given in (block.start, block.own))
+    values = block.values.permute(0, *(i + 1 for i in back))
+    for a, pad in enumerate(before):  # where there is padding there is one window
+        values = values.narrow(a + 1, pad, min(shape[a], values.shape[a + 1]))
+    return Block(tuple(start), tuple(own), values)
+
+
+def _order(axes: Sequence[_Axis]) -> tuple[int, ...]:
+    """Choose the order in which axes are gone over, the first of them last."""
+
+    def taken(order: Sequence[int]) -> int:
+        sorts = [axes[a] for a in order]
+        return sum(
+            prod([*(b.edge for b in sorts[:i]), axis.kept, *(b.size for b in sorts[i + 1 :])])
+            for i, axis in enumerate(sorts)
+        )
+
+    natural, voxels = tuple(range(len(axes))), prod(axis.size for axis in axes)
+    if voxels <= SMALL or taken(natural) <= SHARE * voxels:
+        return natural
+    return min(permutations(natural), key=taken)
+
+
+class _Sums:
+    """Weighted sums of windows that follow one another in lexicographic order.
+
+    What later windows touch is kept for each axis by itself: along it, only the voxels that the next window along it
+    needs; along the axes before it, those of a window; along the axes after it, all of them.
+    """
+
+    def __init__(self, axes: Sequence[_Axis], weight: Tensor, dtype: torch.dtype) -> None:
+        self.axes, self.weight, self.dtype = axes, weight, dtype
+        self.kept: list[Tensor] = []
+        self.room = weight.new_empty(0)  # for the sums of one window
+
+    def add(self, place: Sequence[int], answer: Tensor) -> Block:
+        """Add the answer ``(K, *window)`` of the window at a place, and return the block that it finishes."""
+        axes = list(zip(self.axes, place, strict=True))
+        first = [axis.first(i) for axis, i in axes]
+        own = [axis.starts[i] for axis, i in axes]
+        self._make_room(len(answer) + 1)
+        size = [s - f + axis.edge for s, f, (axis, _) in zip(own, first, axes, strict=True)]
+        sums = self.room[: (len(answer) + 1) * prod(size)].view(-1, *size).zero_()
+        self._recall(sums, place, first)
+        inner = sums[(slice(None), *(slice(s - f, None) for s, f in zip(own, first, strict=True)))]
+        inner[:-1] += answer.float().mul_(self.weight)  # nobody else has it
+        inner[-1] += self.weight
+        self._keep(sums, place, first)
+        stops = [axis.stops[i] - f for (axis, i), f in zip(axes, first, strict=True)]
+        done = sums[(slice(None), *map(slice, stops))]
+        return Block(tuple(first), tuple(own), done[:-1] / done[-1:])
+
+    def _make_room(self, channels: int) -> None:
+        if not len(self.room):
+            self.room = self.weight.new_empty(channels * prod(axis.edge + axis.halo for axis in self.axes))
+        for a in range(len(self.kept), len(self.axes)):
+            before = [axis.edge + axis.halo for axis in self.axes[:a]]
+            size = [channels, *before, self.axes[a].kept, *(axis.size for axis in self.axes[a + 1 :])]
+            self.kept.append(torch.empty(size, device=self.weight.device, dtype=self.dtype))
+
+    def _recall(self, sums: Tensor, place: Sequence[int], first: Sequence[int]) -> None:
+        """Put what was kept where it belongs; what was kept for a later axis is newer."""
+        for a, (axis, kept) in enumerate(zip(self.axes, self.kept, strict=True)):
+            if place[a]:
+                count = axis.starts[place[a] - 1] + axis.edge - first[a]
+                size = sums.shape[1:]
+                after = [slice(f, f + n) for f, n in zip(first[a + 1 :], size[a + 1 :], strict=True)]
+                sums.narrow(a + 1, 0, count).copy_(kept[(slice(None), *map(slice, size[:a]), slice(count), *after)])
+
+    def _keep(self, sums: Tensor, place: Sequence[int], first: Sequence[int]) -> None:
+        for a, (axis, kept) in enumerate(zip(self.axes, self.kept, strict=True)):
+            if place[a] + 1 < len(axis.starts):
+                begin = axis.stops[place[a]] - axis.halo - first[a]
+                found = sums.narrow(a + 1, begin, sums.shape[a + 1] - begin)
+                rest = [(other.starts[i], other.stops[i]) for other, i in zip(self.axes, place, strict=True)][a + 1 :]
+                for b, (start, stop) in enumerate(rest, a + 1):
+                    found = found.narrow(b + 1, start - first[b], stop - start)
+                after = [slice(start, stop) for start, stop in rest]
+                kept[(slice(None), *map(slice, found.shape[1 : a + 2]), *after)] = found.to(self.dtype)

@@ -1,0 +1,165 @@
+"""What a segmenter answers on whole volumes, from windows to label maps in the grid of a file."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lit_continual.data.batch import Batch
+from lit_continual.runs.schedule import ScheduledModule
+from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.inference import Inference
+from lit_continual.segmentation.masks import Masks, packed, unpacked
+from lit_continual.segmentation.network_input import named_failure, require_channels
+from lit_continual.segmentation.shared_head import SharedHead
+from lit_continual.segmentation.source_grid import Piece, axes_to_source, to_source_grid
+
+
+class WholeVolumes(ScheduledModule):
+    """Base of a segmenter: its answers on whole volumes.
+
+    Label maps and masks are made block by block, as windows are finished, so that the logits of all heads are never
+    there at once. Whole logits, in the grid of the file, are what ``predict_step`` returns and what :meth:`labels` and
+    :meth:`processed` take; :meth:`needs_whole` says when evaluation and prediction make them too.
+    """
+
+    body: Any
+    spatial_dims: int
+    heads: GrowingHeads | SharedHead
+    post: Any
+    inference: Inference
+    to_source_grid: Callable[..., Tensor] = staticmethod(to_source_grid)
+
+    @property
+    def head_channels(self) -> list[list[int]]:
+        """Output channels of each softmax: its background, then its classes."""
+        return self.heads.channels
+
+    @property
+    def classes(self) -> list[str]:
+        """All class names, in the order in which they were learnt."""
+        return [name for head in self.heads.classes for name in head]
+
+    def _window(self, image: Tensor) -> Sequence[int]:
+        window: Sequence[int] = self.hparams["roi_size"] or image.shape[2 : 2 + self.spatial_dims]
+        return window
+
+    def _infer(self, batch: Batch) -> Tensor:
+        with self._network_on(batch):
+            logits = self.infer(batch["image"])
+        return self.inference.resampled(logits, self.head_channels, self.to_source_grid, batch)
+
+    @contextlib.contextmanager
+    def _network_on(self, batch: Batch) -> Iterator[None]:
+        """Refuse an image of other channels, and name the one that the network fails on."""
+        images, paths = batch["image"], batch.get("path", ["an image"])
+        require_channels(self.body, images[0], paths[0])
+        with named_failure(images, paths):
+            yield
+
+    def infer(self, image: Tensor) -> Tensor:
+        """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""
+        return self.inference.slide(self, image, self._window(image)).float()  # of bf16, voxels and heads would tie
+
+    def masks(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)``, voxel by voxel, to a boolean mask of each class, ``(B, K, *spatial)``."""
+        return self.heads.masks(logits)
+
+    def winners(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)``, voxel by voxel, to label maps ``(B, *spatial)``: 0, or a class from 1."""
+        return self.heads.labels(logits)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)``, voxel by voxel, to the probability of each class in its head."""
+        return self.heads.probabilities(logits)
+
+    def labels(self, logits: Tensor) -> Tensor:
+        """Map logits ``(B, C, *spatial)`` of volumes to label maps ``(B, *spatial)`` after post-processing."""
+        return self._postprocessed(self.winners(logits))
+
+    def processed(self, logits: Tensor) -> Tensor:
+        """Map logits of volumes to the masks of :meth:`masks` after post-processing, where there is any."""
+        values = torch.arange(1, len(self.classes) + 1, device=logits.device).view(-1, *[1] * (logits.ndim - 2))
+        return self.labels(logits)[:, None] == values if self.post.transforms else self.masks(logits)
+
+    def _postprocessed(self, maps: Tensor) -> Tensor:
+        if not self.post.transforms:
+            return maps
+        return torch.cat([self.post(one[None].long()).as_subclass(Tensor) for one in maps])
+
+    @override
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._infer(batch)
+
+    def predicted(self, batch: Batch, probabilities: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Segment one volume.
+
+        Args:
+            batch: A batch of one volume.
+            probabilities: Whether to return these too.
+
+        Returns:
+            The label map ``(1, *spatial)`` in the grid of the file, after post-processing, and the probability of each
+            class, ``(1, K, *spatial)``.
+        """
+        if self.needs_whole(batch):
+            logits = self.predict_step(batch, 0).float()
+            return self.labels(logits), self.probabilities(logits) if probabilities else None
+        makers = {"labels": self._small_winners, **({"probabilities": self.probabilities} if probabilities else {})}
+        found = self._over_blocks(batch, makers)
+        return self._postprocessed(found["labels"][:, 0]), found.get("probabilities")
+
+    def predicted_masks(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The mask ``(1, *spatial)`` of each class in one volume, in the grid of its file, after post-processing."""
+        device = batch["label"].device
+        if self.needs_whole(batch):
+            whole = self.processed(self._infer(batch)).to(device).unbind(1)
+            return dict(zip(self.classes, whole, strict=True))
+        if self.post.transforms:
+            maps = self.predicted(batch)[0].to(device)
+            return Masks(self.classes, lambda name: maps == self.classes.index(name) + 1)
+        bits = self._over_blocks(batch, {"bits": lambda logits: packed(self.masks(logits))})["bits"].to(device)
+        return Masks(self.classes, lambda name: unpacked(bits, self.classes.index(name)))
+
+    def needs_whole(self, batch: Batch) -> bool:
+        """Whether the logits of a batch are to be there as a whole, and not block by block.
+
+        So it is where a class has its own way through a volume, to the grid of the file or from whole logits to labels,
+        as models of nnU-Net have; where the axes of the file are not parallel to those of the network's grid, which
+        only a resampled image with a sheared affine has; and of several volumes, or 2D images, in a batch.
+        """
+        own = ("infer", "_infer", "predict_step", "labels", "processed", "to_source_grid")
+        other = any(getattr(type(self), name) is not getattr(WholeVolumes, name) for name in own)
+        other |= bool({"infer", "to_source_grid"} & vars(self).keys())
+        image = batch["image"]
+        return other or image.ndim != 5 or len(image) != 1 or axes_to_source(batch, image.shape[2:]) is None
+
+    def _small_winners(self, logits: Tensor) -> Tensor:
+        return self.winners(logits)[:, None].to(torch.uint8 if len(self.classes) < 2**8 else torch.int16)
+
+    @torch.no_grad()
+    def _over_blocks(self, batch: Batch, makers: Mapping[str, Callable[[Tensor], Tensor]]) -> dict[str, Tensor]:
+        """Map one volume to what each maker, voxel by voxel, makes of its logits in the grid of the file."""
+        image, found = batch["image"], dict[str, Tensor]()
+        axes = axes_to_source(batch, image.shape[2:]) or []
+        nearest = self.inference.resample == "labels" or all(bool((a.places == a.places.round()).all()) for a in axes)
+
+        def ask(windows: Tensor) -> Tensor:
+            with self._network_on(batch):
+                answer: Tensor = self(windows)
+            return answer
+
+        for block in self.inference.blocks(ask, image[0], self._window(image), halo=int(not nearest)):
+            piece = Piece(block, axes, nearest)
+            if piece.empty:
+                continue
+            logits = self.inference.resampled(block.values[None], self.head_channels, piece.resampled, batch)
+            for name, make in makers.items():
+                made = make(logits)
+                if name not in found:
+                    found[name] = made.new_empty(*made.shape[:2], *map(int, batch["source_shape"][0]))
+                piece.put(made, found[name])
+        return found

@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import torch
+
+from lit_continual.data import Case, collate, stitching
+from lit_continual.data.preprocessing import Preprocessing
+from lit_continual.data.volumes import load_case
+from lit_continual.modules import HydraNet, RegionSegmenter, Segmenter
+from lit_continual.segmentation.inference import Inference
+from tests.data.test_volumes import save
+from tests.largest_tensor import largest_tensor
+
+NETWORK = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "kernel_size": 3, "padding": 1}
+FLAT = {**NETWORK, "_target_": "torch.nn.Conv2d"}
+HEADS = [["a"], ["b", "c"], ["d"]]
+STRAIGHT = np.diag([-0.8, -0.8, 2.5, 1.0])
+SWAPPED = np.array([[0, 0, 1.2, 5], [0.9, 0, 0, -3], [0, -1.7, 0, 2], [0, 0, 0, 1]])
+TIE = 1e-4  # logits that are nearer to each other are decided by rounding
+
+
+@pytest.fixture
+def volume(tmp_path):
+    def load(shape=(14, 11, 9), affine=STRAIGHT, **preprocessing):
+        image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        save(tmp_path / "image.nii.gz", image, affine)
+        case = Case((tmp_path / "image.nii.gz",), None, "p")
+        batch = collate([load_case(case, Preprocessing(**preprocessing))])
+        return {**batch, "label": torch.zeros(1, 1, *shape)}
+
+    return load
+
+
+def segmenter(network=NETWORK, window=(6, 6, 6), heads=HEADS, seed=0, **options):
+    torch.manual_seed(seed)
+    shared = {"heads": "shared", "classes": heads} if options.pop("shared", False) else {"heads": heads}
+    return Segmenter(network, 4, roi_size=list(window), **shared, **options).eval()
+
+
+def undecided(module, logits):
+    """Voxels where two channels, or two log-odds of classes, are so near that rounding decides."""
+    odds = [logits[:, c[1:]] - logits[:, c[:1]] for c in module.head_channels]
+    best = torch.cat([torch.zeros_like(odds[0][:, :1]), *odds], 1).sort(1).values
+    return (best[:, 1:] - best[:, :-1]).amin(1) < TIE
+
+
+@torch.no_grad()
+def assert_as_whole(module, batch):
+    assert not module.needs_whole(batch)
+    logits = module.predict_step(batch, 0)
+    tied = undecided(module, logits)
+    assert tied.float().mean() < 0.02
+    found, chances = module.predicted(batch, probabilities=True)
+    expected = module.labels(logits)
+    assert len(expected.unique()) > 1
+    assert torch.equal(found[~tied].long(), expected[~tied])
+    torch.testing.assert_close(chances, module.probabilities(logits), atol=1e-5, rtol=1e-4)
+    masks, whole = module.predicted_masks(batch), module.processed(logits)
+    assert list(masks) == module.classes
+    for k, name in enumerate(module.classes):
+        assert torch.equal(masks[name][~tied], whole[:, k][~tied])
+    return found, expected
+
+
+GRIDS = {
+    "as stored": {"orientation": None},
+    "turned": {"orientation": "RAS"},
+    "swapped": {"affine": SWAPPED, "orientation": "LPS"},
+    "resampled": {"spacing": (1.0, 0.7, 2.0)},
+    "coarser": {"spacing": (2.0, 1.7, 4.0), "affine": SWAPPED},
+    "in plane": {"spacing": (1.0, 1.0, -1.0)},
+    "small": {"shape": (5, 4, 3)},
+    "small and resampled": {"shape": (5, 4, 3), "spacing": (1.1,)},
+    "a slice": {"shape": (13, 12, 1), "spacing": (1.0, 1.0, -1.0)},
+}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)], ids=str)
+@pytest.mark.parametrize("flat", [False, True], ids=["3D", "slice by slice"])
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_label_maps_and_masks_are_those_of_whole_logits(volume, grid, flat, order, monkeypatch):
+    monkeypatch.setattr(stitching, "_order", lambda axes: order)
+    module = segmenter(FLAT, (6, 5)) if flat else segmenter()
+    found, expected = assert_as_whole(module, volume(**grid))
+    if "spacing" not in grid and order == (0, 1, 2):
+        assert torch.equal(found.long(), expected)  # to the last bit of a logit
+
+
+@pytest.mark.parametrize("resample", ["logits", "probabilities", "labels"])
+@pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
+def test_whatever_is_resampled_and_however_heads_relate(volume, resample, shared):
+    module = segmenter(shared=shared, inference=Inference(resample=resample, overlap=0.5, sw_batch_size=3))
+    assert_as_whole(module, volume(spacing=(1.0, 0.7, 2.0)))
+
+
+def test_post_processing_sees_the_whole_map(volume):
+    step = {"_target_": "KeepLargestConnectedComponent", "applied_labels": [1, 2, 3, 4]}
+    plain, post = segmenter(), segmenter(post=[step])
+    batch = volume()
+    found, _ = assert_as_whole(post, batch)
+    assert not torch.equal(found.long(), plain.predicted(batch)[0].long())
+
+
+def test_of_regions_the_innermost_is_shown(volume):
+    torch.manual_seed(1)
+    module = RegionSegmenter(NETWORK, 4, {"whole": ["a", "b"], "core": ["b"]}, roi_size=[6, 6, 6]).eval()
+    batch = volume()
+    with torch.no_grad():
+        logits = module.predict_step(batch, 0)
+    assert torch.equal(module.predicted(batch)[0].long(), module.labels(logits))
+    masks = module.predicted_masks(batch)
+    assert all(torch.equal(masks[name], module.masks(logits)[:, k]) for k, name in enumerate(module.classes))
+    assert (masks["core"] & masks["whole"]).any()
+
+
+def test_a_class_with_its_own_way_gets_whole_logits(volume):
+    class Louder(Segmenter):
+        def infer(self, image):
+            return super().infer(image) * 2
+
+    class Otherwise(Segmenter):
+        def labels(self, logits):
+            return torch.full_like(super().labels(logits), 7)
+
+    batch = volume()
+    for kind in (Louder, Otherwise):
+        module = kind(NETWORK, 4, HEADS, roi_size=[6, 6, 6]).eval()
+        assert module.needs_whole(batch)
+        assert torch.equal(module.predicted(batch)[0], module.labels(module.predict_step(batch, 0)))
+    assert (module.predicted(batch)[0] == 7).all()
+    narrow = {"class_path": "DenseNet121UNet", "init_args": {"decoder_channels": [8] * 5}}
+    assert not HydraNet(narrow, 4, HEADS, roi_size=[32, 32]).needs_whole(batch)
+
+
+def test_a_sheared_file_that_was_resampled_gets_whole_logits(volume):
+    sheared = STRAIGHT + np.array([[0, 0.2, 0, 0]] + [[0] * 4] * 3)
+    assert not segmenter().needs_whole(volume(affine=sheared))
+    batch = volume(affine=sheared, spacing=(1.0,))
+    module = segmenter()
+    assert module.needs_whole(batch)
+    assert torch.equal(module.predicted(batch)[0], module.labels(module.predict_step(batch, 0)))
+
+
+def test_the_largest_tensor_does_not_grow_with_the_heads(monkeypatch):
+    monkeypatch.setattr(stitching, "SMALL", 0)
+    shape, affine = (24, 24, 120), torch.eye(4).tolist()
+    batch = {"image": torch.rand(1, 1, *shape), "affine": [affine], "source_affine": [affine], "source_shape": [shape]}
+    batch["label"] = torch.zeros(1, 1, *shape)
+    module = segmenter(window=(8, 8, 8), heads=[[f"c{k}"] for k in range(20)], inference=Inference(sw_batch_size=2))
+    image = batch["image"].nbytes
+    assert largest_tensor(lambda: module.predicted(batch)) < 2 * image
+    assert largest_tensor(lambda: module.predicted_masks(batch)) < 2 * image
+    assert largest_tensor(lambda: module.predict_step(batch, 0)) >= 40 * image
+
+
+def test_sums_in_half_precision_change_few_voxels(volume):
+    batch, module = volume((20, 18, 16)), segmenter()
+    whole = module.predicted(batch)[0]
+    module.inference = Inference(stitch_dtype="float16", stitch_device="cpu")
+    assert (module.predicted(batch)[0] != whole).float().mean() < 0.005
