@@ -76,6 +76,8 @@ class Reader:
     def text(self, block):
         """Only shown."""
 
+    bibtex = text
+
     def bash(self, block):
         if "wandb" in sys.modules:  # a command of its own would be a process of its own
             sys.modules["wandb"].finish()
