@@ -79,7 +79,8 @@ class DocstringExtension(Extension):
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Read pages and docstrings with the extension, and put methods and reference into the navigation."""
     config.markdown_extensions.append(DocstringExtension())  # type: ignore[arg-type]
-    methods = sorted((PACKAGE.parent / "docs" / "methods").glob("*.md"))
+    pages = (PACKAGE.parent / "docs" / "methods").glob("*.md")
+    methods = sorted(pages, key=lambda path: (path.stem != "choosing", path.stem))
     config.nav = [
         *(config.nav or []),
         {"Methods": [f"methods/{path.name}" for path in methods]},
