@@ -10,15 +10,34 @@ from latex2mathml.converter import convert
 from markdown import Extension, Markdown
 from markdown.preprocessors import Preprocessor
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 PACKAGE = Path(__file__).parents[1] / "lit_continual"
-REFERENCE_PAGES = ["callbacks", "functional", "modules", "data", "metrics", "networks"]  # `data` has all that is left
+FACES = ["callbacks", "functional", "modules", "data", "metrics", "networks"]
+#: What of a class is for those who call it or derive from it; other members are shown of none.
+MEMBERS = {
+    "BundleDataModule": ["follow"],
+    "Candidates": ["contains", "images", "volume", "sample"],
+    "Denoiser": ["forward", "infer"],
+    "ExemplarMemory": ["load", "add", "forget"],
+    "ExemplarMemoryDataModule": ["remember"],
+    "HydraNet": ["export_encoder"],
+    "LossTerm": ["compute", "share_of_loss"],
+    "MetaStrategy": ["adapt", "task_gradient"],
+    "NNUNetDataModule": ["follow"],
+    "PartialTraining": ["choose_masks"],
+    "PerCaseScore": ["case_score", "update", "compute"],
+    "PetScanner": ["expected", "counts", "reconstruct"],
+    "Segmenter": ["forward", "grow", "infer", "masks", "labels", "probabilities"],
+    "SharedHead": ["grow"],
+    "VGG16Features": ["activations"],
+}
 
-BLOCK = re.compile(r"^(?:\.\. math::[ ]*(.+(?:\n[ ]*\S.*)*)|\$\$\s*([^$]+?)\s*\$\$)$", re.MULTILINE)
+BLOCK = re.compile(r"^(?:\.\. math::[ ]*\n?(.+(?:\n[ ]*\S.*)*)|\$\$\s*([^$]+?)\s*\$\$)$", re.MULTILINE)
 INLINE = re.compile(r":math:`([^`]+)`|(?<![\w\\`$])\$([^$`\n]+)\$(?!\w)")
 DOCTEST = re.compile(r"(?:\A|(?<=\n\n))>>> .*(?:\n.*\S.*)*")
-REFERENCE = re.compile(r":(?:class|func|meth|attr|mod):`~?(lit_continual[\w.]*?)([\w]+)`")
+REFERENCE = re.compile(r":(?:class|func|meth|attr|mod):`~?\.?(lit_continual\.)?([\w.]*?)(\w+)`")
 
 
 class Doctests(Preprocessor):
@@ -40,11 +59,11 @@ class Formulas(Preprocessor):
 
     def _math(self, match: re.Match[str], display: str) -> str:
         formula = convert(match[1] or match[2], display=display)
-        return self.md.htmlStash.store(f"<p>{formula}</p>" if display == "block" else formula)
+        return self.md.htmlStash.store(f'<div class="formula">{formula}</div>' if display == "block" else formula)
 
     def _reference(self, match: re.Match[str]) -> str:
-        # Optional: what is not public has no place to lead to.
-        link = f'<autoref identifier="{match[1]}{match[2]}" optional><code>{match[2]}</code></autoref>'
+        # Optional: what is not public has no place to lead to. A bare name is a public one of the package.
+        link = f'<autoref identifier="lit_continual.{match[2]}{match[3]}" optional><code>{match[3]}</code></autoref>'
         return self.md.htmlStash.store(link)
 
 
@@ -60,27 +79,37 @@ class DocstringExtension(Extension):
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Read pages and docstrings with the extension, and put methods and reference into the navigation."""
     config.markdown_extensions.append(DocstringExtension())  # type: ignore[arg-type]
-    methods = sorted((PACKAGE.parent / "docs" / "methods").glob("*.md"))
+    pages = (PACKAGE.parent / "docs" / "methods").glob("*.md")
+    methods = sorted(pages, key=lambda path: (path.stem != "choosing", path.stem))
     config.nav = [
         *(config.nav or []),
         {"Methods": [f"methods/{path.name}" for path in methods]},
-        {"Reference": [f"reference/{name}.md" for name in REFERENCE_PAGES]},
+        {"Reference": [f"reference/{name}.md" for name in [*FACES, *_others()]]},
     ]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
-    """Add the page ``reference/x.md`` for every public module ``x``."""
-    shown = {name: _exported(_source(name)) for name in REFERENCE_PAGES}
-    known = {name for names in shown.values() for name in names}
-    others = {name: module for name, module in _exported(PACKAGE / "__init__.pyi").items() if name not in known}
-    for page, names in shown.items():
-        parts = [f"# {page}", _docstring(PACKAGE / f"{page}.py"), *_entries(page, names, 2)]
-        for room in sorted({_room(module) for module in others.values()} if page == "data" else ()):
-            of_room = {name: module for name, module in others.items() if _room(module) == room}
-            parts += [f"## {room}", _docstring(PACKAGE / room / "__init__.py"), *_entries(page, of_room, 3)]
+    """Add a page for every face, and one for every room with public names that no face but the package itself has."""
+    for face in FACES:
+        parts = [f"# {face}", _docstring(PACKAGE / f"{face}.py"), *_entries(face, _exported(_source(face)))]
+        files.append(File.generated(config, f"reference/{face}.md", content="\n\n".join(parts) + "\n"))
+    for page, names in _others().items():
+        room = _room(next(iter(names.values())))
+        here = "Configs name these by their bare names; in Python they are imported from `lit_continual`."
+        parts = [f"# {page}", _docstring(PACKAGE / room / "__init__.py"), here, *_entries("data", names)]
         files.append(File.generated(config, f"reference/{page}.md", content="\n\n".join(parts) + "\n"))
     return files
+
+
+def _others() -> dict[str, dict[str, str]]:
+    """Return page -> public names, each with its module, that stand in no other face than the package."""
+    known = {name for face in FACES for name in _exported(_source(face))}
+    found: dict[str, dict[str, str]] = {}
+    for name, module in _exported(PACKAGE / "__init__.pyi").items():
+        if name not in known:
+            found.setdefault(_room(module).split("/")[-1], {})[name] = module
+    return dict(sorted(found.items()))
 
 
 def _source(name: str) -> Path:
@@ -109,8 +138,12 @@ def _room(module: str) -> str:
     return "/".join(parts[1:3] if parts[1] == "methods" else parts[1:2])
 
 
-def _entries(page: str, names: Mapping[str, str], level: int) -> Iterator[str]:
+def _entries(face: str, names: Mapping[str, str]) -> Iterator[str]:
     """Write what mkdocstrings needs, behind the anchors of the public names, by which docstrings refer."""
     for name, module in sorted(names.items()):
-        yield f"[](){{#lit_continual.{page}.{name}}} [](){{#lit_continual.{name}}}"
-        yield f"::: {module}.{name}\n    options: {{ heading_level: {level} }}"
+        members = MEMBERS.get(name, [])
+        source = _source(module.removeprefix("lit_continual.").replace(".", "/")).read_text(encoding="utf-8")
+        if missing := [member for member in members if f"def {member}(" not in source]:
+            raise PluginError(f"{name} has no {', '.join(missing)}, which docs/hooks.py shows of it.")
+        yield f"[](){{#lit_continual.{face}.{name}}} [](){{#lit_continual.{name}}}"
+        yield f"::: {module}.{name}\n    options: {{ members: {members or 'false'} }}"

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from lit_continual.cli import main
@@ -75,6 +75,8 @@ class Reader:
 
     def text(self, block):
         """Only shown."""
+
+    bibtex = text
 
     def bash(self, block):
         if "wandb" in sys.modules:  # a command of its own would be a process of its own
@@ -239,18 +241,62 @@ def test_what_is_shown_on_the_phantom(page, folder, capsys):
     Reader(small, my_trained_module=Organs(), new_data=data).follow(page)
 
 
-class Organs(LightningModule):
-    """Somebody's module, of which the README shows the name only."""
+METHODS = sorted((ROOT / "docs" / "methods").glob("*.md"))
+WITH_PYTHON = [page for page in METHODS if "```python" in page.read_text(encoding="utf-8")]
 
-    def __init__(self):
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
+def test_python_on_a_page_of_a_method(page, folder, monkeypatch):
+    def trainer(**options):
+        quick = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_model_summary": False}
+        return Trainer(**{**options, **quick, "enable_checkpointing": False, "enable_progress_bar": False})
+
+    monkeypatch.setattr("lightning.pytorch.Trainer", trainer)
+    samples = [(torch.randn(1, 8, 8), torch.randint(0, 3, (8, 8))) for _ in range(20)]
+    known = {name: Organs() for name in ("module", "my_trained_module", "my_pretrained_module", "my_old_module")}
+    known |= dict.fromkeys(["old_data", "new_data", "first_task", "second_task"], DataLoader(samples[:2], batch_size=2))
+    known |= {"my_module": Organs(4), "old_training_set": samples, "MyData": Slices, "trainer": trainer()}
+    for block in blocks(page):
+        if block.language == "python":
+            exec(compile(block.code, f"<{page.name}>", "exec"), known)
+
+
+SECTIONS = ["Use", "Options", "When it works, and when not", "What is logged", "Settings of the paper"]
+
+
+@pytest.mark.parametrize("page", METHODS, ids=lambda page: page.stem)
+def test_pages_of_methods_have_one_order(page):
+    found = re.findall(r"^## (.*?)(?: and refused)?$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name in found if name in SECTIONS] == [name for name in SECTIONS if name in found]
+
+
+class Slices(LightningDataModule):
+    """Somebody's data module, of which a page shows the name only."""
+
+    def train_dataloader(self):
+        return DataLoader([{"image": torch.randn(1, 8, 8), "label": torch.zeros(8, 8).long()} for _ in range(4)])
+
+
+class Organs(LightningModule):
+    """Somebody's module, of which README and pages show the name only."""
+
+    def __init__(self, channels=3):
         super().__init__()
-        self.network = torch.nn.Conv2d(1, 3, 1)
+        self.encoder = torch.nn.Conv2d(1, 4, 3, padding=1)
+        self.decoder = torch.nn.Conv2d(4, 4, 3, padding=1)
+        self.head = torch.nn.Conv2d(4, channels, 1)
 
     def forward(self, image):
-        return self.network(image)
+        return self.head(self.decoder(self.encoder(image).relu()).relu())
+
+    def add_decoder(self):
+        self.added = torch.nn.Conv2d(4, 4, 3)
 
     def training_step(self, batch, batch_idx):
-        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+        image, label = batch.values() if isinstance(batch, dict) else batch
+        logits = self(image)
+        return {"loss": torch.nn.functional.cross_entropy(logits, label), "logits": logits}
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)

@@ -32,8 +32,8 @@ class Herding:
 def herding(features: Tensor, k: int, candidates: Sequence[int] | Tensor | None = None) -> list[int]:
     r"""Pick ``k`` samples one by one so that the mean of those picked comes nearest to the mean of all candidates.
 
-    .. math:: p_k = \arg\min_x \Bigl\lVert \mu - \frac{1}{k} \Bigl(\varphi(x) + \sum_{j<k} \varphi(p_j)\Bigr)
-        \Bigr\rVert
+    .. math:: p_k = \argmin_x \left\lVert \mu - \frac{1}{k} \left(\varphi(x) + \sum_{j<k} \varphi(p_j)\right)
+        \right\rVert
 
     with features :math:`\varphi` of unit length and their mean :math:`\mu`, not normalised again. In float64; ties go
     to the lowest index, no sample is picked twice, and the order is prefix-stable.
