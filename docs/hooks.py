@@ -109,6 +109,8 @@ def _others() -> dict[str, dict[str, str]]:
     for name, module in _exported(PACKAGE / "__init__.pyi").items():
         if name not in known:
             found.setdefault(_room(module).split("/")[-1], {})[name] = module
+    if unnamed := set(found) & set(FACES):  # it would be a second page of that name
+        raise PluginError(f"A face does not name what lit_continual/__init__.pyi has of its room: {unnamed}.")
     return dict(sorted(found.items()))
 
 
