@@ -92,7 +92,7 @@ def places_along(source: Tensor, shape: Sequence[int], target: Tensor, size: Seq
         size: Its voxels.
 
     Returns:
-        A place in ``[0, n - 1]`` for each voxel along each axis, float64: where it lies between two voxels it does so as
+        A place in ``[0, n - 1]`` for each voxel along each axis, float64; what lies between two voxels does so as
         for ``grid_sample``.
     """
     theta = to_norm_affine(_across(source, target)[None], shape, size, align_corners=False)[0]
