@@ -173,7 +173,7 @@ BREAKS = [
     *room(
         "segmentation/masks.py",
         "tests/segmentation/test_whole_volumes.py",
-        ("<< (k % BITS)", "<< (k // BITS)"),
+        ("masks[:, k].to(torch.uint8) << (k % BITS)", "masks[:, k].to(torch.uint8) << (k // BITS)"),
     ),
     *room(
         "segmentation/source_grid.py",

@@ -70,7 +70,7 @@ def _resampled(volume: Tensor, across: Tensor, size: Sequence[int], mode: str, p
     found = torch.empty(len(volume), *size, device=volume.device)
     lines = [_centres(n).to(volume.device) for n in size]
     rows = max(1, AT_ONCE // (size[1] * size[2]))
-    for channel, out in zip(volume, found, strict=True):
+    for k, channel in enumerate(volume):
         whole = channel.double()[None, None]
         for begin in range(0, size[0], rows):
             part = [lines[0][begin : begin + rows], *lines[1:]]
@@ -78,8 +78,26 @@ def _resampled(volume: Tensor, across: Tensor, size: Sequence[int], mode: str, p
             base = torch.stack([*mesh[::-1], torch.ones_like(mesh[0])], -1)
             grid = torch.bmm(base.view(1, -1, 4), theta[None]).view(1, *base.shape[:3], 3)
             taken = F.grid_sample(whole, grid, mode=mode, padding_mode=padding_mode, align_corners=False)
-            out[begin : begin + rows] = taken[0, 0]
+            found[k, begin : begin + rows] = taken[0, 0]
     return found
+
+
+def places_along(source: Tensor, shape: Sequence[int], target: Tensor, size: Sequence[int]) -> list[Tensor]:
+    """Find where the voxels of a grid lie along each axis of another, parallel one, as resampling rounds it.
+
+    Args:
+        source: Affine of the grid that has the values.
+        shape: Its voxels.
+        target: Affine of the other one, whose axes are in the same order and direction.
+        size: Its voxels.
+
+    Returns:
+        A place in ``[0, n - 1]`` for each voxel along each axis, float64; what lies between two voxels does so as
+        for ``grid_sample``.
+    """
+    theta = to_norm_affine(_across(source, target)[None], shape, size, align_corners=False)[0]
+    lines = [_centres(n) * theta[a, a] + theta[a, 3] for a, n in enumerate(size)]
+    return [(((x + 1) * n - 1) / 2).clamp(0, n - 1) for x, n in zip(lines, shape, strict=True)]
 
 
 def _centres(count: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_continual.data.batch import Batch
 from lit_continual.data.preprocessing import AXES
-from lit_continual.data.resampling import SlabResample, same_grid
+from lit_continual.data.resampling import SlabResample, places_along, same_grid
 from lit_continual.data.stitching import Block
 
 SHEAR = 1e-3  # voxels over a whole volume, below which axes are parallel
@@ -83,12 +83,9 @@ def axes_to_source(batch: Batch, shape: Sequence[int]) -> list[Axis] | None:
     one = same_grid(affine, shape, turned.affine, turned.shape[1:])
     if not one and float(reach.sum(1).max()) > SHEAR:
         return None
-    found = []
-    for row, b, count in zip(across, along, shape, strict=True):
-        voxels = torch.arange(size[b], dtype=torch.float64)
-        places = (voxels if row[b] > 0 else voxels.flip(0)) if one else row[b] * voxels + row[3]
-        found.append(Axis(b, places.clamp(0, count - 1)))
-    return found
+    voxels = [torch.arange(n, dtype=torch.float64) for n in turned.shape[1:]]
+    places = voxels if one else places_along(affine, shape, turned.affine, turned.shape[1:])
+    return [Axis(b, p if row[b] > 0 else p.flip(0)) for row, b, p in zip(across, along, places, strict=True)]
 
 
 class Piece:

@@ -45,7 +45,8 @@ class VolumeScores:
         """Score masks ``(1, *spatial)`` of a class in one volume, with its voxel size in mm, and return its values."""
         metrics = self.metrics[name].values()
         far = any(isinstance(metric, SurfaceDistance) for metric in metrics)
-        distances = surface_distances(prediction, truth, spacing) if far else None
+        mm = torch.as_tensor(spacing, dtype=torch.float64)
+        distances = surface_distances(prediction, truth, mm) if far else None
         for metric in metrics:
             known = [distances] if isinstance(metric, SurfaceDistance) else []
             metric.update(prediction, truth, spacing, *known)

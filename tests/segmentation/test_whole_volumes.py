@@ -32,7 +32,8 @@ def volume(tmp_path):
 
 def segmenter(network=NETWORK, window=(6, 6, 6), heads=HEADS, seed=0, **options):
     torch.manual_seed(seed)
-    shared = {"heads": "shared", "classes": heads} if options.pop("shared", False) else {"heads": heads}
+    one = [[name for head in heads for name in head]]  # later groups would begin as the background
+    shared = {"heads": "shared", "classes": one} if options.pop("shared", False) else {"heads": heads}
     return Segmenter(network, 4, roi_size=list(window), **shared, **options).eval()
 
 
