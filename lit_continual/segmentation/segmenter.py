@@ -35,10 +35,12 @@ class Segmenter(ScheduledModule):
 
     A batch is a :class:`~lit_continual.data.Batch`: ``image`` ``(B, C, *spatial)``, ``label`` ``(B, 1, *spatial)`` of
     integers, and ``classes``, for each sample the names that its label values 1, 2, … stand for, also joined by commas;
-    without names it is not trained on, and where a batch has none, they are the data module's. When a fit starts, the
-    classes of the data module that are not known yet are added together. Of *separate* heads each has a background of
-    its own and is trained on the samples that reveal its classes. A *shared* head is one softmax, trained on labels as
-    they are: in a class increment its background holds the old classes too, which ``MiB`` and ``PLOP`` are for.
+    without names it is not trained on, and where a batch has none, they are the data module's. With ``annotated``,
+    ``(B, 1, *spatial)``, the loss is that of the voxels where it is true, and a volume is scored on the others. When a
+    fit starts, the classes of the data module that are not known yet are added together. Of *separate* heads each has a
+    background of its own and is trained on the samples that reveal its classes. A *shared* head is one softmax, trained
+    on labels as they are: in a class increment its background holds the old classes too, which ``MiB`` and ``PLOP`` are
+    for.
 
     Batch normalisation takes its statistics from the samples of one process, and ``norm: INSTANCE`` from each sample.
 
@@ -139,7 +141,7 @@ class Segmenter(ScheduledModule):
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         logits = self(batch["image"])
-        loss = self._loss(logits, batch)
+        loss = self.batch_loss(logits, batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         return {"loss": loss, "logits": logits}
 
@@ -147,8 +149,10 @@ class Segmenter(ScheduledModule):
         """What the label values 1, 2, … of each sample stand for; also of batches that others make."""
         return names_of_samples(batch, self._of_data or self.classes)
 
-    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return loss_of_heads(self.loss, self.heads.terms, logits, batch["label"], self.names(batch))
+    def batch_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Loss that a batch is trained on, of its logits ``(B, C, *spatial)``."""
+        annotated = batch.get("annotated")
+        return loss_of_heads(self.loss, self.heads.terms, logits, batch["label"], self.names(batch), annotated)
 
     def _infer(self, batch: Batch) -> Tensor:
         require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
@@ -210,7 +214,12 @@ class Segmenter(ScheduledModule):
         if "padding" in batch:
             return None
         predictions = dict(zip(self.classes, self.processed(self._infer(batch)).unbind(1), strict=True))
-        return self.scores.compare(predictions, self.truths(batch), batch["spacing"])
+        truths = self.truths(batch)
+        if (shown := batch.get("annotated")) is not None:  # of which the network has seen the truth
+            predictions, truths = (
+                {name: mask & ~shown[:, 0].bool() for name, mask in masks.items()} for masks in (predictions, truths)
+            )
+        return self.scores.compare(predictions, truths, batch["spacing"])
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -72,7 +72,7 @@ def predict(
     with _readable(images) as (readable, series):
         cases = read_cases(readable).cases
         _check_names(cases)
-        folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
+        folder, labels = Path(output), json.dumps({"background": 0, **label_values(module)}, indent=1) + "\n"
         with explained("The prediction cannot run"):
             trainer = Trainer(
                 accelerator=accelerator,
@@ -106,7 +106,7 @@ def _readable(images: str) -> Iterator[tuple[str, dict[str, DicomSeries]]]:
             raise ValueError(str(error).replace(folder, images)) from error
 
 
-def _name(image: str | Path, patient: str) -> str:
+def prediction_name(image: str | Path, patient: str) -> str:
     """Name of a prediction: that of the first image, without the number of its channel where the case has none."""
     name = stem(image)
     return patient if name == f"{patient}_0000" else name
@@ -121,7 +121,7 @@ def _mirror(module: Segmenter) -> None:
 def _check_names(cases: Sequence[Case]) -> None:
     found: dict[str, Case] = {}
     for case in cases:
-        if (other := found.setdefault(_name(case.images[0], case.patient), case)) is not case:
+        if (other := found.setdefault(prediction_name(case.images[0], case.patient), case)) is not case:
             raise ValueError(
                 f"The predictions of {other.images[0]} and {case.images[0]} would have one name. Rename one,"
                 " or predict them into two folders."
@@ -137,7 +137,7 @@ def _make_room(
     series: Mapping[str, DicomSeries],
 ) -> None:
     """Check that predictions fall on nothing, and take away what would be left of another network among them."""
-    names = [_name(case.images[0], case.patient) for case in cases]
+    names = [prediction_name(case.images[0], case.patient) for case in cases]
     maps = [folder / f"{name}.nii.gz" for name in names]
     chances = [folder / f"{name}_probabilities.nii.gz" for name in names]
     maps += [folder / f"{name}.dcm" for name in series]
@@ -152,7 +152,8 @@ def _make_room(
         path.unlink(missing_ok=True)
 
 
-def _values(module: Segmenter) -> dict[str, int]:
+def label_values(module: Segmenter) -> dict[str, int]:
+    """Value of each class in a label map that is predicted."""
     return {name: k for k, name in enumerate(module.classes, start=1)}
 
 
@@ -200,10 +201,10 @@ class SegmentationWriter(BasePredictionWriter):
         assert isinstance(pl_module, Segmenter)
         kind = np.uint8 if len(pl_module.classes) <= np.iinfo(np.uint8).max else np.uint16
         labels = pl_module.labels(prediction.float())[0].cpu().numpy().astype(kind)
-        name = _name(batch["path"][0], batch["patient"][0])
+        name = prediction_name(batch["path"][0], batch["patient"][0])
         self._write(name, labels, batch)
         if (series := self.series.get(name)) is not None:
-            write_segmentation(self.folder / f"{series.name}.dcm", labels, series, list(_values(pl_module)))
+            write_segmentation(self.folder / f"{series.name}.dcm", labels, series, list(label_values(pl_module)))
         if self.probabilities:
             chances = pl_module.probabilities(prediction.float())[0]
             moved = chances.movedim(0, -1).float().cpu().numpy()

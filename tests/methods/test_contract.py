@@ -31,6 +31,7 @@ from lit_continual.callbacks import (
     MetaTune,
     MiB,
     PartialTraining,
+    PatientTuning,
     Pretrained,
     RWalk,
     TargetedGradientDescent,
@@ -119,6 +120,7 @@ ENTRIES = {
     "PLOP": lambda folder: PLOP(),
     "PLOP start": lambda folder: PLOP(layers=["encoder.2", "encoder"], teacher="start"),
     "PartialTraining": lambda folder: NoBias(),
+    "PatientTuning": lambda folder: PatientTuning(),
     "Pretrained": of_a_file,
     "RWalk": lambda folder: RWalk(0.5, every=3),
     "SI": lambda folder: SI(5.0),
@@ -148,6 +150,7 @@ NEUTRAL = {
     "MetaTune": lambda folder: MetaTune(MAML(), after=1),
     "MiB without a teacher": lambda folder: MiB(),
     "PLOP without a teacher": lambda folder: PLOP(),
+    "PatientTuning": lambda folder: PatientTuning(),
     "Pretrained": of_a_file,  # which has the weights that the module begins with
     "RWalk": lambda folder: RWalk(),
     "SI": lambda folder: SI(),
