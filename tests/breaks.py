@@ -68,7 +68,7 @@ BREAKS = [
         ("self.factor * self.strength", "self.strength"),
     ),
     *room(
-        "methods/measured_importance.py",
+        "methods/sample_mean.py",
         "tests/methods/ewc/test_callback.py",
         ("with isolate_rng(), torch", "with torch"),
         ("copied = silent_copy(pl_module, trainer)", "copied = silent_copy(pl_module, trainer).train()"),

@@ -128,6 +128,10 @@ ENTRIES = {
     "TargetedGradientDescent activation": lambda folder: TargetedGradientDescent(
         share=0.5, gradient="activation", hold_statistics=True
     ),
+    "TargetedGradientDescent fisher": lambda folder: TargetedGradientDescent(share=0.3, score="fisher", after=1),
+    "TargetedGradientDescent random": lambda folder: TargetedGradientDescent(
+        share=0.3, score="random", hold_statistics=True
+    ),
     "TrainOnly": lambda folder: TrainOnly(["head"], hold_statistics=True),
     "TrainOnly new": lambda folder: TrainOnly(after=1, hold_statistics=True),
     "WeightFusion": lambda folder: WeightFusion(0.3),

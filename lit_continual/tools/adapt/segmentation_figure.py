@@ -38,7 +38,7 @@ def write_adaptation(
         classes: What the label values stand for.
     """
     label, annotated = annotation.label[0].numpy(), annotation.annotated[0].numpy()
-    known = [bool(any_there) for any_there in annotated.any((0, 1))]
+    known = [bool(annotated[..., z].any()) for z in range(annotated.shape[-1])]
     rows = _slices(label, known, before, after)
     figure = Figure(figsize=(6.4, 0.5 + 3.2 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 2, squeeze=False)

@@ -1,5 +1,4 @@
 import copy
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -95,8 +94,8 @@ def test_nothing_is_left_where_it_fails(module, data):
     assert "test_step" not in vars(module)
 
 
-def test_a_volume_without_a_class_is_scored_as_it_is(module, data):
-    for path in Path(data.hparams["dataset"]).glob("labelsTr/*"):
+def test_a_volume_without_a_class_is_scored_as_it_is(module, data, tmp_path):
+    for path in (tmp_path / "set/labelsTr").iterdir():
         label = nib.load(path)
         nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), path)
     plain, _ = evaluated(module, data)
