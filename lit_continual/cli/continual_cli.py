@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -131,11 +132,14 @@ class ContinualCLI(LightningCLI):
         data = [self._data(experience, start) for experience in self.stream.experiences]
         models = [self._model(experience) for experience in self.stream.experiences]
         check_stream(self.stream, data)
-        if isinstance(self.model, Segmenter) and type(self.model).__module__.startswith(f"{lit_continual.__name__}."):
-            self.stream.require_logged(SCORES, type(self.model).__name__)
-        begun = {id(model): _restored(model, start) for model in models}  # often one for all
         self.loggers = []
-        rehearse(self.stream, [begun[id(model)] for model in models], data, self._trainer([]))
+        trainer = self._trainer([])
+        if isinstance(self.model, Segmenter) and type(self.model).__module__.startswith(f"{lit_continual.__name__}."):
+            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+            added = [c.added_scores(SCORES) for c in callbacks if hasattr(c, "added_scores")]
+            self.stream.require_logged([*SCORES, *chain(*added)], type(self.model).__name__)
+        begun = {id(model): _restored(model, start) for model in models}  # often one for all
+        rehearse(self.stream, [begun[id(model)] for model in models], data, trainer)
         folder = RunFolder(Path(config.trainer.default_root_dir or Path("runs") / (self.stream.name or "stream")))
         self._require_apart(folder)
         with folder.lock() as left:

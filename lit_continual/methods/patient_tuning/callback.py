@@ -1,6 +1,6 @@
 """Patient tuning in evaluation: what a few annotated slices of each patient would gain."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,10 @@ class PatientTuning(Callback):
         self.slices, self.lr, self.optimizer, self.batch_size, self.seed = slices, lr, optimizer, batch_size, seed
         self._scores: dict[int, VolumeScores] = {}  # by the number of steps
         self._replaced: list[ReplacedMethod] = []
+
+    def added_scores(self, scores: Iterable[str]) -> list[str]:
+        """What is logged beside the module's own scores."""
+        return [f"{score}_after_{steps}" for score in scores for steps in self.steps]
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
