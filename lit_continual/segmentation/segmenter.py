@@ -151,8 +151,8 @@ class Segmenter(ScheduledModule):
 
     def batch_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Loss that a batch is trained on, of its logits ``(B, C, *spatial)``."""
-        annotated = batch.get("annotated")
-        return loss_of_heads(self.loss, self.heads.terms, logits, batch["label"], self.names(batch), annotated)
+        given = (batch["label"], self.names(batch), batch.get("annotated"))
+        return loss_of_heads(self.loss, self.heads.terms, logits, *given)
 
     def _infer(self, batch: Batch) -> Tensor:
         require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
@@ -214,12 +214,7 @@ class Segmenter(ScheduledModule):
         if "padding" in batch:
             return None
         predictions = dict(zip(self.classes, self.processed(self._infer(batch)).unbind(1), strict=True))
-        truths = self.truths(batch)
-        if (shown := batch.get("annotated")) is not None:  # of which the network has seen the truth
-            predictions, truths = (
-                {name: mask & ~shown[:, 0].bool() for name, mask in masks.items()} for masks in (predictions, truths)
-            )
-        return self.scores.compare(predictions, truths, batch["spacing"])
+        return self.scores.compare(predictions, self.truths(batch), batch["spacing"], batch.get("annotated"))
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -46,13 +46,23 @@ class VolumeScores:
         return {score: float(metric.cases[-1]) for score, metric in self.metrics[name].items()}
 
     def compare(
-        self, predictions: Mapping[str, Tensor], truths: Mapping[str, Tensor], spacing: Sequence[Sequence[float]]
+        self,
+        predictions: Mapping[str, Tensor],
+        truths: Mapping[str, Tensor],
+        spacing: Sequence[Sequence[float]],
+        annotated: Tensor | None = None,
     ) -> dict[str, Any]:
-        """Score the masks ``(1, *spatial)`` of those classes that both have, and return masks and scores by class."""
+        """Score the masks ``(1, *spatial)`` of those classes that both have, and return masks and scores by class.
+
+        Voxels ``(1, 1, *spatial)`` that were ``annotated`` for the network are taken out of both.
+        """
         shown: dict[str, Any] = {"prediction": {}, "truth": {}, "scores": {}}
         for name in (name for name in truths if name in self.metrics):
-            shown["prediction"][name], shown["truth"][name] = predictions[name][0], truths[name][0]
-            shown["scores"][name] = self.update(name, predictions[name], truths[name], spacing)
+            masks = predictions[name], truths[name]
+            if annotated is not None:
+                masks = masks[0] & ~annotated[:, 0].bool(), masks[1] & ~annotated[:, 0].bool()
+            shown["prediction"][name], shown["truth"][name] = masks[0][0], masks[1][0]
+            shown["scores"][name] = self.update(name, *masks, spacing)
         return shown
 
     def compute(self, score: str) -> dict[str, Tensor]:
