@@ -325,6 +325,19 @@ BREAKS = [
         ("score < self.phi for", "score > self.phi for"),
     ),
     *room(
+        "methods/tgd/channel_importance.py",
+        "tests/methods/tgd/test_scores.py",
+        ("gradient.square().sum(others)", "gradient.abs().sum(others)"),
+        ("(weight * gradient).sum(others).abs()", "(weight * gradient).abs().sum(others)"),
+        ("(0 if transposed else 1)", "1"),
+    ),
+    *room(
+        "methods/patient_tuning/callback.py",
+        "tests/methods/patient_tuning/test_callback.py",
+        ("            module.load_state_dict(before)\n", "            pass\n"),
+        ("annotated[..., shown] = True", "annotated[..., shown] = False"),
+    ),
+    *room(
         "methods/names.py",
         "tests/methods/train_only/test_callback.py",
         ('f"{name}.".startswith(f"{part}.")', "name.startswith(part)"),
