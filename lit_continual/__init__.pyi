@@ -61,6 +61,7 @@ from .methods.meta.strategies import Naive as Naive
 from .methods.meta.strategies import Reptile as Reptile
 from .methods.mib.callback import MiB as MiB
 from .methods.partial_training import PartialTraining as PartialTraining
+from .methods.patient_tuning.callback import PatientTuning as PatientTuning
 from .methods.plop.callback import PLOP as PLOP
 from .methods.pretrained.callback import Pretrained as Pretrained
 from .methods.rehearsal.budget import Budget as Budget

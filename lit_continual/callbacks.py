@@ -13,6 +13,7 @@ from lit_continual.methods.mas.callback import MAS
 from lit_continual.methods.meta.callback import MetaTune
 from lit_continual.methods.mib.callback import MiB
 from lit_continual.methods.partial_training import PartialTraining
+from lit_continual.methods.patient_tuning.callback import PatientTuning
 from lit_continual.methods.plop.callback import PLOP
 from lit_continual.methods.pretrained.callback import Pretrained
 from lit_continual.methods.rwalk.callback import RWalk
@@ -35,6 +36,7 @@ __all__ = [
     "MetaTune",
     "MiB",
     "PartialTraining",
+    "PatientTuning",
     "Pretrained",
     "RWalk",
     "TargetedGradientDescent",

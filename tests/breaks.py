@@ -68,7 +68,7 @@ BREAKS = [
         ("self.factor * self.strength", "self.strength"),
     ),
     *room(
-        "methods/measured_importance.py",
+        "methods/sample_mean.py",
         "tests/methods/ewc/test_callback.py",
         ("with isolate_rng(), torch", "with torch"),
         ("copied = silent_copy(pl_module, trainer)", "copied = silent_copy(pl_module, trainer).train()"),
@@ -341,6 +341,19 @@ BREAKS = [
         "methods/tgd/callback.py",
         "tests/methods/tgd/test_callback.py",
         ("score < self.phi for", "score > self.phi for"),
+    ),
+    *room(
+        "methods/tgd/channel_importance.py",
+        "tests/methods/tgd/test_scores.py",
+        ("gradient.square().sum(others)", "gradient.abs().sum(others)"),
+        ("(weight * gradient).sum(others).abs()", "(weight * gradient).abs().sum(others)"),
+        ("(0 if transposed else 1)", "1"),
+    ),
+    *room(
+        "methods/patient_tuning/callback.py",
+        "tests/methods/patient_tuning/test_callback.py",
+        ("            module.load_state_dict(before)\n", "            pass\n"),
+        ("annotated[..., shown] = True", "annotated[..., shown] = False"),
     ),
     *room(
         "methods/names.py",

@@ -35,13 +35,15 @@ def _lightning(command: str, arguments: Sequence[str]) -> Any:
 
 
 def adapt(arguments: Sequence[str]) -> None:
-    """Retrain a denoiser on the study that it is to denoise."""
-    from lit_continual.tools.adapt import adapt as run
+    """Adapt a checkpoint to one study: a segmenter by a few annotated slices, a denoiser by its noise."""
+    from lit_continual.tools.adapt.adapt import adapt as run
 
     parser = _parser(adapt)
-    parser.add_argument("checkpoint", type=str, help="Checkpoint of a Denoiser, which is left as it is.")
-    parser.add_argument("study", type=str, help="Noise realisations of one study, or an acquisition to split.")
-    parser.add_function_arguments(run, skip={"checkpoint", "study", "overwrite"})
+    parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter or Denoiser, which is left as it is.")
+    parser.add_argument("study", type=str, help="An image to segment; or noise realisations of one, or an acquisition.")
+    parser.add_argument("--slices", type=int, nargs="+", help="Slices that are annotated, counted from 0.")
+    parser.add_argument("--classes", type=str, nargs="+", help="Classes that are annotated; by default all.")
+    parser.add_function_arguments(run, skip={"checkpoint", "study", "slices", "classes", "overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there already.")
     show(f"Adapted: {run(**parser.parsed(arguments))}")
 

@@ -26,7 +26,7 @@ from lit_continual.runs.run_folder import RunFolder
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.segmentation.volume_scores import SCORES
 from lit_continual.stream.evaluation import evaluate
-from lit_continual.stream.rehearsal import explained, rehearse, rehearse_ordinary
+from lit_continual.stream.rehearsal import explained, rehearse, rehearse_ordinary, with_added
 from lit_continual.stream.section import instantiate
 from lit_continual.stream.stream import Stream, check_stream
 from lit_continual.stream.stream_loop import StreamLoop
@@ -131,11 +131,12 @@ class ContinualCLI(LightningCLI):
         data = [self._data(experience, start) for experience in self.stream.experiences]
         models = [self._model(experience) for experience in self.stream.experiences]
         check_stream(self.stream, data)
-        if isinstance(self.model, Segmenter) and type(self.model).__module__.startswith(f"{lit_continual.__name__}."):
-            self.stream.require_logged(SCORES, type(self.model).__name__)
-        begun = {id(model): _restored(model, start) for model in models}  # often one for all
         self.loggers = []
-        rehearse(self.stream, [begun[id(model)] for model in models], data, self._trainer([]))
+        trainer = self._trainer([])
+        if isinstance(self.model, Segmenter) and type(self.model).__module__.startswith(f"{lit_continual.__name__}."):
+            self.stream.require_logged(with_added(SCORES, trainer), type(self.model).__name__)
+        begun = {id(model): _restored(model, start) for model in models}  # often one for all
+        rehearse(self.stream, [begun[id(model)] for model in models], data, trainer)
         folder = RunFolder(Path(config.trainer.default_root_dir or Path("runs") / (self.stream.name or "stream")))
         self._require_apart(folder)
         with folder.lock() as left:

@@ -19,6 +19,9 @@ class Sample(TypedDict, total=False):
         label: ``(1, *spatial)`` uint8 with 1, 2, … for ``classes`` and 0 elsewhere; of a volume to evaluate on, in the
             grid of its file.
         classes: The names of the label values 1, 2, …; none for a sample whose label is not to be trained on.
+        annotated: ``(1, *spatial)``, where the label is known, of a volume that is annotated in part. To train on, the
+            loss is that of these voxels; of a volume to evaluate on, they were shown to the network, and the others
+            are scored.
         patient: Whose it is.
         origin: ``"new"`` or ``"exemplar"``, as soon as there are exemplars.
         path: File of the image, or of its first channel. This and what follows is of whole volumes.
@@ -33,6 +36,7 @@ class Sample(TypedDict, total=False):
     image: Tensor
     label: Tensor
     classes: tuple[str, ...]
+    annotated: Tensor
     patient: str
     origin: str
     path: str
@@ -49,6 +53,7 @@ class Batch(TypedDict, total=False):
     image: Tensor
     label: Tensor
     classes: list[tuple[str, ...]]
+    annotated: Tensor
     patient: list[str]
     origin: list[str]
     path: list[str]

@@ -1,27 +1,21 @@
 """Base class of the penalties whose importances are measured on samples when a fit ends."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from tqdm.auto import tqdm
 from typing_extensions import override
 
 from lit_continual.methods.anchor import select_parameters
 from lit_continual.methods.forward_calls import ForwardCalls
-from lit_continual.methods.frozen_copy import silent_copy
 from lit_continual.methods.importance_penalty import ImportancePenalty
 from lit_continual.methods.logits import LOGITS, Place, named_logits
-from lit_continual.methods.precision import wide
-from lit_continual.methods.single_samples import first_sample, loads_singly, single_samples
+from lit_continual.methods.sample_mean import SampleMean
 from lit_continual.methods.training_step import ask_step
-from lit_continual.runs.files import in_one_line
 
 
 class MeasuredImportance(ImportancePenalty):
@@ -56,10 +50,9 @@ class MeasuredImportance(ImportancePenalty):
         name: str,
     ) -> None:
         super().__init__(strength, decay, parameters, name)
-        if samples is not None and samples < 1:
-            raise ValueError(f"`samples` must be positive, or None for all training samples, got {samples}.")
         self.samples, self.logits = samples, logits
-        self._tried = False
+        self.who = type(self).__name__
+        self._mean = SampleMean(self, samples)
 
     @abstractmethod
     def measure(
@@ -74,6 +67,8 @@ class MeasuredImportance(ImportancePenalty):
             generator: What random numbers are drawn from; seeded with the number of the sample.
         """
 
+    #: What a user can do where a sample cannot be measured.
+    remedy = LOGITS
     #: Whether ``training_step`` is asked even where ``logits`` are given.
     asks_step = False
     #: Whether the fits have one penalty each.
@@ -82,68 +77,30 @@ class MeasuredImportance(ImportancePenalty):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        self._tried = False
+        self._mean.begin()
         if not pl_module.automatic_optimization and (self.asks_step or self.logits is None):
             raise MisconfigurationException(
                 f"`{type(self).__name__}` asks `training_step`, which under manual optimization steps its optimizers."
                 " Give `logits=`, a function of a module and a batch, with a setting that asks for logits."
             )
 
+    def measured_parameters(self, pl_module: LightningModule) -> list[str]:
+        """The names of the parameters that are held and trained."""
+        return [n for n, p in select_parameters(pl_module, self.patterns).items() if p.requires_grad]
+
+    def blank(self, name: str, parameter: Tensor) -> Tensor:
+        """An importance of 0 for each entry of a parameter."""
+        return torch.zeros_like(parameter)
+
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        sample = None if self._tried else first_sample(trainer, batch, self.samples)
-        if sample is not None:
-            self._tried = True
-            # What a loader draws one by one need not be what can be taken out of a batch, such as one graph of several.
-            self._try(trainer, pl_module, [sample, batch] if loads_singly(trainer.train_dataloader) else [sample])
-
-    def _try(self, trainer: Trainer, pl_module: LightningModule, samples: list[Any]) -> None:
-        try:
-            self._sum(trainer, pl_module, [(0, samples[0])])
-        except (MisconfigurationException, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # of somebody's module, which may raise anything
-            if samples[1:]:
-                return self._try(trainer, pl_module, samples[1:])
-            raise MisconfigurationException(
-                f"`{type(self).__name__}` could not measure a sample by a copy of {type(pl_module).__name__} in"
-                f" evaluation mode ({type(error).__name__}: {in_one_line(error)}). {LOGITS}"
-            ) from error
+        self._mean.try_first(trainer, pl_module, batch)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.train_dataloader is None:  # a fit of no steps
-            return
-        samples = single_samples(trainer, self.samples)
-        hidden = None if trainer.is_global_zero else True
-        shown = tqdm(samples, desc=f"Importances of {self.name}", leave=False, disable=hidden)
-        sums, counts = self._sum(trainer, pl_module, shown)
-        *found, counts = (trainer.strategy.reduce(value, reduce_op="sum") for value in (*sums.values(), counts))
-        used, lost = counts.tolist()
-        if lost:
-            rank_zero_warn(f"`{type(self).__name__}` leaves out {lost:.0f} samples whose gradient is not finite.")
-        if used:
-            means = {name: value / used for name, value in zip(sums, found, strict=True)}
+        means = self._mean.of_fit(trainer, pl_module, f"Importances of {self.name}")
+        if means:
             self.consolidate(pl_module, means, self.separate)
-
-    def _sum(
-        self, trainer: Trainer, pl_module: LightningModule, samples: Iterable[tuple[int, Any]]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Sum the importances by samples; return the sums, and how many samples were used and how many not finite."""
-        with isolate_rng(), torch.enable_grad(), torch.autocast(pl_module.device.type, enabled=False):
-            copied = silent_copy(pl_module, trainer)
-            trained = [n for n, p in select_parameters(pl_module, self.patterns).items() if p.requires_grad]
-            parameters = {name: copied.get_parameter(name).requires_grad_() for name in trained}
-            sums = {name: torch.zeros_like(p, dtype=wide(p)) for name, p in parameters.items()}
-            counts, generator = [0, 0], torch.Generator(pl_module.device)
-            for number, sample in samples if parameters else ():
-                found = self.measure(copied, sample, parameters, generator.manual_seed(number))
-                if found is not None:
-                    finite = bool(torch.stack(torch._foreach_norm(list(found.values()))).isfinite().all())
-                    counts[not finite] += 1
-                    if finite:
-                        torch._foreach_add_(list(sums.values()), [found[name].to(sums[name]) for name in sums])
-        return sums, torch.tensor(counts, dtype=torch.float32, device=pl_module.device)
 
 
 def ask_logits(module: LightningModule, batch: Any, logits: Callable[..., Tensor] | None) -> Tensor:

@@ -101,7 +101,7 @@ class RegionSegmenter(Segmenter):
         return label_map(folded_logits(logits, self.head_channels), list(self.regions.values()))
 
     @override
-    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+    def batch_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         samples = [
             self.truths({"label": label[None], "classes": [names]})
             for label, names in zip(batch["label"], self.names(batch), strict=True)
@@ -110,7 +110,8 @@ class RegionSegmenter(Segmenter):
         for region in self.regions:
             label = torch.stack([truths.get(region, batch["label"][i] * 0) for i, truths in enumerate(samples)])
             revealed: list[tuple[str, ...]] = [(region,) if region in truths else () for truths in samples]
-            total = total + super()._loss(logits, {"label": label.long(), "classes": revealed})
+            mine: Batch = {**batch, "label": label.long(), "classes": revealed}
+            total = total + super().batch_loss(logits, mine)
         return total
 
     @override

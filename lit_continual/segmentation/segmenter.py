@@ -37,10 +37,12 @@ class Segmenter(WholeVolumes):
 
     A batch is a :class:`~lit_continual.data.Batch`: ``image`` ``(B, C, *spatial)``, ``label`` ``(B, 1, *spatial)`` of
     integers, and ``classes``, for each sample the names that its label values 1, 2, … stand for, also joined by commas;
-    without names it is not trained on, and where a batch has none, they are the data module's. When a fit starts, the
-    classes of the data module that are not known yet are added together. Of *separate* heads each has a background of
-    its own and is trained on the samples that reveal its classes. A *shared* head is one softmax, trained on labels as
-    they are: in a class increment its background holds the old classes too, which ``MiB`` and ``PLOP`` are for.
+    without names it is not trained on, and where a batch has none, they are the data module's. With ``annotated``,
+    ``(B, 1, *spatial)``, the loss is that of the voxels where it is true, and a volume is scored on the others. When a
+    fit starts, the classes of the data module that are not known yet are added together. Of *separate* heads each has a
+    background of its own and is trained on the samples that reveal its classes. A *shared* head is one softmax, trained
+    on labels as they are: in a class increment its background holds the old classes too, which ``MiB`` and ``PLOP`` are
+    for.
 
     Batch normalisation takes its statistics from the samples of one process, and ``norm: INSTANCE`` from each sample.
 
@@ -134,14 +136,16 @@ class Segmenter(WholeVolumes):
     def _answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The logits of a training batch, and their loss."""
         logits = self(batch["image"])
-        return logits, self._loss(logits, batch)
+        return logits, self.batch_loss(logits, batch)
 
     def names(self, batch: Batch) -> list[tuple[str, ...]]:
         """What the label values 1, 2, … of each sample stand for; also of batches that others make."""
         return names_of_samples(batch, self._of_data or self.classes)
 
-    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return loss_of_heads(self.loss, self.heads.terms, logits, batch["label"], self.names(batch))
+    def batch_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Loss that a batch is trained on, of its logits ``(B, C, *spatial)``."""
+        given = (batch["label"], self.names(batch), batch.get("annotated"))
+        return loss_of_heads(self.loss, self.heads.terms, logits, *given)
 
     @override
     def on_validation_epoch_start(self) -> None:
@@ -175,7 +179,8 @@ class Segmenter(WholeVolumes):
         """Score one volume in its source grid; return its masks and scores by class, or nothing of another rank's."""
         if "padding" in batch:
             return None
-        return self.scores.compare(self.predicted_masks(batch), self.truths(batch), batch["spacing"])
+        given = (self.truths(batch), batch["spacing"], batch.get("annotated"))
+        return self.scores.compare(self.predicted_masks(batch), *given)
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -1,4 +1,4 @@
-"""From the grid that a network saw to the grid of a file."""
+"""Between the grid that a network sees and the grid of a file."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -41,6 +41,30 @@ def to_source_grid(volume: Tensor, batch: Batch, mode: str = "bilinear") -> Tens
     found.applied_operations = turned.applied_operations
     back: Tensor = turn.inverse(found).as_tensor()
     return back[None].to(volume.device)
+
+
+def from_source_grid(volume: Tensor, batch: Batch, mode: str = "nearest") -> Tensor:
+    """Resample a volume, label map or mask, from the grid of its file to that of the image that a network sees.
+
+    What lies outside of the file is 0.
+
+    Args:
+        volume: ``(1, C, *source_shape)``.
+        batch: Holds the ``image`` ``(1, C, H, W, D)``, its ``affine`` and the ``source_affine``.
+        mode: ``"nearest"`` or ``"bilinear"``.
+
+    Returns:
+        ``(1, C, H, W, D)``; where both grids are one, ``volume`` itself.
+    """
+    affine, source = (torch.as_tensor(batch[key][0], dtype=torch.float64) for key in ("affine", "source_affine"))
+    shape = tuple(batch["image"].shape[2:])
+    if tuple(volume.shape[2:]) == shape and torch.equal(affine, source):
+        return volume
+    turn = Orientation(axcodes="".join(nib.aff2axcodes(affine.numpy())), labels=AXES)
+    turned = turn(MetaTensor(volume[0].float().cpu(), affine=source))
+    resample = SpatialResample(mode=mode, padding_mode="zeros")
+    found: Tensor = resample(turned, dst_affine=affine, spatial_size=shape).as_tensor()
+    return found[None].to(volume.device)
 
 
 def _grids(batch: Batch) -> tuple[Tensor, Tensor, tuple[int, ...]]:

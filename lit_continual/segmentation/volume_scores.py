@@ -53,14 +53,26 @@ class VolumeScores:
         return {score: float(metric.cases[-1]) for score, metric in self.metrics[name].items()}
 
     def compare(
-        self, predictions: Mapping[str, Tensor], truths: Mapping[str, Tensor], spacing: Sequence[Sequence[float]]
+        self,
+        predictions: Mapping[str, Tensor],
+        truths: Mapping[str, Tensor],
+        spacing: Sequence[Sequence[float]],
+        annotated: Tensor | None = None,
     ) -> dict[str, Any]:
-        """Score the masks ``(1, *spatial)`` of those classes that both have, and return masks and scores by class."""
+        """Score the masks ``(1, *spatial)`` of those classes that both have, and return masks and scores by class.
+
+        Voxels ``(1, 1, *spatial)`` that were ``annotated`` for the network are taken out of both.
+        """
         names = [name for name in truths if name in self.metrics]
+
+        def scored(mask: Tensor) -> Tensor:
+            return mask if annotated is None else mask & ~annotated[:, 0].to(mask.device, torch.bool)
+
+        found, true = (Masks(names, lambda name, m=masks: scored(m[name])) for masks in (predictions, truths))
         return {
-            "prediction": Masks(names, lambda name: predictions[name][0]),
-            "truth": Masks(names, lambda name: truths[name][0]),
-            "scores": {name: self.update(name, predictions[name], truths[name], spacing) for name in names},
+            "prediction": Masks(names, lambda name: found[name][0]),
+            "truth": Masks(names, lambda name: true[name][0]),
+            "scores": {name: self.update(name, found[name], true[name], spacing) for name in names},
         }
 
     def compute(self, score: str) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What can be known of a stream before its folder is made and anything is trained."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,13 @@ def _length(trainer: Trainer) -> int | None:
 
 def _callbacks(trainer: Trainer) -> list[Any]:
     return trainer.callbacks  # type: ignore[attr-defined,no-any-return]
+
+
+def with_added(scores: Iterable[str], trainer: Trainer) -> list[str]:
+    """The scores that a module logs, and those that callbacks log beside them, by their ``added_scores``."""
+    known = list(scores)
+    callbacks = [callback for callback in _callbacks(trainer) if hasattr(callback, "added_scores")]
+    return [*known, *(name for callback in callbacks for name in callback.added_scores(known))]
 
 
 def rehearse_ordinary(command: str, trainer: Trainer, module: LightningModule, data: Any, path: Any) -> None:

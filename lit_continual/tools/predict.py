@@ -8,15 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
-from torch import Tensor
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from lit_continual.data import Case, Sample, collate, read_cases
-from lit_continual.data.cases import stem
 from lit_continual.data.dicom import DicomSeries, holds_dicom, read_series
 from lit_continual.data.nifti import write_nifti
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
@@ -26,8 +22,14 @@ from lit_continual.runs.outputs import require_apart, require_folder, require_ne
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.stream.rehearsal import explained
 from lit_continual.stream.tracking import announce
-from lit_continual.tools.dicom_segmentation import write_segmentation
 from lit_continual.tools.loader import loader_of
+from lit_continual.tools.segmentation_writer import (
+    Predictor,
+    SegmentationWriter,
+    label_values,
+    name_of,
+    prediction_name,
+)
 from lit_continual.tools.unfinished import Unfinished, made_of
 
 
@@ -93,9 +95,9 @@ def predict(
         _check_names(cases)
         if listed.source.name == "dataset.json":
             announce(f"{len(cases)} images that {listed.source} lists; for others, give the folder that they are in")
-        folder, labels = Path(output), json.dumps({"background": 0, **_values(module)}, indent=1) + "\n"
+        folder, labels = Path(output), json.dumps({"background": 0, **label_values(module)}, indent=1) + "\n"
         known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror, **asked)
-        record = Unfinished(folder, known, *_inputs_and_outputs(folder, cases, series, probabilities), _name_of)
+        record = Unfinished(folder, known, *_inputs_and_outputs(folder, cases, series, probabilities), name_of)
         done = set() if overwrite else record.done
         with explained("The prediction cannot run"):
             trainer = Trainer(
@@ -109,10 +111,10 @@ def predict(
         files = [file for one in series.values() for file in one.files]
         _make_room(folder, labels, cases, [checkpoint, *files, images], overwrite, series, record)
         write_text(folder / "labels.json", labels)
-        left = [case for case in cases if _name(case.images[0], case.patient) not in done]
+        left = [case for case in cases if prediction_name(case.images[0], case.patient) not in done]
         loader: DataLoader[Any] = DataLoader(_Images(left, load), batch_size=1, collate_fn=collate)
         if left:
-            trainer.predict(_Predictor(module, probabilities), loader, return_predictions=False)
+            trainer.predict(Predictor(module, probabilities), loader, return_predictions=False)
         record.end(trainer.global_rank)
     return folder
 
@@ -133,16 +135,6 @@ def _readable(images: str) -> Iterator[tuple[str, dict[str, DicomSeries]]]:
             raise ValueError(str(error).replace(folder, images)) from error
 
 
-def _name(image: str | Path, patient: str) -> str:
-    """Name of a prediction: that of the first image, without the number of its channel where the case has none."""
-    name = stem(image)
-    return patient if name == f"{patient}_0000" else name
-
-
-def _name_of(batch: Any) -> str:
-    return _name(batch["path"][0], batch["patient"][0])
-
-
 def _mirror(module: Segmenter) -> None:
     if not isinstance(module, NNUNetSegmenter):
         raise ValueError(f"--mirror is for models of nnU-Net, and this is a {type(module).__name__}. Leave it out.")
@@ -161,7 +153,7 @@ def _set_inference(module: Segmenter, asked: Mapping[str, Any]) -> None:
 def _check_names(cases: Sequence[Case]) -> None:
     found: dict[str, Case] = {}
     for case in cases:
-        if (other := found.setdefault(_name(case.images[0], case.patient), case)) is not case:
+        if (other := found.setdefault(prediction_name(case.images[0], case.patient), case)) is not case:
             raise ValueError(
                 f"The predictions of {other.images[0]} and {case.images[0]} would have one name. Rename one,"
                 " or predict them into two folders."
@@ -178,7 +170,7 @@ def _make_room(
     record: Unfinished,
 ) -> None:
     """Check that predictions fall on nothing, and take away what would be left of another network among them."""
-    names = [_name(case.images[0], case.patient) for case in cases]
+    names = [prediction_name(case.images[0], case.patient) for case in cases]
     maps = [folder / f"{name}.nii.gz" for name in names]
     chances = [folder / f"{name}_probabilities.nii.gz" for name in names]
     maps += [folder / f"{name}.dcm" for name in series]
@@ -204,15 +196,11 @@ def _inputs_and_outputs(
     """The files that each prediction is made of, and those that are made, by its name."""
     inputs, outputs = {}, {}
     for case in cases:
-        name = _name(case.images[0], case.patient)
+        name = prediction_name(case.images[0], case.patient)
         inputs[name] = list(series[name].files) if name in series else list(case.images)
         ends = [".nii.gz", *([".dcm"] if name in series else []), *(["_probabilities.nii.gz"] if probabilities else [])]
         outputs[name] = [folder / f"{name}{end}" for end in ends]
     return inputs, outputs
-
-
-def _values(module: Segmenter) -> dict[str, int]:
-    return {name: k for k, name in enumerate(module.classes, start=1)}
 
 
 class _Images(Dataset[Sample]):
@@ -225,60 +213,3 @@ class _Images(Dataset[Sample]):
     @override
     def __getitem__(self, index: int) -> Sample:
         return self.load(self.cases[index])
-
-
-class _Predictor(LightningModule):
-    """Makes label maps, block by block, in place of the logits that a segmenter returns."""
-
-    def __init__(self, segmenter: Segmenter, probabilities: bool) -> None:
-        super().__init__()
-        self.segmenter, self.probabilities = segmenter, probabilities
-
-    @override
-    def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor | None]:
-        found = self.segmenter.predicted(batch, self.probabilities)
-        del batch["image"]  # or the trainer holds it while the next one is loaded
-        return found
-
-
-class SegmentationWriter(BasePredictionWriter):
-    """Write each prediction when it is made.
-
-    Where several heads claim a voxel, it goes to the class with the largest log-odds against the background of its own
-    head; of regions that lie in one another, to the innermost.
-
-    Args:
-        folder: Where files go.
-        series: The DICOM series of some images, by name, which get a segmentation as DICOM too.
-    """
-
-    def __init__(self, folder: Path, series: Mapping[str, DicomSeries] | None = None) -> None:
-        super().__init__("batch")
-        self.folder, self.series = folder, series or {}
-
-    @override
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        assert isinstance(pl_module, _Predictor)
-        found, chances = prediction
-        values = _values(pl_module.segmenter)
-        kind = np.uint8 if len(values) <= np.iinfo(np.uint8).max else np.uint16
-        labels = found[0].cpu().numpy().astype(kind, copy=False)
-        name = _name_of(batch)
-        self._write(name, labels, batch)
-        if (series := self.series.get(name)) is not None:
-            write_segmentation(self.folder / f"{series.name}.dcm", labels, series, list(values))
-        if chances is not None:
-            self._write(f"{name}_probabilities", chances[0].movedim(0, -1).float().cpu().numpy(), batch)
-
-    def _write(self, name: str, array: np.ndarray[Any, Any], batch: Any) -> None:
-        affine = np.array(batch["source_affine"][0])
-        write_nifti(self.folder / f"{name}.nii.gz", array, affine)

@@ -54,7 +54,7 @@ class Pairs(Callback):
 
     def step(self):
         self.optimizer.zero_grad()
-        self.module._loss(self.module(self.batch["image"]), self.batch).backward()
+        self.module.batch_loss(self.module(self.batch["image"]), self.batch).backward()
         self.optimizer.step()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):

@@ -31,6 +31,7 @@ from lit_continual.callbacks import (
     MetaTune,
     MiB,
     PartialTraining,
+    PatientTuning,
     Pretrained,
     RWalk,
     TargetedGradientDescent,
@@ -118,12 +119,17 @@ ENTRIES = {
     "PLOP": lambda folder: PLOP(),
     "PLOP start": lambda folder: PLOP(layers=["encoder.2", "encoder"], teacher="start"),
     "PartialTraining": lambda folder: NoBias(),
+    "PatientTuning": lambda folder: PatientTuning(),
     "Pretrained": of_a_file,
     "RWalk": lambda folder: RWalk(0.5, every=3),
     "SI": lambda folder: SI(5.0),
     "TargetedGradientDescent parameter": lambda folder: TargetedGradientDescent(0.7),
     "TargetedGradientDescent activation": lambda folder: TargetedGradientDescent(
         share=0.5, gradient="activation", hold_statistics=True
+    ),
+    "TargetedGradientDescent fisher": lambda folder: TargetedGradientDescent(share=0.3, score="fisher", after=1),
+    "TargetedGradientDescent random": lambda folder: TargetedGradientDescent(
+        share=0.3, score="random", hold_statistics=True
     ),
     "TrainOnly": lambda folder: TrainOnly(["head"], hold_statistics=True),
     "TrainOnly new": lambda folder: TrainOnly(after=1, hold_statistics=True),
@@ -147,6 +153,7 @@ NEUTRAL = {
     "MetaTune": lambda folder: MetaTune(MAML(), after=1),
     "MiB without a teacher": lambda folder: MiB(),
     "PLOP without a teacher": lambda folder: PLOP(),
+    "PatientTuning": lambda folder: PatientTuning(),
     "Pretrained": of_a_file,  # which has the weights that the module begins with
     "RWalk": lambda folder: RWalk(),
     "SI": lambda folder: SI(),

@@ -43,7 +43,7 @@ def test_each_head_is_weighed_by_the_data_that_reveal_it(data, trainer):
     label, weights = batch["label"][:, 0], ratio(box, 1)
     weight = torch.where(label == 1, weights[1], weights[0])
     expected = -(weight * torch.where(label == 1, log[:, 1], log[:, 0])).sum() / weight.sum()
-    assert_close(module._loss(logits, batch), expected)
+    assert_close(module.batch_loss(logits, batch), expected)
 
 
 def test_the_weights_may_be_tempered(data):
@@ -85,4 +85,4 @@ def test_a_head_that_is_replayed_is_weighed_by_its_exemplars(data, trainer, tmp_
 def test_says_that_nothing_was_measured():
     module = Segmenter(UNET, features=4, heads=[["ball"]], loss=ClassRatioCrossEntropy())
     with pytest.raises(MisconfigurationException, match=r"has seen no label map of ball\. Train on a data module with"):
-        module._loss(torch.zeros(1, 2, 4, 4), {"label": torch.zeros(1, 1, 4, 4), "classes": ["ball"]})
+        module.batch_loss(torch.zeros(1, 2, 4, 4), {"label": torch.zeros(1, 1, 4, 4), "classes": ["ball"]})

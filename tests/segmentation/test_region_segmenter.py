@@ -45,7 +45,7 @@ def test_the_loss_is_the_sum_over_binary_heads(segmenter):
     logits, label = segmenter(given["image"]), given["label"]
     masks = (label > 0, (label == 1) | (label == 3), label == 3)
     expected = sum(segmenter.loss(logits[:, 2 * i : 2 * i + 2], mask.long()) for i, mask in enumerate(masks))
-    assert_close(segmenter._loss(logits, given), expected)
+    assert_close(segmenter.batch_loss(logits, given), expected)
 
 
 def test_a_sample_trains_the_regions_that_it_reveals(segmenter):
@@ -57,7 +57,7 @@ def test_a_sample_trains_the_regions_that_it_reveals(segmenter):
     parts += [segmenter.loss(logits[:1, 2:4], ((label[:1] == 1) | (label[:1] == 3)).long()) / 3]
     enhancing = torch.stack([label[0] == 3, label[1] == 1]).long()
     parts += [segmenter.loss(logits[:2, 4:], enhancing) * 2 / 3]
-    assert_close(segmenter._loss(logits, given), sum(parts))
+    assert_close(segmenter.batch_loss(logits, given), sum(parts))
 
 
 def test_refuses_data_and_regions_that_do_not_meet(segmenter):

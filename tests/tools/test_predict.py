@@ -15,7 +15,7 @@ from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
 from lit_continual.segmentation import inference
-from lit_continual.tools.predict import SegmentationWriter
+from lit_continual.tools.segmentation_writer import SegmentationWriter
 from tests.fixtures.dicom import OBLIQUE as TURNED
 from tests.fixtures.dicom import STRAIGHT, write_series
 

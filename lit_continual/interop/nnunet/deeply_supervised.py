@@ -70,8 +70,10 @@ class DeeplySupervised(Segmenter):
         *shares, full = self._shares
         with outputs_of({n: self.body.decoder.stages[n] for n, share in enumerate(shares) if share}) as features:
             logits = self(batch["image"])
-        loss = full * self._loss(logits, batch)
+        loss = full * self.batch_loss(logits, batch)
+        annotated = batch.get("annotated")
         for n, found in features.items():
-            heads, label = self.all_heads[n], coarse(batch["label"], found)
-            loss = loss + shares[n] * loss_of_heads(self.loss, heads.terms, heads(found), label, self.names(batch))
+            heads, known = self.all_heads[n], None if annotated is None else coarse(annotated, found)
+            given = (coarse(batch["label"], found), self.names(batch), known)
+            loss = loss + shares[n] * loss_of_heads(self.loss, heads.terms, heads(found), *given)
         return logits, loss

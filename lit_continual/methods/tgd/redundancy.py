@@ -14,7 +14,12 @@ from lit_continual.methods.tgd.producers import Producers
 
 
 def kernel_scores(
-    network: nn.Module, producers: Producers, k: int = 5, alpha: float = 1.0, fresh: Collection[str] = ()
+    network: nn.Module,
+    producers: Producers,
+    k: int = 5,
+    alpha: float = 1.0,
+    fresh: Collection[str] = (),
+    channels: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     r"""Score every kernel by the convolutions that read what it makes.
 
@@ -31,6 +36,11 @@ def kernel_scores(
         alpha: Weight of the entropy there.
         fresh: Names of parameters that hold no knowledge yet, such as a head that has just grown: they score nobody
             and are free at any threshold.
+        channels: Scores in [0, 1] of the input channels of each convolution, by the name of its weight, in place of
+            KSE.
+
+    Raises:
+        KeyError: If ``channels`` lack a convolution that is not fresh.
 
     Returns:
         For each parameter and running statistic, scores that broadcast against it: one a kernel or channel, in
@@ -43,8 +53,11 @@ def kernel_scores(
     worst = {name: [-math.inf] * weights[name].shape[layer.transposed] for name, layer in producers.layers.items()}
     for name, layer in producers.layers.items():
         if name not in fresh:
-            scores = kernel_sparsity_entropy(weights[name], k, alpha, layer.transposed).tolist()
-            for score, kernels in zip(scores, layer.inputs, strict=True):
+            if channels is None:
+                scores = kernel_sparsity_entropy(weights[name], k, alpha, layer.transposed)
+            else:
+                scores = channels[name]
+            for score, kernels in zip(scores.tolist(), layer.inputs, strict=True):
                 for maker, n in kernels:
                     worst[maker][n] = max(worst[maker][n], score)
     for maker, n in producers.held:
