@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Orientation
+from monai.transforms import Orientation, SpatialResample
 from torch import Tensor
 
 from lit_continual.data.batch import Batch

@@ -24,6 +24,7 @@ def prediction_name(image: str | Path, patient: str) -> str:
 
 
 def name_of(batch: Any) -> str:
+    """Name of the prediction of a batch of one image."""
     return prediction_name(batch["path"][0], batch["patient"][0])
 
 
