@@ -1,5 +1,6 @@
 """The same small table, however it is run: the same bits."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -30,14 +31,13 @@ def table(stream, tmp_path, monkeypatch):
             "from source": {"config": "lwf.yaml", "options": {"stream.start": START, "stream.experiences": box}},
         },
         "columns": {"new": {"experience": "box"}},
-        "slurm": {"cluster": "local", "hours": 0.1},
     }
-    (tmp_path / "table.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.chdir(tmp_path)
 
-    def run(*options, then=lambda: None):
+    def run(*options, cluster="local", then=lambda: None):
+        (tmp_path / "table.yaml").write_text(yaml.safe_dump({**described, "slurm": {"cluster": cluster}}))
         main(["compare", "--config=table.yaml", "--output=out", *options])
         then()
         return Path("out").rename(tmp_path / f"{len(list(tmp_path.glob('out*')))}_out")  # where a start is the same
@@ -70,6 +70,8 @@ def test_a_table_ends_with_the_same_bits_however_it_is_run(table, tmp_path, caps
         found["parallel"] = table("--launcher=print", then=by("parallel", "-j2"))
     if importlib.util.find_spec("submitit"):
         found["jobs"] = table("--launcher=slurm", "--workers=2")
+        if shutil.which("sbatch"):  # see .github/slurm.sh
+            found["slurm"] = table("--launcher=slurm", cluster="slurm")
     assert len(runs_of(alone)) == 3
     for folder in found.values():
         assert runs_of(folder) == runs_of(alone)
