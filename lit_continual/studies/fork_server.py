@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,13 @@ class ForkServer:
     def close(self) -> None:
         """End the server."""
         self.alive = False
+        self._messages.close()
         self._channel.close()
         self._server.kill()
         self._server.wait()
 
 
-def _messages(channel: socket.socket) -> Iterator[dict[str, Any]]:
+def _messages(channel: socket.socket) -> Generator[dict[str, Any], None, None]:
     """The messages of the other side, a line each, as they come; they end with it."""
     with channel.makefile("rb", buffering=0) as lines:
         for line in lines:

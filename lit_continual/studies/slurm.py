@@ -1,6 +1,7 @@
 """Cells as jobs of a cluster, through submitit."""
 
 import contextlib
+import getpass
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from lit_continual.studies.cells import PATIENCE, reason
 #: What submitit makes of its own beside the options of ``sbatch``.
 OF_SUBMITIT = ("setup", "teardown", "srun_args", "use_srun", "array_parallelism", "signal_delay_s")
 PAUSE = 0.2  # seconds between two looks at the process of a job
+LOOK = 5.0  # and at all jobs
 
 
 @dataclass
@@ -116,6 +118,7 @@ class SlurmJobs:
         self.waits, self.count = not here, count or (1 if here else 0)
         self.ids: dict[str, str] = read_json(self.known) if self.known.exists() else {}
         self.jobs: dict[Cell, Any] = {}  # None: not submitted yet
+        self._looked, self._gone = float("-inf"), set[Cell]()
         self._executor("")  # refuses what it does not take before anything runs
 
     def __enter__(self) -> Self:
@@ -140,12 +143,17 @@ class SlurmJobs:
     def ended(self) -> dict[Cell, str]:
         """Submit what was started, and look which cells came to an end."""
         self._submit({cell for cell, job in self.jobs.items() if job is None})
-        found = {}
-        for cell, job in list(self.jobs.items()):
-            over = job.done()
-            if cell.finished or over:
-                found[cell] = "" if cell.finished else _reason(cell, job)
-                del self.jobs[cell]
+        if self.waits and time.monotonic() < self._looked + LOOK:
+            return {}
+        self._looked = time.monotonic()
+        over = {cell for cell, job in self.jobs.items() if not self.waits and job.done()}
+        if self.waits and (queued := _queued()) is not None:
+            gone = {cell for cell, job in self.jobs.items() if job.job_id not in queued}
+            over, self._gone = gone & self._gone, gone  # twice, since files of another machine are seen late
+        found = {cell: "" for cell in self.jobs if cell.finished}
+        found |= {cell: _reason(cell, self.jobs[cell]) for cell in over - found.keys()}
+        for cell in found:
+            del self.jobs[cell]
         return found
 
     def stop(self, cell: Cell) -> None:
@@ -200,15 +208,21 @@ class SlurmJobs:
     def _found(self, cell: Cell) -> Any:
         """The job that an earlier call has submitted for a cell, if it is on its way."""
         known = self.ids.get(str(cell.folder))
-        if known is None or self.slurm.cluster == "local":  # whose lock it will wait for
-            return None
-        job = self.submitit.SlurmJob(folder=self.folder, job_id=known)
-        return None if job.state == "UNKNOWN" or job.done() else job
+        if known is None or not self.waits or known not in (_queued() or ()):
+            return None  # on this machine, it waits for the lock of one that is left
+        return self.submitit.SlurmJob(folder=self.folder, job_id=known)
+
+
+def _queued() -> set[str] | None:
+    """The jobs of this user that wait or run; ``None`` if SLURM does not say. Unlike ``sacct`` it needs no accounts."""
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return set(done.stdout.split()) if done.returncode == 0 else None
 
 
 def _reason(cell: Cell, job: Any) -> str:
     """Why the cell of a job that is over is not finished."""
-    where = f"job {job.job_id} is {job.state}, see {job.paths.stderr}"
+    where = f"job {job.job_id} has ended, see {job.paths.stderr}"
     return f"{reason(cell)}; {where}" if (cell.folder / OUTPUT).exists() else where
 
 

@@ -1,8 +1,8 @@
 """A table of 24 tiny runs: how much of its time is not training, forked and with a process of its own for each.
 
 Run as ``python tests/benchmarks/bench_table.py``, or with a number of runs. The limit is on the CPU time of a run,
-forked relative to unforked: imports are most of the difference, and other processes on the machine do not change it. Wall time
-is shown.
+forked relative to unforked: imports are most of the difference, and other processes on the machine do not change it.
+Wall time is shown.
 """
 
 import json

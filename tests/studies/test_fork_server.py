@@ -37,11 +37,11 @@ def test_a_fork_has_arguments_output_and_exit_code_of_its_own(server, tmp_path):
 
 def test_forks_outlive_what_has_forked_them(tmp_path):
     server = ForkServer(os.environ, LITTLE)
-    fork = server.start(["fit", "--help"], os.environ, tmp_path / "output")
+    fork = server.start(["report", "--help"], os.environ, tmp_path / "output")
     server.close()
     assert fork.process.is_orphan or fork.process.is_gone
     wait_until(lambda: fork.process.is_gone)
-    assert "--trainer.max_epochs" in (tmp_path / "output").read_text()
+    assert "--output" in (tmp_path / "output").read_text()
     assert fork.poll() == 1  # nobody knows
 
 
@@ -51,12 +51,13 @@ def test_a_server_that_cannot_import_leaves_it_to_processes(tmp_path):
         assert server.start(["--version"], os.environ, tmp_path / "output") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modules", [LITTLE, ()], ids=["forked", "new"])
 def test_a_cell_fails_alike(modules, tmp_path):
     cell = Cell("one", tmp_path / "one", ("--config=none.yaml",))
     with Workers(1, modules=modules) as workers:
         workers.start(cell)
-        (error,) = wait_until(workers.ended).values()
+        (error,) = wait_until(workers.ended, 110).values()
     assert "none.yaml" in error
     assert error.endswith(f"(all output: {cell.folder / 'output.txt'})")
     assert not list(cell.folder.glob(".running*"))

@@ -18,27 +18,29 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="needs a shell"),
 ]
 
-SBATCH = """#!/bin/sh
+SBATCH = """
 number=$(($(ls scripts | wc -l) + 1))
 cp "$1" scripts/$number
 echo "Submitted batch job $number"
-"""
-SACCT = """#!/bin/sh
-echo 'JobID|State|NodeList'
-cat states
 """
 
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """Programs that stand in for SLURM's: they keep the scripts and say of jobs what `states` holds."""
-    for name, text in {"sbatch": SBATCH, "sacct": SACCT, "srun": "#!/bin/sh", "scancel": "#!/bin/sh"}.items():
+    """Programs that stand in for SLURM's: they keep the scripts, and `queue` has the jobs that have not ended."""
+    for name, text in {
+        "sbatch": SBATCH,
+        "squeue": "cat queue",
+        "srun": "",
+        "scancel": 'echo "$@" >> cancelled',
+    }.items():
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
-        program.write_text(f"{text}\n" if name != "scancel" else '#!/bin/sh\necho "$@" >> cancelled\n')
+        program.write_text(f"#!/bin/sh\n{text}\n")
         program.chmod(0o755)
     (tmp_path / "scripts").mkdir()
-    (tmp_path / "states").touch()
+    (tmp_path / "queue").write_text("1\n1_0\n1_1\n2\n3\n")
+    monkeypatch.setattr("lit_continual.studies.slurm.LOOK", 0.0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
@@ -95,18 +97,18 @@ def test_the_next_command_follows_the_jobs_of_the_last(cluster, cells, tmp_path,
 
     begin()
     assert "2 jobs go on (1_0, 1_1): the same command follows them" in " ".join(capsys.readouterr().out.split())
-    (tmp_path / "states").write_text("1_0|RUNNING|a\n1_1|FAILED|a\n")
+    (tmp_path / "queue").write_text("1_0\n")
     begin()
-    assert len(list((tmp_path / "scripts").iterdir())) == 2  # the one that failed, alone
+    assert len(list((tmp_path / "scripts").iterdir())) == 2  # the one that has ended, alone
     assert "array" not in options(tmp_path, 2)
 
 
 def test_a_job_that_fails_takes_those_with_it_that_wait_for_it(cluster, cells, tmp_path):
     with cluster() as jobs:
         finish(cells[1])
-        (tmp_path / "states").write_text("1|OUT_OF_MEMORY|a\n")
+        (tmp_path / "queue").write_text("2\n3\n")
         found = dict(run_cells(cells, jobs, 0))
-    assert re.match(r"job 1 is OUT_OF_MEMORY, see .*1_0_log.err", found[cells[0]])
+    assert re.match(r"job 1 has ended, see .*1_0_log.err", found[cells[0]])
     assert found[cells[2]] == found[cells[3]] == "not begun, since it starts from source"
     assert (tmp_path / "cancelled").read_text().split() == ["2", "3"]
 
