@@ -11,8 +11,8 @@ from lit_continual.studies.cell import Cell
 def write_commands(cells: Sequence[Cell], folder: Path, threads: str) -> list[Path]:
     """Write the commands of the cells that are not finished, each on a line, in place of those that are there.
 
-    ``stage_1.txt``, ``stage_2.txt``, … have the commands alone: all of a stage may run at the same time, when those of
-    the stages before have ended. ``jobs.tsv`` has a number, a command and the numbers that it starts from, between
+    ``stage_01.txt``, ``stage_02.txt``, … have the commands alone: all of a stage may run at the same time, when those
+    of the stages before have ended. ``jobs.tsv`` has a number, a command and the numbers that it starts from, between
     tabs.
 
     Args:
@@ -37,8 +37,8 @@ def write_commands(cells: Sequence[Cell], folder: Path, threads: str) -> list[Pa
     with replaced_folder(folder) as temporary:
         write_text(temporary / "jobs.tsv", "".join("\t".join(map(str, row)) + "\n" for row in rows))
         for n, commands in enumerate(stages, start=1):
-            write_text(temporary / f"stage_{n}.txt", "".join(f"{command}\n" for command in commands))
-    return [folder / f"stage_{n}.txt" for n in range(1, len(stages) + 1)]
+            write_text(temporary / f"stage_{n:02}.txt", "".join(f"{command}\n" for command in commands))
+    return [folder / f"stage_{n:02}.txt" for n in range(1, len(stages) + 1)]
 
 
 def _line(cell: Cell, threads: str) -> str:

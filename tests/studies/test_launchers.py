@@ -54,7 +54,7 @@ def by(*program):
 
     def give():
         for stage in (1, 2):
-            lines = Path(f"out/commands/stage_{stage}.txt").read_bytes()
+            lines = Path(f"out/commands/stage_{stage:02}.txt").read_bytes()
             given = lines.replace(b"\n", b"\0") if program[0] == "xargs" else lines
             subprocess.run(program, input=given, check=True)
 

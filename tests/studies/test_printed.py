@@ -26,7 +26,7 @@ def cells(tmp_path, monkeypatch):
 
 def test_stages_come_one_after_another(cells, tmp_path):
     stages = write_commands(cells, tmp_path / "commands", "2")
-    assert [path.name for path in stages] == ["stage_1.txt", "stage_2.txt", "stage_3.txt"]
+    assert [path.name for path in stages] == ["stage_01.txt", "stage_02.txt", "stage_03.txt"]
     assert [len(path.read_text().splitlines()) for path in stages] == [2, 1, 1]
     rows = [line.split("\t") for line in (tmp_path / "commands/jobs.tsv").read_text().splitlines()]
     assert [(number, after) for number, _, after in rows] == [("1", ""), ("2", ""), ("3", "1"), ("4", "3")]
@@ -39,7 +39,7 @@ def test_what_is_finished_is_left_out(cells, tmp_path):
     (cells[0].folder / "run.json").write_text('{"status": "finished"}')
     stages = write_commands(cells, tmp_path / "commands", "2")
     assert [len(path.read_text().splitlines()) for path in stages] == [2, 1]
-    assert [path.name for path in tmp_path.glob("commands/stage*3*")] == []
+    assert [path.name for path in tmp_path.glob("commands/stage*03*")] == []
 
 
 def test_an_option_that_does_not_fit_a_line_is_refused(tmp_path):
