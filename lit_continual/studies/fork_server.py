@@ -161,9 +161,8 @@ def _say(channel: socket.socket, **message: int) -> None:
 
 def _forks_have_cuda() -> bool:
     """Whether no import has initialised CUDA, which none of the forks could use then."""
-    import torch
-
-    poisoned = getattr(torch._C, "_cuda_isInBadFork", None)
+    library = getattr(sys.modules.get("torch"), "_C", None)
+    poisoned = getattr(library, "_cuda_isInBadFork", None)
     pid = os.fork()
     if not pid:
         os._exit(bool(poisoned and poisoned()))
