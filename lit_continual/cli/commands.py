@@ -8,6 +8,8 @@ from lit_continual.cli.parser import Parser
 from lit_continual.cli.print_report import print_report
 from lit_continual.runs.printing import show
 
+IMPORTED = ("lit_continual.cli.continual_cli", "lit_continual.reports.report")  # by a fit
+
 # Lightning takes seconds to import, so each command imports what it runs in its own function.
 
 
@@ -52,14 +54,14 @@ def compare(arguments: Sequence[str]) -> None:
     """Run a table of methods by cases by seeds, and show it."""
     parser = _parser(compare)
     parser.add_argument("--config", type=Path, required=True, help="The table, such as configs/tables/lwfseg.yaml.")
-    parser.add_argument("--workers", type=int, default=1, help="Runs at a time; 0 shows what is there.")
+    _add_launch(parser)
     parser.add_argument("--seeds", type=int, nargs="+", help="Seeds in place of those of the table.")
     parser.add_argument("--output", type=Path | None, default=None, help="Folder of the runs and the table.")
     given = parser.parsed(arguments)
     from lit_continual.cli.options_of_fit import OptionsOfFit
     from lit_continual.studies.table import compare as run
 
-    run(**given, parse=OptionsOfFit().parse)
+    run(**_launched(given), parse=OptionsOfFit().parse)
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -149,7 +151,7 @@ def sweep(arguments: Sequence[str]) -> None:
     """Run a W&B sweep file without a server, and show it."""
     parser = _parser(sweep)
     parser.add_argument("--config", type=Path, required=True, help="The W&B sweep file.")
-    parser.add_argument("--workers", type=int, default=1, help="Trials at a time; 0 shows what is there.")
+    _add_launch(parser)
     parser.add_argument("--count", type=int | None, default=None, help="Most trials; by default the file's run_cap.")
     parser.add_argument("--output", type=Path | None, default=None, help="Folder of the sweep.")
     parser.add_argument("--csv", action="store_true", help="Track by CSV alone, whatever the file's command says.")
@@ -157,7 +159,38 @@ def sweep(arguments: Sequence[str]) -> None:
     from lit_continual.cli.options_of_fit import OptionsOfFit
     from lit_continual.studies.sweep import sweep as run
 
-    run(**given, parse=OptionsOfFit().parse)
+    run(**_launched(given), parse=OptionsOfFit().parse)
+
+
+def cell(arguments: Sequence[str]) -> None:
+    """Run one fit of a table or sweep if it is not finished: what `--launcher print` writes."""
+    parser = _parser(cell)
+    parser.add_argument("folder", type=Path, help="Folder of the run; the arguments of its `fit` follow after `--`.")
+    parser.add_argument("--threads", type=str | None, default=None, help="OMP_NUM_THREADS of the fit.")
+    parser.add_argument("--group", type=str, default="", help="Group of its run in W&B.")
+    end = [*arguments, "--"].index("--")
+    given = parser.parsed(arguments[:end])
+    from lit_continual.studies.cell_command import run_cell as run
+
+    run(**given, arguments=arguments[end + 1 :])
+
+
+def _add_launch(parser: Parser) -> None:
+    parser.add_argument(
+        "--workers", type=int | None, default=None, help="Runs at a time, 1 here; 0 shows what there is."
+    )
+    parser.add_argument("--launcher", type=Literal["local", "slurm", "print"], default="local", help="What runs them.")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs of this machine that a run sees; 0 for all.")
+    parser.add_argument("--new-processes", action="store_true", help="Let each run import for itself, not fork.")
+
+
+def _launched(given: dict[str, Any]) -> dict[str, Any]:
+    """Put the options of a launcher together."""
+    from lit_continual.studies.launch import Launch
+
+    modules = () if given.pop("new_processes") else IMPORTED
+    launch = Launch(given.pop("launcher"), given.pop("workers"), given.pop("gpus"), modules)
+    return {**given, "launch": launch}
 
 
 def _parser(command: Callable[..., None]) -> Parser:
@@ -166,5 +199,5 @@ def _parser(command: Callable[..., None]) -> Parser:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     command.__name__: command
-    for command in (init, fit, validate, test, adapt, compare, export, kse, memory, predict, report, sweep)
+    for command in (init, fit, validate, test, adapt, cell, compare, export, kse, memory, predict, report, sweep)
 }

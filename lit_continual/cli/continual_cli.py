@@ -146,7 +146,8 @@ class ContinualCLI(LightningCLI):
             described = self.stream.described(folder.path.resolve().name, config.seed_everything, begun[id(models[0])])
             if said := folder.start(text, described, config.resume, config.overwrite, config.resume_with_changes):
                 announce(said)
-            if is_first_rank() and folder.run.get("threads"):  # their number changes the last bits
+            if is_first_rank() and folder.run.get("threads", torch.get_num_threads()) != torch.get_num_threads():
+                announce(f"{folder.path} keeps its {folder.run['threads']} threads: their number changes the last bits")
                 torch.set_num_threads(folder.run["threads"])
             self.loggers = self._loggers(folder)
             loop = StreamLoop(

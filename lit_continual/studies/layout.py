@@ -10,6 +10,7 @@ from lit_continual.runs.files import read_yaml
 from lit_continual.runs.printing import printable_errors
 from lit_continual.runs.spec import Arguments
 from lit_continual.stream.section import instantiate
+from lit_continual.studies.slurm import read_slurm
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Layout:
         curve: Name of a logged value, such as ``val/dice``, to draw over the training steps of each method.
         over: An option that most methods set, such as ``trainer.callbacks.strength``, to draw the columns over, with
             a line a setting.
+        slurm: :class:`~lit_continual.studies.slurm.Slurm`, what a job asks of a cluster.
     """
 
     methods: dict[str, Any]
@@ -89,6 +91,7 @@ class Layout:
     spread: Spread = "seeds"
     curve: str = ""
     over: str = ""
+    slurm: Any = field(default_factory=dict)
 
 
 @printable_errors()
@@ -110,6 +113,7 @@ def read_layout(path: Path, seeds: Sequence[int] = ()) -> Layout:
         sections = given[part] if part in named else getattr(layout, part)
         objects = {str(n): instantiate(kind, s or {}, f"{path}, `{part}`, {n}") for n, s in sections.items()}
         setattr(layout, part, objects)
+    layout.slurm = read_slurm(layout.slurm, str(path))
     layout.name, layout.seeds = layout.name or path.stem, list(seeds or layout.seeds)
     layout.baseline = layout.baseline or next(iter(layout.methods), "")
     if wrong := next(_contradictions(layout), ""):

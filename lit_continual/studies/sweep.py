@@ -1,6 +1,5 @@
 """A sweep over options of ``fit``, from a W&B sweep file, without a server."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,9 @@ from typing import Any
 from lit_continual.reports import Sweep, sweep_table, write_sweep
 from lit_continual.runs.printing import show
 from lit_continual.stream.tracking import announce
-from lit_continual.studies.cells import PAUSE, Cell, Workers
+from lit_continual.studies.cell import Cell, with_variables
+from lit_continual.studies.cells import PAUSE
+from lit_continual.studies.launch import LOCAL, Launch
 from lit_continual.studies.sweep_file import SweepFile, read_sweep
 from lit_continual.studies.trials import Trials
 
@@ -18,7 +19,7 @@ from lit_continual.studies.trials import Trials
 def sweep(
     config: Path,
     parse: Callable[[Sequence[str]], Any],
-    workers: int = 1,
+    launch: Launch = LOCAL,
     count: int | None = None,
     output: Path | None = None,
     csv: bool = False,
@@ -28,7 +29,7 @@ def sweep(
     Args:
         config: The sweep file.
         parse: Parses the arguments of ``fit``; raises a ValueError that says what is wrong with them.
-        workers: How many trials at a time; 0 shows what is there.
+        launch: How to run the trials.
         count: Most trials, in place of the file's ``run_cap``; a random or Bayes sweep needs either.
         output: Folder of the sweep; by default ``runs/sweeps/<file>``.
         csv: Track by CSV alone, whatever the file's command says.
@@ -40,17 +41,21 @@ def sweep(
     file = read_sweep(config)
     folder = output or Path("runs", "sweeps", config.stem)
     limit = _limit(file, config, count)
+    _require_possible(file, config, launch)
     more = ("--trainer.logger=true",) if csv else ()
     for values in file.samples():
         try:
-            parsed = parse([*file.arguments(values), *more])
+            parsed = parse(with_variables([*file.arguments(values), *more]))
         except ValueError as error:
             tried = ", ".join(f"{name} {value}" for name, value in values.items())
             raise ValueError(f"{config}, with {tried}: {error}") from error
         if not parsed.stream.experiences:
             raise ValueError(f"{config}: the config in `command` has no `stream.experiences`. Name one or more.")
     trials = Trials(file, folder, limit)
-    failed = _run(trials, workers, more) if workers else 0
+    trials.collect()
+    if launch.launcher == "print":
+        launch.write(trials.cells(*more), folder)
+    failed = _run(trials, launch, more) if launch.runs else 0
     found = Sweep(file.name, file.metric.name, file.metric.goal, tuple(trials.results()))
     show(sweep_table(found), soft_wrap=False)
     show(f"Sweep: {write_sweep(found, folder / 'report')}")
@@ -68,13 +73,21 @@ def _limit(file: SweepFile, config: Path, count: int | None) -> int:
     return min(wanted)
 
 
-def _run(trials: Trials, workers: int, more: Sequence[str]) -> int:
+def _require_possible(file: SweepFile, config: Path, launch: Launch) -> None:
+    """Refuse what a launcher cannot do, as values depend on results, or a run on those beside it."""
+    if launch.launcher == "print" and (file.method == "bayes" or file.early_terminate is not None):
+        what = "a Bayes sweep" if file.method == "bayes" else "`early_terminate`"
+        raise ValueError(f"{config}: {what} needs results while it runs; take --launcher local or slurm.")
+    if launch.launcher == "slurm" and file.method == "bayes" and launch.workers is None:
+        raise ValueError(f"{config}: a Bayes sweep learns from results; say by --workers how many trials at a time.")
+
+
+def _run(trials: Trials, launch: Launch, more: Sequence[str]) -> int:
     """Run all trials that are left, with ``more`` arguments, and return how many failed."""
-    group = {"WANDB_MODE": "offline", **os.environ, "WANDB_RUN_GROUP": trials.sweep.name}
     waiting, numbers, failed = sorted(trials.open), dict[Cell, int](), 0
     done = len(trials.results())
-    announce(f"{trials.count} trials, {done} of them ended before; {workers} at a time")
-    with Workers(workers, environment=group) as pool:
+    announce(f"{trials.count} trials, {done} of them ended before; {launch.in_words}")
+    with launch.open(trials.folder, trials.sweep.slurm, trials.sweep.name) as pool:
         while True:
             while pool.free and (number := waiting.pop(0) if waiting else trials.next()) is not None:
                 cell = trials.cell(number, *more)

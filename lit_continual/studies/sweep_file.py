@@ -1,7 +1,6 @@
 """A W&B sweep file, read for a sweep without a server."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from lit_continual.runs.files import read_yaml
 from lit_continual.runs.printing import printable_errors
 from lit_continual.stream.section import instantiate
+from lit_continual.studies.slurm import read_slurm
 
 CHOICES = ("categorical", "constant")
 RANGES = ("int_uniform", "uniform", "q_uniform", "log_uniform", "log_uniform_values")
@@ -122,6 +122,7 @@ class SweepFile:
         early_terminate: :class:`Hyperband`; by default every run goes on to its end.
         name: Of the sweep; by default that of the file.
         project: Not used here, as ``entity`` and ``description``.
+        slurm: :class:`~lit_continual.studies.slurm.Slurm`, what a job asks of a cluster; W&B leaves it alone.
     """
 
     method: Literal["grid", "random", "bayes"]
@@ -135,6 +136,7 @@ class SweepFile:
     project: str | None = None
     entity: str | None = None
     description: str | None = None
+    slurm: Any = field(default_factory=dict)
 
     def grid(self) -> list[dict[str, Any]]:
         """All combinations of values, the last parameter changing fastest."""
@@ -147,11 +149,11 @@ class SweepFile:
         return [{name: c[i % len(c)] for name, c in zip(self.parameters, choices, strict=True)} for i in range(longest)]
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[str, ...]:
-        """The arguments of ``fit`` for a combination of values."""
+        """The arguments of ``fit`` for a combination of values; ``${envvar:NAME}`` stands in them as it is."""
         texts = {n: v if isinstance(v, str) else json.dumps(v) for n, v in values.items()}
         start = self.command.index("fit") + 1
         options = [[f"--{n}={t}" for n, t in texts.items()] if a == "${args}" else [a] for a in self.command[start:]]
-        return tuple(re.sub(r"\$\{envvar:(\w+)\}", _variable, argument) for part in options for argument in part)
+        return tuple(argument for part in options for argument in part)
 
     def _choices(self) -> list[list[Any]]:
         return [p.values if p.values is not None else [p.min, p.max] for p in self.parameters.values()]
@@ -166,6 +168,7 @@ def read_sweep(path: Path) -> SweepFile:
     """
     sweep = instantiate(SweepFile, read_yaml(path), str(path))
     sweep.name, sweep.metric = sweep.name or path.stem, instantiate(Metric, sweep.metric, f"{path}, `metric`")
+    sweep.slurm = read_slurm(sweep.slurm, str(path))
     sweep.parameters = {n: _parameter(s, f"{path}, parameter {n}") for n, s in sweep.parameters.items()}
     if sweep.early_terminate is not None:
         sweep.early_terminate = instantiate(Hyperband, sweep.early_terminate, f"{path}, `early_terminate`")
@@ -192,7 +195,3 @@ def _parameter(section: Any, place: str) -> Parameter:
     if not {"value", "values"} & set(section) and (parameter.min is None or parameter.max is None):
         raise ValueError(f"{place}: it needs `value`, `values`, or `min` and `max`.")
     return parameter
-
-
-def _variable(found: re.Match[str]) -> str:
-    return os.environ.get(found[1], found[1])  # as W&B's agent has it

@@ -11,12 +11,14 @@ from typing import Any
 
 from lit_continual.reports import Comparison, comparison_table, lines_of, write_comparison
 from lit_continual.reports.page import seconds_text
-from lit_continual.runs.files import read_yaml
+from lit_continual.runs.files import read_json, read_yaml
 from lit_continual.runs.printing import show
 from lit_continual.runs.run import Run
 from lit_continual.stream.stream import SCORES
 from lit_continual.stream.tracking import announce
-from lit_continual.studies.cells import Cell, Workers, run_cells
+from lit_continual.studies.cell import Cell
+from lit_continual.studies.cells import run_cells
+from lit_continual.studies.launch import LOCAL, Launch
 from lit_continual.studies.layout import Layout, Recipe, read_layout
 
 Check = Callable[[Sequence[str]], Any]
@@ -153,14 +155,18 @@ class RunTable:
 
 
 def compare(
-    config: Path, parse: Check, workers: int = 1, seeds: Sequence[int] | None = None, output: Path | None = None
+    config: Path,
+    parse: Check,
+    launch: Launch = LOCAL,
+    seeds: Sequence[int] | None = None,
+    output: Path | None = None,
 ) -> None:
     """Run what is missing of a table, then show and write it.
 
     Args:
         config: The table file.
         parse: Parses the arguments of ``fit``; raises a ValueError that says what is wrong with them.
-        workers: How many runs at a time; 0 shows what is there.
+        launch: How to run them.
         seeds: Seeds in place of those of the file.
         output: Folder of the runs and of the table; by default ``runs/tables/<file>``.
 
@@ -170,7 +176,10 @@ def compare(
     """
     table = RunTable(config, read_layout(config, seeds or ()), output or Path("runs", "tables", config.stem))
     table.check(parse)
-    failed = _run(list(table.cells.values()), workers) if workers else 0
+    cells = list(table.cells.values())
+    if launch.launcher == "print":
+        launch.write(cells, table.output)
+    failed = _run(table, cells, launch) if launch.runs else 0
     found = table.found()
     show(comparison_table(found), soft_wrap=False)
     show(f"Table: {write_comparison(found, table.output / 'table')}")
@@ -178,18 +187,27 @@ def compare(
         sys.exit(f"lit-continual: error: {failed} runs failed or were not begun; the same command tries them again.")
 
 
-def _run(cells: Sequence[Cell], workers: int) -> int:
+def _run(table: RunTable, cells: Sequence[Cell], launch: Launch) -> int:
     """Run the cells, say how far it is, and return how many failed."""
     left = [cell for cell in cells if not cell.finished]
-    announce(f"{len(cells)} runs, {len(cells) - len(left)} of them finished before; {workers} at a time")
-    failed, begin = 0, time.monotonic()
-    with Workers(workers) as pool:
+    announce(f"{len(cells)} runs, {len(cells) - len(left)} of them finished before; {launch.in_words}")
+    failed, begin, trained = 0, time.monotonic(), training_seconds(left)
+    with launch.open(table.output, table.layout.slurm, table.layout.name) as pool:
         for number, (cell, error) in enumerate(run_cells(cells, pool), start=1):
             failed += bool(error)
             remaining = (time.monotonic() - begin) / number * (len(left) - number)
             ahead = f"; about {seconds_text(remaining)} to go" if number < len(left) else ""
             announce(f"{len(cells) - len(left) + number}/{len(cells)} {cell.name}: {error or 'finished'}{ahead}")
+    if left:
+        seconds, trained = time.monotonic() - begin, training_seconds(left) - trained
+        announce(f"{seconds_text(seconds)}, in which the runs trained for {seconds_text(trained)}")
     return failed
+
+
+def training_seconds(cells: Sequence[Cell]) -> float:
+    """How long the fits of cells have trained so far, by their ``run.json``."""
+    described = [read_json(cell.folder / "run.json") for cell in cells if (cell.folder / "run.json").exists()]
+    return sum(float(experience.get("seconds", 0)) for run in described for experience in run["experiences"])
 
 
 def _text(value: Any, starts: Mapping[str, Path]) -> str:

@@ -1,4 +1,4 @@
-"""The trials of a sweep: an Optuna study in SQLite that outlives its process, and a run folder for each."""
+"""The trials of a sweep: an Optuna study that outlives its process, and a run folder for each."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,8 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_continual.reports import Trial, logged_values
-from lit_continual.studies.cells import Cell
+from lit_continual.studies.cell import Cell
+from lit_continual.studies.journal import STUDY, open_journal
 from lit_continual.studies.sweep_file import Parameter, SweepFile
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ class Trials:
 
     Args:
         sweep: What to try.
-        folder: Of the sweep: ``study.db``, and ``trials/<number>``.
+        folder: Of the sweep: ``study.log``, and ``trials/<number>``.
         count: Most trials.
 
     Raises:
         MisconfigurationException: If Optuna is not installed.
-        ValueError: If the folder holds another sweep.
+        ValueError: If the folder holds another sweep, or its study is damaged.
     """
 
     def __init__(self, sweep: SweepFile, folder: Path, count: int) -> None:
@@ -43,8 +44,8 @@ class Trials:
         stop = sweep.early_terminate
         pruners = self.optuna.pruners
         self.study = self.optuna.create_study(
-            storage=f"sqlite:///{folder / 'study.db'}",
-            study_name="sweep",
+            storage=open_journal(self.optuna, folder),
+            study_name=STUDY,
             direction=sweep.metric.goal,
             pruner=pruners.SuccessiveHalvingPruner(stop.first, stop.eta, 0) if stop else pruners.NopPruner(),
             load_if_exists=True,
@@ -80,7 +81,13 @@ class Trials:
         values = {n: _suggest(self.open[number], n, p) for n, p in self.sweep.parameters.items()}
         name = ", ".join(f"{n.rpartition('.')[2]} {v}" for n, v in values.items())
         arguments = (*self.sweep.arguments(values), f"--stream.name={self.sweep.name}-{number}", *more)
-        return Cell(f"trial {number} ({name})", self._folder(number), arguments)
+        return Cell(f"trial {number} ({name})", self._folder(number), arguments, group=self.sweep.name)
+
+    def cells(self, *more: str) -> list[Cell]:
+        """The runs of all trials that are left, opened at once; their values must not depend on results."""
+        while self.next() is not None:
+            pass
+        return [self.cell(number, *more) for number in sorted(self.open)]
 
     def prune(self, number: int) -> bool:
         """Look at the curve of a trial under way, and close it if it should be ended early; return whether it was."""
@@ -112,6 +119,12 @@ class Trials:
         value = logged[wanted][-1]
         self.study.tell(self.open.pop(number), value, skip_if_finished=True)
         return value
+
+    def collect(self) -> None:
+        """Close the open trials whose runs others have finished."""
+        for number in list(self.open):
+            if Cell("", self._folder(number), ()).finished:
+                self.finish(number)
 
     def results(self) -> list[Trial]:
         """Every trial that ended, in the order of their numbers."""

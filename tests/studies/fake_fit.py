@@ -18,6 +18,7 @@ def main():
         log.write(f"{name} {seed} {os.getpid()}\n")
     (folder / "given.json").write_text(json.dumps(given))
     (folder / "threads").write_text(os.environ["OMP_NUM_THREADS"])
+    (folder / "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
     (folder / "tracked").write_text(f"{os.environ.get('WANDB_MODE')} {os.environ.get('WANDB_RUN_GROUP')}")
 
     quality = 0.9 - 0.1 * abs(float(given.get("model.optimizer.lr", 0.01)) - 0.03) + 0.01 * seed

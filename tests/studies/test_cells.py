@@ -13,12 +13,14 @@ from lit_continual.studies.cells import Cell, Workers, run_cells
 from tests.processes import wait_until
 
 PARENT = """
-import sys
+import socket, sys
 from pathlib import Path
 from lit_continual.studies.cells import Cell, Workers, run_cells
-fit, root, seconds = sys.argv[1:]
+fit, root, seconds, count, host = sys.argv[1:]
+if host:
+    socket.gethostname = lambda: host
 cells = [Cell(f"cell {i}", Path(root) / str(i), (f"--seconds={seconds}",)) for i in range(4)]
-with Workers(2, [sys.executable, fit]) as workers:
+with Workers(int(count), [sys.executable, fit]) as workers:
     for cell, error in run_cells(cells, workers, 0.02):
         print(cell.name, error, flush=True)
 """
@@ -93,7 +95,7 @@ def test_a_process_that_is_killed_is_told_and_run_again(cell, fit, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_a_cell_has_as_many_threads_however_many_run_at_a_time(cell, fit, monkeypatch, workers):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2), raising=False)  # nor how many there are here
     one = cell("one")
     run([one], fit, workers)
     assert (one.folder / "threads").read_text() == "4"
@@ -118,9 +120,10 @@ def test_no_workers_are_refused():
         Workers(0)
 
 
-def parent(fit, tmp_path, seconds):
-    arguments = [fit[1], str(tmp_path / "runs"), str(seconds)]
-    return subprocess.Popen([sys.executable, "-c", PARENT, *arguments], stdout=subprocess.DEVNULL)
+def parent(fit, tmp_path, seconds, workers=2, host="", **options):
+    arguments = [fit[1], str(tmp_path / "runs"), str(seconds), str(workers), host]
+    options = {"stdout": subprocess.DEVNULL, **options}
+    return subprocess.Popen([sys.executable, "-c", PARENT, *arguments], **options)
 
 
 def wait_for_two(tmp_path):
@@ -157,11 +160,57 @@ def test_a_signal_that_asks_to_leave_ends_the_processes_as_well(fit, tmp_path, n
 
 
 @pytest.mark.slow
-def test_two_parents_share_the_cells(fit, tmp_path):
-    both = [parent(fit, tmp_path, 1) for _ in range(2)]
+@pytest.mark.parametrize("hosts", [("", ""), ("this", "that")], ids=["one host", "two hosts"])
+def test_two_parents_share_the_cells(fit, tmp_path, hosts):
+    both = [parent(fit, tmp_path, 1, 1, host) for host in hosts]
     assert [process.wait(120) for process in both] == [0, 0]
     assert finished(tmp_path) == ["0", "1", "2", "3"]
     assert begun(tmp_path) == dict.fromkeys("0123", 1)
+
+
+def test_what_another_parent_runs_takes_no_room(cell, fit, tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_continual.studies.cells.OTHERS", 0.0)
+    theirs, mine = cell("theirs", "--seconds=60"), cell("mine")
+    with Workers(1, fit) as other, Workers(1, fit) as pool:
+        other.start(theirs)
+        wait_until((theirs.folder / "threads").exists)
+        pool.start(theirs)
+        assert pool.free
+        pool.start(mine)
+        assert not pool.free
+        assert wait_until(pool.ended) == {mine: ""}
+        other.stop(theirs)
+        assert wait_until(lambda: pool.ended() or pool.jobs[theirs]).pid  # takes over what is left
+        wait_until(lambda: begun(tmp_path) == {"theirs": 2, "mine": 1})
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks for the parent of a process")
+def test_what_a_killed_parent_has_left_takes_room(cell, fit, tmp_path):
+    first = parent(fit, tmp_path, 60, 1)
+    wait_until(lambda: (tmp_path / "log").exists() and begun(tmp_path))
+    left = Cell("left", tmp_path / "runs" / "0", ())
+    pid = wait_until(FolderLock(left.folder).holder).pid
+    first.kill()
+    first.wait(60)
+    try:
+        with Workers(1, fit) as pool:
+            pool.start(left)
+            assert not pool.free
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_each_worker_has_a_gpu_of_those_that_are_visible(cell, fit, monkeypatch):
+    cells = [cell(name, "--seconds=0.3") for name in "abcd"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-3f")
+    with Workers(3, fit, os.environ) as pool:
+        for one in cells[:3]:
+            pool.start(one)
+        wait_until(lambda: pool.ended() and not pool.jobs)
+    assert [(c.folder / "gpus").read_text() for c in cells[:3]] == ["5", "GPU-3f", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run(cells[3:], fit)
+    assert (cells[3].folder / "gpus").read_text() == ""
 
 
 def test_a_cell_is_what_its_run_json_says(tmp_path):

@@ -22,10 +22,10 @@ RATES = {"model.optimizer.lr": {"values": [0.0, 0.01, 0.03, 0.1]}}
 PARENT = """
 import sys
 from functools import partial
-import lit_continual.studies.sweep
+import lit_continual.studies.launch
 from lit_continual.studies.cells import Workers
 from lit_continual.cli import main
-lit_continual.studies.sweep.Workers = partial(Workers, command=[sys.executable, sys.argv[1]])
+lit_continual.studies.launch.Workers = partial(Workers, command=[sys.executable, sys.argv[1]])
 main(sys.argv[2:])
 """
 
@@ -35,7 +35,7 @@ def sweep(stream, tmp_path, monkeypatch):
     """Write a sweep file over the tiny stream, and run it with a fit that is none."""
     pytest.importorskip("optuna")
     monkeypatch.setenv("FAKE_FIT_LOG", str(tmp_path / "log"))
-    monkeypatch.setattr("lit_continual.studies.sweep.Workers", partial(Workers, command=FIT))
+    monkeypatch.setattr("lit_continual.studies.launch.Workers", partial(Workers, command=FIT))
     monkeypatch.setattr("lit_continual.studies.sweep.PAUSE", 0.02)
 
     def run(*options, **changed):
@@ -126,7 +126,7 @@ def test_a_trial_that_fails_is_told_leaves_the_rest_and_is_tried_again(sweep, tm
         sweep(name="failing", run_cap=2)
     assert capsys.readouterr().out.count("There is no such thing") == 2
     monkeypatch.setattr(
-        "lit_continual.studies.sweep.Workers", partial(Workers, command=[sys.executable, "-c", "pass", *FIT[1:]])
+        "lit_continual.studies.launch.Workers", partial(Workers, command=[sys.executable, "-c", "pass", *FIT[1:]])
     )
     with pytest.raises(SystemExit):
         sweep(name="failing", run_cap=2)

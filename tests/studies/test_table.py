@@ -24,7 +24,7 @@ LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 def compare(stream, tmp_path, monkeypatch):
     """Write a table over the tiny stream, and run it with a fit that is none."""
     monkeypatch.setenv("FAKE_FIT_LOG", str(tmp_path / "log"))
-    monkeypatch.setattr("lit_continual.studies.table.Workers", partial(Workers, command=FIT))
+    monkeypatch.setattr("lit_continual.studies.launch.Workers", partial(Workers, command=FIT))
     stream(name="fine")
     stream(LWF, name="lwf")
 

@@ -1,0 +1,13 @@
+from .cell import Cell as Cell
+from .cells import Workers as Workers
+from .cells import run_cells as run_cells
+from .launch import Launch as Launch
+from .launcher import Launcher as Launcher
+from .layout import Layout as Layout
+from .layout import read_layout as read_layout
+from .slurm import Slurm as Slurm
+from .slurm import SlurmJobs as SlurmJobs
+from .sweep_file import SweepFile as SweepFile
+from .sweep_file import read_sweep as read_sweep
+from .table import RunTable as RunTable
+from .trials import Trials as Trials
