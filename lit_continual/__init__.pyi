@@ -11,6 +11,7 @@ from .data.cases import CaseList as CaseList
 from .data.cases import read_cases as read_cases
 from .data.decathlon_data_module import DecathlonDataModule as DecathlonDataModule
 from .data.joint_data_module import JointDataModule as JointDataModule
+from .data.loading import Loading as Loading
 from .data.multi_task_data_module import MultiTaskDataModule as MultiTaskDataModule
 from .data.patches import PatchDataset as PatchDataset
 from .data.preprocessing import Preprocessing as Preprocessing

@@ -169,7 +169,7 @@ class CachedFiles:
             limit = float(given) * 1e9
         except ValueError:
             limit = 0.0
-        if not 0 < limit or not isfinite(limit):
+        if not (isfinite(limit) and limit > 0):
             raise ValueError(f"{LIMIT} must be a positive number of gigabytes, got {given!r}.")
         return limit
 

@@ -59,11 +59,12 @@ class PatchDataset(Dataset[Sample]):
         self.targets: dict[str, Sequence[Tensor]] = {}  # of each volume, (K, H, W, D), on its grid
         flat = len(self.patch_size) == 2
         known: list[Foreground] = getattr(volumes, "foregrounds", [])
-        self._foregrounds = known or [Foreground.of(volume["label"], centres=not flat) for volume in volumes]
+        #: Of each volume, where its classes are.
+        self.foregrounds = known or [Foreground.of(volume["label"], centres=not flat) for volume in volumes]
         #: Volume and slice, or volume and number of the patch.
         self.index = [
             (i, z)
-            for i, one in enumerate(self._foregrounds)
+            for i, one in enumerate(self.foregrounds)
             for z in range(len(one.slices) if flat else patches_per_volume)
         ]
         self.spatial = Compose([TRANSFORMS.build(spec) for spec in spatial])
@@ -81,8 +82,8 @@ class PatchDataset(Dataset[Sample]):
     def foreground(self) -> list[bool]:
         """Which slices have a revealed class, or which patches are of a volume that has one."""
         if len(self.patch_size) == 3:
-            return [any(self._foregrounds[i].slices) for i, _ in self.index]
-        return [self._foregrounds[i].slices[z] for i, z in self.index]
+            return [any(self.foregrounds[i].slices) for i, _ in self.index]
+        return [self.foregrounds[i].slices[z] for i, z in self.index]
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch samples are drawn for, in this process and in those that load for it."""
@@ -135,7 +136,7 @@ class PatchDataset(Dataset[Sample]):
         start = random.integers(0, last + 1)
         flat = len(size) == 2
         if last.any():
-            centres = label[0, ..., z].flatten().nonzero().flatten() if flat else self._foregrounds[i].centres
+            centres = label[0, ..., z].flatten().nonzero().flatten() if flat else self.foregrounds[i].centres
             if len(centres) and random.random() < FOREGROUND:
                 centre = np.unravel_index(int(centres[random.integers(len(centres))]), shape[: len(size)])
                 start = np.clip(np.array(centre) - size // 2, 0, last)

@@ -89,7 +89,7 @@ class SegmentationDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int | None = None,
         episodes: dict[str, Any] | None = None,
-        loading: Loading = Loading(),
+        loading: Loading | None = None,
     ) -> None:
         super().__init__()
         if len(patch_size) not in (2, 3) or min(patch_size) < 1:
@@ -105,7 +105,7 @@ class SegmentationDataModule(LightningDataModule):
         self.batch_size, self.split, self.preprocessing = batch_size, split, preprocessing
         self.augmentation, self.samples_per_epoch = augmentation, samples_per_epoch
         self.patches_per_volume, self.cache, self.num_workers = patches_per_volume, cache, num_workers
-        self.episodes, self.foreground, self.loading = episodes, foreground, loading
+        self.episodes, self.foreground, self.loading = episodes, foreground, loading or Loading()
         self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
         self._evaluation: dict[str, VolumeCache] = {}
         self.save_hyperparameters({"preprocessing": asdict(preprocessing), "classes": self.classes}, logger=False)
