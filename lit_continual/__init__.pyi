@@ -76,6 +76,8 @@ from .methods.rehearsal.replay import ReplayDataset as ReplayDataset
 from .methods.rehearsal.replay import ReplaySampler as ReplaySampler
 from .methods.rwalk.callback import RWalk as RWalk
 from .methods.si.callback import SI as SI
+from .methods.speed.channels_last import ChannelsLast as ChannelsLast
+from .methods.speed.compiled_network import CompiledNetwork as CompiledNetwork
 from .methods.tgd.callback import TargetedGradientDescent as TargetedGradientDescent
 from .methods.train_only.callback import TrainOnly as TrainOnly
 from .phantoms.brain.brain_data_module import BrainDataModule as BrainDataModule

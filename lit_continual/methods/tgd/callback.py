@@ -77,6 +77,11 @@ class TargetedGradientDescent(PartialTraining):
         self.phi = 0.3 if phi is None else phi
         self.share, self.gradient, self.k, self.alpha = share, gradient, k, alpha
 
+    @property
+    def needs_eager(self) -> bool:
+        """Whether it puts hooks on layers, which do not see a compiled network."""
+        return self.gradient == "activation" or self.hold_statistics
+
     @override
     def choose_masks(self, network: nn.Module, pl_module: LightningModule, fresh: set[str]) -> Mapping[str, Tensor]:
         example = tree_map_only(Tensor, lambda value: value.to(pl_module.device), pl_module.example_input_array)
