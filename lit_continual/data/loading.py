@@ -1,8 +1,9 @@
 """How volumes are loaded, and how their samples come to the network: nothing here changes a result."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
@@ -61,10 +62,7 @@ def load_in_threads(load: Callable[[int], T], order: Sequence[int], threads: int
     Raises:
         Exception: The first that ``load`` raises, in that order; what has not begun by then is not begun.
     """
-
-    def shown(what: Iterable[Any]) -> Iterable[Any]:
-        return tqdm(what, total=len(order), desc=f"Loading {name}", leave=False, disable=None)
-
+    shown = partial(tqdm, desc=f"Loading {name}", leave=False, disable=None)
     found: dict[int, T] = {}
     if min(threads, len(order)) <= 1:
         found = {k: load(k) for k in shown(order)}

@@ -170,7 +170,7 @@ class SegmentationDataModule(LightningDataModule):
         volumes = self._volumes(
             "train",
             lambda case: self._load_training(case, self.values, self.listed, self.preprocessing, self.patch_size),
-            (*self._known, self.patch_size),
+            (*self._key, self.patch_size),
             "training volumes",
             self.patch_size,
         )
@@ -210,13 +210,13 @@ class SegmentationDataModule(LightningDataModule):
             self._evaluation[split] = self._volumes(
                 split,
                 lambda case: self._load_evaluation(case, self.values, self.listed, self.preprocessing),
-                (*self._known, "whole"),
+                (*self._key, "whole"),
                 f"{split} volumes",
             )
         return self._evaluation[split]
 
     @property
-    def _known(self) -> tuple[Any, ...]:
+    def _key(self) -> tuple[Any, ...]:
         """What all volumes depend on beside their files: the last is the code that loads them."""
         code = self._load_training.__module__, self._load_training.__qualname__
         return self.values, self.listed.labels, self.preprocessing, code

@@ -1,7 +1,9 @@
 """A network that `torch.compile` makes faster, for the length of a fit."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
@@ -13,8 +15,8 @@ from lit_continual.methods.names import similar_names
 class CompiledNetwork(Callback):
     """Let ``torch.compile`` compile the network in training, and give it back as it was when the fit is over.
 
-    The parts are compiled in place, ``module.compile()``, when they are first called: names in checkpoints are the
-    same, and copies, such as a teacher, are not compiled. Use it where steps are many and sizes few; the first step
+    The parts are compiled in place, as by ``module.compile()``, when they are first called: names in checkpoints are
+    the same, and copies, such as a teacher, are not compiled. Use it where steps are many and sizes few; the first step
     takes a minute or so, and another size of a batch or a window is compiled anew.
 
     Args:
@@ -36,7 +38,7 @@ class CompiledNetwork(Callback):
     def __init__(
         self,
         network: str | None = None,
-        backend: str = "inductor",
+        backend: str | Callable[..., Any] = "inductor",
         mode: str | None = None,
         dynamic: bool | None = None,
     ) -> None:
@@ -57,7 +59,7 @@ class CompiledNetwork(Callback):
                 )
         for part in self._parts(pl_module):
             if part._compiled_call_impl is None:  # not compiled by its owner
-                part.compile(**self.options)
+                part._compiled_call_impl = _compiled(part, self.options)
                 self._compiled.append(part)
 
     def _parts(self, module: LightningModule) -> list[nn.Module]:
@@ -83,6 +85,16 @@ class CompiledNetwork(Callback):
         for part in self._compiled:
             vars(part).pop("_compiled_call_impl", None)  # private; nothing else gives a module back as it was
         self._compiled = []
+
+
+def _compiled(part: nn.Module, options: dict[str, Any]) -> Callable[..., Any]:
+    """Compile the call of a module from a frame of ours: torch compiles none of its own, as that of ``Sequential``."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return part._call_impl(*args, **kwargs)
+
+    call.__code__ = call.__code__.replace()  # torch compiles one code eight times at most, for all parts and all fits
+    return torch.compile(call, **options)  # type: ignore[no-any-return]
 
 
 def _called(module: nn.Module) -> list[nn.Module]:
