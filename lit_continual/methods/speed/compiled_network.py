@@ -94,7 +94,7 @@ def _compiled(part: nn.Module, options: dict[str, Any]) -> Callable[..., Any]:
         return part._call_impl(*args, **kwargs)
 
     call.__code__ = call.__code__.replace()  # torch compiles one code eight times at most, for all parts and all fits
-    return torch.compile(call, **options)  # type: ignore[no-any-return]
+    return torch.compile(call, **options)
 
 
 def _called(module: nn.Module) -> list[nn.Module]:
