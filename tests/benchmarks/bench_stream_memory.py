@@ -2,11 +2,11 @@
 
     python tests/benchmarks/bench_stream_memory.py [--experiences 8] [--gigabytes 2] [--cache disk] [--targets cached]
 
-Each experience has training volumes of so many gigabytes, preprocessed, of which a few patches are learnt by a network of
-one layer: what is measured is what data leave behind. The files are synthetic and lie in a temporary folder; those of all
-experiences are links to the same ones. If memory after the last experience is more than a tenth of an experience (30 MB at
-least) above that after the second, the script exits with 1, and so it does if the peak of a fit with ``cache: disk`` is
-more than a quarter of an experience (500 MB at least) above what was there before.
+Each experience has training volumes of so many gigabytes, preprocessed, of which a few slices are learnt by a network
+of one layer: what is measured is what data leave behind. The files are synthetic and lie in a temporary folder; those
+of all experiences are links to the same ones. If memory after the last experience is more than a tenth of an experience
+(30 MB at least) above that after the second, the script exits with 1, and so it does if the peak of a fit with
+``cache: disk`` is more than a quarter of an experience (500 MB at least) above what was there before.
 """
 
 import argparse
@@ -138,9 +138,8 @@ def run():
         os.environ["LIT_CONTINUAL_CACHE"] = str(folder / "cache")
         os.environ["LIT_CONTINUAL_CACHE_GB"] = str((needed - 0.75 * size) / 1e9)
         path = config(folder, write_volumes(folder, options.experiences, count), options)
-        print(
-            f"{options.experiences} experiences of {size / 1e9:.2f} GB, cache: {options.cache}, {options.targets} targets"
-        )
+        what = f"cache: {options.cache}, {options.targets} targets"
+        print(f"{options.experiences} experiences of {size / 1e9:.2f} GB, {what}")
         print(f"{'experience':10} {'before':>9} {'peak':>9} {'after':>9} {'of files':>9}   in MB", flush=True)
         measure(rows := [])
         continual_cli.report_of = lambda _: None
