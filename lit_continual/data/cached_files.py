@@ -113,7 +113,12 @@ class CachedFiles:
         with replaced(aside) as temporary:
             torch.save(content, temporary)
             self._make_room(temporary.stat().st_size)
-        os.replace(aside, path)
+        try:
+            os.replace(aside, path)
+        except PermissionError:  # on Windows, of what another process has written meanwhile and has mapped
+            if not path.exists():
+                raise
+            aside.unlink()
 
     def _make_room(self, size: int) -> None:
         with self._lock:

@@ -170,7 +170,6 @@ class SegmentationDataModule(LightningDataModule):
         volumes = self._volumes(
             "train",
             lambda case: self._load_training(case, self.values, self.listed, self.preprocessing, self.patch_size),
-            (*self._key, self.patch_size),
             "training volumes",
             self.patch_size,
         )
@@ -210,22 +209,16 @@ class SegmentationDataModule(LightningDataModule):
             self._evaluation[split] = self._volumes(
                 split,
                 lambda case: self._load_evaluation(case, self.values, self.listed, self.preprocessing),
-                (*self._key, "whole"),
                 f"{split} volumes",
+                None,
             )
         return self._evaluation[split]
 
-    @property
-    def _key(self) -> tuple[Any, ...]:
-        """What all volumes depend on beside their files: the last is the code that loads them."""
+    def _volumes(self, split: str, load: Callable[[Case], Any], name: str, patch: Sequence[int] | None) -> VolumeCache:
         code = self._load_training.__module__, self._load_training.__qualname__
-        return self.values, self.listed.labels, self.preprocessing, code
-
-    def _volumes(
-        self, split: str, load: Callable[[Case], Any], key: Any, name: str, patch_size: Sequence[int] | None = None
-    ) -> VolumeCache:
+        key = repr((self.values, self.listed.labels, self.preprocessing, code, patch))
         place, threads = ranks(self.trainer), self.loading.threads
-        return VolumeCache(self.cases[split], load, self.cache, repr(key), name, patch_size, threads, place)
+        return VolumeCache(self.cases[split], load, self.cache, key, name, patch, threads, place)
 
     @override
     def train_dataloader(self) -> Any:

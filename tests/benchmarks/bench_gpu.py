@@ -1,11 +1,11 @@
-"""Step time of every method on a GPU, relative to plain training, and whether data come as fast as they are learnt from.
+"""Step time of every method on a GPU, relative to plain training, and whether data come as fast as they are learnt.
 
     python tests/benchmarks/bench_gpu.py [--steps 40] [--precision bf16-mixed] [--size 96 96 96]
 
-A step is a whole one, loss, gradient and optimizer, of a U-Net on batches that lie on the device; of two fits the second
-is measured, in which methods have an old network. The time is the median over the steps, each waited for. The last
-table is of the loader: samples a second that it makes of volumes on disk with 0, 2, 4 … worker processes, against those
-that plain training takes. Without a GPU it says so and exits with 0; ``--device cpu`` shows that it runs.
+A step is a whole one, loss, gradient and optimizer, of a U-Net on batches that lie on the device; of two fits the
+second is measured, in which methods have an old network. The time is the median over the steps, each waited for. The
+last table is of the loader: samples a second that it makes of volumes on disk with 0, 2, 4 … worker processes, against
+those that plain training takes. Without a GPU it says so and exits with 0; ``--device cpu`` shows that it runs.
 """
 
 import argparse

@@ -1,14 +1,17 @@
 import json
+import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from lit_continual.cli import main
 from lit_continual.data import Augmentation, Loading, PatchDataset, Preprocessing, SegmentationDataModule, Split
@@ -380,6 +383,41 @@ def test_workers_read_what_one_process_does(data):
         one.setup("fit")
     pairs = zip(alone.train_dataloader(), helped.train_dataloader(), strict=True)
     assert all(equal(*pair) for pair in pairs)
+
+
+def private_bytes(pid):
+    """Memory of a process that no other shares."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+class Sums(Dataset):
+    """Looks at the whole of each volume."""
+
+    def __init__(self, volumes):
+        self.volumes = volumes
+
+    def __len__(self):
+        return len(self.volumes)
+
+    def __getitem__(self, k):
+        return float(self.volumes[k]["image"].sum())
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs /proc")
+@pytest.mark.parametrize("keep", ["memory", "disk"])
+def test_workers_do_not_copy_volumes(cases, keep):
+    """A forked worker that has looked at all of 80 MB takes no more than one that has looked at next to nothing."""
+    taken = []
+    for shape in ((8, 16, 24), (256, 256, 250)):
+        (case,) = cases(1)
+        volumes = VolumeCache([case], partial(load, shape=shape), keep, str(shape))
+        loader = DataLoader(Sums(volumes), batch_size=None, num_workers=1, multiprocessing_context="fork")
+        batches = iter(loader)
+        assert next(batches) == float(volumes[0]["image"].sum())
+        taken.append(max(private_bytes(child.pid) for child in multiprocessing.active_children()))
+        del batches
+    assert taken[1] - taken[0] < 40e6
 
 
 def test_other_preprocessing_and_other_code_are_other_volumes(data, folder):
