@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.testing import assert_close
 
@@ -96,6 +97,25 @@ def test_every_method_learns_the_same_with_the_channels_last(name, trainer, tmp_
             fit(trainer, one, *more, method)
     assert all(p.is_contiguous() for p in module.parameters())
     assert_close(dict(module.state_dict()), dict(plain.state_dict()), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns_about_the_same_in_16_bits_with_the_channels_last(name, precision, trainer, tmp_path):
+    """With a scaled loss, as on a GPU."""
+    module, plain = small(), small()
+    module.head[0].p = plain.head[0].p = 0.0
+    for one, more in ((plain, {}), (module, {"precision": precision})):
+        torch.manual_seed(1)
+        method = ENTRIES[name](tmp_path)
+        for _ in range(2):
+            if more and precision == "16-mixed":  # which Lightning has for GPUs alone
+                more = {"plugins": [MixedPrecision(precision, "cpu", torch.amp.GradScaler("cpu", init_scale=256.0))]}
+            fit(trainer, one, *([ChannelsLast()] if more else []), method, **more)
+    state = module.state_dict()
+    assert all(value.dtype != torch.float16 and value.isfinite().all() for value in state.values())
+    assert_close(dict(state), dict(plain.state_dict()), rtol=0.2, atol=0.05)
 
 
 @pytest.mark.slow
