@@ -93,7 +93,11 @@ class VolumeCache(Sequence[Sample]):
 
         ranks, rank = place
         order = sorted(range(len(cases)), key=lambda k: (k - rank) % ranks != 0)
-        loaded = load_in_threads(on_disk if paths else in_memory, order, threads, name)
+        try:
+            loaded = load_in_threads(on_disk if paths else in_memory, order, threads, name)
+        except BaseException:
+            self.close()
+            raise
         self.volumes = [volume for volume, _ in loaded]
         #: Of each volume, where patches are drawn.
         self.foregrounds = [Foreground(**found) for _, found in loaded if found is not None]
