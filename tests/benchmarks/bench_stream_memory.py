@@ -6,8 +6,8 @@ Each experience has training volumes of so many gigabytes, preprocessed, of whic
 of one layer: what is measured is what data leave behind, ``held`` without what the allocator has freed and kept for
 later. The files are synthetic and lie in a temporary folder; those of all experiences are links to the same ones. If
 more is held after the last experience than after the second, by a tenth of an experience (30 MB at least), the script
-exits with 1, and so it does if the peak of a fit with ``cache: disk`` is more than a quarter of an experience (500 MB at
-least) above what was there before.
+exits with 1, and so it does if the peak of a fit with ``cache: disk`` is more than a quarter of an experience (500 MB
+at least) above what was there before.
 """
 
 import argparse
