@@ -11,6 +11,7 @@ from .data.cases import CaseList as CaseList
 from .data.cases import read_cases as read_cases
 from .data.decathlon_data_module import DecathlonDataModule as DecathlonDataModule
 from .data.joint_data_module import JointDataModule as JointDataModule
+from .data.loading import Loading as Loading
 from .data.multi_task_data_module import MultiTaskDataModule as MultiTaskDataModule
 from .data.patches import PatchDataset as PatchDataset
 from .data.preprocessing import Preprocessing as Preprocessing
@@ -76,6 +77,8 @@ from .methods.rehearsal.replay import ReplayDataset as ReplayDataset
 from .methods.rehearsal.replay import ReplaySampler as ReplaySampler
 from .methods.rwalk.callback import RWalk as RWalk
 from .methods.si.callback import SI as SI
+from .methods.speed.channels_last import ChannelsLast as ChannelsLast
+from .methods.speed.compiled_network import CompiledNetwork as CompiledNetwork
 from .methods.tgd.callback import TargetedGradientDescent as TargetedGradientDescent
 from .methods.train_only.callback import TrainOnly as TrainOnly
 from .phantoms.brain.brain_data_module import BrainDataModule as BrainDataModule

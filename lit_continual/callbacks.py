@@ -18,6 +18,8 @@ from lit_continual.methods.plop.callback import PLOP
 from lit_continual.methods.pretrained.callback import Pretrained
 from lit_continual.methods.rwalk.callback import RWalk
 from lit_continual.methods.si.callback import SI
+from lit_continual.methods.speed.channels_last import ChannelsLast
+from lit_continual.methods.speed.compiled_network import CompiledNetwork
 from lit_continual.methods.tgd.callback import TargetedGradientDescent
 from lit_continual.methods.train_only.callback import TrainOnly
 
@@ -29,6 +31,8 @@ __all__ = [
     "MAS",
     "PLOP",
     "SI",
+    "ChannelsLast",
+    "CompiledNetwork",
     "DarkExperienceReplay",
     "Distillation",
     "LoRA",

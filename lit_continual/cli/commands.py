@@ -50,6 +50,28 @@ def adapt(arguments: Sequence[str]) -> None:
     show(f"Adapted: {run(**parser.parsed(arguments))}")
 
 
+def cache(arguments: Sequence[str]) -> None:
+    """Show the volumes that `cache: disk` has kept, or remove those of a data set or a patient."""
+    parser = _parser(cache)
+    commands = parser.add_subcommands()
+    listing = Parser(description="Show how much is kept, by folder of images.")
+    commands.add_subcommand("show", listing, help=listing.description)
+    clearing = Parser(description="Remove what is kept: all of it, or of one data set, or of one patient.")
+    clearing.add_argument("--dataset", type=str | None, default=None, help="A data set, or a folder of images.")
+    clearing.add_argument("--patient", type=str | None, default=None, help="Whose.")
+    commands.add_subcommand("clear", clearing, help=clearing.description)
+    given = parser.parsed(arguments)
+    from lit_continual.cli.show_cache import show_cache
+    from lit_continual.data.cached_volumes import clear
+
+    if given["subcommand"] == "show":
+        show_cache()
+    else:
+        gone, stay = clear(given["clear"]["dataset"], given["clear"]["patient"])
+        in_use = f"; {stay} are in use by running processes and stay" if stay else ""
+        show(f"{gone} volumes are gone from the cache{in_use}.")
+
+
 def compare(arguments: Sequence[str]) -> None:
     """Run a table of methods by cases by seeds, and show it."""
     parser = _parser(compare)
@@ -122,8 +144,13 @@ def memory(arguments: Sequence[str]) -> None:
     if given["subcommand"] == "show":
         show_memory(exemplars, options["exemplars"])
     else:
+        from lit_continual.data.cached_volumes import clear
+
         count = exemplars.forget(options["patient"])
         show(f"{count} exemplars of {options['patient']} are gone from {exemplars.folder}.", soft_wrap=False)
+        gone, stay = clear(patient=options["patient"])
+        if gone or stay:
+            show(f"Of the cached volumes of {options['patient']}, {gone} are gone and {stay} in use.", soft_wrap=False)
 
 
 def predict(arguments: Sequence[str]) -> None:
@@ -199,5 +226,5 @@ def _parser(command: Callable[..., None]) -> Parser:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     command.__name__: command
-    for command in (init, fit, validate, test, adapt, cell, compare, export, kse, memory, predict, report, sweep)
+    for command in (init, fit, validate, test, adapt, cache, cell, compare, export, kse, memory, predict, report, sweep)
 }

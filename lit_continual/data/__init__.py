@@ -7,6 +7,7 @@ from lit_continual.data.batch import Batch, Sample, collate
 from lit_continual.data.cases import Case, CaseList, read_cases
 from lit_continual.data.decathlon_data_module import DecathlonDataModule
 from lit_continual.data.joint_data_module import JointDataModule
+from lit_continual.data.loading import Loading
 from lit_continual.data.multi_task_data_module import MultiTaskDataModule
 from lit_continual.data.patches import PatchDataset
 from lit_continual.data.preprocessing import Preprocessing
@@ -22,6 +23,7 @@ __all__ = [
     "DecathlonDataModule",
     "EpochSampler",
     "JointDataModule",
+    "Loading",
     "MultiTaskDataModule",
     "PatchDataset",
     "Preprocessing",

@@ -22,6 +22,10 @@ class _JointDataset(ConcatDataset[Sample]):
         for part in self.datasets:
             part.set_epoch(epoch)  # type: ignore[attr-defined]  # a `PatchDataset`
 
+    def close(self) -> None:
+        for part in self.datasets:
+            part.close()  # type: ignore[attr-defined]
+
 
 class JointDataModule(LightningDataModule):
     """Train on the samples of several experiences together, with nothing withheld.
@@ -68,8 +72,13 @@ class JointDataModule(LightningDataModule):
         """Let go of volumes, targets, and the trainer whose loaders hold them; a stream keeps its data modules."""
         for part in self.parts:
             part.teardown(stage)
-        self.__dict__.pop("train_dataset", None)
+        if "train_dataset" in self.__dict__:
+            self.__dict__.pop("train_dataset").close()
         self.trainer = None
+
+    @override
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown("fit")  # which Lightning does not call then
 
     def annotations(self) -> list[tuple[Tensor, list[str]]]:
         """Return the label maps of all parts; see :class:`SegmentationDataModule`."""
@@ -94,8 +103,7 @@ class JointDataModule(LightningDataModule):
                 lambda: [found for dataset in data for found in dataset.foreground],
             ),
             collate_fn=collate,
-            num_workers=first.num_workers,
-            persistent_workers=first.num_workers > 0,
+            **first.loading.options(first.num_workers, self.trainer),
         )
 
     @override

@@ -72,6 +72,10 @@ class MultiTaskDataModule(LightningDataModule):
             part.teardown(stage)
         self.trainer = None
 
+    @override
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown("fit")  # which Lightning does not call then
+
     def annotations(self) -> list[tuple[Tensor, list[str]]]:
         """Return the label maps of all tasks; see :class:`SegmentationDataModule`."""
         return [found for part in self.tasks.values() for found in part.annotations()]

@@ -13,13 +13,13 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from lit_continual.data.batch import Sample
+from lit_continual.data.foreground import Foreground
 from lit_continual.data.shared_epoch import SharedEpoch
 from lit_continual.data.sliding_window import slide
 from lit_continual.runs.classes import TRANSFORMS
 from lit_continual.runs.spec import Spec
 
 FOREGROUND = 2 / 3  # share of patches that are centred on a revealed class
-CENTRES = 10_000  # voxels remembered of each volume for that
 
 
 class PatchDataset(Dataset[Sample]):
@@ -32,7 +32,8 @@ class PatchDataset(Dataset[Sample]):
 
     Args:
         volumes: Mappings with ``image`` ``(C, H, W, D)``, ``label`` ``(1, H, W, D)``, ``classes`` and ``patient``, at
-            least as large as a patch.
+            least as large as a patch. A sequence may know its ``foregrounds``, a :class:`Foreground` each, and keep
+            tensors ``beside`` its volumes, as a ``VolumeCache`` does; it is asked for a volume once a sample.
         patch_size: In voxels, two numbers for slices along the last axis, three for patches.
         spatial: MONAI dictionary transforms of ``image`` and ``label``, as ``class_path`` and ``init_args``. Cached
             targets ride through them as further channels of the image.
@@ -55,15 +56,17 @@ class PatchDataset(Dataset[Sample]):
     ) -> None:
         self.volumes, self.patch_size, self.seed = volumes, tuple(patch_size), seed
         self.epoch = SharedEpoch()
-        self.targets: dict[str, list[Tensor]] = {}  # of each volume, (K, H, W, D), on its grid
-        self.index: list[tuple[int, int]] = []  # volume and slice, or volume and number of the patch
-        self.centres: list[Tensor] = []  # of each volume, some of its foreground voxels, by flat index
-        for i, volume in enumerate(volumes):
-            flat = len(self.patch_size) == 2
-            self.index += [(i, z) for z in range(volume["image"].shape[-1] if flat else patches_per_volume)]
-            if not flat:
-                foreground = volume["label"].flatten().nonzero().flatten()
-                self.centres.append(foreground[:: -(-len(foreground) // CENTRES) or 1].clone())
+        self.targets: dict[str, Sequence[Tensor]] = {}  # of each volume, (K, H, W, D), on its grid
+        flat = len(self.patch_size) == 2
+        known: list[Foreground] = getattr(volumes, "foregrounds", [])
+        #: Of each volume, where its classes are.
+        self.foregrounds = known or [Foreground.of(volume["label"], centres=not flat) for volume in volumes]
+        #: Volume and slice, or volume and number of the patch.
+        self.index = [
+            (i, z)
+            for i, one in enumerate(self.foregrounds)
+            for z in range(len(one.slices) if flat else patches_per_volume)
+        ]
         self.spatial = Compose([TRANSFORMS.build(spec) for spec in spatial])
         self.intensity = Compose([TRANSFORMS.build(spec) for spec in intensity])
 
@@ -79,9 +82,8 @@ class PatchDataset(Dataset[Sample]):
     def foreground(self) -> list[bool]:
         """Which slices have a revealed class, or which patches are of a volume that has one."""
         if len(self.patch_size) == 3:
-            return [len(self.centres[i]) > 0 for i, _ in self.index]
-        has = [volume["label"][0].flatten(0, 1).any(0).tolist() for volume in self.volumes]
-        return [has[i][z] for i, z in self.index]
+            return [any(self.foregrounds[i].slices) for i, _ in self.index]
+        return [self.foregrounds[i].slices[z] for i, z in self.index]
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch samples are drawn for, in this process and in those that load for it."""
@@ -90,7 +92,8 @@ class PatchDataset(Dataset[Sample]):
     @override
     def __getitem__(self, k: int) -> Sample:
         random = np.random.default_rng([self.seed, self.epoch.value, k])
-        volume, window = self.volumes[self.index[k][0]], self._window(k, random)
+        volume = self.volumes[self.index[k][0]]
+        window = self._window(volume["label"], k, random)
         layers = [volume["image"], *(targets[self.index[k][0]] for targets in self.targets.values())]
         (image, *targets), label = self._augmented(volume, layers, window, random)
         drawn = {
@@ -127,17 +130,24 @@ class PatchDataset(Dataset[Sample]):
             predict: Maps images ``(B, C, *patch_size)``, preprocessed but not augmented, to logits ``(B, K, …)``.
         """
         bar = tqdm(self.volumes, desc="Asking the teacher", leave=False, disable=None)
-        self.targets[key] = [slide(predict, volume["image"][None], self.patch_size)[0].half() for volume in bar]
+        answers = (slide(predict, volume["image"][None], self.patch_size)[0].half() for volume in bar)
+        self.targets[key] = getattr(self.volumes, "beside", list)(answers)
 
-    def _window(self, k: int, random: np.random.Generator) -> tuple[Any, ...]:
+    def close(self) -> None:
+        """Let go of the volumes and the targets, whoever holds this."""
+        self.targets.clear()
+        if hasattr(self.volumes, "close"):
+            self.volumes.close()
+
+    def _window(self, label: Tensor, k: int, random: np.random.Generator) -> tuple[Any, ...]:
         """Choose what is cut out of ``(C, H, W, D)`` for sample ``k``."""
         i, z = self.index[k]
-        shape, size = self.volumes[i]["label"].shape[1:], np.array(self.patch_size)
+        shape, size = label.shape[1:], np.array(self.patch_size)
         last = np.array(shape[: len(size)]) - size
         start = random.integers(0, last + 1)
         flat = len(size) == 2
         if last.any():
-            centres = self.volumes[i]["label"][0, ..., z].flatten().nonzero().flatten() if flat else self.centres[i]
+            centres = label[0, ..., z].flatten().nonzero().flatten() if flat else self.foregrounds[i].centres
             if len(centres) and random.random() < FOREGROUND:
                 centre = np.unravel_index(int(centres[random.integers(len(centres))]), shape[: len(size)])
                 start = np.clip(np.array(centre) - size // 2, 0, last)

@@ -18,7 +18,7 @@ def place_in_fit(trainer: Trainer | None) -> tuple[int, int, int]:
     When the loaders are made, ``trainer.current_epoch`` does not count the epoch that ended with the checkpoint yet.
     """
     progress: Any = trainer.fit_loop.epoch_progress.current if trainer is not None else None
-    return (*_ranks(trainer), 0 if progress is None else progress.processed)
+    return (*ranks(trainer), 0 if progress is None else progress.processed)
 
 
 def whole_loader(volumes: Any, trainer: Trainer | None, batch_size: int = 1) -> Any:
@@ -29,7 +29,7 @@ def whole_loader(volumes: Any, trainer: Trainer | None, batch_size: int = 1) -> 
     """
     if not len(volumes):
         return []
-    sampler = WholeSampler(volumes, *_ranks(trainer))
+    sampler = WholeSampler(volumes, *ranks(trainer))
     if not len(sampler):
         return DataLoader(_Padding(volumes), collate_fn=collate)
     return DataLoader(volumes, batch_size, sampler=sampler, collate_fn=collate)
@@ -49,7 +49,7 @@ class _Padding(Dataset[Any]):
         return {**self.volumes[index], "padding": True}
 
 
-def _ranks(trainer: Trainer | None) -> tuple[int, int]:
+def ranks(trainer: Trainer | None) -> tuple[int, int]:
     """How many there are, and which this one is."""
     return (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
 

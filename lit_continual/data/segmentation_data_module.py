@@ -16,10 +16,11 @@ from typing_extensions import Self, override
 from lit_continual.data.arguments import require_at_least
 from lit_continual.data.batch import class_names, collate
 from lit_continual.data.cases import Case, CaseList, read_cases
+from lit_continual.data.loading import Loading
 from lit_continual.data.patches import PatchDataset
 from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.revealed_classes import values_of
-from lit_continual.data.samplers import EpochSampler, place_in_fit, whole_loader
+from lit_continual.data.samplers import EpochSampler, place_in_fit, ranks, whole_loader
 from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import load_evaluation_volume, load_training_volume
@@ -59,10 +60,12 @@ class SegmentationDataModule(LightningDataModule):
         foreground: Least share of an epoch's samples that are slices with a revealed class, for small lesions in many
             slices; ``None`` takes slices as they come.
         patches_per_volume: How often a volume is drawn from in an epoch; 3D only.
-        cache: Keep loaded volumes in ``"memory"`` as long as a fit or an evaluation lasts, or on ``"disk"``.
+        cache: Keep loaded volumes, and cached targets, in ``"memory"`` as long as a fit or an evaluation lasts, or on
+            ``"disk"``, in files of the cache folder that are mapped into memory and that later runs use again.
         num_workers: Processes that augment; 0 for none.
         seed: Seed of order and augmentation; ``None`` takes that of ``seed_everything``.
         episodes: Arguments of ``Episodes``, which a ``MetaTune`` without its own reads; nobody else does.
+        loading: How fast data come, at which price in memory; changes no result.
 
     Raises:
         ValueError: For a bad argument or bad data, with the file and the remedy; see ``read_cases`` and ``load_case``.
@@ -86,6 +89,7 @@ class SegmentationDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int | None = None,
         episodes: dict[str, Any] | None = None,
+        loading: Loading | None = None,
     ) -> None:
         super().__init__()
         if len(patch_size) not in (2, 3) or min(patch_size) < 1:
@@ -101,7 +105,7 @@ class SegmentationDataModule(LightningDataModule):
         self.batch_size, self.split, self.preprocessing = batch_size, split, preprocessing
         self.augmentation, self.samples_per_epoch = augmentation, samples_per_epoch
         self.patches_per_volume, self.cache, self.num_workers = patches_per_volume, cache, num_workers
-        self.episodes, self.foreground = episodes, foreground
+        self.episodes, self.foreground, self.loading = episodes, foreground, loading or Loading()
         self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
         self._evaluation: dict[str, VolumeCache] = {}
         self.save_hyperparameters({"preprocessing": asdict(preprocessing), "classes": self.classes}, logger=False)
@@ -141,9 +145,16 @@ class SegmentationDataModule(LightningDataModule):
     @override
     def teardown(self, stage: str) -> None:
         """Let go of volumes, targets, and the trainer whose loaders hold them; a stream keeps its data modules."""
+        for volumes in self._evaluation.values():
+            volumes.close()
         self._evaluation.clear()
-        self.__dict__.pop("train_dataset", None)
+        if "train_dataset" in self.__dict__:
+            self.__dict__.pop("train_dataset").close()
         self.trainer = None
+
+    @override
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown("fit")  # which Lightning does not call then
 
     @cached_property
     def train_dataset(self) -> PatchDataset:
@@ -156,14 +167,13 @@ class SegmentationDataModule(LightningDataModule):
         Raises:
             ValueError: If a file is bad, a class occurs in no training case, or the augmentation fails.
         """
-        volumes = VolumeCache(
-            self.cases["train"],
+        volumes = self._volumes(
+            "train",
             lambda case: self._load_training(case, self.values, self.listed, self.preprocessing, self.patch_size),
-            self.cache,
-            repr((self.values, self.listed.labels, self.preprocessing, self.patch_size)),
             "training volumes",
+            self.patch_size,
         )
-        present = {int(k) for volume in volumes for k in volume["label"].unique()}
+        present = {value for one in volumes.foregrounds for value in one.values}
         for k, name in enumerate(self.classes, start=1):
             if k not in present:
                 raise ValueError(
@@ -196,21 +206,26 @@ class SegmentationDataModule(LightningDataModule):
 
     def _evaluation_volumes(self, split: str) -> VolumeCache:
         if split not in self._evaluation:
-            self._evaluation[split] = VolumeCache(
-                self.cases[split],
+            self._evaluation[split] = self._volumes(
+                split,
                 lambda case: self._load_evaluation(case, self.values, self.listed, self.preprocessing),
-                self.cache,
-                repr((self.values, self.listed.labels, self.preprocessing, "whole")),
                 f"{split} volumes",
+                None,
             )
         return self._evaluation[split]
+
+    def _volumes(self, split: str, load: Callable[[Case], Any], name: str, patch: Sequence[int] | None) -> VolumeCache:
+        code = self._load_training.__module__, self._load_training.__qualname__
+        key = repr((self.values, self.listed.labels, self.preprocessing, code, patch))
+        place, threads = ranks(self.trainer), self.loading.threads
+        return VolumeCache(self.cases[split], load, self.cache, key, name, patch, threads, place)
 
     @override
     def train_dataloader(self) -> Any:
         data, place = self.train_dataset, place_in_fit(self.trainer)
         order = EpochSampler(data, self.seed, self.samples_per_epoch, *place, self.foreground, lambda: data.foreground)
-        workers: dict[str, Any] = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
-        return DataLoader(data, self.batch_size, sampler=order, collate_fn=collate, **workers)
+        options = self.loading.options(self.num_workers, self.trainer)
+        return DataLoader(data, self.batch_size, sampler=order, collate_fn=collate, **options)
 
     @override
     def val_dataloader(self) -> Any:

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from lit_continual.data.arguments import require_at_least
 from lit_continual.data.cases import Case
+from lit_continual.data.loading import Loading
 from lit_continual.data.samplers import EpochSampler, place_in_fit, whole_loader
 from lit_continual.denoising.pet_slices import PetSlices, WholeStudies
 from lit_continual.denoising.pet_study import REALISATION_TIME, SCAN_TIMES, Study
@@ -39,6 +40,8 @@ class PetStudyDataModule(LightningDataModule):
         samples_per_epoch: How many of the shuffled slices make an epoch; ``None`` for all.
         cache: Folder where simulated studies are kept.
         seed: Seed of the order of slices; by default that of the run.
+        num_workers: Processes that make samples; 0 for none.
+        loading: See :class:`~lit_continual.data.SegmentationDataModule`.
     """
 
     #: What is measured: the masks of a study.
@@ -62,13 +65,16 @@ class PetStudyDataModule(LightningDataModule):
         samples_per_epoch: int | None = None,
         cache: str | Path = "runs/pet_studies",
         seed: int | None = None,
+        num_workers: int = 0,
+        loading: Loading | None = None,
     ) -> None:
         super().__init__()
         require_at_least(1, batch_size=batch_size, samples_per_epoch=samples_per_epoch, size=size, depth=depth)
-        require_at_least(0, seed=seed)
+        require_at_least(0, seed=seed, num_workers=num_workers)
         self.version, self.pairs, self.seconds, self.realisations = version, pairs, list(seconds), realisations
         self.each, self.size, self.depth, self.train_slices = each, size, depth, train_slices
         self.batch_size, self.samples_per_epoch, self.cache = batch_size, samples_per_epoch, cache
+        self.num_workers, self.loading = num_workers, loading or Loading()
         self.seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if seed is None else seed
 
     @abstractmethod
@@ -112,7 +118,8 @@ class PetStudyDataModule(LightningDataModule):
     @override
     def train_dataloader(self) -> DataLoader[Any]:
         sampler = EpochSampler(self.train_dataset, self.seed, self.samples_per_epoch, *place_in_fit(self.trainer))
-        return DataLoader(self.train_dataset, self.batch_size, sampler=sampler)
+        options = self.loading.options(self.num_workers, self.trainer)
+        return DataLoader(self.train_dataset, self.batch_size, sampler=sampler, **options)
 
     @override
     def val_dataloader(self) -> Any:

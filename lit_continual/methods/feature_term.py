@@ -31,6 +31,9 @@ class FeatureTerm(TaughtTerm):
         MisconfigurationException: If the module is compiled or has no such layer.
     """
 
+    #: Hooks on layers do not see a compiled network.
+    needs_eager = True
+
     def __init__(
         self,
         layers: Sequence[str] | None = None,

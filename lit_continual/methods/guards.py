@@ -1,5 +1,9 @@
 """Checks that stop a run before it trains something else than it says."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
@@ -29,12 +33,26 @@ def require_persistent_replicas(trainer: Trainer, who: object, remembers: bool =
 def require_eager(module: nn.Module, what: str) -> None:
     """Raise if a compiled module would not see hooks that are put on its layers later."""
     for part in module.modules():
-        compiled = getattr(part, "_compiler_ctx", None) or part._compiled_call_impl or hasattr(part, "_orig_mod")
-        if compiled:
+        if is_compiled(part):
             raise MisconfigurationException(
                 f"{what} needs hooks on layers, which the compiled {type(part).__name__} does not see. Give the Trainer"
                 " the module without `torch.compile`, or leave the option out."
             )
+
+
+def is_compiled(part: nn.Module) -> bool:
+    """Whether a module itself went through ``torch.compile``."""
+    return bool(getattr(part, "_compiler_ctx", None) or part._compiled_call_impl or hasattr(part, "_orig_mod"))
+
+
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """Run a network as it was before ``torch.compile``, so that hooks on its layers are called."""
+    if any(is_compiled(part) for part in network.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:  # the compiler takes seconds to import
+        yield
 
 
 def _is_a(found: object, *names: str) -> bool:

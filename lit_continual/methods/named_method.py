@@ -16,6 +16,8 @@ class NamedMethod(Callback):
 
     #: Names the method in the logs, as ``train/<name>``, and its state in checkpoints. One trainer, one of a name.
     name: str
+    #: Whether it looks into layers or replaces their weights, for which `CompiledNetwork` refuses to compile them.
+    needs_eager = False
 
     @property
     @override

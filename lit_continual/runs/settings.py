@@ -17,7 +17,7 @@ _FREE = re.compile(
     r"trainer\.(logger|default_root_dir|enable_progress_bar|enable_model_summary|enable_checkpointing"
     r"|log_every_n_steps|profiler)\b.*"
     r"|stream\.(name|pictures)"
-    r"|(data|stream\.experiences\.\d+\.data)\..*\b(num_workers|persistent_workers|pin_memory)"
+    r"|(data|stream\.experiences\.\d+\.data)\..*\b(num_workers|persistent_workers|pin_memory|loading\..*|cache)"
 )
 _SHOWN = 6  # differences that an error names
 

@@ -158,7 +158,9 @@ class StreamLoop:
         begin = time.monotonic()
         module, _ = self._module(index, self.folder.checkpoint(index))
         module.to(self.make_trainer([], logger=False).strategy.root_device)
-        exemplars = self._with_memory(index).remember(module)
+        data = self._with_memory(index)
+        exemplars = data.remember(module)
+        data.teardown("fit")  # it has loaded the training volumes once more
         size = sum(exemplar.bytes for exemplar in exemplars)
         announce(f"{self._title(index)} {len(exemplars)} exemplars of {size / 1e6:.1f} MB in {self.folder.memory}")
         size += self.folder.run["experiences"][index].get("memory_bytes", 0)

@@ -112,9 +112,9 @@ def test_a_share_of_an_epoch_is_of_slices_with_a_class():
 
 def test_few_centres_are_remembered_of_a_large_class():
     full = {"image": torch.zeros(1, 40, 40, 40), "label": torch.ones(1, 40, 40, 40), "classes": ("a",), "patient": "p"}
-    (centres,) = PatchDataset([full], [5, 5, 5]).centres
-    assert 5_000 < len(centres) <= 10_000
-    assert int(centres.max()) > 63_000  # from everywhere
+    (found,) = PatchDataset([full], [5, 5, 5]).foregrounds
+    assert 5_000 < len(found.centres) <= 10_000
+    assert int(found.centres.max()) > 63_000  # from everywhere
 
 
 @pytest.mark.parametrize("patch", [(16, 16), (16, 16, 4)])

@@ -25,6 +25,8 @@ from lit_continual.callbacks import (
     MAS,
     PLOP,
     SI,
+    ChannelsLast,
+    CompiledNetwork,
     DarkExperienceReplay,
     Distillation,
     LoRA,
@@ -102,6 +104,8 @@ def of_a_file(folder):
 # Name of the class, and behind a space which of its ways -> a fresh callback, which may write to a folder.
 ENTRIES = {
     "AGEM": lambda folder: AGEM([(image, 1 - label) for image, label in batches().dataset], batch_size=3),
+    "ChannelsLast": lambda folder: ChannelsLast(),
+    "CompiledNetwork": lambda folder: CompiledNetwork(backend="eager"),
     "DarkExperienceReplay": lambda folder: DarkExperienceReplay(),
     "Distillation": lambda folder: Distillation(),
     "Distillation start": lambda folder: Distillation(teacher="start"),
@@ -139,6 +143,7 @@ ENTRIES = {
 # What must be plain training, bit for bit, in a first fit.
 NEUTRAL = {
     "AGEM without a past": lambda folder: AGEM(),
+    "CompiledNetwork": lambda folder: CompiledNetwork(backend="eager"),
     "DarkExperienceReplay": lambda folder: DarkExperienceReplay(teacher="start"),  # without exemplars
     "Distillation alpha 1": lambda folder: Distillation(alpha=1.0, teacher="start"),
     "Distillation without a teacher": lambda folder: Distillation(),
@@ -272,6 +277,7 @@ def test_a_copy_made_during_fit_is_a_plain_module(make, trainer):
         torch.manual_seed(0)
         one.train().zero_grad()
         one.training_step(next(iter(batches())), 0)["loss"].backward()
-    exact(copied, plain)
+    tolerance = 1e-5 if isinstance(callback, ChannelsLast) else 0  # the copy lies as it lay, and sums in that order
+    assert_close(dict(copied.state_dict()), dict(plain.state_dict()), rtol=tolerance, atol=tolerance)
     gradients = [{name: p.grad for name, p in one.named_parameters()} for one in (copied, plain)]
-    assert_close(*gradients, rtol=0, atol=0)
+    assert_close(*gradients, rtol=tolerance, atol=tolerance)

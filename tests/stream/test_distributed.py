@@ -152,3 +152,35 @@ def test_ranks_without_a_volume_to_evaluate_wait_for_the_others(stream, tmp_path
     matrix = json.loads((tmp_path / "run/matrix.json").read_text())["dice"]
     assert None not in [matrix[0][0], *matrix[1]]
     assert len((tmp_path / "run/cases.csv").read_text().splitlines()) == 1 + 3  # a volume and class each
+
+
+FAILING = """
+import os
+from lit_continual.data import SegmentationDataModule
+
+class Failing(SegmentationDataModule):
+    @staticmethod
+    def _load_training(case, *options):
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise ValueError("the first rank cannot read")
+        return SegmentationDataModule._load_training(case, *options)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails", [False, True])
+def test_ranks_share_a_cache_on_disk_and_none_waits_for_one_that_fails(stream, tmp_path, fails):
+    (tmp_path / "failing.py").write_text(FAILING)
+    command = [sys.executable, "-m", "lit_continual", "fit", "--config", stream(LWF), "--data.cache=disk"]
+    ddp = ["--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=2", "--trainer.max_epochs=1"]
+    own = ["--data=failing.Failing"] if fails else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LIT_CONTINUAL_CACHE": str(tmp_path / "cache")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.getcwd()])
+    run = subprocess.run([*command, *own, *ddp], env=environment, capture_output=True, text=True, timeout=900)
+    assert (run.returncode != 0) == fails, run.stderr
+    assert ("the first rank cannot read" in run.stderr) == fails
+    volumes = tmp_path / "cache" / "volumes"
+    assert {path.suffix for path in volumes.iterdir() if path.is_file()} <= {".pt"}  # nothing half written
+    if not fails:
+        assert len(list(volumes.glob("*.pt"))) == 12  # 2 to train, 2 to validate and 2 to test on, for either class
+        assert list((volumes / "used").iterdir()) == []

@@ -56,6 +56,8 @@ class LoRA(PartialTraining):
         >>> callback = LoRA(rank=4, alpha=8, layers=["body"], after=1)
     """
 
+    #: Adapters take the place of layers, which a compiled network would go on without.
+    needs_eager = True
     how_to_free = "name something with layers in `layers`"
 
     def __init__(

@@ -70,6 +70,9 @@ class MetaTune(Callback):
         >>> trainer = Trainer(callbacks=callback, logger=False, enable_checkpointing=False, barebones=True)
     """
 
+    #: A step with replaced parameters, twice differentiated, cannot be compiled.
+    needs_eager = True
+
     def __init__(
         self,
         strategy: MetaStrategy,

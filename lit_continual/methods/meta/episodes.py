@@ -87,13 +87,15 @@ class Episodes:
                 f" {type(dataset if dataset is not None else given).__name__}: use a `SegmentationDataModule`, without"
                 " a memory of exemplars."
             )
-        patients = [dataset.volumes[i]["patient"] for i, _ in dataset.index]
+        names = [volume["patient"] for volume in dataset.volumes]
+        patients = [names[i] for i, _ in dataset.index]
         return PatientEpisodes(
             dataset,
             patients,
             lambda _: slice_dice(module, dataset),
             seed=dataset.seed,
             num_workers=given.num_workers,
+            pin_memory=given.pin_memory,
             collate=collate,
             **asdict(self),
         )

@@ -42,6 +42,7 @@ class PatientEpisodes:
         seed: Seed of the permutations; the number of the epoch is added.
         collate: Makes a batch of a list of items of ``dataset``.
         num_workers: Processes that load slices.
+        pin_memory: Put batches into page-locked memory.
 
     Raises:
         ValueError: If an argument is out of range, ``scores`` returns another number of values, or no patient gives
@@ -72,6 +73,7 @@ class PatientEpisodes:
         seed: int = 0,
         collate: Callable[[list[Any]], Any] = default_collate,
         num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         data: Any = dataset
         self.dataset, self.size = data, len(data)
@@ -86,7 +88,7 @@ class PatientEpisodes:
                 f"`tasks` and `shots` must be at least 1 and `rerank_every` at least 0, got {tasks}, {shots} and"
                 f" {rerank_every}."
             )
-        self.collate, self.num_workers, self.seed = collate, num_workers, seed
+        self.collate, self.num_workers, self.pin_memory, self.seed = collate, num_workers, pin_memory, seed
         self.slices: dict[Hashable, Slices] = {}
         for index, patient in enumerate(patients):
             self.slices.setdefault(patient, []).append(index)
@@ -121,7 +123,11 @@ class PatientEpisodes:
         episodes = [plan[place % len(plan)] for place in places]
         parts = [slices for episode in episodes for task in episode for slices in task]
         loader: DataLoader[Any] = DataLoader(
-            self.dataset, batch_sampler=parts, num_workers=self.num_workers, collate_fn=self.collate
+            self.dataset,
+            batch_sampler=parts,
+            num_workers=self.num_workers,
+            collate_fn=self.collate,
+            pin_memory=self.pin_memory,
         )
         batches = iter(loader)
         for episode in episodes:

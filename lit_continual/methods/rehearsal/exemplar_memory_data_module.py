@@ -124,6 +124,9 @@ class ExemplarMemoryDataModule(LightningDataModule):
             num_workers=loader.num_workers,
             persistent_workers=loader.persistent_workers,
             pin_memory=loader.pin_memory,
+            prefetch_factor=loader.prefetch_factor,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
         )
 
     def _sampler(self, loader: Any) -> EpochSampler:

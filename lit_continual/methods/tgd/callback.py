@@ -99,6 +99,11 @@ class TargetedGradientDescent(PartialTraining):
         self.phi = 0.3 if phi is None else phi
         self.share, self.gradient, self.k, self.alpha = share, gradient, k, alpha
 
+    @property
+    def needs_eager(self) -> bool:
+        """Whether it puts hooks on layers, which do not see a compiled network."""
+        return self.gradient == "activation" or self.hold_statistics
+
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 
+from lit_continual.methods.guards import uncompiled
 from lit_continual.methods.rehearsal.selection.abstraction import abstraction
 from lit_continual.methods.rehearsal.selection.mc_dropout import dropout_uncertainty
 from lit_continual.methods.rehearsal.selection.progress import shown
@@ -52,10 +53,11 @@ def measure_samples(
     def by_batch(measure: Callable[[Tensor], Tensor], of: Sequence[int], what: str) -> Tensor:
         rank, world = (0, 1) if group is None else (distributed.get_rank(group), distributed.get_world_size(group))
         batches = [of[start : start + batch_size] for start in range(0, len(of), batch_size)]
-        mine = {
-            n: measure(torch.stack([images[k] for k in batches[n]]).to(device)).cpu()
-            for n in shown(range(len(batches))[rank::world], what)
-        }
+        with uncompiled(network):
+            mine = {
+                n: measure(torch.stack([images[k] for k in batches[n]]).to(device)).cpu()
+                for n in shown(range(len(batches))[rank::world], what)
+            }
         gathered = [mine] * world
         if group is not None:
             distributed.all_gather_object(gathered, mine, group=group)

@@ -1,0 +1,191 @@
+"""Step time of every method on a GPU, relative to plain training, and whether data come as fast as they are learnt.
+
+    python tests/benchmarks/bench_gpu.py [--steps 40] [--precision bf16-mixed] [--size 96 96 96]
+
+A step is a whole one, loss, gradient and optimizer, of a U-Net on batches that lie on the device; of two fits the
+second is measured, in which methods have an old network. The time is the median over the steps, each waited for. The
+last table is of the loader: samples a second that it makes of volumes on disk with 0, 2, 4 … worker processes, against
+those that plain training takes. Without a GPU it says so and exits with 0; ``--device cpu`` shows that it runs.
+"""
+
+import argparse
+import logging
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.utilities import move_data_to_device
+from torch.utils.data import DataLoader
+
+from lit_continual import callbacks as methods
+from lit_continual.data import Augmentation, SegmentationDataModule, Split
+from lit_continual.modules import FOMAML, Segmenter
+
+METHODS = {
+    "plain": list,
+    "ChannelsLast": lambda: [methods.ChannelsLast()],
+    "CompiledNetwork": lambda: [methods.CompiledNetwork("body")],
+    "both of these": lambda: [methods.ChannelsLast(), methods.CompiledNetwork("body")],
+    "Distillation": lambda: [methods.Distillation()],
+    "MiB": lambda: [methods.MiB()],
+    "PLOP": lambda: [methods.PLOP()],
+    "ILT": lambda: [methods.ILT()],
+    "L2SP": lambda: [methods.L2SP(parameters="body", anchor="last_fit")],
+    "EWC": lambda: [methods.EWC(samples=2)],
+    "MAS": lambda: [methods.MAS(samples=2)],
+    "SI": lambda: [methods.SI()],
+    "RWalk": lambda: [methods.RWalk()],
+    "TGD": lambda: [methods.TargetedGradientDescent(share=0.5, after=1)],
+    "TrainOnly": lambda: [methods.TrainOnly(after=1)],
+    "LoRA": lambda: [methods.LoRA(after=1)],
+    "WeightFusion": lambda: [methods.WeightFusion(0.5)],
+    "MetaTune": lambda: [methods.MetaTune(FOMAML(), after=1)],
+}
+ONE_HEAD = {"MiB", "PLOP", "ILT"}  # of a softmax over all classes
+
+
+class Batches(LightningDataModule):
+    """The same batch again and again, on the device; of pairs of tasks for MetaTune."""
+
+    def __init__(self, options, classes, pairs):
+        super().__init__()
+        self.options, self.classes, self.patch_size, self.pairs = options, classes, tuple(options.size), pairs
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(options.batch, 1, *options.size, generator=generator)
+        self.batch = {"image": image, "label": (image > 1).byte(), "classes": [tuple(classes)] * options.batch}
+
+    def train_dataloader(self):
+        batch = move_data_to_device(self.batch, self.trainer.strategy.root_device)
+        return DataLoader([[(batch, batch)] if self.pairs else batch] * (self.options.steps + 3), batch_size=None)
+
+
+class Clock(Callback):
+    """Seconds of each step but the first three, which warm up."""
+
+    def __init__(self):
+        self.seconds = []
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        wait(module.device)
+        self.begin = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        wait(module.device)
+        if index >= 3:
+            self.seconds.append(time.perf_counter() - self.begin)
+
+
+def wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def segmenter(options, heads):
+    seed_everything(0, verbose=False)
+    network = {"class_path": "BasicUNet", "init_args": {"spatial_dims": len(options.size), "norm": "BATCH"}}
+    return Segmenter({**network, "features": options.widths}, features=options.widths[-1], heads=heads)
+
+
+def trainer(options, *added):
+    quiet = {
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+    }
+    where = {"accelerator": "gpu" if options.device == "cuda" else options.device, "devices": 1}
+    return Trainer(max_epochs=1, callbacks=list(added), precision=options.precision, **where, **quiet)
+
+
+def step(options, name):
+    """Median seconds of a step, and the largest memory of the device in bytes."""
+    method, clock = METHODS[name](), Clock()
+    module = segmenter(options, "shared" if name in ONE_HEAD else "separate")
+    few = argparse.Namespace(**{**vars(options), "steps": 0})
+    trainer(few, *method).fit(module, datamodule=Batches(few, {"first": 1}, pairs=False))
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trainer(options, *method, clock).fit(module, datamodule=Batches(options, {"second": 1}, pairs=name == "MetaTune"))
+    peak = torch.cuda.max_memory_allocated() if options.device == "cuda" else 0
+    return statistics.median(clock.seconds), peak
+
+
+def write_volumes(folder, options):
+    shape = [max(size, 2 * patch) for size, patch in zip((128, 128, 64), [*options.size, 32], strict=False)]
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    for k in range(4):
+        image = rng.integers(0, 100, shape).astype(np.int16)
+        for kind, array in (("images", image), ("labels", (image > 50).astype(np.uint8))):
+            nib.save(nib.Nifti1Image(array, np.eye(4)), folder / kind / f"{k}.nii.gz")
+    return str(folder)
+
+
+def samples_a_second(options, dataset, workers):
+    """Samples a second that the loader makes, after its first batch."""
+    flip = {"class_path": "RandFlipd", "init_args": {"keys": ["image", "label"], "prob": 0.5, "spatial_axis": 0}}
+    affine = {"class_path": "RandAffined", "init_args": {"keys": ["image", "label"], "prob": 1.0, "rotate_range": 0.2}}
+    affine["init_args"]["mode"] = ["bilinear", "nearest"]
+    patches = options.batch * options.steps // 4 + options.batch  # of each of four volumes
+    how = {"augmentation": Augmentation((flip, affine)), "patches_per_volume": patches, "num_workers": workers}
+    split = Split((1, 0, 0))
+    data = SegmentationDataModule(
+        dataset, list(options.size), {"label": 1}, options.batch, split, cache="disk", seed=0, **how
+    )
+    data.setup("fit")
+    batches = iter(data.train_dataloader())
+    next(batches)
+    begin, count = time.perf_counter(), 0
+    for batch in batches:
+        count += len(batch["image"])
+        if count >= options.batch * options.steps:
+            break
+    seconds = time.perf_counter() - begin
+    data.teardown("fit")
+    return count / seconds
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=int, nargs="+", default=[96, 96, 96])
+    parser.add_argument("--widths", type=int, nargs=6, default=[32, 32, 64, 128, 256, 32])
+    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("Skipped: there is no GPU. `--device cpu --steps 2 --size 16 16 16` shows that it runs.")
+        return
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    what = torch.cuda.get_device_name() if options.device == "cuda" else "the CPU"
+    print(f"{what}, {options.precision}, batches of {options.batch} x {'x'.join(map(str, options.size))}")
+    print(f"{'method':16} {'step':>9} {'ratio':>6} {'memory':>9}")
+    plain = None
+    for name in dict.fromkeys(["plain", *options.methods]):
+        seconds, peak = step(options, name)
+        plain = plain or seconds
+        print(f"{name:16} {seconds * 1e3:6.1f} ms {seconds / plain:6.3f} {peak / 1e6:6.0f} MB", flush=True)
+    learnt = options.batch / plain
+    print(f"\nplain training takes {learnt:.1f} samples a second; the loader makes")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LIT_CONTINUAL_CACHE"] = f"{folder}/cache"
+        (Path(folder) / "data").mkdir()
+        dataset = write_volumes(Path(folder) / "data", options)
+        for workers in [n for n in (0, 2, 4, 8, 16) if n <= (os.cpu_count() or 1)]:
+            made = samples_a_second(options, dataset, workers)
+            print(f"{workers:3} workers {made:8.1f} a second, {made / learnt:6.2f} of what is taken", flush=True)
+
+
+if __name__ == "__main__":
+    main()
