@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,10 +66,11 @@ class VolumeScores:
         """
         names = [name for name in truths if name in self.metrics]
 
-        def scored(mask: Tensor) -> Tensor:
+        def scored(masks: Mapping[str, Tensor], name: str) -> Tensor:
+            mask = masks[name]
             return mask if annotated is None else mask & ~annotated[:, 0].to(mask.device, torch.bool)
 
-        found, true = (Masks(names, lambda name, m=masks: scored(m[name])) for masks in (predictions, truths))
+        found, true = (Masks(names, partial(scored, masks)) for masks in (predictions, truths))
         return {
             "prediction": Masks(names, lambda name: found[name][0]),
             "truth": Masks(names, lambda name: true[name][0]),
