@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 AT_ONCE = 2**20  # voxels of a slab
+FEW = 16  # voxels along the other axes, so many that products are rounded as those of a whole grid
 
 
 class SlabResample(SpatialResample):  # type: ignore[misc]  # MONAI is not typed
@@ -65,8 +66,7 @@ def _across(source: Tensor, target: Tensor) -> Tensor:
 
 def _resampled(volume: Tensor, across: Tensor, size: Sequence[int], mode: str, padding_mode: str) -> Tensor:
     """Take the voxels of a grid of ``size`` from ``(C, H, W, D)``, at their indices times ``across``, as float32."""
-    theta = to_norm_affine(across[None], volume.shape[1:], size, align_corners=False)[0]
-    theta = theta[[2, 1, 0, 3]][:, [2, 1, 0, 3]][:3].T.to(volume.device)  # torch names axes backwards
+    theta = to_norm_affine(across[None], volume.shape[1:], size, align_corners=False)[0].to(volume.device)
     found = torch.empty(len(volume), *size, device=volume.device)
     lines = [_centres(n).to(volume.device) for n in size]
     rows = max(1, AT_ONCE // (size[1] * size[2]))
@@ -74,12 +74,17 @@ def _resampled(volume: Tensor, across: Tensor, size: Sequence[int], mode: str, p
         whole = channel.double()[None, None]
         for begin in range(0, size[0], rows):
             part = [lines[0][begin : begin + rows], *lines[1:]]
-            mesh = torch.meshgrid(*part, indexing="ij")
-            base = torch.stack([*mesh[::-1], torch.ones_like(mesh[0])], -1)
-            grid = torch.bmm(base.view(1, -1, 4), theta[None]).view(1, *base.shape[:3], 3)
-            taken = F.grid_sample(whole, grid, mode=mode, padding_mode=padding_mode, align_corners=False)
+            taken = F.grid_sample(whole, _grid(part, theta), mode=mode, padding_mode=padding_mode, align_corners=False)
             found[k, begin : begin + rows] = taken[0, 0]
     return found
+
+
+def _grid(lines: Sequence[Tensor], theta: Tensor) -> Tensor:
+    """The places that ``grid_sample`` takes, ``(1, H, W, D, 3)``, by the steps of ``affine_grid``."""
+    mesh = torch.meshgrid(*lines, indexing="ij")
+    base = torch.stack([*mesh[::-1], torch.ones_like(mesh[0])], -1)  # torch names axes backwards
+    backwards = theta[[2, 1, 0, 3]][:, [2, 1, 0, 3]][:3].T
+    return torch.bmm(base.view(1, -1, 4), backwards[None]).view(1, *base.shape[:3], 3)
 
 
 def places_along(source: Tensor, shape: Sequence[int], target: Tensor, size: Sequence[int]) -> list[Tensor]:
@@ -96,8 +101,12 @@ def places_along(source: Tensor, shape: Sequence[int], target: Tensor, size: Seq
         for ``grid_sample``.
     """
     theta = to_norm_affine(_across(source, target)[None], shape, size, align_corners=False)[0]
-    lines = [_centres(n) * theta[a, a] + theta[a, 3] for a, n in enumerate(size)]
-    return [(((x + 1) * n - 1) / 2).clamp(0, n - 1) for x, n in zip(lines, shape, strict=True)]
+    lines, found = [_centres(n) for n in size], []
+    for a, n in enumerate(shape):
+        part = _grid([line if b == a else line[:FEW] for b, line in enumerate(lines)], theta)[0]
+        x = part.movedim(a, 0)[:, 0, 0, 2 - a]
+        found.append((((x + 1) * n - 1) / 2).clamp(0, n - 1))
+    return found
 
 
 def _centres(count: int) -> Tensor:

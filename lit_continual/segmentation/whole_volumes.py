@@ -15,7 +15,7 @@ from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.masks import Masks, packed, unpacked
 from lit_continual.segmentation.network_input import named_failure, require_channels
 from lit_continual.segmentation.shared_head import SharedHead
-from lit_continual.segmentation.source_grid import Piece, axes_to_source, to_source_grid
+from lit_continual.segmentation.source_grid import Axis, Piece, axes_to_source, to_source_grid
 
 
 class WholeVolumes(ScheduledModule):
@@ -129,13 +129,18 @@ class WholeVolumes(ScheduledModule):
 
         So it is where a class has its own way through a volume, to the grid of the file or from whole logits to labels,
         as models of nnU-Net have; where the axes of the file are not parallel to those of the network's grid, which
-        only a resampled image with a sheared affine has; and of several volumes, or 2D images, in a batch.
+        only a resampled image with a sheared affine has; where labels of a resampled image are those of the nearest
+        voxel, since halfway between two the whole grid's rounding decides; and of several volumes, or 2D images, in a
+        batch.
         """
         own = ("infer", "_infer", "predict_step", "labels", "processed", "to_source_grid")
         other = any(getattr(type(self), name) is not getattr(WholeVolumes, name) for name in own)
         other |= bool({"infer", "to_source_grid"} & vars(self).keys())
         image = batch["image"]
-        return other or image.ndim != 5 or len(image) != 1 or axes_to_source(batch, image.shape[2:]) is None
+        if other or image.ndim != 5 or len(image) != 1:
+            return True
+        axes = axes_to_source(batch, image.shape[2:])
+        return axes is None or (self.inference.resample == "labels" and not _on_voxels(axes))
 
     def _small_winners(self, logits: Tensor) -> Tensor:
         return self.winners(logits)[:, None].to(torch.uint8 if len(self.classes) < 2**8 else torch.int16)
@@ -145,7 +150,7 @@ class WholeVolumes(ScheduledModule):
         """Map one volume to what each maker, voxel by voxel, makes of its logits in the grid of the file."""
         image, found = batch["image"], dict[str, Tensor]()
         axes = axes_to_source(batch, image.shape[2:]) or []
-        nearest = self.inference.resample == "labels" or all(bool((a.places == a.places.round()).all()) for a in axes)
+        nearest = _on_voxels(axes)
 
         def ask(windows: Tensor) -> Tensor:
             with self._network_on(batch):
@@ -163,3 +168,8 @@ class WholeVolumes(ScheduledModule):
                     found[name] = made.new_empty(*made.shape[:2], *map(int, batch["source_shape"][0]))
                 piece.put(made, found[name])
         return found
+
+
+def _on_voxels(axes: Sequence[Axis]) -> bool:
+    """Whether all voxels of a file lie on voxels of the network's grid, so that nothing is interpolated."""
+    return all(bool((axis.places == axis.places.round()).all()) for axis in axes)

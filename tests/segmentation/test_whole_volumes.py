@@ -86,11 +86,19 @@ def test_label_maps_and_masks_are_those_of_whole_logits(volume, grid, flat, orde
         assert torch.equal(found.long(), expected)  # to the last bit of a logit
 
 
-@pytest.mark.parametrize("resample", ["logits", "probabilities", "labels"])
+@pytest.mark.parametrize("resample", ["logits", "probabilities"])
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
 def test_whatever_is_resampled_and_however_heads_relate(volume, resample, shared):
     module = segmenter(shared=shared, inference=Inference(resample=resample, overlap=0.5, sw_batch_size=3))
     assert_as_whole(module, volume(spacing=(1.0, 0.7, 2.0)))
+
+
+def test_the_nearest_voxel_is_that_of_whole_logits(volume):
+    module = segmenter(inference=Inference(resample="labels"))
+    assert_as_whole(module, volume())
+    batch = volume(spacing=(1.0, 0.7, 2.0))
+    assert module.needs_whole(batch)
+    assert torch.equal(module.predicted(batch)[0], module.labels(module.predict_step(batch, 0)))
 
 
 def test_post_processing_sees_the_whole_map(volume):
