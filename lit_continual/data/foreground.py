@@ -35,6 +35,6 @@ class Foreground:
             ((0, 4), (False, False, True), [8])
         """
         values = torch.bincount(label.flatten().to(torch.uint8)).nonzero().flatten().tolist()
-        slices = label[0].flatten(0, 1).any(0).tolist()
+        slices = (label[0].flatten(0, 1) != 0).any(0).tolist()
         voxels = label.flatten().nonzero().flatten() if centres else torch.empty(0, dtype=torch.int64)
         return cls(tuple(values), tuple(slices), voxels[:: -(-len(voxels) // CENTRES) or 1].clone())

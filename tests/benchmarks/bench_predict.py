@@ -140,10 +140,11 @@ def main():
     given = parser.parse_args()
     if given.only_batch:
         print(json.dumps(passes_of_a_batch(given.heads, given.window)))
-    elif given.only_predict:
+        return
+    if given.only_predict:
         print(json.dumps(predicted(given.only_predict)))
-    else:
-        raise SystemExit(measure(given))
+        return
+    raise SystemExit(measure(given))
 
 
 if __name__ == "__main__":

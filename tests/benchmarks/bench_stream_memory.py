@@ -16,7 +16,6 @@ import gc
 import json
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from math import ceil
@@ -25,7 +24,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from lit_continual.cli import continual_cli, main
+from lit_continual import cli
+from lit_continual.cli import continual_cli
 from lit_continual.stream.stream_loop import StreamLoop
 
 SHAPE = (256, 256, 32)
@@ -118,19 +118,12 @@ def verdict(rows, size, cache):
     return wrong
 
 
-def run():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--experiences", type=int, default=8)
-    parser.add_argument("--gigabytes", type=float, default=2.0)
-    parser.add_argument("--cache", choices=["memory", "disk"], default="disk")
-    parser.add_argument("--targets", choices=["online", "cached"], default="cached")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=0)
-    options = parser.parse_args()
+def bench(options):
+    """Run the stream; return what passed a limit, if anything did."""
     warnings.filterwarnings("ignore")
     if not Path("/proc/self/clear_refs").exists():
         print("Skipped: memory is measured on Linux.")
-        return
+        return None
     count = ceil(options.gigabytes * 1e9 / BYTES)
     size = count * BYTES
     # Files of 16 bits once, the cache of one experience, which its limit bounds, and the answers to the last.
@@ -140,7 +133,7 @@ def run():
     try:
         if needed > shutil.disk_usage(folder).free:
             print(f"Skipped: {folder.parent} has not {needed / 1e9:.0f} GB free. Give less by --gigabytes.")
-            return
+            return None
         os.environ["LIT_CONTINUAL_CACHE"] = str(folder / "cache")
         os.environ["LIT_CONTINUAL_CACHE_GB"] = str((needed - 0.75 * size) / 1e9)
         path = config(folder, write_volumes(folder, options.experiences, count), options)
@@ -149,14 +142,27 @@ def run():
         print(f"{'experience':10} {'before':>9} {'peak':>9} {'after':>9} {'held':>9}   in MB", flush=True)
         measure(rows := [])
         continual_cli.report_of = lambda _: None
-        main(["fit", "--config", path])
+        cli.main(["fit", "--config", path])
         held = sum(file.stat().st_size for file in (folder / "cache").rglob("*.pt"))
         print(f"the cache has {held / 1e9:.2f} GB, limit {float(os.environ['LIT_CONTINUAL_CACHE_GB']):.2f} GB")
         if wrong := verdict(rows, size, options.cache):
-            sys.exit(f"MISSED: {'; '.join(wrong)}.")
+            return f"MISSED: {'; '.join(wrong)}."
     finally:
         shutil.rmtree(folder)
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--experiences", type=int, default=8)
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--cache", choices=["memory", "disk"], default="disk")
+    parser.add_argument("--targets", choices=["online", "cached"], default="cached")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=0)
+    options = parser.parse_args()
+    raise SystemExit(bench(options))
 
 
 if __name__ == "__main__":
-    run()
+    main()

@@ -202,7 +202,7 @@ def checkpoint(path, heads, **network):
         ),
         (lambda p: (p.write_bytes(b"PK"), str(p))[1], r"a.ckpt cannot be read as a checkpoint"),
         (lambda p: str(p), r"There is no checkpoint at .*a.ckpt"),
-        (lambda p: (torch.save({"state_dict": {}}, p), str(p))[1], r"a.ckpt does not fit the model of this config"),
+        (lambda p: (torch.save({"state_dict": {}}, p), str(p))[1], r"a.ckpt holds no `state_dict`"),
     ],
     ids=["heads", "network", "damaged", "missing", "foreign"],
 )

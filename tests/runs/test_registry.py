@@ -21,7 +21,7 @@ from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.classes import NETWORKS, TRANSFORMS
 from lit_continual.runs.registry import Registry, flat
 from lit_continual.runs.seal import seal
-from lit_continual.tools.adapt import adapt
+from lit_continual.tools.adapt.adapt import adapt
 from lit_continual.tools.kse import report_kernels
 from lit_continual.tools.predict import predict
 

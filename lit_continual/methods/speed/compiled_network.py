@@ -84,6 +84,9 @@ class CompiledNetwork(Callback):
     def _release(self) -> None:
         for part in self._compiled:
             vars(part).pop("_compiled_call_impl", None)  # private; nothing else gives a module back as it was
+            for tensor in (*part.parameters(), *part.buffers()):
+                for name in [name for name in vars(tensor) if name.startswith("_dynamo")]:
+                    delattr(tensor, name)
         self._compiled = []
 
 

@@ -32,7 +32,8 @@ def test_samples_are_what_the_transforms_make_of_a_larger_patch(toy, raw, dims):
     assert isinstance(found, NNUNetPatches)
     assert all(cut > wanted for cut, wanted in zip(found.cut_size, size, strict=True))
     random = np.random.default_rng([5, 3, k])
-    window, volume = found._window(k, random), found.volumes[found.index[k][0]]
+    volume = found.volumes[found.index[k][0]]
+    window = found._window(volume["label"], k, random)
     margins = [(cut - wanted) for cut, wanted in zip(found.cut_size, size, strict=True)]
     wide = [(m // 2, m - m // 2) for m in margins] + [(0, 0)] * (3 - dims)
     image = np.pad(volume["image"].numpy(), [(0, 0), *wide])

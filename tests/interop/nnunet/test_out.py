@@ -26,12 +26,12 @@ def save(module, path):
 
 def extended(folder, path, *heads):
     module = Checkpoint(folder).module(NNUNetSegmenter)
-    torch.manual_seed(1)
+    random = torch.Generator().manual_seed(3)
     for head in heads:
         module.grow(head)
         with torch.no_grad():
             for parameter in module.heads.layers[-1].parameters():
-                parameter.normal_()
+                parameter.normal_(generator=random)
     return save(module, path)
 
 
