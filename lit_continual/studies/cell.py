@@ -61,7 +61,8 @@ class Cell:
         kept = {name: value for name, value in given.items() if not RANK_OF_JOB.fullmatch(name)}
         kept |= {"SLURM_JOB_NAME": "bash"} if "SLURM_JOB_ID" in kept else {}  # Lightning then takes it for no job
         group = {"WANDB_RUN_GROUP": self.group} if self.group else {}
-        spinning = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin starve shared cores
+        # Threads that spin starve shared cores, and MKL would take no more threads than there are cores.
+        spinning = {"OMP_WAIT_POLICY": "PASSIVE", "MKL_DYNAMIC": "FALSE"}
         mode = {"WANDB_MODE": "offline"} if self.group else {}
         return {**spinning, **mode, **kept, **group, **dict.fromkeys(CAPS, threads)}
 

@@ -40,7 +40,7 @@ def table(stream, tmp_path, monkeypatch):
         (tmp_path / "table.yaml").write_text(yaml.safe_dump({**described, "slurm": {"cluster": cluster}}))
         main(["compare", "--config=table.yaml", "--output=out", *options])
         then()
-        return Path("out").rename(tmp_path / f"{len(list(tmp_path.glob('out*')))}_out")  # where a start is the same
+        return Path("out").rename(tmp_path / f"{len(list(tmp_path.glob('*out')))}_out")  # where a start is the same
 
     return run
 
@@ -62,6 +62,7 @@ def by(*program):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit lets its processes go
 def test_a_table_ends_with_the_same_bits_however_it_is_run(table, tmp_path, capsys):
     alone = table("--new-processes")
     found = {"forked": table("--workers=2")}

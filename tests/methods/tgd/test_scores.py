@@ -281,6 +281,7 @@ if __name__ == "__main__":
     for score in ("fisher", "activation_gradient", "random"):
         torch.manual_seed(0)
         module, callback = Module(Net()), TargetedGradientDescent(share=0.3, score=score, after=1, network="net")
+        module.net.norm.momentum = 0.0  # running statistics are those of a process
         for _ in range(2):
             trainer = Trainer(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
                               max_epochs=1, callbacks=callback, logger=False, enable_checkpointing=False,
