@@ -140,12 +140,24 @@ def _room(module: str) -> str:
     return "/".join(parts[1:3] if parts[1] == "methods" else parts[1:2])
 
 
+def _definitions(name: str, module: str) -> list[str]:
+    """Return the text of the file that defines a name, and those of the files that define the bases of a class."""
+    path = _source(module.removeprefix("lit_continual.").replace(".", "/"))
+    text = path.read_text(encoding="utf-8")
+    classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == name]
+    known = _exported(path)
+    bases = [base.id for node in classes for base in node.bases if isinstance(base, ast.Name) and base.id in known]
+    return [text, *(one for base in bases for one in _definitions(base, known[base]))]
+
+
 def _entries(face: str, names: Mapping[str, str]) -> Iterator[str]:
     """Write what mkdocstrings needs, behind the anchors of the public names, by which docstrings refer."""
     for name, module in sorted(names.items()):
         members = MEMBERS.get(name, [])
-        source = _source(module.removeprefix("lit_continual.").replace(".", "/")).read_text(encoding="utf-8")
-        if missing := [member for member in members if f"def {member}(" not in source]:
+        own, *bases = _definitions(name, module)
+        inherited = [member for member in members if f"def {member}(" not in own]
+        if missing := [member for member in inherited if not any(f"def {member}(" in base for base in bases)]:
             raise PluginError(f"{name} has no {', '.join(missing)}, which docs/hooks.py shows of it.")
         yield f"[](){{#lit_continual.{face}.{name}}} [](){{#lit_continual.{name}}}"
-        yield f"::: {module}.{name}\n    options: {{ members: {members or 'false'} }}"
+        options = f"members: {members or 'false'}, inherited_members: {inherited or 'false'}"
+        yield f"::: {module}.{name}\n    options: {{ {options} }}"
