@@ -72,13 +72,3 @@ def _centres(field: Tensor) -> tuple[Tensor, Tensor]:
     annotated = field[-1].flatten() > 0
     labelled = annotated & (field[-2].flatten() > 0)
     return annotated.nonzero().flatten(), labelled.nonzero().flatten()
-
-
-def window_of(roi_size: Sequence[int] | None, image: Tensor, spatial_dims: int) -> list[int]:
-    """The window that a network goes over an image ``(C, H, W, D)`` with: all of it where nothing else is said.
-
-    Example:
-        >>> window_of(None, torch.zeros(1, 8, 6, 4), 2), window_of([3, 3, 3], torch.zeros(1, 8, 6, 4), 3)
-        ([8, 6], [3, 3, 3])
-    """
-    return list(roi_size or image.shape[1 : 1 + spatial_dims])

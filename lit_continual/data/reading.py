@@ -104,6 +104,18 @@ def _require_place(path: Path, affine: Tensor) -> None:
         )
 
 
+def label_values(volume: MetaTensor) -> Tensor:
+    """Return the voxels of a label map, of which a scaled header may give 0.99999994 for 1.
+
+    Example:
+        >>> label_values(MetaTensor(torch.tensor([0.99999994, 2.5]))).tolist()
+        [1.0, 2.5]
+    """
+    values = volume.as_tensor()
+    rounded = values.round()
+    return torch.where((values - rounded).abs() < 1e-3, rounded, values)
+
+
 def require_one_grid(path: Path, shape: Sequence[int], affine: Tensor, other_path: Path, other: MetaTensor) -> None:
     """Check that a volume lies on the grid of another one, but for a tenth of a voxel.
 

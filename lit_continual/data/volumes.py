@@ -15,7 +15,7 @@ from lit_continual.data.arguments import require_near_size
 from lit_continual.data.batch import Matrix, Sample
 from lit_continual.data.cases import Case, CaseList
 from lit_continual.data.preprocessing import Preprocessing
-from lit_continual.data.reading import LARGEST, read_volume, require_one_grid
+from lit_continual.data.reading import LARGEST, label_values, read_volume, require_one_grid
 from lit_continual.runs.files import in_one_line
 from lit_continual.runs.printing import printable_errors
 
@@ -142,9 +142,7 @@ def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: 
     require_one_grid(case.images[0], image["source_shape"], affine, case.label, label)
     if len(label) > 1:
         raise ValueError(f"{case.label} has {len(label)} channels. Give one label map with a value for each class.")
-    values = label.as_tensor()
-    rounded = values.round()  # a scaled header gives 0.99999994 for 1
-    values = torch.where((values - rounded).abs() < 1e-3, rounded, values)
+    values = label_values(label)
     found = {float(v) for v in torch.unique(values)}
     declared = {0, *(listed.labels.values() or (int(v) for v in found if v.is_integer())), *classes.values()}
     if not listed.labels and found - {0.0} == {255.0} and 255 not in classes.values():

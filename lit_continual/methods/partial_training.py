@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
@@ -15,9 +15,10 @@ from lit_continual.methods.evaluated_layers import EvaluatedLayers
 from lit_continual.methods.frozen_entries import FrozenEntries, free_share, learnt_values
 from lit_continual.methods.guards import require_eager, require_persistent_replicas
 from lit_continual.methods.hook_of_this_fit import HookOfThisFit
+from lit_continual.methods.releasing import Releasing
 
 
-class PartialTraining(Callback):
+class PartialTraining(Releasing):
     """Base of callbacks that choose, when a fit starts, what it may move.
 
     All else stays bit-identical, whatever the optimizer, its weight decay and its state do, and its gradients are 0
@@ -161,14 +162,7 @@ class PartialTraining(Callback):
         self.follow(pl_module)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._release(pl_module)
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._release(pl_module)  # Lightning calls no `teardown` after an exception.
-
-    def _release(self, pl_module: LightningModule) -> None:
+    def release(self, pl_module: LightningModule) -> None:
         for hook in self._hooks:
             hook.remove()
         self._evaluated.release(pl_module.training)

@@ -43,9 +43,9 @@ class WholeVolumes(ScheduledModule):
         """All class names, in the order in which they were learnt."""
         return [name for head in self.heads.classes for name in head]
 
-    def _window(self, image: Tensor) -> Sequence[int]:
-        window: Sequence[int] = self.hparams["roi_size"] or image.shape[2 : 2 + self.spatial_dims]
-        return window
+    def window(self, shape: Sequence[int]) -> list[int]:
+        """The window that goes over a volume of a shape: all of it, or of a slice, where nothing else is said."""
+        return list(self.hparams["roi_size"] or shape[: self.spatial_dims])
 
     def _infer(self, batch: Batch) -> Tensor:
         with self._network_on(batch):
@@ -62,7 +62,8 @@ class WholeVolumes(ScheduledModule):
 
     def infer(self, image: Tensor) -> Tensor:
         """Map volumes ``(B, C, H, W, D)`` to logits by a sliding window; a 2D network goes slice by slice over D."""
-        return self.inference.slide(self, image, self._window(image)).float()  # of bf16, voxels and heads would tie
+        found = self.inference.slide(self, image, self.window(image.shape[2:]))
+        return found.float()  # of bf16, voxels and heads would tie
 
     def masks(self, logits: Tensor) -> Tensor:
         """Map logits ``(B, C, *spatial)``, voxel by voxel, to a boolean mask of each class, ``(B, K, *spatial)``."""
@@ -157,7 +158,7 @@ class WholeVolumes(ScheduledModule):
                 answer: Tensor = self(windows)
             return answer
 
-        for block in self.inference.blocks(ask, image[0], self._window(image), halo=int(not nearest)):
+        for block in self.inference.blocks(ask, image[0], self.window(image.shape[2:]), halo=int(not nearest)):
             piece = Piece(block, axes, nearest)
             if piece.empty:
                 continue

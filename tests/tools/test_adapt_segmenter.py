@@ -258,4 +258,7 @@ def test_nothing_that_is_read_or_there_is_overwritten(checkpoint, study, partial
     run(original, study, tmp_path, *options)  # makes the same again
     with pytest.raises(ValueError, match=r"model.ckpt and 3 more files are there already. Add --overwrite"):
         run(original, study, tmp_path, f"--annotation={annotation}", "--steps=2")
+    moved = partial(values=lambda truth: np.roll(truth, 1, axis=0), name="moved.nii.gz")  # as many labels, elsewhere
+    with pytest.raises(ValueError, match=r"are there already. Add --overwrite"):
+        run(original, study, tmp_path, f"--annotation={moved}", "--steps=1")
     run(original, study, tmp_path, f"--annotation={annotation}", "--steps=2", "--overwrite")

@@ -150,8 +150,8 @@ class LoRA(PartialTraining):
         super().follow(pl_module)
 
     @override
-    def _release(self, pl_module: LightningModule) -> None:
-        super()._release(pl_module)
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
         self._merge()
 
     @override

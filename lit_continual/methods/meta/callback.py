@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -15,12 +14,13 @@ from lit_continual.methods.meta.meta_gradient import check_options
 from lit_continual.methods.meta.meta_step import MetaStep, trainable
 from lit_continual.methods.meta.patient_episodes import PatientEpisodes
 from lit_continual.methods.meta.strategies import MetaStrategy
+from lit_continual.methods.releasing import Releasing
 from lit_continual.methods.replaced_method import ReplacedMethod
 
 SHARDING = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
 
 
-class MetaTune(Callback):
+class MetaTune(Releasing):
     r"""Fine-tune a module on tasks :math:`(D_i, D'_i)` so that it does well after a few steps on each.
 
     .. math:: \theta \leftarrow \theta - \beta \nabla_\theta \sum_i L(\theta'_i; D'_i), \qquad
@@ -137,14 +137,6 @@ class MetaTune(Callback):
         self._fits += 1
 
     @override
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._release()
-
-    @override
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._release()  # Lightning calls no `teardown` after an exception.
-
-    @override
     def state_dict(self) -> dict[str, Any]:
         rates = {} if self.inner_rates is None else {"inner_rates": self.inner_rates.state_dict()}
         return {"fits": self._fits, **rates}
@@ -166,7 +158,8 @@ class MetaTune(Callback):
     def _replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
         self._replaced.append(ReplacedMethod(owner, name, function))
 
-    def _release(self) -> None:
+    @override
+    def release(self, pl_module: Any) -> None:
         for replaced in self._replaced:
             replaced.remove()
         self._replaced = []

@@ -5,17 +5,18 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from lit_continual.methods.patient_tuning.tune import Tuning, check_options
+from lit_continual.methods.releasing import Releasing
 from lit_continual.methods.replaced_method import ReplacedMethod
 from lit_continual.segmentation.source_grid import from_source_grid
 from lit_continual.segmentation.volume_scores import VolumeScores
 
 
-class PatientTuning(Callback):
+class PatientTuning(Releasing):
     """Tune a segmenter on a few annotated slices of each volume before it is tested on the others.
 
     This measures what ``lit-continual adapt`` does with a partial label map: of each test or validation volume,
@@ -79,14 +80,10 @@ class PatientTuning(Callback):
         self._replace(pl_module, "test_step")
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def release(self, pl_module: LightningModule) -> None:
         for replaced in self._replaced:
             replaced.remove()
         self._replaced, self._scores = [], {}
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "test")  # Lightning calls no `teardown` after an exception.
 
     def _replace(self, pl_module: LightningModule, name: str) -> None:
         if not all(hasattr(pl_module, part) for part in ("batch_loss", "spatial_dims", "infer")):

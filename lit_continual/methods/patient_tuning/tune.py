@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import move_data_to_device
 
-from lit_continual.data.annotated_windows import AnnotatedWindows, window_of
+from lit_continual.data.annotated_windows import AnnotatedWindows
 from lit_continual.data.batch import collate
 from lit_continual.methods.evaluated_layers import evaluating
 
@@ -46,7 +46,7 @@ class Tuning:
         seed: int = 0,
     ) -> None:
         network: Any = module
-        size = window_of(network.hparams["roi_size"], volume["image"], network.spatial_dims)
+        size = network.window(volume["image"].shape[1:])
         self.network = network
         self.windows = AnnotatedWindows(volume, size, seed)
         count = batch_size or MOST[len(size)]

@@ -3,16 +3,18 @@
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
+
+from lit_continual.methods.releasing import Releasing
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 #: Layout of the weight of a convolution, by its axes.
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-class ChannelsLast(Callback):
+class ChannelsLast(Releasing):
     """Lay the weights of convolutions with the channels last in memory, in 2D and 3D, while a fit or evaluation runs.
 
     A convolution whose weights lie so computes so, and so do the layers behind it, as tensor cores want it: most is won
@@ -51,14 +53,7 @@ class ChannelsLast(Callback):
             state[name] = value.contiguous() if isinstance(value, Tensor) else value
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._release()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._release()  # Lightning calls no `teardown` after an exception.
-
-    def _release(self) -> None:
+    def release(self, pl_module: LightningModule) -> None:
         for weight in self._laid:
             weight.data = weight.data.contiguous()
         self._laid = []

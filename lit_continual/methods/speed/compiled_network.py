@@ -10,9 +10,10 @@ from torch import nn
 from typing_extensions import override
 
 from lit_continual.methods.names import similar_names
+from lit_continual.methods.releasing import Releasing
 
 
-class CompiledNetwork(Callback):
+class CompiledNetwork(Releasing):
     """Let ``torch.compile`` compile the network in training, and give it back as it was when the fit is over.
 
     The parts are compiled in place, as by ``module.compile()``, when they are first called: names in checkpoints are
@@ -74,14 +75,7 @@ class CompiledNetwork(Callback):
         return [known[self.network]]
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._release()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._release()  # Lightning calls no `teardown` after an exception.
-
-    def _release(self) -> None:
+    def release(self, pl_module: LightningModule) -> None:
         for part in self._compiled:
             vars(part).pop("_compiled_call_impl", None)  # private; nothing else gives a module back as it was
             for tensor in (*part.parameters(), *part.buffers()):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_continual.data.reading import read_volume, require_one_grid
+from lit_continual.data.reading import label_values, read_volume, require_one_grid
 
 
 class Annotation(NamedTuple):
@@ -49,9 +49,7 @@ def read_annotation(
     require_one_grid(Path(image["path"]), image["source_shape"], affine, path, volume)
     if len(volume) > 1:
         raise ValueError(f"{path} has {len(volume)} channels. Give one label map with a value for each class.")
-    values = volume.as_tensor()
-    rounded = values.round()  # a scaled header gives 0.99999994 for 1
-    values = torch.where((values - rounded).abs() < 1e-3, rounded, values)
+    values = label_values(volume)
     left_out = values == ignore if ignore is not None else torch.zeros_like(values, dtype=torch.bool)
     label = values.masked_fill(left_out, 0)
     _check_values(path, label, classes)

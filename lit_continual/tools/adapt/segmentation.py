@@ -1,5 +1,6 @@
 """A segmenter is tuned on the slices of a study that somebody has annotated."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,14 +94,14 @@ class AnnotatedStudy:
         #: What is read beside the checkpoint.
         self.files = (*self.case.images, Path(annotation))
         #: What distinguishes one adaptation from another.
-        self.options = [self.annotation.label.sum().item(), slices, ignore, names, self.steps, self.optimizer, self.lr]
-        self.options += [batch_size, seed]
+        known = [hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in self.annotation]
+        self.options = [*known, names, self.steps, self.optimizer, self.lr, batch_size, seed]
 
     @torch.no_grad()
     def answer(self) -> NDArray[Any]:
         """The label map ``(H, W, D)`` in the grid of the file."""
         batch: Any = {**self.batch, "image": self.batch["image"].to(self.module.device)}
-        labels = self.module.labels(self.module.predict_step(batch, 0).float())[0]
+        labels = self.module.predicted(batch)[0][0]
         kind = np.uint8 if len(self.module.classes) <= np.iinfo(np.uint8).max else np.uint16
         return labels.cpu().numpy().astype(kind)
 
