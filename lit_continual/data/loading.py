@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from lightning.pytorch import Trainer
 from tqdm.auto import tqdm
 
@@ -67,6 +68,8 @@ def load_in_threads(load: Callable[[int], T], order: Sequence[int], threads: int
     if min(threads, len(order)) <= 1:
         found = {k: load(k) for k in shown(order)}
     else:
+        # In a forked process torch makes its own pool anew when it is first asked for, which two threads must not do.
+        torch.set_num_threads(torch.get_num_threads())
         with ThreadPoolExecutor(threads) as pool:
             futures = {k: pool.submit(load, k) for k in order}
             try:

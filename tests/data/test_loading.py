@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -77,3 +81,28 @@ def test_a_pinned_batch_is_learnt_from_alike(parts):
 def test_results_are_in_order_whatever_the_order_of_loading():
     assert load_in_threads(lambda k: k * k, [2, 0, 1], 2, "them") == [0, 1, 4]
     assert load_in_threads(lambda k: k, [], 2, "them") == []
+
+
+FORKS = """
+import os
+import torch
+from lit_continual.data.loading import load_in_threads
+
+torch.set_num_threads(1)  # as a run does that keeps its threads
+torch.ones(400_000).sum()
+for _ in range(100):
+    pid = os.fork()
+    if not pid:
+        try:
+            load_in_threads(lambda k: float(torch.linalg.det(torch.eye(3)).abs()), range(8), 8, "volumes")
+        except BaseException as error:
+            print(error, flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_forked_processes_load_in_threads():
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
