@@ -14,6 +14,7 @@ from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.segmentation.folded_layer import folded_heads
 from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.hydra_net import HydraNet
 from lit_continual.segmentation.label_map import folded_logits
 from lit_continual.segmentation.region_segmenter import RegionSegmenter
 from lit_continual.segmentation.segmenter import Segmenter
@@ -44,6 +45,12 @@ class OneLayer:
                 classes.
         """
         module = opened.module(Segmenter)
+        if isinstance(module, HydraNet):
+            raise ValueError(
+                f"{opened.path} is of a HydraNet, which has a decoder for each head and no one output layer, and whose"
+                " parts MONAI cannot build. Predict with it here, or transfer its encoder to a Segmenter and export"
+                " that."
+            )
         if type(module) not in (Segmenter, RegionSegmenter, BundleSegmenter, NNUNetSegmenter):
             raise ValueError(
                 f"{opened.path} is of a {type(module).__name__}, which is not one network with one output layer."
