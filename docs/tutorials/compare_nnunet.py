@@ -2,8 +2,8 @@
 
 python docs/tutorials/compare_nnunet.py --seed 0 --output runs/nnunet/seed_0
 
-The same command goes on where it was stopped; what nnU-Net trains begins anew. It wants `small_nnunet.py` beside it,
-the extra `nnunet`, and the folder of `Task04_Hippocampus` in `LIT_CONTINUAL_DATA`.
+The same command goes on where it was stopped. It wants `small_nnunet.py` beside it, the extra `nnunet`, and the folder
+of `Task04_Hippocampus` in `LIT_CONTINUAL_DATA`.
 """
 
 import argparse

@@ -63,17 +63,25 @@ def plan(name: str, convolutions: int) -> None:
 
 
 def train(name: str, fold: int | str, seed: int, steps: int, lr: float) -> None:
-    """Let nnU-Net train with its plans."""
-    for start in (torch.manual_seed, np.random.seed, random.seed):
-        start(seed)
+    """Let nnU-Net train with its plans; a training that was stopped goes on with its next epoch."""
     plans = json.loads((Path("nnUNet_preprocessed") / name / "nnUNetPlans.json").read_text())
     labels = json.loads((Path("nnUNet_raw") / name / "dataset.json").read_text())
-    plans["continue_training"] = False
     os.environ |= {"nnUNet_n_proc_DA": "0"}  # augment in this process
-    trainer = nnUNetTrainer(plans, "3d_fullres", fold, labels, torch.device("cpu"))
+    begin(seed)
+    trainer = nnUNetTrainer({**plans, "continue_training": False}, "3d_fullres", fold, labels, torch.device("cpu"))
     trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = min(steps, 100), 2
-    trainer.initial_lr, trainer.num_epochs = lr, max(1, steps // 100)
+    trainer.initial_lr, trainer.num_epochs, trainer.save_every = lr, max(1, steps // 100), 1
+    stopped = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    if stopped.exists():
+        trainer.load_checkpoint(str(stopped))
+        begin(seed + trainer.current_epoch)
     trainer.run_training()
+
+
+def begin(seed: int) -> None:
+    """Seed all that nnU-Net draws from."""
+    for start in (torch.manual_seed, np.random.seed, random.seed):
+        start(seed)
 
 
 if __name__ == "__main__":
