@@ -471,7 +471,7 @@ BREAKS = [
         ("v != (0,) and name != IGNORE", "name != IGNORE"),
     ),
     *room(
-        "interop/nnunet/deep_supervision.py",
+        "interop/deep_supervision.py",
         "tests/interop/nnunet/test_deep_supervision.py",
         ("[2.0**-i for i", "[1.0 for i"),
         ("range(max(1, outputs - 1))", "range(outputs - 2)"),

@@ -1,6 +1,7 @@
 """Every block of code in the tutorials and the README is run, in order and from an empty folder."""
 
 import importlib.util
+import os
 import re
 import runpy
 import shlex
@@ -192,6 +193,33 @@ def test_extending_a_model_of_nnunet(folder, capsys, real_data, monkeypatch):
     for name, value in found.items():
         scores = [dice(path, truths / path.name, value) for path in Path("after").glob("*.nii.gz")]
         assert np.mean(scores) > 0.6, (name, scores)
+
+
+@pytest.mark.slow
+def test_the_comparison_with_nnunet_goes_on_and_scores_what_nnunet_wrote(tmp_path, real_data):
+    pytest.importorskip("nnunetv2", reason="needs nnunetv2, the extra nnunet")
+    small = ["--seed=0", f"--output={tmp_path}", "--steps=1", "--epochs=1", "--patients=6", "--test=2"]
+    command = [sys.executable, TUTORIALS / "compare_nnunet.py", *small]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LIT_CONTINUAL_DATA": str(real_data)}
+    begun = []
+    for asked in (command, command, [*command, "--epochs=2"]):
+        done = subprocess.run(asked, capture_output=True, text=True, env=environment)
+        begun.append(
+            (done.returncode, len(re.findall(r"^\d\d:\d\d (?:data|train|predict)", done.stdout, re.MULTILINE)))
+        )
+        if done.returncode == 0:
+            assert "| extended |" in done.stdout, done.stderr
+    assert begun == [(0, 9), (0, 0), (1, 0)], done.stderr
+    rows = [line.split(",") for line in (tmp_path / "dice.csv").read_text().splitlines()[1:]]
+    assert len(rows) == 7 * 2
+    for model, name, patient, found in rows:
+        path, truths = tmp_path / "predicted" / model / f"{patient}.nii.gz", real_data / "Task04_Hippocampus/labelsTr"
+        assert float(found) == pytest.approx(dice(path, truths / path.name, ["", "anterior", "posterior"].index(name)))
+    annotated = {
+        path.name[:10]: np.unique(np.asarray(nib.load(next((path / "labelsTr").iterdir())).dataobj)).tolist()
+        for path in (tmp_path / "nnUNet_raw").iterdir()
+    }
+    assert annotated == {"Dataset901": [0, 1], "Dataset902": [0, 1], "Dataset903": [0, 1, 2]}
 
 
 def dice(path, truth, value):

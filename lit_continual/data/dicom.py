@@ -215,10 +215,6 @@ def _series(name: str, slices: Sequence[Any]) -> DicomSeries:
     if first.get("SamplesPerPixel", 1) != 1:
         raise ValueError(f"{said} is in colour, and images of CT, MR and PET are grey. Remove it.")
     order, affine = affine_of(slices, said)
-    if kind == "PET" and (unit := str(first.get("Units", ""))) not in ("", "GML"):
-        show(
-            f"{said} is PET in {unit[:16]}, and is given to the network so. Was that trained on SUV, convert it first."
-        )
     return DicomSeries(name, kind, tuple(slices[k] for k in order), affine)
 
 

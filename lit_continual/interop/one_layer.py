@@ -8,15 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from lit_continual.interop.bundle.bundle_segmenter import BundleSegmenter
-from lit_continual.interop.bundle.linear_heads import LAST, joined
+from lit_continual.interop.bundle.linear_heads import LAST, joined, supervised
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.segmentation.folded_layer import folded_heads
 from lit_continual.segmentation.growing_heads import GrowingHeads
+from lit_continual.segmentation.hydra_net import HydraNet
 from lit_continual.segmentation.label_map import folded_logits
 from lit_continual.segmentation.region_segmenter import RegionSegmenter
 from lit_continual.segmentation.segmenter import Segmenter
+from lit_continual.segmentation.shared_head import SharedHead
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class OneLayer:
                 classes.
         """
         module = opened.module(Segmenter)
+        if isinstance(module, HydraNet):
+            raise ValueError(
+                f"{opened.path} is of a HydraNet, which has a decoder for each head and no one output layer, and whose"
+                " parts MONAI cannot build. Predict with it here, or transfer its encoder to a Segmenter and export"
+                " that."
+            )
         if type(module) not in (Segmenter, RegionSegmenter, BundleSegmenter, NNUNetSegmenter):
             raise ValueError(
                 f"{opened.path} is of a {type(module).__name__}, which is not one network with one output layer."
@@ -58,8 +66,8 @@ class OneLayer:
                 f"{opened.path} has regions that may overlap, and {', '.join(several[0])}, which exclude each other."
                 " No one output layer says both; learn each class in an experience of its own."
             )
-        weight, bias = _regions_layer(list(module.heads.layers)) if overlap else folded_heads(module.heads)
-        return cls(module, "sigmoid" if overlap else "softmax", weight, bias)
+        activation = "sigmoid" if overlap else "softmax"
+        return cls(module, activation, *_folded(module.heads, activation))
 
     @property
     def names(self) -> list[str]:
@@ -93,7 +101,8 @@ class OneLayer:
             )
         network = {"_target_": found.__name__, **spec}
         if found.__name__ in LAST:
-            return {"network_def": {**network, "out_channels": len(self.bias)}}
+            supervised = {"deep_supervision": True, "deep_supr_num": len(self._lower)} if self._lower else {}
+            return {"network_def": {**network, "out_channels": len(self.bias), **supervised}}
         layer = f"torch.nn.Conv{self.module.spatial_dims}d"
         head = {"_target_": layer, "in_channels": self.weight.shape[1], "out_channels": len(self.bias)}
         return {
@@ -107,8 +116,15 @@ class OneLayer:
         body = self.module.body.state_dict()
         name = NETWORKS.find(self.module.hparams["network"]["_target_"]).__name__
         if name in LAST:
-            return joined(body, name, self.weight, self.bias)
+            whole = joined(body, name, self.weight, self.bias)
+            return supervised(whole, self.described()["network_def"], self._lower) if self._lower else whole
         return {**{f"0.{key}": value for key, value in body.items()}, "1.weight": self.weight, "1.bias": self.bias}
+
+    @property
+    def _lower(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of the one layer at each lower resolution, from the lowest."""
+        found = self.module.auxiliary if isinstance(self.module, BundleSegmenter) else ()
+        return [_folded(heads, self.activation) for heads in found]  # type: ignore[arg-type]  # of a ModuleList
 
     def network(self) -> nn.Sequential:
         """The body, and the one layer behind it, as a network of torch in eval mode."""
@@ -116,6 +132,10 @@ class OneLayer:
         layer = convolution(self.weight.shape[1], len(self.bias), kernel_size=1)
         layer.load_state_dict({"weight": self.weight, "bias": self.bias})
         return nn.Sequential(self.module.body, layer).eval()
+
+
+def _folded(heads: GrowingHeads | SharedHead, activation: str) -> tuple[Tensor, Tensor]:
+    return folded_heads(heads) if activation == "softmax" else _regions_layer(list(heads.layers))
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -60,6 +61,14 @@ class ImportancePenalty(GradientEdit, ABC):
         self.anchor: dict[str, Tensor] = {}
         self._constant = 0.0  # of the sum of several penalties
         self._held: dict[str, nn.Parameter] = {}
+
+    def follow(self, pl_module: LightningModule) -> None:
+        """Say that nothing was measured of a module that a fit has left which this callback did not see."""
+        rank_zero_warn(
+            f"`{type(self).__name__}` measures what is important when a fit ends, and has measured nothing of the model"
+            " that this stream starts from, so its first fit is plain training. Take `L2SP` or `Distillation` to keep"
+            " what that model knows."
+        )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

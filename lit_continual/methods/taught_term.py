@@ -28,7 +28,7 @@ class TaughtTerm(LossTerm):
     Args:
         teacher: The old network: ``None`` for what the last fit left (the first fit then has no term), ``"start"`` for
             the weights at the start of this fit, the path of a Lightning checkpoint of the module's class, or in
-            Python the old module itself, which is copied.
+            Python the old module itself, which is copied. What a stream starts from is what a last fit has left.
         logits: How to get ``(B, C, *spatial)`` logits: called with the student or the teacher, and the batch. ``None``
             takes what the module's own ``forward`` returned in ``training_step``, and asks the teacher with the
             arguments of that call.
@@ -65,6 +65,11 @@ class TaughtTerm(LossTerm):
         """Check, before a fit, that a module can be taught."""
         if self.logits is None:
             answers.require_one_batch(pl_module, self)
+
+    def follow(self, pl_module: LightningModule) -> None:
+        """Take the module as what a fit has left that this callback did not see."""
+        self._channels = answers.channels_of(pl_module, None)
+        self._fitted = self._channels != 0  # of no class there is nothing to keep
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

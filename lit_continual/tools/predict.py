@@ -15,6 +15,7 @@ from typing_extensions import override
 from lit_continual.data import Case, Sample, collate, read_cases
 from lit_continual.data.dicom import DicomSeries, holds_dicom, read_series
 from lit_continual.data.nifti import write_nifti
+from lit_continual.data.pet_suv import voxels_as
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.runs.files import is_first_rank, write_text
@@ -43,6 +44,7 @@ def predict(
     sw_batch_size: int | None = None,
     stitch_device: Literal["same", "cpu"] | None = None,
     stitch_dtype: Literal["float32", "float16"] | None = None,
+    pet: Literal["suv", "stored"] | None = None,
     accelerator: str = "auto",
     devices: int = 1,
     trust: str | Sequence[str] = (),
@@ -68,6 +70,8 @@ def predict(
         sw_batch_size: Windows that go through the network together.
         stitch_device: Where the answers of windows are added up: where the network is, or on the CPU.
         stitch_dtype: How sums are kept between windows; float16 takes half of the memory, and is not quite exact.
+        pet: What DICOM series of PET in Bq/ml become: ``suv``, by body weight, dose and decay in their headers, or what
+            is ``stored``. Without it they are refused.
         accelerator: As for the Trainer.
         devices: As for the Trainer.
         trust: Package of your own whose classes the checkpoint may name, or a list of them.
@@ -89,14 +93,14 @@ def predict(
     asked |= {"stitch_device": stitch_device, "stitch_dtype": stitch_dtype}
     asked = {name: value for name, value in asked.items() if value is not None}
     _set_inference(module, asked)
-    with _readable(images) as (readable, series):
+    with _readable(images, pet) as (readable, series):
         listed = read_cases(readable)
         cases = listed.cases
         _check_names(cases)
         if listed.source.name == "dataset.json":
             announce(f"{len(cases)} images that {listed.source} lists; for others, give the folder that they are in")
         folder, labels = Path(output), json.dumps({"background": 0, **label_values(module)}, indent=1) + "\n"
-        known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror, **asked)
+        known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror, pet=pet, **asked)
         record = Unfinished(folder, known, *_inputs_and_outputs(folder, cases, series, probabilities), name_of)
         done = set() if overwrite else record.done
         with explained("The prediction cannot run"):
@@ -120,7 +124,7 @@ def predict(
 
 
 @contextlib.contextmanager
-def _readable(images: str) -> Iterator[tuple[str, dict[str, DicomSeries]]]:
+def _readable(images: str, pet: str | None) -> Iterator[tuple[str, dict[str, DicomSeries]]]:
     """What to read in place of ``images``: of DICOM series, NIfTI files in a folder that is then removed."""
     if not holds_dicom(images):
         yield images, {}
@@ -128,7 +132,7 @@ def _readable(images: str) -> Iterator[tuple[str, dict[str, DicomSeries]]]:
     found = {series.name: series for series in read_series(images)}
     with tempfile.TemporaryDirectory(prefix="lit-continual-") as folder:
         for name, series in found.items():
-            write_nifti(Path(folder) / f"{name}.nii.gz", series.voxels(), series.affine)
+            write_nifti(Path(folder) / f"{name}.nii.gz", voxels_as(series, pet), series.affine)
         try:
             yield folder, found
         except ValueError as error:

@@ -83,15 +83,6 @@ def test_other_objects_are_left_out_and_said(tmp_path, capsys):
         read_series(tmp_path / "rt")
 
 
-def test_pet_that_is_no_suv_is_said(tmp_path, capsys):
-    write_series(tmp_path / "bq", stored(), modality="PT", change=lambda p, k: setattr(p, "Units", "BQML"))
-    write_series(tmp_path / "suv", stored(), modality="PT", change=lambda p, k: setattr(p, "Units", "GML"))
-    read_series(tmp_path)
-    said = capsys.readouterr().out
-    assert said.count("is PET in") == 1
-    assert "bq is PET in BQML" in said
-
-
 def of(k, **values):
     """Change the tags of one slice, or of all where ``k`` is None."""
 

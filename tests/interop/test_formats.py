@@ -76,6 +76,19 @@ def test_a_stream_extends_a_folder_with_methods_that_read_it(folder, stream, sha
     assert read_weights(tmp_path / "new").keys() == Checkpoint(extended).state_dict.keys()
 
 
+@pytest.mark.parametrize("method", ["Distillation", "MiB"])
+def test_a_stream_that_starts_from_a_folder_has_it_for_its_old_network(folder, stream, tmp_path, method):
+    heads = ["--model.heads=shared"] if method == "MiB" else []
+    found = []
+    for name, arguments in (("unsaid", {}), ("said", {"teacher": "start"})):
+        callback = {"class_path": method, "init_args": arguments}
+        path = stream(callback, name=name, start=str(folder), experiences=[{"name": "box", "classes": {"box": 2}}])
+        quick = ["--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path / name}", *heads]
+        main(["fit", "--config", path, *quick])
+        found.append(Checkpoint(tmp_path / name / "experiences/0_box/model.ckpt").state_dict)
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+
+
 def test_an_export_is_there_whole_or_not_at_all(folder, tmp_path, capsys):
     content = {**Folder().read(folder, ()), "unfit": True}
     torch.save(content, tmp_path / "model.ckpt")

@@ -17,7 +17,7 @@ from lit_continual.modules import Segmenter
 from lit_continual.segmentation import inference
 from lit_continual.tools.segmentation_writer import SegmentationWriter
 from tests.fixtures.dicom import OBLIQUE as TURNED
-from tests.fixtures.dicom import STRAIGHT, write_series
+from tests.fixtures.dicom import STRAIGHT, injected, write_series
 
 OBLIQUE = np.array([[-1.2, 0.4, 0.0, 5.0], [0.5, 1.0, 0.0, -3.0], [0.0, 0.0, 3.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -363,6 +363,17 @@ def series(tmp_path):
 
     write_one.folder = tmp_path / "study"
     return write_one
+
+
+def test_pet_in_becquerel_is_given_as_suv_or_as_stored_but_not_unasked(checkpoint, series, tmp_path):
+    meant = series("pet", modality="PT", change=injected)  # so little that its SUV is dark throughout
+    with pytest.raises(ValueError, match=r"series pet is PET in BQML, .* Give --pet suv"):
+        predict(checkpoint(), series.folder, tmp_path)
+    assert not (tmp_path / "out").exists()
+    found = nib.load(predict(checkpoint(), series.folder, tmp_path, "--pet=suv") / "pet.nii.gz")
+    assert (np.asarray(found.dataobj) == 2).all()
+    found = nib.load(predict(checkpoint(), series.folder, tmp_path, "--pet=stored", "--overwrite") / "pet.nii.gz")
+    np.testing.assert_array_equal(np.unique(np.asarray(found.dataobj)), np.unique(expected(meant)))
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR", "PT"])

@@ -1,10 +1,12 @@
 """Networks of MONAI whose last layer is a 1 x 1 convolution: what comes before it is a body, and it is a head."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lit_continual.networks import NETWORKS
 
 #: The last layer of each.
 LAST = {
@@ -16,8 +18,9 @@ LAST = {
 }
 #: Arguments that change nothing of what a network computes, or that MONAI takes no more.
 _IDLE = {"SwinUNETR": ("img_size", "use_checkpoint"), "DynUNet": ("deep_supervision", "deep_supr_num")}
-#: Layers that only the loss of a training sees.
-_AUXILIARY = ("deep_supervision_heads.", ".super_head.")
+#: Layers that only the loss of a training sees, the first under a name of their own and the others under another.
+SUPERVISED = "deep_supervision_heads"
+_AUXILIARY = (f"{SUPERVISED}.", ".super_head.")
 
 
 def last_layer(name: str) -> str:
@@ -61,6 +64,21 @@ def parted(weights: Mapping[str, Tensor], name: str) -> tuple[dict[str, Tensor],
     return body, weight, bias
 
 
+def lower_layers(network: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of the layers at lower resolutions of a ``DynUNet`` that has them, from the lowest resolution.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    if network["_target_"] != "DynUNet" or not network.get("deep_supervision"):
+        return []
+    names = [f"{SUPERVISED}.{i}.conv.conv" for i in reversed(range(int(network.get("deep_supr_num", 1))))]
+    if missing := [name for name in names if f"{name}.weight" not in weights]:
+        raise ValueError(f"the layer of deep supervision `{missing[0]}` is not in them")
+    layers = [(weights[f"{name}.weight"], weights.get(f"{name}.bias")) for name in names]
+    return [(weight, weight.new_zeros(len(weight)) if bias is None else bias) for weight, bias in layers]
+
+
 def joined(body: Mapping[str, Tensor], name: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     """Return the weights of the network that a body and the layer behind it are together.
 
@@ -78,3 +96,23 @@ def joined(body: Mapping[str, Tensor], name: str, weight: Tensor, bias: Tensor) 
     whole = (outer @ inner.flatten(1)).reshape(len(outer), inner.shape[1], *inner.shape[2:])
     shift = outer @ offset + bias.double()
     return {**body, f"{last}.weight": whole.to(weight.dtype), f"{last}.bias": shift.to(bias.dtype)}
+
+
+def supervised(
+    weights: Mapping[str, Tensor], network: Mapping[str, Any], layers: Sequence[tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """Add to the weights of a ``DynUNet`` its layers at lower resolutions, under all the names that it has for them.
+
+    Args:
+        weights: Without these layers.
+        network: Its description.
+        layers: Weight and bias of each, from the lowest resolution.
+    """
+    found = {**weights}
+    for i, layer in enumerate(reversed(layers)):
+        found |= {
+            f"{SUPERVISED}.{i}.conv.conv.{name}": value for name, value in zip(("weight", "bias"), layer, strict=True)
+        }
+    built = NETWORKS.build(dict(network))
+    built.load_state_dict(found, strict=False)
+    return dict(built.state_dict())

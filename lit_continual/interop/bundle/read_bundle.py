@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_continual.interop.bundle.bundle_config import BundleConfig, name_of
 from lit_continual.interop.bundle.bundle_files import LICENSE, METADATA, WEIGHTS, BundleFiles, shown
-from lit_continual.interop.bundle.linear_heads import described, last_layer, parted
+from lit_continual.interop.bundle.linear_heads import described, last_layer, lower_layers, parted
 from lit_continual.interop.bundle.read_steps import read_inferer, read_postprocessing, read_preprocessing
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.files import in_one_line
@@ -40,9 +40,10 @@ def read_bundle(path: Path, trust: Collection[str]) -> dict[str, Any]:
     metadata, (source, content) = files.mapping(METADATA), files.config()
     config = BundleConfig(content, f"{source} of {path}", trust)
     network = _network(config, trust)
-    weights = files.weights()
     try:
-        body, weight, bias = parted(_tensors(weights), network["_target_"])
+        weights = _tensors(files.weights())
+        body, weight, bias = parted(weights, network["_target_"])
+        lower = lower_layers(network, weights)
     except ValueError as error:
         raise ValueError(
             f"{WEIGHTS} in {path} are not the weights of its network: {in_one_line(error)}. Use another bundle."
@@ -51,9 +52,10 @@ def read_bundle(path: Path, trust: Collection[str]) -> dict[str, Any]:
     window, after = read_inferer(config, dims), read_postprocessing(config)
     names = _channel_names(metadata, len(weight), path)
     heads, layers = _heads(names, weight, bias, after["activation"], path)
-    state = {f"body.{name}": value for name, value in body.items()}
-    for i, (rows, shifts) in enumerate(layers):
-        state |= {f"heads.layers.{i}.weight": rows, f"heads.layers.{i}.bias": shifts}
+    state = {f"body.{name}": value for name, value in body.items()} | _named("heads", layers)
+    auxiliary: dict[str, Tensor] = {}
+    for n, layer in enumerate(lower):
+        auxiliary |= _named(f"auxiliary.{n}", _heads(names, *layer, after["activation"], path)[1])
     roi_size = window.pop("roi_size")
     return {
         "state_dict": state,
@@ -65,8 +67,9 @@ def read_bundle(path: Path, trust: Collection[str]) -> dict[str, Any]:
             "post": after["post"],
             "inference": {**window, "resample": after["resample"]},
         },
+        "auxiliary": auxiliary,
         "datamodule_hyper_parameters": {"preprocessing": read_preprocessing(config)},
-        "lit_continual": {"module": "Segmenter"},
+        "lit_continual": {"module": "BundleSegmenter" if lower else "Segmenter"},
         "origin": {
             "bundle": {key: metadata[key] for key in KEPT if is_plain(metadata.get(key))},
             "license": files.text(LICENSE),
@@ -129,6 +132,12 @@ def _heads(
         " say: a softmax needs the background as channel 0, and sigmoids have none. Correct its metadata or"
         " `postprocessing`."
     )
+
+
+def _named(place: str, layers: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """The weights of heads under the names that a segmenter has for them."""
+    pairs = zip(("weight", "bias"), zip(*layers, strict=True), strict=True)
+    return {f"{place}.layers.{i}.{kind}": value for kind, values in pairs for i, value in enumerate(values)}
 
 
 def is_plain(value: Any, depth: int = 0) -> bool:

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from lit_continual.data.batch import Batch
 from lit_continual.data.cases import Case
-from lit_continual.interop.nnunet.deeply_supervised import DeeplySupervised
+from lit_continual.interop.deeply_supervised import DeeplySupervised
 from lit_continual.interop.nnunet.network import build_network, is_deeply_supervised, slide, without_output_layers
 from lit_continual.interop.nnunet.preparation import prepared, restored
 from lit_continual.interop.nnunet.trained import Trained
@@ -52,7 +52,7 @@ class NNUNetSegmenter(DeeplySupervised):
         post: See :class:`Segmenter`.
         classes: The class names to begin with, in the groups in which they are learnt.
         deep_supervision: Whether the loss is the mean over the resolutions of the decoder, with nnU-Net's weights; see
-            :func:`~lit_continual.interop.nnunet.deep_supervision.supervision_weights`. ``None``: if the trainer of the
+            :func:`~lit_continual.interop.deep_supervision.supervision_weights`. ``None``: if the trainer of the
             model does so.
         inference: How to go over a volume, see :class:`Segmenter`; ``None`` takes that of the checkpoint that a stream
             starts from, or nnU-Net's. Windows go through the network one by one, and padding and resampling are

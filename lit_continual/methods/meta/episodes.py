@@ -63,7 +63,9 @@ class Episodes:
                 " `fit(..., datamodule=...)`, or leave `episodes` out and give batches that are lists of pairs."
             )
         if len(size := getattr(data, "patch_size", (0, 0))) != 2:
-            raise ValueError(f"`episodes` are of slices: give `patch_size` two numbers, got {list(size)}.")
+            raise ValueError(
+                f"`episodes` are of slices, and `patch_size` is {list(size)}: give it two numbers, with a 2D network."
+            )
         if not all(hasattr(module, name) for name in ("infer", "masks", "truths")):
             raise ValueError(
                 f"`episodes` rank slices by the Dice of the network, which {type(module).__name__} does not tell. Train"

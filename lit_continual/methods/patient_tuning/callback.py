@@ -35,7 +35,8 @@ class PatientTuning(Releasing):
 
     Raises:
         ValueError: If an argument is out of range, or a loss is not finite.
-        MisconfigurationException: In evaluation, if the module is no ``Segmenter``, or the volumes come in batches.
+        MisconfigurationException: If the module prepares its images by another program; in evaluation, if it is no
+            ``Segmenter``, or the volumes come in batches.
 
     Logs, beside what the module logs, ``test/<score>_after_<steps>`` and ``test/<score>_after_<steps>/<class>`` for
     each number of steps, and the same of ``val``.
@@ -70,6 +71,14 @@ class PatientTuning(Releasing):
         """What is logged beside the module's own scores."""
         return [f"{score}_after_{steps}" for score in scores for steps in self.steps]
 
+    def rehearse(self, pl_module: LightningModule) -> None:
+        """Check, before a fit, that slices of a file can be shown to the network of a module."""
+        if hasattr(pl_module, "load_case"):
+            raise MisconfigurationException(
+                f"`PatientTuning` shows a network annotated slices of the file, and {type(pl_module).__name__} prepares"
+                " images by another program, on a grid that they do not follow. Leave it out."
+            )
+
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit":
@@ -90,6 +99,7 @@ class PatientTuning(Releasing):
             raise MisconfigurationException(
                 f"`PatientTuning` tunes a `Segmenter`, and this is a {type(pl_module).__name__}. Leave it out."
             )
+        self.rehearse(pl_module)
 
         def step(own: Callable[..., Any], batch: Any, *indices: int) -> Any:
             return self._tuned(pl_module, own, batch, *indices)

@@ -256,7 +256,10 @@ OWN_POST = [{"_target_": "RemoveOutside", "label": 2, "organ": [1], "margin": 0}
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: HydraNet({"_target_": "DenseNet121UNet"}, 4, [["a"]]), "is of a HydraNet, which is not one network"),
+        (
+            lambda: HydraNet({"_target_": "DenseNet121UNet"}, 4, [["a"]]),
+            "is of a HydraNet, which has a decoder for each",
+        ),
         (lambda: Segmenter({"_target_": "FCN8s"}, 4, [["a"]]), "The network FCN8s is none of MONAI"),
         (
             lambda: segmenter(spec("BasicUNet"), 6, post=OWN_POST),

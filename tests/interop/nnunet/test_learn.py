@@ -75,44 +75,6 @@ def test_a_stream_extends_a_folder(toy, raw, tmp_path, options, capsys):
     assert Checkpoint(tmp_path / "new").module().classes == ["ball", "box", "cone"]
 
 
-METHODS = {
-    "L2SP": {"parameters": ["body"], "anchor": "FOLDER", "strength": 0.1},
-    "TargetedGradientDescent": {"phi": 0.4, "network": "body"},
-    "Distillation": {"alpha": 0.5, "teacher": "FOLDER"},
-    "Pretrained": {"weights": "FOLDER"},
-    "TrainOnly": {"parts": ["heads"]},
-    "EWC": {"strength": 1.0, "samples": 2},
-    "MAS": {"strength": 1.0, "samples": 2},
-    "SI": {"strength": 1.0},
-    "RWalk": {"strength": 1.0},
-    "LoRA": {"rank": 1, "layers": ["body"], "after": 0},
-    "WeightFusion": {},
-    "MiB": {},
-    "PLOP": {},
-    "ILT": {},
-}
-ONE_SOFTMAX = ("MiB", "PLOP", "ILT")
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_methods_train_it(toy, raw, tmp_path, method):
-    folder = toy(stages=4)  # which has a resolution of deep supervision
-    arguments = {key: str(folder) if value == "FOLDER" else value for key, value in METHODS[method].items()}
-    callback = {"class_path": method, "init_args": arguments}
-    main(
-        [
-            "fit",
-            "--config",
-            config(raw, tmp_path, callback),
-            f"--stream.start={folder}",
-            "--trainer.limit_train_batches=2",
-            f"--model.heads={'shared' if method in ONE_SOFTMAX else 'separate'}",
-        ]
-    )
-    module = Checkpoint(tmp_path / "run/experiences/0_cone/model.ckpt").module(NNUNetSegmenter)
-    assert module.classes == ["ball", "box", "cone"]
-
-
 def test_exemplars_are_kept_of_prepared_volumes(toy, raw, tmp_path):
     memory = {"policy": "Herding", "layer": "body.encoder.stages.2", "budget": {"volumes": 1}}
     main(["fit", "--config", config(raw, tmp_path), f"--stream.start={toy()}", f"--stream.memory={json.dumps(memory)}"])

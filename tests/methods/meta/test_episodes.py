@@ -88,7 +88,7 @@ def test_refuses_what_has_no_dice_of_slices(data, shapes, module, segmenter, tra
     def fit(module, data, **options):
         trainer(callbacks=MetaTune(MAML(), **options)).fit(module, datamodule=data)
 
-    with pytest.raises(ValueError, match="`episodes` are of slices: give `patch_size` two numbers"):
+    with pytest.raises(ValueError, match=r"`episodes` are of slices, and `patch_size` is \[.*: give it two numbers"):
         fit(segmenter, SegmentationDataModule(str(shapes), [16, 16, 4], CLASSES), episodes=Episodes())
     with pytest.raises(ValueError, match=r"which TinyModule does not tell\. Train a `Segmenter`"):
         fit(module, data, episodes=Episodes(), after=1)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.data.batch import Batch
-from lit_continual.interop.nnunet.deep_supervision import (
+from lit_continual.interop.deep_supervision import (
     coarse,
     grow_from_background,
     outputs_of,
@@ -26,8 +26,9 @@ class DeeplySupervised(Segmenter):
 
     .. math:: L = \sum_i w_i L_i
 
-    over the resolutions i of ``body.decoder.stages``, with the weights of :func:`.supervision_weights`, or that at full
-    resolution alone where ``hparams["deep_supervision"]`` is not set.
+    over the resolutions i of the decoder, with the weights of :func:`.supervision_weights`, or that at full resolution
+    alone where ``hparams["deep_supervision"]`` is not set. A subclass may have other weights, and says what the heads
+    see and learn from.
 
     Args:
         *args: See :class:`Segmenter`.
@@ -45,10 +46,25 @@ class DeeplySupervised(Segmenter):
         return [*self.auxiliary, self.heads]
 
     @property
+    def stages(self) -> Sequence[nn.Module]:
+        """The parts of the body whose outputs the heads at lower resolutions see, from the lowest."""
+        return list(self.body.decoder.stages)
+
+    def shares(self, count: int) -> list[float]:
+        """Weights of the losses of ``count`` resolutions, from the full one; they sum to 1."""
+        return supervision_weights(count)
+
+    def lower_loss(self, heads: GrowingHeads | SharedHead, features: Tensor, batch: Batch) -> Tensor:
+        """The loss of heads at a lower resolution, of their features ``(B, F, *coarse)``."""
+        annotated = batch.get("annotated")
+        known = None if annotated is None else coarse(annotated, features)
+        given = (coarse(batch["label"], features), self.names(batch), known)
+        return loss_of_heads(self.loss, heads.terms, heads(features), *given)
+
+    @property
     def _shares(self) -> list[float]:
-        """Weights of their losses, which sum to 1."""
         count = len(self.auxiliary) + 1
-        return supervision_weights(count)[::-1] if self.hparams["deep_supervision"] else [0.0] * (count - 1) + [1.0]
+        return self.shares(count)[::-1] if self.hparams["deep_supervision"] else [0.0] * (count - 1) + [1.0]
 
     def hold_unsupervised(self) -> None:
         """Keep parameters that get no gradient from an optimizer, and from DDP, which would wait for one."""
@@ -63,17 +79,16 @@ class DeeplySupervised(Segmenter):
         if new:
             for heads in self.all_heads[:-1]:
                 grow_from_background(heads, new)
-            self.hold_unsupervised()
+            if self.auxiliary:
+                self.hold_unsupervised()
 
     @override
     def _answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
         *shares, full = self._shares
-        with outputs_of({n: self.body.decoder.stages[n] for n, share in enumerate(shares) if share}) as features:
+        stages = self.stages if any(shares) else ()
+        with outputs_of({n: stages[n] for n, share in enumerate(shares) if share}) as features:
             logits = self(batch["image"])
         loss = full * self.batch_loss(logits, batch)
-        annotated = batch.get("annotated")
         for n, found in features.items():
-            heads, known = self.all_heads[n], None if annotated is None else coarse(annotated, found)
-            given = (coarse(batch["label"], found), self.names(batch), known)
-            loss = loss + shares[n] * loss_of_heads(self.loss, heads.terms, heads(found), *given)
+            loss = loss + shares[n] * self.lower_loss(self.all_heads[n], found, batch)
         return logits, loss
