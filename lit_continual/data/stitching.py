@@ -1,7 +1,8 @@
 """Whole volumes through a network that sees windows of them, given out in blocks as they are finished."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, permutations, product
+from functools import partial
+from itertools import islice, pairwise, permutations, product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -32,16 +33,47 @@ class Block(NamedTuple):
     values: Tensor
 
 
+def parted(block: Block, count: int, halo: int) -> Iterator[Block]:
+    """Cut a block into about so many along its longest axis, each with the voxels before it that a block has too."""
+    stops = [start + size for start, size in zip(block.start, block.values.shape[1:], strict=True)]
+    a = max(range(len(stops)), key=lambda a: stops[a] - block.own[a])
+    step = -(-(stops[a] - block.own[a]) // count)
+    for own in range(block.own[a], stops[a], step):
+        start = block.start[a] if own == block.own[a] else own - halo
+        values = block.values.narrow(a + 1, start - block.start[a], min(own + step, stops[a]) - start)
+        starts, owns = (
+            (*given[:a], first, *given[a + 1 :]) for given, first in ((block.start, start), (block.own, own))
+        )
+        yield Block(starts, owns, values)
+
+
+class Layout(NamedTuple):
+    """How windows lie, and how their answers are added up.
+
+    Attributes:
+        starts: Maps the size of a volume and the edge of a window, along an axis, to where windows begin.
+        weight: Of the voxels of a window, of which a slice is one voxel thick, where sums are.
+        order: Axes, of which the first is gone along last; ``None`` is that of MONAI, or in large volumes the one in
+            which the sums take least.
+        summed: Type of a sum; an answer of less precision is brought to it first.
+        kept: Type in which sums wait for later windows.
+    """
+
+    starts: Callable[[int, int], list[int]]
+    weight: Tensor
+    order: tuple[int, ...] | None = None
+    summed: torch.dtype = torch.float32
+    kept: torch.dtype = torch.float32
+
+
 class _Axis:
     """Where windows of one axis begin, and what is done with a voxel when."""
 
-    def __init__(self, size: int, edge: int, overlap: float, halo: int) -> None:
-        step = edge if size == edge else max(1, int(edge * (1 - overlap)))  # as MONAI lays them
-        self.size, self.edge, self.halo = size, edge, halo
-        self.starts: list[int] = [place[0].start for place in dense_patch_slices([size], [edge], [step])]
-        self.stops = [*self.starts[1:], size]  # before which no later window begins
+    def __init__(self, size: int, edge: int, starts: list[int], halo: int) -> None:
+        self.size, self.edge, self.halo, self.starts = size, edge, halo, starts
+        self.stops = [*starts[1:], size]  # before which no later window begins
         #: Voxels of a window that the next one needs.
-        self.kept = max((a + edge - b + halo for a, b in zip(self.starts, self.starts[1:], strict=False)), default=0)
+        self.kept = max((a + edge - b + halo for a, b in pairwise(starts)), default=0)
 
     def first(self, i: int) -> int:
         """The first voxel of the block of a window."""
@@ -82,18 +114,45 @@ def blocks(
     """
     require_near_size(window, volume.shape[1:])
     require_few_windows(window, volume.shape[1:], overlap)
-    flat = len(window) == volume.ndim - 2
-    edges = [*window, 1] if flat else list(window)
+    edges = (*window, 1)[: volume.ndim - 1]
+    weight = compute_importance_map(edges, mode=mode, device=device or volume.device)
+    layout = Layout(partial(_starts, overlap=overlap), weight, kept=dtype)
+    slices = len(edges) - 1 if len(window) < len(edges) else None
+    yield from laid_blocks(network, volume, layout, padding_mode, sw_batch_size, halo, slices)
+
+
+def laid_blocks(
+    network: Callable[[Tensor], Tensor],
+    volume: Tensor,
+    layout: Layout,
+    padding_mode: str = "constant",
+    sw_batch_size: int = 1,
+    halo: int = 0,
+    slices: int | None = None,
+) -> Iterator[Block]:
+    """Map a volume ``(C, H, W, D)`` to blocks of what ``network`` makes of windows that lie in a given way.
+
+    Args:
+        network: See :func:`.slide`.
+        volume: One volume.
+        layout: How windows lie, and how they are added up.
+        padding_mode: See :func:`.slide`.
+        sw_batch_size: See :func:`.slide`.
+        halo: See :func:`blocks`.
+        slices: The axis along which a network goes that takes slices, and windows are one voxel thick.
+    """
+    edges = layout.weight.shape
     padded, before = _padded(volume, edges, padding_mode)
-    axes = [_Axis(size, edge, overlap, halo) for size, edge in zip(padded.shape[1:], edges, strict=True)]
-    order = _order(axes)
-    weight = compute_importance_map(tuple(edges), mode=mode, device=device or volume.device).permute(order)
-    sums = _Sums([axes[a] for a in order], weight, dtype)
+    sizes = zip(padded.shape[1:], edges, strict=True)
+    axes = [_Axis(size, edge, layout.starts(size, edge), halo) for size, edge in sizes]
+    order = layout.order or _order(axes)
+    sums = _Sums([axes[a] for a in order], layout.weight.permute(order), layout.summed, layout.kept)
     places = product(*(range(len(axes[a].starts)) for a in order))
     while batch := list(islice(places, sw_batch_size)):
-        found = network(torch.stack([_cut(padded, axes, order, place, flat) for place in batch]))
-        for place, answer in zip(batch, found.unsqueeze(-1) if flat else found, strict=True):
-            block = sums.add(place, answer.to(weight.device).permute(0, *(a + 1 for a in order)))
+        windows = torch.stack([_cut(padded, axes, order, place) for place in batch])
+        found = network(windows) if slices is None else network(windows.squeeze(slices + 2)).unsqueeze(slices + 2)
+        for place, answer in zip(batch, found, strict=True):
+            block = sums.add(place, answer.to(layout.weight.device).permute(0, *(a + 1 for a in order)))
             yield _cropped(block, order, before, volume.shape[1:])
         del found, answer
 
@@ -106,10 +165,15 @@ def _padded(volume: Tensor, edges: Sequence[int], mode: str) -> tuple[Tensor, li
     return (F.pad(volume[None], sides, mode=mode)[0] if any(missing) else volume), before
 
 
-def _cut(padded: Tensor, axes: Sequence[_Axis], order: Sequence[int], place: Sequence[int], flat: bool) -> Tensor:
+def _starts(size: int, edge: int, overlap: float) -> list[int]:
+    """Where windows of an axis begin, as MONAI lays them."""
+    step = edge if size == edge else max(1, int(edge * (1 - overlap)))
+    return [place[0].start for place in dense_patch_slices([size], [edge], [step])]
+
+
+def _cut(padded: Tensor, axes: Sequence[_Axis], order: Sequence[int], place: Sequence[int]) -> Tensor:
     starts = [axes[a].starts[place[order.index(a)]] for a in range(len(axes))]
-    window = padded[(slice(None), *(slice(s, s + axis.edge) for s, axis in zip(starts, axes, strict=True)))]
-    return window.squeeze(-1) if flat else window
+    return padded[(slice(None), *(slice(s, s + axis.edge) for s, axis in zip(starts, axes, strict=True)))]
 
 
 def _cropped(block: Block, order: Sequence[int], before: Sequence[int], shape: Sequence[int]) -> Block:
@@ -145,10 +209,10 @@ class _Sums:
     needs; along the axes before it, those of a window; along the axes after it, all of them.
     """
 
-    def __init__(self, axes: Sequence[_Axis], weight: Tensor, dtype: torch.dtype) -> None:
-        self.axes, self.weight, self.dtype = axes, weight, dtype
+    def __init__(self, axes: Sequence[_Axis], weight: Tensor, summed: torch.dtype, kept: torch.dtype) -> None:
+        self.axes, self.weight, self.dtype = axes, weight, kept
         self.kept: list[Tensor] = []
-        self.room = weight.new_empty(0)  # for the sums of one window
+        self.room = weight.new_empty(0, dtype=summed)  # for the sums of one window
 
     def add(self, place: Sequence[int], answer: Tensor) -> Block:
         """Add the answer ``(K, *window)`` of the window at a place, and return the block that it finishes."""
@@ -160,7 +224,8 @@ class _Sums:
         sums = self.room[: (len(answer) + 1) * prod(size)].view(-1, *size).zero_()
         self._recall(sums, place, first)
         inner = sums[(slice(None), *(slice(s - f, None) for s, f in zip(own, first, strict=True)))]
-        inner[:-1] += answer.float().mul_(self.weight)  # nobody else has it
+        exact = torch.promote_types(answer.dtype, sums.dtype)
+        inner[:-1] += answer.to(exact).mul_(self.weight)  # nobody else has it
         inner[-1] += self.weight
         self._keep(sums, place, first)
         stops = [axis.stops[i] - f for (axis, i), f in zip(axes, first, strict=True)]
@@ -169,7 +234,7 @@ class _Sums:
 
     def _make_room(self, channels: int) -> None:
         if not len(self.room):
-            self.room = self.weight.new_empty(channels * prod(axis.edge + axis.halo for axis in self.axes))
+            self.room = self.room.new_empty(channels * prod(axis.edge + axis.halo for axis in self.axes))
         for a in range(len(self.kept), len(self.axes)):
             before = [axis.edge + axis.halo for axis in self.axes[:a]]
             size = [channels, *before, self.axes[a].kept, *(axis.size for axis in self.axes[a + 1 :])]

@@ -87,5 +87,5 @@ def test_sums_in_half_precision_are_nearly_the_same():
 )
 def test_sums_of_large_volumes_are_kept_along_the_axis_where_they_are_small(size, window, order):
     edges = [*window, *[1] * (3 - len(window))]
-    axes = [stitching._Axis(n, edge, 0.25, 1) for n, edge in zip(size, edges, strict=True)]
+    axes = [stitching._Axis(n, edge, stitching._starts(n, edge, 0.25), 1) for n, edge in zip(size, edges, strict=True)]
     assert stitching._order(axes) == order
