@@ -11,7 +11,8 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from torch import Tensor
 
 from lit_continual.data.batch import Batch, Matrix
-from lit_continual.data.stitching import Block, Layout, laid_blocks
+from lit_continual.data.stitching import Layout, laid_blocks
+from lit_continual.data.window_sums import Block
 from lit_continual.interop.nnunet.preparation import grids_of, reorients
 from lit_continual.interop.nnunet.trained import Trained, nnunetv2
 from lit_continual.segmentation.inference import Inference
