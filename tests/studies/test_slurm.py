@@ -8,8 +8,9 @@ import pytest
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_continual.studies.cell import Cell
+from lit_continual.studies.cell_job import CellJob
 from lit_continual.studies.cells import run_cells
-from lit_continual.studies.slurm import CellJob, Slurm, SlurmJobs, read_slurm
+from lit_continual.studies.slurm import Slurm, SlurmJobs, read_slurm
 from tests.processes import wait_until
 
 pytest.importorskip("submitit", reason="needs submitit, the extra slurm")
