@@ -147,8 +147,8 @@ class VolumeCache(Sequence[Sample]):
             content = {"tensor": zeros.movedim(0, -1) if self.by_slice else zeros}
             torch.save(content, path)  # by which a full disk is seen, and not by a signal
             with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
-                content = read(path)
-            return content["tensor"]
+                found: Tensor = read(path)["tensor"]
+            return found
 
         if hasattr(mmap, "MAP_SHARED"):
             make(room)

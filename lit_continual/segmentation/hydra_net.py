@@ -102,8 +102,9 @@ class HydraNet(Segmenter):
         given = [list(head) for head in getattr(getattr(self.trainer, "datamodule", None), "head_classes", [])]
         silent = [head for head in self.heads.classes if head not in given]
         wrapped = self.trainer.model  # by now in what makes its gradients those of all processes
-        waits = isinstance(wrapped, DistributedDataParallel)
-        if silent and given and waits and not (wrapped.find_unused_parameters or wrapped.static_graph):
+        if not (silent and given and isinstance(wrapped, DistributedDataParallel)):
+            return
+        if not (wrapped.find_unused_parameters or wrapped.static_graph):
             raise MisconfigurationException(
                 f"The decoder of {', '.join(silent[0])} has no batch in this fit, so its weights have no gradient,"
                 " which DDP waits for. Give --trainer.strategy=ddp_find_unused_parameters_true."
