@@ -168,7 +168,7 @@ BREAKS = [
         "segmentation/label_map.py",
         "tests/segmentation/test_label_map.py",
         ("set(inner) < set(outer)", "set(inner) > set(outer)"),
-        ("(background - logits[:, head[:1]])", "(logits[:, head[:1]] - background)"),
+        ("background - logits[:, head[0]]", "logits[:, head[0]] - background"),
     ),
     *room(
         "segmentation/masks.py",
@@ -182,7 +182,7 @@ BREAKS = [
         ("turned.flip(self.turned)", "turned"),
     ),
     *room(
-        "data/stitching.py",
+        "data/window_sums.py",
         "tests/data/test_stitching.py",
         ("a + edge - b + halo", "a + edge - b"),
         ("inner[-1] += self.weight", "inner[-1] += 1"),
@@ -477,6 +477,19 @@ BREAKS = [
         ("range(max(1, outputs - 1))", "range(outputs - 2)"),
         ('mode="nearest-exact"', 'mode="nearest"'),
         ("parameter.zero_()", "pass"),
+    ),
+    *room(
+        "interop/nnunet/piecewise.py",
+        "tests/interop/nnunet/test_piecewise.py",
+        ("(place - lower)).view", "(lower + 1 - place)).view"),
+        ("if nearest else places", "if False else places"),
+        ("places.flip(0) if turned else places", "places"),
+        ("torch.half, torch.half)", "torch.float32, torch.half)"),
+    ),
+    *room(
+        "data/stitching.py",
+        "tests/data/test_stitching.py",
+        ("else own - halo", "else own"),
     ),
     *room(
         "interop/nnunet/nnunet_patches.py",

@@ -7,8 +7,9 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,13 @@ class CachedFiles:
         Raises:
             ValueError: If there is no room and what there is is in use.
         """
+        self.make(path, partial(torch.save, content))
+
+    def make(self, path: Path, write: Callable[[Path], Any]) -> None:
+        """Let a file be written elsewhere, and give it room and its place, as :meth:`write` does."""
         aside = _aside(path)  # not named after the process alone, as there are others of its number on other machines
         with replaced(aside) as temporary:
-            torch.save(content, temporary)
+            write(temporary)
             self._make_room(temporary.stat().st_size)
         try:
             os.replace(aside, path)

@@ -1,6 +1,7 @@
 """Training samples: slices or patches of volumes, augmented the same whoever draws them and whenever."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,8 @@ from typing_extensions import override
 from lit_continual.data.batch import Sample
 from lit_continual.data.foreground import Foreground
 from lit_continual.data.shared_epoch import SharedEpoch
-from lit_continual.data.sliding_window import slide
+from lit_continual.data.stitching import blocks
+from lit_continual.data.volume_cache import Room, filled
 from lit_continual.runs.classes import TRANSFORMS
 from lit_continual.runs.spec import Spec
 
@@ -130,8 +132,8 @@ class PatchDataset(Dataset[Sample]):
             predict: Maps images ``(B, C, *patch_size)``, preprocessed but not augmented, to logits ``(B, K, …)``.
         """
         bar = tqdm(self.volumes, desc="Asking the teacher", leave=False, disable=None)
-        answers = (slide(predict, volume["image"][None], self.patch_size)[0].half() for volume in bar)
-        self.targets[key] = getattr(self.volumes, "beside", list)(answers)
+        answers = (partial(_answered, predict, volume["image"], self.patch_size) for volume in bar)
+        self.targets[key] = getattr(self.volumes, "beside", filled)(answers)
 
     def close(self) -> None:
         """Let go of the volumes and the targets, whoever holds this."""
@@ -167,6 +169,19 @@ class PatchDataset(Dataset[Sample]):
                 "`augmentation.spatial` interpolates between label values. Give its transforms `keys: [image, label]`"
                 " and `mode: [bilinear, nearest]`."
             )
+
+
+@torch.no_grad()
+def _answered(predict: Callable[[Tensor], Tensor], image: Tensor, window: Sequence[int], room: Room) -> Tensor:
+    """Put what a network makes of the windows of a volume, block by block, into the room for it."""
+    found: Tensor | None = None
+    for block in blocks(predict, image, window):
+        if found is None:
+            found = room((len(block.values), *image.shape[1:]))
+        where = (slice(s, s + n) for s, n in zip(block.start, block.values.shape[1:], strict=True))
+        found[(slice(None), *where)] = block.values
+    assert found is not None  # there is a window
+    return found
 
 
 def _transformed(transforms: Compose, sample: dict[str, Any], random: np.random.Generator) -> Any:

@@ -20,6 +20,8 @@ FEW = 16  # voxels along the other axes, so many that products are rounded as th
 class SlabResample(SpatialResample):  # type: ignore[misc]  # MONAI is not typed
     """MONAI's ``SpatialResample`` of ``(C, H, W, D)``, in the memory of a channel in float64 and of the result.
 
+    Of whole numbers the nearest are whole numbers of the same type, which MONAI's own gives as float32.
+
     MONAI's own takes float64 copies of all channels and of a grid with three numbers a voxel. Coordinates and values
     are float64 here too, and every voxel is computed from the same numbers by the same functions.
     """
@@ -65,9 +67,11 @@ def _across(source: Tensor, target: Tensor) -> Tensor:
 
 
 def _resampled(volume: Tensor, across: Tensor, size: Sequence[int], mode: str, padding_mode: str) -> Tensor:
-    """Take the voxels of a grid of ``size`` from ``(C, H, W, D)``, at their indices times ``across``, as float32."""
+    """Take the voxels of a grid of ``size`` from ``(C, H, W, D)``, at their indices times ``across``."""
     theta = to_norm_affine(across[None], volume.shape[1:], size, align_corners=False)[0].to(volume.device)
-    found = torch.empty(len(volume), *size, device=volume.device)
+    whole_numbers = mode == "nearest" and not volume.is_floating_point()
+    kind = volume.dtype if whole_numbers else torch.float32
+    found = torch.empty(len(volume), *size, dtype=kind, device=volume.device)
     lines = [_centres(n).to(volume.device) for n in size]
     rows = max(1, AT_ONCE // (size[1] * size[2]))
     for k, channel in enumerate(volume):

@@ -1,6 +1,7 @@
 """Whole volumes through a network that sees windows of them, given out in blocks as they are finished."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice, permutations, product
 from math import prod
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_continual.data.arguments import require_few_windows, require_near_size
+from lit_continual.data.window_sums import Block, WindowAxis, WindowSums
 
 #: Voxels of a volume below which windows are gone over in the order of MONAI, whatever its sums take.
 SMALL = 2**22
@@ -18,34 +20,37 @@ SMALL = 2**22
 SHARE = 1 / 16
 
 
-class Block(NamedTuple):
-    """A box of a volume that no later window touches.
+def parted(block: Block, count: int, halo: int) -> Iterator[Block]:
+    """Cut a block into about so many along its longest axis, each with the voxels before it that a block has too."""
+    stops = [start + size for start, size in zip(block.start, block.values.shape[1:], strict=True)]
+    a = max(range(len(stops)), key=lambda a: stops[a] - block.own[a])
+    step = -(-(stops[a] - block.own[a]) // count)
+    for own in range(block.own[a], stops[a], step):
+        start = block.start[a] if own == block.own[a] else own - halo
+        values = block.values.narrow(a + 1, start - block.start[a], min(own + step, stops[a]) - start)
+        starts, owns = (
+            (*given[:a], first, *given[a + 1 :]) for given, first in ((block.start, start), (block.own, own))
+        )
+        yield Block(starts, owns, values)
+
+
+class Layout(NamedTuple):
+    """How windows lie, and how their answers are added up.
 
     Attributes:
-        start: Its first voxel along each axis.
-        own: Its first voxel along each axis that is not in an earlier block too.
-        values: ``(K, H, W, D)``.
+        starts: Maps the size of a volume and the edge of a window, along an axis, to where windows begin.
+        weight: Of the voxels of a window, of which a slice is one voxel thick, where sums are.
+        order: Axes, of which the first is gone along last; ``None`` is that of MONAI, or in large volumes the one in
+            which the sums take least.
+        summed: Type of a sum; an answer of less precision is brought to it first.
+        kept: Type in which sums wait for later windows.
     """
 
-    start: tuple[int, ...]
-    own: tuple[int, ...]
-    values: Tensor
-
-
-class _Axis:
-    """Where windows of one axis begin, and what is done with a voxel when."""
-
-    def __init__(self, size: int, edge: int, overlap: float, halo: int) -> None:
-        step = edge if size == edge else max(1, int(edge * (1 - overlap)))  # as MONAI lays them
-        self.size, self.edge, self.halo = size, edge, halo
-        self.starts: list[int] = [place[0].start for place in dense_patch_slices([size], [edge], [step])]
-        self.stops = [*self.starts[1:], size]  # before which no later window begins
-        #: Voxels of a window that the next one needs.
-        self.kept = max((a + edge - b + halo for a, b in zip(self.starts, self.starts[1:], strict=False)), default=0)
-
-    def first(self, i: int) -> int:
-        """The first voxel of the block of a window."""
-        return self.starts[i] - (self.halo if i else 0)
+    starts: Callable[[int, int], list[int]]
+    weight: Tensor
+    order: tuple[int, ...] | None = None
+    summed: torch.dtype = torch.float32
+    kept: torch.dtype = torch.float32
 
 
 def blocks(
@@ -82,18 +87,45 @@ def blocks(
     """
     require_near_size(window, volume.shape[1:])
     require_few_windows(window, volume.shape[1:], overlap)
-    flat = len(window) == volume.ndim - 2
-    edges = [*window, 1] if flat else list(window)
+    edges = (*window, 1)[: volume.ndim - 1]
+    weight = compute_importance_map(edges, mode=mode, device=device or volume.device)
+    layout = Layout(partial(_starts, overlap=overlap), weight, kept=dtype)
+    slices = len(edges) - 1 if len(window) < len(edges) else None
+    yield from laid_blocks(network, volume, layout, padding_mode, sw_batch_size, halo, slices)
+
+
+def laid_blocks(
+    network: Callable[[Tensor], Tensor],
+    volume: Tensor,
+    layout: Layout,
+    padding_mode: str = "constant",
+    sw_batch_size: int = 1,
+    halo: int = 0,
+    slices: int | None = None,
+) -> Iterator[Block]:
+    """Map a volume ``(C, H, W, D)`` to blocks of what ``network`` makes of windows that lie in a given way.
+
+    Args:
+        network: See :func:`.slide`.
+        volume: One volume.
+        layout: How windows lie, and how they are added up.
+        padding_mode: See :func:`.slide`.
+        sw_batch_size: See :func:`.slide`.
+        halo: See :func:`blocks`.
+        slices: The axis along which a network goes that takes slices, and windows are one voxel thick.
+    """
+    edges = layout.weight.shape
     padded, before = _padded(volume, edges, padding_mode)
-    axes = [_Axis(size, edge, overlap, halo) for size, edge in zip(padded.shape[1:], edges, strict=True)]
-    order = _order(axes)
-    weight = compute_importance_map(tuple(edges), mode=mode, device=device or volume.device).permute(order)
-    sums = _Sums([axes[a] for a in order], weight, dtype)
+    sizes = zip(padded.shape[1:], edges, strict=True)
+    axes = [WindowAxis(size, edge, layout.starts(size, edge), halo) for size, edge in sizes]
+    order = layout.order or _order(axes)
+    sums = WindowSums([axes[a] for a in order], layout.weight.permute(order), layout.summed, layout.kept)
     places = product(*(range(len(axes[a].starts)) for a in order))
     while batch := list(islice(places, sw_batch_size)):
-        found = network(torch.stack([_cut(padded, axes, order, place, flat) for place in batch]))
-        for place, answer in zip(batch, found.unsqueeze(-1) if flat else found, strict=True):
-            block = sums.add(place, answer.to(weight.device).permute(0, *(a + 1 for a in order)))
+        windows = torch.stack([_cut(padded, axes, order, place) for place in batch])
+        found = network(windows) if slices is None else network(windows.squeeze(slices + 2)).unsqueeze(slices + 2)
+        for place, answer in zip(batch, found, strict=True):
+            block = sums.add(place, answer.to(layout.weight.device).permute(0, *(a + 1 for a in order)))
             yield _cropped(block, order, before, volume.shape[1:])
         del found, answer
 
@@ -106,10 +138,15 @@ def _padded(volume: Tensor, edges: Sequence[int], mode: str) -> tuple[Tensor, li
     return (F.pad(volume[None], sides, mode=mode)[0] if any(missing) else volume), before
 
 
-def _cut(padded: Tensor, axes: Sequence[_Axis], order: Sequence[int], place: Sequence[int], flat: bool) -> Tensor:
+def _starts(size: int, edge: int, overlap: float) -> list[int]:
+    """Where windows of an axis begin, as MONAI lays them."""
+    step = edge if size == edge else max(1, int(edge * (1 - overlap)))
+    return [place[0].start for place in dense_patch_slices([size], [edge], [step])]
+
+
+def _cut(padded: Tensor, axes: Sequence[WindowAxis], order: Sequence[int], place: Sequence[int]) -> Tensor:
     starts = [axes[a].starts[place[order.index(a)]] for a in range(len(axes))]
-    window = padded[(slice(None), *(slice(s, s + axis.edge) for s, axis in zip(starts, axes, strict=True)))]
-    return window.squeeze(-1) if flat else window
+    return padded[(slice(None), *(slice(s, s + axis.edge) for s, axis in zip(starts, axes, strict=True)))]
 
 
 def _cropped(block: Block, order: Sequence[int], before: Sequence[int], shape: Sequence[int]) -> Block:
@@ -122,7 +159,7 @@ def _cropped(block: Block, order: Sequence[int], before: Sequence[int], shape: S
     return Block(tuple(start), tuple(own), values)
 
 
-def _order(axes: Sequence[_Axis]) -> tuple[int, ...]:
+def _order(axes: Sequence[WindowAxis]) -> tuple[int, ...]:
     """Choose the order in which axes are gone over, the first of them last."""
 
     def taken(order: Sequence[int]) -> int:
@@ -136,61 +173,3 @@ def _order(axes: Sequence[_Axis]) -> tuple[int, ...]:
     if voxels <= SMALL or taken(natural) <= SHARE * voxels:
         return natural
     return min(permutations(natural), key=taken)
-
-
-class _Sums:
-    """Weighted sums of windows that follow one another in lexicographic order.
-
-    What later windows touch is kept for each axis by itself: along it, only the voxels that the next window along it
-    needs; along the axes before it, those of a window; along the axes after it, all of them.
-    """
-
-    def __init__(self, axes: Sequence[_Axis], weight: Tensor, dtype: torch.dtype) -> None:
-        self.axes, self.weight, self.dtype = axes, weight, dtype
-        self.kept: list[Tensor] = []
-        self.room = weight.new_empty(0)  # for the sums of one window
-
-    def add(self, place: Sequence[int], answer: Tensor) -> Block:
-        """Add the answer ``(K, *window)`` of the window at a place, and return the block that it finishes."""
-        axes = list(zip(self.axes, place, strict=True))
-        first = [axis.first(i) for axis, i in axes]
-        own = [axis.starts[i] for axis, i in axes]
-        self._make_room(len(answer) + 1)
-        size = [s - f + axis.edge for s, f, (axis, _) in zip(own, first, axes, strict=True)]
-        sums = self.room[: (len(answer) + 1) * prod(size)].view(-1, *size).zero_()
-        self._recall(sums, place, first)
-        inner = sums[(slice(None), *(slice(s - f, None) for s, f in zip(own, first, strict=True)))]
-        inner[:-1] += answer.float().mul_(self.weight)  # nobody else has it
-        inner[-1] += self.weight
-        self._keep(sums, place, first)
-        stops = [axis.stops[i] - f for (axis, i), f in zip(axes, first, strict=True)]
-        done = sums[(slice(None), *map(slice, stops))]
-        return Block(tuple(first), tuple(own), done[:-1] / done[-1:])
-
-    def _make_room(self, channels: int) -> None:
-        if not len(self.room):
-            self.room = self.weight.new_empty(channels * prod(axis.edge + axis.halo for axis in self.axes))
-        for a in range(len(self.kept), len(self.axes)):
-            before = [axis.edge + axis.halo for axis in self.axes[:a]]
-            size = [channels, *before, self.axes[a].kept, *(axis.size for axis in self.axes[a + 1 :])]
-            self.kept.append(torch.empty(size, device=self.weight.device, dtype=self.dtype))
-
-    def _recall(self, sums: Tensor, place: Sequence[int], first: Sequence[int]) -> None:
-        """Put what was kept where it belongs; what was kept for a later axis is newer."""
-        for a, (axis, kept) in enumerate(zip(self.axes, self.kept, strict=True)):
-            if place[a]:
-                count = axis.starts[place[a] - 1] + axis.edge - first[a]
-                size = sums.shape[1:]
-                after = [slice(f, f + n) for f, n in zip(first[a + 1 :], size[a + 1 :], strict=True)]
-                sums.narrow(a + 1, 0, count).copy_(kept[(slice(None), *map(slice, size[:a]), slice(count), *after)])
-
-    def _keep(self, sums: Tensor, place: Sequence[int], first: Sequence[int]) -> None:
-        for a, (axis, kept) in enumerate(zip(self.axes, self.kept, strict=True)):
-            if place[a] + 1 < len(axis.starts):
-                begin = axis.stops[place[a]] - axis.halo - first[a]
-                found = sums.narrow(a + 1, begin, sums.shape[a + 1] - begin)
-                rest = [(other.starts[i], other.stops[i]) for other, i in zip(self.axes, place, strict=True)][a + 1 :]
-                for b, (start, stop) in enumerate(rest, a + 1):
-                    found = found.narrow(b + 1, start - first[b], stop - start)
-                after = [slice(start, stop) for start, stop in rest]
-                kept[(slice(None), *map(slice, found.shape[1 : a + 2]), *after)] = found.to(self.dtype)

@@ -1,10 +1,12 @@
 """Volumes that are loaded once and kept, in memory or on disk."""
 
 import hashlib
+import mmap
 import os
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +34,9 @@ def volumes_folder() -> Path:
 
 
 LAYOUT = 3  # of a file, in its name
+#: Gives a tensor of a shape, to be filled.
+Room = Callable[[Sequence[int]], Tensor]
+IN_MEMORY: Room = partial(torch.empty, dtype=torch.half)
 
 
 class VolumeCache(Sequence[Sample]):
@@ -118,16 +123,37 @@ class VolumeCache(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.volumes)
 
-    def beside(self, tensors: Iterable[Tensor]) -> Sequence[Tensor]:
-        """Keep further tensors, one a volume, where the volumes are kept, until :meth:`close`."""
+    def beside(self, made: Iterable[Callable[[Room], Tensor]]) -> Sequence[Tensor]:
+        """Keep further tensors in half precision, one a volume, where the volumes are kept, until :meth:`close`.
+
+        Args:
+            made: Of each volume, what asks for room for a tensor ``(K, H, W, D)`` and returns it filled.
+        """
         if not self.volumes or not isinstance(self.volumes[0], Path):
-            return list(tensors)
+            return filled(made)
         files, token = CachedFiles(volumes_folder()), uuid.uuid4().hex
         paths = [files.folder / f"{PASSING}{token}-{k}.pt" for k in range(len(self.volumes))]
         self._leases.append(Lease(files.folder, [path.name for path in paths]))
-        for path, tensor in zip(paths, tensors, strict=True):
-            files.write(path, {"tensor": self._laid(tensor)})
+        for path, make in zip(paths, made, strict=True):
+            files.make(path, partial(self._fill, make))
         return TensorFiles(paths)
+
+    def _fill(self, make: Callable[[Room], Tensor], path: Path) -> None:
+        """Write a file and fill it where it is mapped into memory, which holds what the system likes to keep of it."""
+
+        def room(shape: Sequence[int]) -> Tensor:
+            size = (shape[-1], *shape[:-1]) if self.by_slice else tuple(shape)
+            zeros = torch.zeros(size, dtype=torch.half)  # which take no memory until they are written to
+            content = {"tensor": zeros.movedim(0, -1) if self.by_slice else zeros}
+            torch.save(content, path)  # by which a full disk is seen, and not by a signal
+            with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
+                found: Tensor = read(path)["tensor"]
+            return found
+
+        if hasattr(mmap, "MAP_SHARED"):
+            make(room)
+        else:  # on Windows, which maps no file here to be written to
+            torch.save({"tensor": self._laid(make(IN_MEMORY))}, path)
 
     def close(self) -> None:
         """Let go of the volumes, whoever holds this; others may remove the files then."""
@@ -138,6 +164,11 @@ class VolumeCache(Sequence[Sample]):
     @override
     def __getstate__(self) -> dict[str, Any]:  # of a worker process, which has no say in what is kept
         return {**vars(self), "_leases": [], "_release": None}
+
+
+def filled(made: Iterable[Callable[[Room], Tensor]]) -> list[Tensor]:
+    """Keep in memory what :meth:`VolumeCache.beside` takes."""
+    return [make(IN_MEMORY) for make in made]
 
 
 class TensorFiles(Sequence[Tensor]):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_continual.segmentation.label_map import folded_logits, label_map, largest
+from lit_continual.segmentation.label_map import folded_winners, largest
 
 
 class GrowingHeads(nn.Module):
@@ -96,7 +96,7 @@ class GrowingHeads(nn.Module):
         Where several heads claim a voxel, it goes to the class with the largest log-odds against the background of its
         own head, as in one softmax over all classes; see :func:`~lit_continual.segmentation.label_map.folded_logits`.
         """
-        return label_map(folded_logits(logits, self.channels))
+        return folded_winners(logits, self.channels)
 
     def terms(self, logits: Tensor, label: Tensor, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor, Tensor]]:
         """Classes, logits and label map of each head that learns from samples whose values 1, 2, … are ``names``."""

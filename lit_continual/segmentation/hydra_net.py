@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from lit_continual.data.batch import Batch
@@ -96,12 +97,14 @@ class HydraNet(Segmenter):
         self._add_decoders()
 
     @override
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
         given = [list(head) for head in getattr(getattr(self.trainer, "datamodule", None), "head_classes", [])]
         silent = [head for head in self.heads.classes if head not in given]
-        options = getattr(self.trainer.strategy, "_ddp_kwargs", None)  # the only place that says what DDP looks for
-        if stage == "fit" and silent and given and options is not None and not options.get("find_unused_parameters"):
+        wrapped = self.trainer.model  # by now in what makes its gradients those of all processes
+        if not (silent and given and isinstance(wrapped, DistributedDataParallel)):
+            return
+        if not (wrapped.find_unused_parameters or wrapped.static_graph):
             raise MisconfigurationException(
                 f"The decoder of {', '.join(silent[0])} has no batch in this fit, so its weights have no gradient,"
                 " which DDP waits for. Give --trainer.strategy=ddp_find_unused_parameters_true."

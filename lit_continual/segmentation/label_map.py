@@ -1,6 +1,6 @@
 """One label map of the answers of several heads."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -25,10 +25,25 @@ def folded_logits(logits: Tensor, channels: Sequence[Sequence[int]]) -> Tensor:
         >>> folded_logits(torch.tensor([[0.0, 2.0, 5.0, 6.0]]), [[0, 1], [2, 3]])
         tensor([[0., 2., 1.]])
     """
-    first = channels[0][0]
-    background = logits[:, first : first + 1]
-    classes = [logits[:, head[1:]] + (background - logits[:, head[:1]]) for head in channels]
-    return torch.cat([background, *classes], 1)
+    return torch.stack(list(_folded(logits, channels)), 1)
+
+
+def folded_winners(logits: Tensor, channels: Sequence[Sequence[int]]) -> Tensor:
+    """Return the channel of the largest of :func:`folded_logits`, ``(B, *spatial)``, made one at a time.
+
+    Example:
+        >>> folded_winners(torch.tensor([[0.0, 2.0, 5.0, 6.0]]), [[0, 1], [2, 3]])
+        tensor([1])
+    """
+    return _largest(_folded(logits, channels), sum(map(len, channels)))
+
+
+def _folded(logits: Tensor, channels: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    background = logits[:, channels[0][0]]
+    yield background
+    for head in channels:
+        more = background - logits[:, head[0]]
+        yield from (logits[:, c] + more for c in head[1:])
 
 
 def largest(values: Tensor) -> Tensor:
@@ -38,12 +53,18 @@ def largest(values: Tensor) -> Tensor:
         >>> largest(torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]]))
         tensor([1, 0])
     """
-    best = values[:, 0]
-    found = torch.zeros_like(best, dtype=torch.long)
-    for k in range(1, values.shape[1]):
-        more = values[:, k] > best
-        best, found = torch.where(more, values[:, k], best), found.masked_fill_(more, k)
-    return found
+    return _largest(iter(values.unbind(1)), values.shape[1])
+
+
+def _largest(channels: Iterator[Tensor], count: int) -> Tensor:
+    best = next(channels)
+    small = torch.uint8 if count <= 2**8 else torch.int16  # which is written a class at a time
+    found = torch.zeros_like(best, dtype=small)
+    for k, channel in enumerate(channels, 1):
+        more = channel > best
+        best = torch.where(more, channel, best)
+        found.masked_fill_(more, k)
+    return found.long()
 
 
 def label_map(folded: Tensor, regions: Sequence[Collection[str]] = ()) -> Tensor:

@@ -1,6 +1,7 @@
 """Between the grid that a network sees and the grid of a file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -12,8 +13,10 @@ from torch import Tensor
 from lit_continual.data.batch import Batch
 from lit_continual.data.preprocessing import AXES
 from lit_continual.data.resampling import SlabResample, places_along, same_grid
-from lit_continual.data.stitching import Block
+from lit_continual.data.stitching import parted
+from lit_continual.data.window_sums import Block
 
+AT_ONCE = 2**24  # numbers of a piece of a file
 SHEAR = 1e-3  # voxels over a whole volume, below which axes are parallel
 
 
@@ -83,11 +86,17 @@ class Axis(NamedTuple):
 
     Attributes:
         source: The axis of the file.
-        places: A place in ``[0, size - 1]`` for each of its voxels, float64.
+        places: A place for each of its voxels, float64; none, which is no number, for what lies beyond the grid.
+        size: Voxels of the network's grid along its axis.
     """
 
     source: int
     places: Tensor
+    size: int
+
+    def last(self, nearest: bool) -> Tensor:
+        """The last voxel that is needed to know the value at each place."""
+        return _last(self.places, nearest).clamp_max(self.size - 1)
 
 
 def axes_to_source(batch: Batch, shape: Sequence[int]) -> list[Axis] | None:
@@ -109,7 +118,8 @@ def axes_to_source(batch: Batch, shape: Sequence[int]) -> list[Axis] | None:
         return None
     voxels = [torch.arange(n, dtype=torch.float64) for n in turned.shape[1:]]
     places = voxels if one else places_along(affine, shape, turned.affine, turned.shape[1:])
-    return [Axis(b, p if row[b] > 0 else p.flip(0)) for row, b, p in zip(across, along, places, strict=True)]
+    given = zip(across, along, places, shape, strict=True)
+    return [Axis(b, p if row[b] > 0 else p.flip(0), n) for row, b, p, n in given]
 
 
 class Piece:
@@ -122,10 +132,10 @@ class Piece:
     """
 
     def __init__(self, block: Block, axes: Sequence[Axis], nearest: bool) -> None:
-        self.start, self.nearest = block.start, nearest
+        self.block, self.nearest = block, nearest
         stops = [start + size for start, size in zip(block.start, block.values.shape[1:], strict=True)]
         bounds = zip(axes, block.own, stops, strict=True)
-        found = [(axis, _last(axis.places, nearest), own, stop) for axis, own, stop in bounds]
+        found = [(axis, axis.last(nearest), own, stop) for axis, own, stop in bounds]
         inside = [(axis, ((last >= own) & (last < stop)).nonzero()[:, 0]) for axis, last, own, stop in found]
         #: Whether no voxel of the file is computed from this block.
         self.empty = any(not len(voxels) for _, voxels in inside)
@@ -147,14 +157,38 @@ class Piece:
             batch: As in :func:`to_source_grid`, in whose place an ``Inference`` takes this.
             mode: The same.
         """
-        for a, (places, start) in enumerate(zip(self.places, self.start, strict=True), 2):
-            values = _along(values, a, places - start, self.nearest)
+        for a, places in enumerate(self.local_places, 2):
+            values = _along(values, a, places, self.nearest)
         return values
+
+    @property
+    def local_places(self) -> list[Tensor]:
+        """Where the voxels of the file lie along each axis of the block."""
+        return [places - start for places, start in zip(self.places, self.block.start, strict=True)]
 
     def put(self, values: Tensor, whole: Tensor) -> None:
         """Put values of :meth:`resampled` in their place in a volume ``(1, C, *source_shape)``."""
         turned = values.permute(0, 1, *(self.order.index(b) + 2 for b in range(3)))
         whole[(slice(None), slice(None), *self.slices)] = turned.flip(self.turned)
+
+
+def pieces_of(block: Block, axes: Sequence[Axis], nearest: bool) -> Iterator[Piece]:
+    """The pieces of a file that are computed from a block: one, or several where that would have too many numbers."""
+    whole = Piece(block, axes, nearest)
+    if whole.empty:
+        return
+    count = -(-len(block.values) * prod(map(len, whole.places)) // AT_ONCE)
+    for part in parted(block, count, halo=int(not nearest)) if count > 1 else [block]:
+        if not (piece := Piece(part, axes, nearest)).empty:
+            yield piece
+
+
+class Everywhere:
+    """All voxels of a file, for what is the same in all of them until another piece is put over it."""
+
+    def put(self, values: Tensor, whole: Tensor) -> None:
+        """Put values ``(1, C, 1, 1, 1)`` in all voxels of a volume ``(1, C, *source_shape)``."""
+        whole.copy_(values.expand_as(whole))
 
 
 def _last(places: Tensor, nearest: bool) -> Tensor:
@@ -165,13 +199,14 @@ def _last(places: Tensor, nearest: bool) -> Tensor:
 def _along(values: Tensor, dim: int, places: Tensor, nearest: bool) -> Tensor:
     upper = _last(places, nearest)
     if nearest or bool((upper == places).all()):
-        return _taken(values, dim, upper)
+        return taken(values, dim, upper)
     lower = (upper - 1).clamp_min(0)
     share = (places - lower).to(values).view(-1, *[1] * (values.ndim - 1 - dim))
-    return torch.lerp(_taken(values, dim, lower), _taken(values, dim, upper), share)
+    return torch.lerp(taken(values, dim, lower), taken(values, dim, upper), share)
 
 
-def _taken(values: Tensor, dim: int, places: Tensor) -> Tensor:
+def taken(values: Tensor, dim: int, places: Tensor) -> Tensor:
+    """Values at whole places along an axis; where these follow one another, a view."""
     voxels = places.long()
     if bool((voxels.diff() == 1).all()):  # a view will do
         return values.narrow(dim, int(voxels[0]), len(voxels))

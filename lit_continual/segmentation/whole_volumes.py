@@ -15,7 +15,7 @@ from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.masks import Masks, packed, unpacked
 from lit_continual.segmentation.network_input import named_failure, require_channels
 from lit_continual.segmentation.shared_head import SharedHead
-from lit_continual.segmentation.source_grid import Axis, Piece, axes_to_source, to_source_grid
+from lit_continual.segmentation.source_grid import Axis, Everywhere, Piece, axes_to_source, pieces_of, to_source_grid
 
 
 class WholeVolumes(ScheduledModule):
@@ -23,7 +23,8 @@ class WholeVolumes(ScheduledModule):
 
     Label maps and masks are made block by block, as windows are finished, so that the logits of all heads are never
     there at once. Whole logits, in the grid of the file, are what ``predict_step`` returns and what :meth:`labels` and
-    :meth:`processed` take; :meth:`needs_whole` says when evaluation and prediction make them too.
+    :meth:`processed` take; :meth:`needs_whole` says when evaluation and prediction make them too. A class that changes
+    how these come about says in :meth:`_pieces` and :meth:`_axes` how its pieces do.
     """
 
     body: Any
@@ -126,22 +127,18 @@ class WholeVolumes(ScheduledModule):
         return Masks(self.classes, lambda name: unpacked(bits, self.classes.index(name)))
 
     def needs_whole(self, batch: Batch) -> bool:
-        """Whether the logits of a batch are to be there as a whole, and not block by block.
+        """Whether the logits of a batch are to be there as a whole, and not piece by piece.
 
         So it is where a class has its own way through a volume, to the grid of the file or from whole logits to labels,
-        as models of nnU-Net have; where the axes of the file are not parallel to those of the network's grid, which
-        only a resampled image with a sheared affine has; where labels of a resampled image are those of the nearest
-        voxel, since halfway between two the whole grid's rounding decides; and of several volumes, or 2D images, in a
-        batch.
+        and does not say how that goes piece by piece; where the axes of the file are not parallel to those of the
+        network's grid, which only a resampled image with a sheared affine has, and values are interpolated; and of
+        several volumes, or 2D images, in a batch.
         """
         own = ("infer", "_infer", "predict_step", "labels", "processed", "to_source_grid")
-        other = any(getattr(type(self), name) is not getattr(WholeVolumes, name) for name in own)
+        other = any(_depth(type(self), name) < _depth(type(self), "_pieces") for name in own)
         other |= bool({"infer", "to_source_grid"} & vars(self).keys())
         image = batch["image"]
-        if other or image.ndim != 5 or len(image) != 1:
-            return True
-        axes = axes_to_source(batch, image.shape[2:])
-        return axes is None or (self.inference.resample == "labels" and not _on_voxels(axes))
+        return other or image.ndim != 5 or len(image) != 1 or self._axes(batch) is None
 
     def _small_winners(self, logits: Tensor) -> Tensor:
         return self.winners(logits)[:, None].to(torch.uint8 if len(self.classes) < 2**8 else torch.int16)
@@ -149,8 +146,32 @@ class WholeVolumes(ScheduledModule):
     @torch.no_grad()
     def _over_blocks(self, batch: Batch, makers: Mapping[str, Callable[[Tensor], Tensor]]) -> dict[str, Tensor]:
         """Map one volume to what each maker, voxel by voxel, makes of its logits in the grid of the file."""
-        image, found = batch["image"], dict[str, Tensor]()
-        axes = axes_to_source(batch, image.shape[2:]) or []
+        nearest = self._takes_nearest(batch)
+        found, pieces = dict[str, Tensor](), self._pieces(_as_prepared(batch) if nearest else batch)
+        size = batch["image"].shape[2:] if nearest else map(int, batch["source_shape"][0])
+        shape = tuple(size)
+        for piece, logits in pieces:
+            for name, make in makers.items():
+                made = make(logits)
+                if name not in found:
+                    found[name] = made.new_empty(*made.shape[:2], *shape)
+                piece.put(made, found[name])
+        return {name: self.to_source_grid(found[name], batch, mode="nearest") for name in makers} if nearest else found
+
+    def _takes_nearest(self, batch: Batch) -> bool:
+        """Whether voxels of the file take what the nearest of the network has, so that labels may be made before."""
+        if self.inference.resample != "labels":
+            return False
+        axes = axes_to_source(batch, batch["image"].shape[2:])
+        return axes is None or not _on_voxels(axes)
+
+    def _axes(self, batch: Batch) -> list[Axis] | None:
+        """Where the voxels of the grid lie to which pieces are brought; ``None`` if that is not so axis by axis."""
+        return axes_to_source(_as_prepared(batch) if self._takes_nearest(batch) else batch, batch["image"].shape[2:])
+
+    def _pieces(self, batch: Batch) -> Iterator[tuple[Piece | Everywhere, Tensor]]:
+        """Go over one volume; yield pieces of its file, which may cover one another, and their logits."""
+        axes, image = self._axes(batch) or [], batch["image"]
         nearest = _on_voxels(axes)
 
         def ask(windows: Tensor) -> Tensor:
@@ -159,18 +180,21 @@ class WholeVolumes(ScheduledModule):
             return answer
 
         for block in self.inference.blocks(ask, image[0], self.window(image.shape[2:]), halo=int(not nearest)):
-            piece = Piece(block, axes, nearest)
-            if piece.empty:
-                continue
-            logits = self.inference.resampled(block.values[None], self.head_channels, piece.resampled, batch)
-            for name, make in makers.items():
-                made = make(logits)
-                if name not in found:
-                    found[name] = made.new_empty(*made.shape[:2], *map(int, batch["source_shape"][0]))
-                piece.put(made, found[name])
-        return found
+            for piece in pieces_of(block, axes, nearest):
+                values = piece.block.values[None]
+                yield piece, self.inference.resampled(values, self.head_channels, piece.resampled, batch)
 
 
 def _on_voxels(axes: Sequence[Axis]) -> bool:
     """Whether all voxels of a file lie on voxels of the network's grid, so that nothing is interpolated."""
     return all(bool((axis.places == axis.places.round()).all()) for axis in axes)
+
+
+def _as_prepared(batch: Batch) -> Batch:
+    """A batch as if its file were on the grid that the network sees."""
+    return {**batch, "source_affine": batch["affine"], "source_shape": [batch["image"].shape[2:]]}
+
+
+def _depth(kind: type, name: str) -> int:
+    """How far up the bases of a class is what defines a name."""
+    return next(n for n, base in enumerate(kind.__mro__) if name in vars(base))

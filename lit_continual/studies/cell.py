@@ -43,8 +43,7 @@ class Cell:
     @property
     def finished(self) -> bool:
         """Whether its run came to its end, in this call or in another."""
-        described = self.folder / "run.json"
-        return described.exists() and read_json(described).get("status") == "finished"
+        return is_finished(self.folder)
 
     def options(self, environment: Mapping[str, str]) -> list[str]:
         """The arguments of ``fit``, with the folder and ``--resume``."""
@@ -65,6 +64,12 @@ class Cell:
         spinning = {"OMP_WAIT_POLICY": "PASSIVE", "MKL_DYNAMIC": "FALSE"}
         mode = {"WANDB_MODE": "offline"} if self.group else {}
         return {**spinning, **mode, **kept, **group, **dict.fromkeys(CAPS, threads)}
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder came to its end, whatever became of the process that ran it."""
+    described = folder / "run.json"
+    return described.exists() and read_json(described).get("status") == "finished"
 
 
 def threads_of(environment: Mapping[str, str]) -> str:

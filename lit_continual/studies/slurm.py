@@ -1,6 +1,5 @@
 """Cells as jobs of a cluster, through submitit."""
 
-import contextlib
 import getpass
 import subprocess
 import time
@@ -15,13 +14,13 @@ from typing_extensions import Self
 from lit_continual.runs.files import read_json, write_json
 from lit_continual.stream.section import instantiate
 from lit_continual.stream.tracking import announce
-from lit_continual.studies.cell import OUTPUT, Cell
-from lit_continual.studies.cells import PATIENCE, reason
+from lit_continual.studies.cell import OUTPUT, Cell, is_finished
+from lit_continual.studies.cell_job import CellJob
+from lit_continual.studies.cells import reason
 
 #: What submitit makes of its own beside the options of ``sbatch``.
 OF_SUBMITIT = ("setup", "teardown", "srun_args", "use_srun", "array_parallelism", "signal_delay_s")
-PAUSE = 0.2  # seconds between two looks at the process of a job
-LOOK = 5.0  # and at all jobs
+LOOK = 5.0  # seconds between two looks at all jobs
 
 
 @dataclass
@@ -61,43 +60,12 @@ def read_slurm(section: Any, place: str) -> Slurm:
     return instantiate(Slurm, section, f"{place}, `slurm`")
 
 
-class CellJob:
-    """What a job does: run the command of a cell; before it is queued again, end that command, which then goes on."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def __call__(self, command: list[str]) -> None:
-        """Run the command, out of reach of the signals to the job."""
-        self.process = subprocess.Popen(command, start_new_session=True)
-        try:
-            while (code := self.process.poll()) is None:
-                time.sleep(PAUSE)
-        except BaseException:
-            self._end()
-            raise
-        if code:
-            raise RuntimeError(f"The command of the cell ended with {code}.")
-
-    def checkpoint(self, command: list[str]) -> Any:
-        """End the command, and return what the job does when it runs again."""
-        from submitit.helpers import DelayedSubmission
-
-        self._end()
-        return DelayedSubmission(CellJob(), command)
-
-    def _end(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(2 * PATIENCE)  # it gives its own process that long
-            self.process.kill()
-
-
 class SlurmJobs:
     """Jobs of a cluster that run cells.
 
     Those that are submitted together are an array, and those that start from others come after these (``afterok``).
+    Whether a cell is finished is said by its folder alone: SLURM counts a job as failed that reaches its time limit
+    just as it ends, and cancels those that come after it, which are then submitted once more.
     Jobs go on when this process ends; the next one on the same folder follows them instead of submitting them again.
 
     Args:
@@ -119,6 +87,7 @@ class SlurmJobs:
         self.ids: dict[str, str] = read_json(self.known) if self.known.exists() else {}
         self.jobs: dict[Cell, Any] = {}  # None: not submitted yet
         self._looked, self._gone = float("-inf"), set[Cell]()
+        self._again = set[Cell]()  # submitted a second time
         self._executor("")  # refuses what it does not take before anything runs
 
     def __enter__(self) -> Self:
@@ -151,7 +120,11 @@ class SlurmJobs:
             gone = {cell for cell, job in self.jobs.items() if job.job_id not in queued}
             over, self._gone = gone & self._gone, gone  # twice, since files of another machine are seen late
         found = {cell: "" for cell in self.jobs if cell.finished}
-        found |= {cell: _reason(cell, self.jobs[cell]) for cell in over - found.keys()}
+        left = over - found.keys()
+        again = self._cancelled(left)
+        found |= {cell: _reason(cell, self.jobs[cell]) for cell in left - again}
+        self._again, self._gone = self._again | again, self._gone - again
+        self.jobs |= dict.fromkeys(again)
         for cell in found:
             del self.jobs[cell]
         return found
@@ -161,6 +134,16 @@ class SlurmJobs:
         if (job := self.jobs.pop(cell)) is not None:
             job.cancel(check=False)
 
+    def _cancelled(self, over: set[Cell]) -> set[Cell]:
+        """Those of the cells that have not begun, though what they start from is there or on its way."""
+        found, going = set[Cell](), {cell.folder for cell in self.jobs.keys() - over}
+        for cell in self.jobs:  # those that another starts from are before it
+            begun = cell not in over or not cell.after or cell in self._again or (cell.folder / OUTPUT).exists()
+            if not begun and all(folder in going or is_finished(folder) for folder in cell.after):
+                found.add(cell)
+                going.add(cell.folder)
+        return found
+
     def _submit(self, cells: set[Cell]) -> None:
         """Submit cells, one array for those that wait for the same jobs."""
         while cells:
@@ -169,8 +152,8 @@ class SlurmJobs:
             for cell in sorted(ready, key=lambda cell: list(self.jobs).index(cell)):
                 groups.setdefault(self._dependency(cell), []).append(cell)
             for dependency, group in groups.items():
-                commands = [cell.command(self.threads) for cell in group]
-                jobs = self._executor(dependency).map_array(CellJob(), commands)
+                commands, folders = [cell.command(self.threads) for cell in group], [cell.folder for cell in group]
+                jobs = self._executor(dependency).map_array(CellJob(), commands, folders)
                 self.jobs |= dict(zip(group, jobs, strict=True))
                 self.ids |= {str(cell.folder): job.job_id for cell, job in zip(group, jobs, strict=True)}
                 write_json(self.known, self.ids)

@@ -5,7 +5,8 @@ import torch
 
 from lit_continual.data import stitching
 from lit_continual.data.sliding_window import slide
-from lit_continual.data.stitching import blocks
+from lit_continual.data.stitching import blocks, parted
+from lit_continual.data.window_sums import Block, WindowAxis
 
 ORDERS = list(itertools.permutations(range(3)))
 LAYOUTS = [  # volume, window, overlap
@@ -87,5 +88,21 @@ def test_sums_in_half_precision_are_nearly_the_same():
 )
 def test_sums_of_large_volumes_are_kept_along_the_axis_where_they_are_small(size, window, order):
     edges = [*window, *[1] * (3 - len(window))]
-    axes = [stitching._Axis(n, edge, 0.25, 1) for n, edge in zip(size, edges, strict=True)]
+    axes = [WindowAxis(n, edge, stitching._starts(n, edge, 0.25), 1) for n, edge in zip(size, edges, strict=True)]
     assert stitching._order(axes) == order
+
+
+@pytest.mark.parametrize("halo", [0, 1])
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_a_block_is_cut_into_parts_that_own_each_voxel_once(halo, count):
+    block = Block((3, 4, 5), (3, 4 + halo, 5), torch.arange(4 * 9 * 6).view(1, 4, 9, 6))
+    owners = torch.zeros(4, 9, 6)
+    for part in parted(block, count, halo):
+        where = tuple(
+            slice(s - b, s - b + n) for s, b, n in zip(part.start, block.start, part.values.shape[1:], strict=True)
+        )
+        assert torch.equal(part.values, block.values[(slice(None), *where)])
+        owners[tuple(slice(own - b, s.stop) for own, b, s in zip(part.own, block.start, where, strict=True))] += 1
+        assert part.own[1] - part.start[1] == halo
+    assert owners[:, halo:].eq(1).all()
+    assert not owners[:, :halo].any()

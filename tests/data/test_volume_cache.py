@@ -18,7 +18,9 @@ from lit_continual.data import Augmentation, Loading, PatchDataset, Preprocessin
 from lit_continual.data.cached_files import CachedFiles, Lease, used_names
 from lit_continual.data.cached_volumes import cached_volumes, clear
 from lit_continual.data.cases import Case
+from lit_continual.data.sliding_window import slide
 from lit_continual.data.volume_cache import VolumeCache, volumes_folder
+from tests.largest_tensor import largest_tensor
 
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5, "spatial_axis": 0}
 SHAPE = (32, 24, 40)
@@ -330,6 +332,30 @@ def test_cached_targets_lie_where_the_volumes_do(cases, folder, patch):
     disk.close()
     assert list(folder.glob("answers-*.pt")) == []
     assert len(list(folder.glob("*.pt"))) == 2
+
+
+@pytest.mark.parametrize("keep", ["memory", "disk"])
+def test_no_answer_is_whole_in_single_precision(cases, keep):
+    torch.manual_seed(0)
+    network, patch = torch.nn.Conv3d(1, 16, 3, padding=1), (8, 8, 8)
+    dataset = PatchDataset(VolumeCache(cases(1), load, keep, patch_size=patch), patch)
+    size = largest_tensor(lambda: dataset.ask("teacher", network))
+    (answers,) = dataset.targets["teacher"]
+    assert size <= answers.nbytes
+    with torch.no_grad():
+        expected = slide(network, load(cases(1)[0])["image"][None], patch)[0].half()
+    assert torch.equal(answers, expected)
+
+
+def test_a_full_disk_is_said_before_a_teacher_is_asked_on(cases, monkeypatch):
+    cache = VolumeCache(cases(1), load, "disk", patch_size=(8, 8, 8))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        PatchDataset(cache, (8, 8, 8)).ask("teacher", lambda image: image)
 
 
 def test_targets_of_a_process_that_was_killed_are_removed(cases, folder):

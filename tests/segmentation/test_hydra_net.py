@@ -7,7 +7,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from monai.losses import DiceCELoss
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
@@ -114,21 +115,30 @@ def test_a_new_task_leaves_the_others_as_they_are():
     assert module.head_channels == [[0, 1, 2], [3, 4], [5, 6]]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_find_unused_parameters_true", "auto"])
-def test_a_decoder_without_a_batch_is_refused_where_processes_wait_for_its_gradient(strategy):
-    trainer = Trainer(accelerator="cpu", devices=1 if strategy == "auto" else 2, strategy=strategy, logger=False)
-    module = hydra()
+@pytest.fixture
+def one_process():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("options", [{}, {"find_unused_parameters": True}, {"static_graph": True}, None])
+def test_a_decoder_without_a_batch_is_refused_where_processes_wait_for_its_gradient(options, one_process):
+    trainer, module = Trainer(accelerator="cpu", devices=1, logger=False), hydra()
+    trainer.strategy.connect(module)
     module.trainer = trainer
+    if options is not None:
+        trainer.strategy.model = DistributedDataParallel(module, **options)  # as strategies do before a fit starts
     data = Tasks([(64, 64), (64, 64)])
     data.head_classes = HEADS[1:]
     trainer._data_connector.attach_datamodule(module, data)
-    if strategy != "ddp":
-        module.setup("fit")
+    if options != {}:
+        module.on_fit_start()
         return
     with pytest.raises(MisconfigurationException, match="The decoder of anterior, posterior has no batch in this fit"):
-        module.setup("fit")
+        module.on_fit_start()
     data.head_classes = HEADS
-    module.setup("fit")
+    module.on_fit_start()
 
 
 def decoders_run(module):

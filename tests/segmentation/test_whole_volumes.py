@@ -15,6 +15,7 @@ FLAT = {**NETWORK, "_target_": "torch.nn.Conv2d"}
 HEADS = [["a"], ["b", "c"], ["d"]]
 STRAIGHT = np.diag([-0.8, -0.8, 2.5, 1.0])
 SWAPPED = np.array([[0, 0, 1.2, 5], [0.9, 0, 0, -3], [0, -1.7, 0, 2], [0, 0, 0, 1]])
+SHEARED = STRAIGHT + np.array([[0, 0.2, 0, 0]] + [[0] * 4] * 3)
 TIE = 1e-4  # logits that are nearer to each other are decided by rounding
 
 
@@ -93,12 +94,23 @@ def test_whatever_is_resampled_and_however_heads_relate(volume, resample, shared
     assert_as_whole(module, volume(spacing=(1.0, 0.7, 2.0)))
 
 
-def test_the_nearest_voxel_is_that_of_whole_logits(volume):
+@pytest.mark.parametrize("spacing", [(1.0, 0.7, 2.0), (1.6, 1.6, 5.0)], ids=["finer", "half way between two"])
+@pytest.mark.parametrize("affine", [STRAIGHT, SWAPPED, SHEARED], ids=["straight", "swapped", "sheared"])
+def test_the_nearest_voxel_is_that_of_whole_logits(volume, affine, spacing):
     module = segmenter(inference=Inference(resample="labels"))
-    assert_as_whole(module, volume())
-    batch = volume(spacing=(1.0, 0.7, 2.0))
-    assert module.needs_whole(batch)
-    assert torch.equal(module.predicted(batch)[0], module.labels(module.predict_step(batch, 0)))
+    batch = volume(affine=affine, spacing=spacing)
+    assert not module.needs_whole(batch)
+    with torch.no_grad():
+        logits = module.predict_step(batch, 0)
+    found, chances = module.predicted(batch, probabilities=True)
+    assert torch.equal(found.long(), module.labels(logits))
+    torch.testing.assert_close(chances, module.probabilities(logits), atol=1e-6, rtol=1e-5)
+    masks = module.predicted_masks(batch)
+    assert all(torch.equal(masks[name], module.masks(logits)[:, k]) for k, name in enumerate(module.classes))
+
+
+def test_labels_that_are_not_resampled_are_those_of_whole_logits(volume):
+    assert_as_whole(segmenter(inference=Inference(resample="labels")), volume())
 
 
 def test_post_processing_sees_the_whole_map(volume):
@@ -141,9 +153,8 @@ def test_a_class_with_its_own_way_gets_whole_logits(volume):
 
 
 def test_a_sheared_file_that_was_resampled_gets_whole_logits(volume):
-    sheared = STRAIGHT + np.array([[0, 0.2, 0, 0]] + [[0] * 4] * 3)
-    assert not segmenter().needs_whole(volume(affine=sheared))
-    batch = volume(affine=sheared, spacing=(1.0,))
+    assert not segmenter().needs_whole(volume(affine=SHEARED))
+    batch = volume(affine=SHEARED, spacing=(1.0,))
     module = segmenter()
     assert module.needs_whole(batch)
     assert torch.equal(module.predicted(batch)[0], module.labels(module.predict_step(batch, 0)))

@@ -8,8 +8,9 @@ import pytest
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_continual.studies.cell import Cell
+from lit_continual.studies.cell_job import CellJob
 from lit_continual.studies.cells import run_cells
-from lit_continual.studies.slurm import CellJob, Slurm, SlurmJobs, read_slurm
+from lit_continual.studies.slurm import Slurm, SlurmJobs, read_slurm
 from tests.processes import wait_until
 
 pytest.importorskip("submitit", reason="needs submitit, the extra slurm")
@@ -139,7 +140,7 @@ def test_a_job_that_is_preempted_ends_its_command_and_gives_it_again(tmp_path):
     job, command = CellJob(), [sys.executable, "-c", COMMAND, str(tmp_path / "begun")]
 
     def preempt(*_):
-        raise QueuedAgainError(job.checkpoint(command))
+        raise QueuedAgainError(job.checkpoint(command, tmp_path))
 
     def strike():
         wait_until((tmp_path / "begun").exists)
@@ -149,16 +150,43 @@ def test_a_job_that_is_preempted_ends_its_command_and_gives_it_again(tmp_path):
     try:
         threading.Thread(target=strike).start()
         with pytest.raises(QueuedAgainError) as queued:
-            job(command)
+            job(command, tmp_path)
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert job.process.poll() == -signal.SIGTERM
     queued.value.args[0].result()  # runs, and ends with 0
 
 
-def test_a_command_that_fails_fails_its_job():
+def test_a_command_that_fails_fails_its_job(tmp_path):
     with pytest.raises(RuntimeError, match="ended with 3"):
-        CellJob()([sys.executable, "-c", "raise SystemExit(3)"])
+        CellJob()([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
+
+
+def test_a_job_whose_cell_is_finished_has_not_failed(cells):
+    finish(cells[0])
+    CellJob()([sys.executable, "-c", "raise SystemExit(3)"], cells[0].folder)
+    with pytest.raises(SystemExit) as ended:  # of a job whose time is over just as it ends
+        CellJob().checkpoint([], cells[0].folder)
+    assert ended.value.code == 0
+
+
+def test_cells_after_one_that_ended_at_its_time_limit_are_submitted_again(cluster, cells, tmp_path):
+    with cluster() as jobs:
+        for cell in cells:
+            jobs.start(cell)
+        jobs.ended()
+        (tmp_path / "queue").write_text("")  # `other` failed by its job's state, and SLURM cancels what comes after
+        for cell in cells[:2]:
+            finish(cell)
+        assert jobs.ended() == dict.fromkeys(cells[:2], "")
+        assert jobs.ended() == {}
+        (tmp_path / "queue").write_text("4\n5\n")
+        assert jobs.ended() == {}
+        assert "dependency" not in options(tmp_path, 4)
+        assert options(tmp_path, 5)["dependency"] == "afterok:4"
+        (tmp_path / "queue").write_text("")
+        jobs.ended()
+        assert re.match("job 4 has ended", jobs.ended()[cells[2]])  # and not a third time
 
 
 def test_what_is_wrong_is_refused(tmp_path, monkeypatch):

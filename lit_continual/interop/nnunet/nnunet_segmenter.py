@@ -1,6 +1,6 @@
 """A trained model of nnU-Net that learns further classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,7 +15,8 @@ from lit_continual.data.batch import Batch
 from lit_continual.data.cases import Case
 from lit_continual.interop.deeply_supervised import DeeplySupervised
 from lit_continual.interop.nnunet.network import build_network, is_deeply_supervised, slide, without_output_layers
-from lit_continual.interop.nnunet.preparation import prepared, restored
+from lit_continual.interop.nnunet.piecewise import axes_to_file, blocks, interpolated
+from lit_continual.interop.nnunet.preparation import prepared, restored, theirs
 from lit_continual.interop.nnunet.trained import Trained
 from lit_continual.runs.classes import MODULES
 from lit_continual.runs.schedule import Schedule
@@ -25,6 +26,7 @@ from lit_continual.segmentation.heads import Heads, described, make_heads
 from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.network_input import require_channels
 from lit_continual.segmentation.shared_head import SharedHead
+from lit_continual.segmentation.source_grid import Axis, Everywhere, Piece, pieces_of
 
 NOTHING: Spec = {"class_path": "Identity"}  # until there is a model
 THEIRS = Inference(overlap=0.5, sw_batch_size=1)  # nnU-Net's
@@ -164,19 +166,39 @@ class NNUNetSegmenter(DeeplySupervised):
     def _infer(self, batch: Batch) -> Tensor:
         require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
         folded = self._folded(batch["image"])[0]
-        outside = torch.full((len(folded),), -CERTAIN)
-        outside[0] = 0
-        return self._of_heads(restored(folded, batch, self.model, outside)[None].to(folded.device))
+        return self._of_heads(restored(folded, batch, self.model, self._outside)[None].to(folded.device))
+
+    @override
+    def _axes(self, batch: Batch) -> list[Axis] | None:
+        return axes_to_file(batch, self.model, theirs(batch["image"][0], self.model).shape[1:])
+
+    @override
+    def _pieces(self, batch: Batch) -> Iterator[tuple[Piece | Everywhere, Tensor]]:
+        require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
+        axes, image = self._axes(batch) or [], batch["image"]
+        yield Everywhere(), self._of_heads(self._outside.half().view(1, -1, 1, 1, 1).to(image.device))
+        ask, kind = self._convolved(), image.device.type
+        gpu = kind == "cuda"  # nnU-Net's own precision
+
+        def forward(windows: Tensor) -> Tensor:
+            own = torch.autocast(kind, enabled=gpu) if gpu or torch.is_autocast_enabled(kind) else nullcontext()
+            with own:
+                return ask(windows)
+
+        given = (theirs(image[0], self.model), self.model, self.hparams["roi_size"], self.mirror, self.inference)
+        for block in blocks(forward, *given, halo=1):
+            for piece in pieces_of(block, axes, nearest=False):
+                found = interpolated(piece.block.values, piece.local_places)
+                yield piece, self._of_heads(found[None].to(image.device))
+
+    @property
+    def _outside(self) -> Tensor:
+        """Logits of one softmax where nnU-Net has cropped."""
+        return torch.tensor([0.0, *[-CERTAIN] * len(self.classes)])
 
     def _folded(self, image: Tensor) -> Tensor:
         """Logits of one softmax over all classes, as a folder that is written predicts them, in half precision."""
-        weight, bias = folded_heads(self.heads)
-        convolve = F.conv2d if self.spatial_dims == 2 else F.conv3d
-        window = self.hparams["roi_size"]
-
-        def forward(patches: Tensor) -> Tensor:
-            return convolve(self.body(patches), weight, bias)
-
+        forward, window = self._convolved(), self.hparams["roi_size"]
         flat = self.spatial_dims == 2  # whose slices are along nnU-Net's first axis
         volumes = [volume.movedim(-1, 1) if flat else volume for volume in image]
         kind = image.device.type
@@ -184,6 +206,12 @@ class NNUNetSegmenter(DeeplySupervised):
         with off:  # nnU-Net's own precision
             found = [slide(forward, v, self.model, self.classes, window, self.mirror, self.inference) for v in volumes]
             return torch.stack([logits.movedim(1, -1) if flat else logits for logits in found])
+
+    def _convolved(self) -> Callable[[Tensor], Tensor]:
+        """The network with its heads folded into one layer."""
+        weight, bias = folded_heads(self.heads)
+        convolve = F.conv2d if self.spatial_dims == 2 else F.conv3d
+        return lambda patches: convolve(self.body(patches), weight, bias)
 
     def _of_heads(self, folded: Tensor) -> Tensor:
         """The logits of all heads that fold to the given ones: their backgrounds are equal."""

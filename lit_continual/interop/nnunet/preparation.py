@@ -4,8 +4,9 @@ nnU-Net's arrays have the axes of a file the other way around. The axis along wh
 its first one; here it is the last one, as in all volumes of this package.
 """
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -89,6 +90,31 @@ def prepared(case: Case, trained: Trained, label: Callable[[Sample], NDArray[Any
     return cast(Prepared, sample)
 
 
+class Grids(NamedTuple):
+    """The grids of a prepared image and of the array that nnU-Net has read, with the axes of the plans.
+
+    Attributes:
+        current: Voxel size of the prepared image.
+        read: Voxel size of the array.
+        shape: Voxels of the array.
+        box: See :class:`Prepared`.
+    """
+
+    current: list[float]
+    read: list[float]
+    shape: tuple[int, ...]
+    box: Sequence[tuple[int, int]]
+
+
+def grids_of(batch: Batch, trained: Trained) -> Grids:
+    """The grids of a batch of one prepared sample."""
+    given: Any = batch
+    spacing, shape, box = (given[name][0] for name in ("read_spacing", "read_shape", "box"))
+    spacing = [spacing[i] for i in trained.manager.transpose_forward]
+    current = list(trained.settings.spacing)
+    return Grids([spacing[0], *current] if len(current) < len(box) else current, spacing, shape, box)
+
+
 def restored(volume: Tensor, batch: Batch, trained: Trained, outside: Tensor) -> Tensor:
     """Bring an answer, or an image, on the prepared grid back to the grid of the file.
 
@@ -101,16 +127,15 @@ def restored(volume: Tensor, batch: Batch, trained: Trained, outside: Tensor) ->
     Returns:
         ``(K, *source_shape)``, of the type of ``volume``, on the CPU.
     """
-    given: Any = batch
-    spacing, shape, box = (given[name][0] for name in ("read_spacing", "read_shape", "box"))
-    spacing = [spacing[i] for i in trained.manager.transpose_forward]
+    current, spacing, shape, box = grids_of(batch, trained)
     inner = [b - a for a, b in box]
-    current = list(trained.settings.spacing)
-    current = [spacing[0], *current] if len(current) < len(inner) else current
-    array = _theirs(volume, trained).cpu().numpy()
-    resampled = torch.as_tensor(trained.settings.resampling_fn_probabilities(array, inner, current, spacing))
-    whole = outside.cpu().to(resampled.dtype).view(-1, 1, 1, 1).repeat(1, *shape)
-    whole[(slice(None), *(slice(a, b) for a, b in box))] = resampled
+    array = theirs(volume, trained).cpu().numpy()
+    resample, inside = trained.settings.resampling_fn_probabilities, tuple(slice(a, b) for a, b in box)
+    channels = (torch.as_tensor(resample(one[None], inner, current, spacing))[0] for one in array)
+    first = next(channels)
+    whole = outside.cpu().to(first.dtype).view(-1, 1, 1, 1).repeat(1, *shape)
+    for found, channel in zip(whole, chain([first], channels), strict=True):  # in float64, one at a time
+        found[inside] = channel
     read = whole.permute(0, *(i + 1 for i in trained.manager.transpose_backward))
     return torch.from_numpy(as_stored(read.numpy(), batch["source_affine"][0], trained))
 
@@ -118,7 +143,7 @@ def restored(volume: Tensor, batch: Batch, trained: Trained, outside: Tensor) ->
 def as_stored(read: NDArray[Any], affine: Matrix, trained: Trained) -> NDArray[Any]:
     """Give volumes ``(K, …)`` with the axes that nnU-Net has read those of their file, whose ``affine`` is given."""
     turned = read.transpose(0, 3, 2, 1)
-    if _reorients(trained):
+    if reorients(trained):
         back = ornt_transform(axcodes2ornt("RAS"), io_orientation(np.array(affine)))
         turned = np.stack([apply_orientation(volume, back) for volume in turned])
     return np.ascontiguousarray(turned)
@@ -126,11 +151,12 @@ def as_stored(read: NDArray[Any], affine: Matrix, trained: Trained) -> NDArray[A
 
 def _as_read(label: NDArray[Any], affine: Matrix, trained: Trained) -> NDArray[Any]:
     """A label map as nnU-Net would have read it."""
-    whole = apply_orientation(label[0], io_orientation(np.array(affine))) if _reorients(trained) else label[0]
+    whole = apply_orientation(label[0], io_orientation(np.array(affine))) if reorients(trained) else label[0]
     return np.ascontiguousarray(whole.transpose(2, 1, 0)[None]).astype(np.int16)
 
 
-def _reorients(trained: Trained) -> bool:
+def reorients(trained: Trained) -> bool:
+    """Whether nnU-Net turns what it reads to RAS."""
     return bool(trained.plans["image_reader_writer"] == "NibabelIOWithReorient")
 
 
@@ -138,5 +164,6 @@ def _ours(volume: Tensor, trained: Trained) -> Tensor:
     return volume.movedim(1, -1).contiguous() if len(trained.patch_size) == 2 else volume
 
 
-def _theirs(volume: Tensor, trained: Trained) -> Tensor:
+def theirs(volume: Tensor, trained: Trained) -> Tensor:
+    """A prepared volume ``(C, *spatial)`` with the axes of nnU-Net's array."""
     return volume.movedim(-1, 1).contiguous() if len(trained.patch_size) == 2 else volume

@@ -155,7 +155,9 @@ def nnunetv2() -> Any:
     """
     try:
         import nnunetv2.inference.predict_from_raw_data
+        import nnunetv2.inference.sliding_window_prediction
         import nnunetv2.preprocessing.preprocessors.default_preprocessor
+        import nnunetv2.preprocessing.resampling.default_resampling
         import nnunetv2.utilities.find_objects
         import nnunetv2.utilities.plans_handling.plans_handler
     except ImportError as error:
