@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_continual.data.cases import is_nifti
 from lit_continual.data.nifti import nifti_affine
-from lit_continual.runs.files import in_one_line
+from lit_continual.runs.files import explaining
 
 LARGEST = 2**31  # voxels of an image
 AT_ONCE = 2**23  # voxels of a slab
@@ -31,12 +31,8 @@ def read_volume(path: Path) -> MetaTensor:
     if not is_nifti(path) and not HAS_ITK:
         raise ValueError(f"{path} cannot be read without ITK. Run `pip install itk`, or convert it to NIfTI.")
     _require_numbers(path)
-    try:
+    with explaining(f"{path} cannot be read as an image", "Replace it or take it off the list.", Exception):
         image = _loaded(path)
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({in_one_line(error)}). Replace it or take it off the list."
-        ) from error
     _require_place(path, torch.as_tensor(image.affine, dtype=torch.float64))
     array = image.as_tensor()
     if array.ndim > 4 and array.shape[4:].numel() == 1:  # a vector image: channels on the fifth axis, no time
