@@ -59,11 +59,11 @@ class FeatureTerm(TaughtTerm):
             self._chosen = self.layers
 
     def _watch(self, pl_module: LightningModule, layers: Sequence[str]) -> None:
-        self._release()
+        self._unwatch()
         self._student = LayerOutputs(pl_module, layers)
         self._student.active = False
 
-    def _release(self) -> None:
+    def _unwatch(self) -> None:
         if self._student is not None:
             self._student.remove()
         self._student = None
@@ -116,11 +116,6 @@ class FeatureTerm(TaughtTerm):
             self._student.found, self._student.active = {}, False
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
-        self._release()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        super().on_exception(trainer, pl_module, exception)
-        self._release()
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
+        self._unwatch()

@@ -103,8 +103,8 @@ class PathImportance(ImportancePenalty):
         self._under_way = False
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
         self._tracked, self._pending = {}, []
 
     @override

@@ -162,8 +162,8 @@ class TaughtTerm(LossTerm):
         self._fitted, self._resumed, self._teacher = True, "", None
 
     @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        super().on_exception(trainer, pl_module, exception)
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
         self._teacher = None
 
     @override

@@ -132,8 +132,8 @@ class AGEM(GradientEdit):
             self._exemplars, self._edited = [], False
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
         self._exemplars, self._edited = [], False
 
 
