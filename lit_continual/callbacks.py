@@ -1,4 +1,7 @@
-"""The methods for a Lightning project: ``from lit_continual.callbacks import Distillation``."""
+"""The methods for a Lightning project: ``from lit_continual.callbacks import Distillation``.
+
+A Trainer takes one or several of them: ``Trainer(callbacks=[Distillation(alpha=0.5)])``.
+"""
 
 from lit_continual.methods.agem.callback import AGEM as AGEM
 from lit_continual.methods.der.callback import DarkExperienceReplay as DarkExperienceReplay

@@ -124,15 +124,10 @@ def require_one_grid(path: Path, shape: Sequence[int], affine: Tensor, other_pat
             " grid. Resample one onto the other."
         )
     corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1]) for n in shape)).double()
-    apart = (
-        (torch.as_tensor(other.affine - affine, dtype=torch.float64) @ _homogeneous(corners).T)[:3].norm(dim=0).max()
-    )
+    homogeneous = torch.nn.functional.pad(corners, (0, 1), value=1.0)
+    apart = (torch.as_tensor(other.affine - affine, dtype=torch.float64) @ homogeneous.T)[:3].norm(dim=0).max()
     if not apart < 0.1 * torch.as_tensor(affine, dtype=torch.float64)[:3, :3].norm(dim=0).min():
         raise ValueError(
             f"{other_path} and {path} have different affines: they lie up to {apart:.3g} mm apart. Resample one onto"
             " the other, or correct the header."
         )
-
-
-def _homogeneous(points: Tensor) -> Tensor:
-    return torch.nn.functional.pad(points, (0, 1), value=1.0)

@@ -134,9 +134,7 @@ class TaughtTerm(LossTerm):
         self._seen = answers.channels_of(pl_module, outputs, output)
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._on_images and not self._warned:
             self._warned = True
             rank_zero_warn(

@@ -56,9 +56,7 @@ class L2SP(GradientEdit):
         Segmentation. Eq. 2.
 
     Example:
-        >>> from lightning.pytorch import Trainer
         >>> callback = L2SP(strength=8.0, parameters="encoder", anchor="start")
-        >>> trainer = Trainer(callbacks=callback, logger=False, enable_checkpointing=False, barebones=True)
     """
 
     instead = "`step='proximal'`"

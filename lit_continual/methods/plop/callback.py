@@ -74,8 +74,7 @@ class PLOP(FeatureTerm):
         https://arxiv.org/abs/2011.11390
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[PLOP(pod_factor=0.01)], logger=False, enable_checkpointing=False)
+        >>> callback = PLOP(pod_factor=0.01)
     """
 
     def __init__(
