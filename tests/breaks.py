@@ -284,9 +284,9 @@ BREAKS = [
         ("copied.eval().requires_grad_(False)", "copied.requires_grad_(False)"),
     ),
     *room(
-        "methods/loss_term.py",
+        "methods/releasing.py",
         "tests/methods/test_loss_term.py",
-        ("_Terms.remove(pl_module, self)  # Lightning calls no", "pass  # Lightning calls no"),
+        ("BaseException) -> None:\n        self.release(pl_module)", "BaseException) -> None:\n        pass"),
     ),
     *room("methods/anchor.py", "tests/methods/l2sp/test_callback.py", ("p.detach().clone() for", "p.detach() for")),
     *room(

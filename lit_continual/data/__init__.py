@@ -3,39 +3,25 @@
 from typing import Any
 
 import lit_continual
-from lit_continual.data.batch import Batch, Sample, collate
-from lit_continual.data.cases import Case, CaseList, read_cases
-from lit_continual.data.decathlon_data_module import DecathlonDataModule
-from lit_continual.data.joint_data_module import JointDataModule
-from lit_continual.data.loading import Loading
-from lit_continual.data.multi_task_data_module import MultiTaskDataModule
-from lit_continual.data.patches import PatchDataset
-from lit_continual.data.preprocessing import Preprocessing
-from lit_continual.data.samplers import EpochSampler, WholeSampler
-from lit_continual.data.segmentation_data_module import Augmentation, SegmentationDataModule
-from lit_continual.data.splits import Split, check_leakage, split_cases
-
-__all__ = [
-    "Augmentation",
-    "Batch",
-    "Case",
-    "CaseList",
-    "DecathlonDataModule",
-    "EpochSampler",
-    "JointDataModule",
-    "Loading",
-    "MultiTaskDataModule",
-    "PatchDataset",
-    "Preprocessing",
-    "Sample",
-    "SegmentationDataModule",
-    "Split",
-    "WholeSampler",
-    "check_leakage",
-    "collate",
-    "read_cases",
-    "split_cases",
-]
+from lit_continual.data.batch import Batch as Batch
+from lit_continual.data.batch import Sample as Sample
+from lit_continual.data.batch import collate as collate
+from lit_continual.data.cases import Case as Case
+from lit_continual.data.cases import CaseList as CaseList
+from lit_continual.data.cases import read_cases as read_cases
+from lit_continual.data.decathlon_data_module import DecathlonDataModule as DecathlonDataModule
+from lit_continual.data.joint_data_module import JointDataModule as JointDataModule
+from lit_continual.data.loading import Loading as Loading
+from lit_continual.data.multi_task_data_module import MultiTaskDataModule as MultiTaskDataModule
+from lit_continual.data.patches import PatchDataset as PatchDataset
+from lit_continual.data.preprocessing import Preprocessing as Preprocessing
+from lit_continual.data.samplers import EpochSampler as EpochSampler
+from lit_continual.data.samplers import WholeSampler as WholeSampler
+from lit_continual.data.segmentation_data_module import Augmentation as Augmentation
+from lit_continual.data.segmentation_data_module import SegmentationDataModule as SegmentationDataModule
+from lit_continual.data.splits import Split as Split
+from lit_continual.data.splits import check_leakage as check_leakage
+from lit_continual.data.splits import split_cases as split_cases
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_continual.runs.files import in_one_line, read_text
+from lit_continual.runs.files import explaining, read_text
 
 
 def read_table(path: Path) -> list[Mapping[str, Any]]:
@@ -16,11 +16,9 @@ def read_table(path: Path) -> list[Mapping[str, Any]]:
     Raises:
         ValueError: If it is no table, or has no images.
     """
-    try:
+    with explaining(f"{path} is not a CSV table in UTF-8", "Save it as one.", csv.Error, ValueError):
         text = io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")
         rows = list(csv.DictReader(text, strict=True))
-    except (csv.Error, ValueError) as error:
-        raise ValueError(f"{path} is not a CSV table in UTF-8 ({in_one_line(error)}). Save it as one.") from error
     columns = list(rows[0]) if rows else []
     channels = sorted((c for c in columns if re.fullmatch(r"image_\d+", c or "")), key=lambda c: int(c[6:]))
     if rows and not channels and "image" not in columns:

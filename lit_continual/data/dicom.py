@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lit_continual.data.cases import is_image
 from lit_continual.data.dicom_geometry import affine_of
-from lit_continual.runs.files import in_one_line
+from lit_continual.runs.files import explaining
 from lit_continual.runs.printing import printable_errors, show
 
 SLICES = {  # storage classes of single slices
@@ -72,15 +72,14 @@ class DicomSeries:
         first = self.slices[0]
         found = np.empty((first.Columns, first.Rows, len(self.files)), np.float32, order="F")
         for k, path in enumerate(self.files):
-            try:
+            with explaining(
+                f"The pixels of {path} cannot be read",
+                "Install a decoder, such as by `pip install pylibjpeg[all]`, or convert the series by dcm2niix.",
+                Exception,
+            ):
                 part = dcmread(path)
                 with np.errstate(over="ignore"):  # whoever reads the volume counts what is infinite
                     plane = np.asarray(apply_modality_lut(part.pixel_array, part)).astype(np.float32)
-            except Exception as error:
-                raise ValueError(
-                    f"The pixels of {path} cannot be read ({in_one_line(error)}). Install a decoder, such as by `pip"
-                    " install pylibjpeg[all]`, or convert the series by dcm2niix."
-                ) from error
             if plane.shape != (first.Rows, first.Columns):
                 raise ValueError(
                     f"{path} has pixels of shape {plane.shape}, which is no plane of grey values. Remove it."
@@ -174,13 +173,11 @@ def _grouped(root: Path) -> tuple[dict[str, list[Any]], Counter[str]]:
     groups: dict[str, list[Any]] = {}
     left: Counter[str] = Counter()
     for path in _files(root):
-        try:
+        with explaining(f"{path} cannot be read as DICOM", "Replace or remove it.", Exception):
             part = dcmread(path, stop_before_pixels=True)
             kind, uid = str(part.get("SOPClassUID", "")), str(part.get("SeriesInstanceUID", ""))
             localizer = "LOCALIZER" in str(part.get("ImageType"))
             modality = str(part.get("Modality", "unknown modality"))[:16]
-        except Exception as error:
-            raise ValueError(f"{path} cannot be read as DICOM ({in_one_line(error)}). Replace or remove it.") from error
         if kind in FRAMES:
             raise ValueError(
                 f"{path} holds a whole stack of {FRAMES[kind]} (enhanced, multi-frame), and series of single slices are"

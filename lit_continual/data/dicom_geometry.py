@@ -27,7 +27,7 @@ def affine_of(slices: Sequence[Any], said: str) -> tuple[list[int], NDArray[np.f
     rows, columns = _vectors(slices[0], said)
     spacing = _numbers(slices[0], "PixelSpacing", 2, said)
     if not (spacing > 0).all():
-        raise ValueError(f"{said} has pixels of {_x(spacing)} mm. Correct its headers.")
+        raise ValueError(f"{said} has pixels of {' x '.join(f'{n:.3g}' for n in spacing)} mm. Correct its headers.")
     normal = np.cross(rows, columns)
     positions = np.stack([_numbers(part, "ImagePositionPatient", 3, said) for part in slices])
     order = [int(k) for k in np.argsort(positions @ normal, kind="stable")]
@@ -101,7 +101,3 @@ def _numbers(part: Any, tag: str, count: int, said: str) -> NDArray[np.float64]:
             " headers, or convert it to NIfTI by dcm2niix."
         )
     return found
-
-
-def _x(numbers: NDArray[np.float64]) -> str:
-    return " x ".join(f"{n:.3g}" for n in numbers)

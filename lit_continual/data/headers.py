@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 
 from lit_continual.data.cases import Case, is_nifti
-from lit_continual.runs.files import in_one_line
+from lit_continual.runs.files import explaining
 
 
 def channels_of(cases: Sequence[Case]) -> int | None:
@@ -60,9 +60,5 @@ def shape_of(path: Path) -> tuple[int, ...]:
     """
     if not is_nifti(path):
         return ()
-    try:
+    with explaining(f"{path} cannot be read as an image", "Replace it or take it off the list.", Exception):
         return tuple(nib.load(path).shape)
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({in_one_line(error)}). Replace it or take it off the list."
-        ) from error

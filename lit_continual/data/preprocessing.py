@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from lit_continual.data.resampling import SlabSpacing
 from lit_continual.runs.classes import TRANSFORMS
-from lit_continual.runs.files import in_one_line
+from lit_continual.runs.files import explaining
 from lit_continual.runs.plain_data import require_types
 from lit_continual.runs.registry import flat
 from lit_continual.runs.spec import Spec
@@ -60,18 +60,15 @@ class Preprocessing:
             ValueError: If it says none, or none that can be built, with the file.
         """
         given: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in opened.preprocessing.items()}
-        try:
+        with explaining(
+            f"{opened.path} describes no preprocessing that can be done", "Use another checkpoint.", ValueError
+        ):
             require_types(given, _TYPES, required=False)
             if unknown := sorted(given.keys() - _TYPES.keys()):
                 raise ValueError(f"there is no `{unknown[0]}`")
             arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
             found = cls(**arguments)
             found.transforms()
-        except ValueError as error:
-            raise ValueError(
-                f"{opened.path} describes no preprocessing that can be done ({in_one_line(error)}). Use another"
-                " checkpoint."
-            ) from error
         return found
 
     def transforms(self) -> tuple[list[Any], Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_continual.data.cases import is_nifti
 from lit_continual.data.nifti import nifti_affine
-from lit_continual.runs.files import in_one_line
+from lit_continual.runs.files import explaining
 
 LARGEST = 2**31  # voxels of an image
 AT_ONCE = 2**23  # voxels of a slab
@@ -31,12 +31,8 @@ def read_volume(path: Path) -> MetaTensor:
     if not is_nifti(path) and not HAS_ITK:
         raise ValueError(f"{path} cannot be read without ITK. Run `pip install itk`, or convert it to NIfTI.")
     _require_numbers(path)
-    try:
+    with explaining(f"{path} cannot be read as an image", "Replace it or take it off the list.", Exception):
         image = _loaded(path)
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({in_one_line(error)}). Replace it or take it off the list."
-        ) from error
     _require_place(path, torch.as_tensor(image.affine, dtype=torch.float64))
     array = image.as_tensor()
     if array.ndim > 4 and array.shape[4:].numel() == 1:  # a vector image: channels on the fifth axis, no time
@@ -128,15 +124,10 @@ def require_one_grid(path: Path, shape: Sequence[int], affine: Tensor, other_pat
             " grid. Resample one onto the other."
         )
     corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1]) for n in shape)).double()
-    apart = (
-        (torch.as_tensor(other.affine - affine, dtype=torch.float64) @ _homogeneous(corners).T)[:3].norm(dim=0).max()
-    )
+    homogeneous = torch.nn.functional.pad(corners, (0, 1), value=1.0)
+    apart = (torch.as_tensor(other.affine - affine, dtype=torch.float64) @ homogeneous.T)[:3].norm(dim=0).max()
     if not apart < 0.1 * torch.as_tensor(affine, dtype=torch.float64)[:3, :3].norm(dim=0).min():
         raise ValueError(
             f"{other_path} and {path} have different affines: they lie up to {apart:.3g} mm apart. Resample one onto"
             " the other, or correct the header."
         )
-
-
-def _homogeneous(points: Tensor) -> Tensor:
-    return torch.nn.functional.pad(points, (0, 1), value=1.0)

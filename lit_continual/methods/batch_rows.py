@@ -15,14 +15,11 @@ def count_rows(batch: Any) -> int:
 
 
 def take_rows(batch: Any, rows: Sequence[int]) -> Any:
-    """Take some samples of a batch: of its tensors along the first axis, and of its lists that have one part for each.
+    """Return a batch of some samples: of its tensors along the first axis, of its lists what has a part for each.
 
     Args:
         batch: Tensors, or mappings, sequences and dataclasses of them. What has no part for each sample stays whole.
         rows: Which samples.
-
-    Returns:
-        A batch of these samples.
 
     Example:
         >>> import torch

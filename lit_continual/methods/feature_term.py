@@ -19,13 +19,11 @@ class FeatureTerm(TaughtTerm):
     """A term of what layers of the network in training and of the old one answer to the same images.
 
     Layers are seen by hooks, which are gone after the fit. A subclass writes ``compute``, which asks
-    :meth:`ask_with_features` while there is a teacher.
+    :meth:`ask_with_features` while there is a teacher. The other arguments are those of
+    :class:`~lit_continual.methods.taught_term.TaughtTerm`.
 
     Args:
         layers: Names of layers; ``None`` lets :meth:`choose` choose in the first step.
-        teacher: See :class:`~lit_continual.methods.taught_term.TaughtTerm`.
-        logits: See there.
-        name: See there.
 
     Raises:
         MisconfigurationException: If the module is compiled or has no such layer.
@@ -59,11 +57,11 @@ class FeatureTerm(TaughtTerm):
             self._chosen = self.layers
 
     def _watch(self, pl_module: LightningModule, layers: Sequence[str]) -> None:
-        self._release()
+        self._unwatch()
         self._student = LayerOutputs(pl_module, layers)
         self._student.active = False
 
-    def _release(self) -> None:
+    def _unwatch(self) -> None:
         if self._student is not None:
             self._student.remove()
         self._student = None
@@ -108,19 +106,12 @@ class FeatureTerm(TaughtTerm):
         return teacher, [(ours[name], calls[0][name]) for name in layers]
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *given: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *given)
         if self._student is not None:
             self._student.found, self._student.active = {}, False
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
-        self._release()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        super().on_exception(trainer, pl_module, exception)
-        self._release()
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
+        self._unwatch()

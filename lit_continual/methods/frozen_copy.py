@@ -25,9 +25,6 @@ def frozen_copy(module: M) -> M:
 
     Args:
         module: Any module; it is left as it is.
-
-    Returns:
-        The copy.
     """
     own = [*module.parameters(), *module.buffers()]
     held, memo = {id(value) for value in own} | {_storage(value) for value in own}, dict[int, Any]()
@@ -53,9 +50,6 @@ def silent_copy(module: M, trainer: Trainer) -> M:
     Args:
         module: The module; it is left as it is.
         trainer: The trainer of the fit.
-
-    Returns:
-        The copy.
     """
     copied: Any = frozen_copy(module)
     if hasattr(copied, "_trainer"):  # a LightningModule of either package

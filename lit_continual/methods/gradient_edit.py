@@ -12,9 +12,10 @@ from typing_extensions import override
 
 from lit_continual.methods.manual_steps import ManualSteps
 from lit_continual.methods.named_method import NamedMethod
+from lit_continual.methods.releasing import Releasing
 
 
-class GradientEdit(NamedMethod, ABC):
+class GradientEdit(NamedMethod, Releasing, ABC):
     """Change the gradients of an optimizer's step: once a step, after all else and before clipping.
 
     Gradients are then accumulated, reduced over the processes and no longer scaled, and what is done to them is the
@@ -64,12 +65,8 @@ class GradientEdit(NamedMethod, ABC):
         self.edit(trainer, pl_module, optimizer)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def release(self, pl_module: LightningModule) -> None:
         self._steps.remove()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "fit")  # Lightning calls no `teardown` after an exception.
 
     def _require_unscaled(self, trainer: Trainer) -> None:
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None

@@ -111,8 +111,8 @@ class ImportancePenalty(GradientEdit, ABC):
             self.importance = {name: value + old.get(name, 0) for name, value in new.items()}
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
         self._held = {}
 
     @override

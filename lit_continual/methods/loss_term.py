@@ -11,11 +11,12 @@ from typing_extensions import override
 from lit_continual.methods.forward_calls import ForwardCall, ForwardCalls
 from lit_continual.methods.guards import require_automatic_optimization
 from lit_continual.methods.named_method import NamedMethod
+from lit_continual.methods.releasing import Releasing
 from lit_continual.methods.replaced_method import ReplacedMethod
 from lit_continual.methods.training_step import loss_of
 
 
-class LossTerm(NamedMethod, ABC):
+class LossTerm(NamedMethod, Releasing, ABC):
     """Add one term to the loss that ``training_step`` returns, for the length of ``fit``.
 
     The term is part of the returned loss, so precision scaling, gradient accumulation, clipping and the
@@ -63,12 +64,8 @@ class LossTerm(NamedMethod, ABC):
         (_Terms.of(pl_module) or _Terms(pl_module)).terms.append(self)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def release(self, pl_module: LightningModule) -> None:
         _Terms.remove(pl_module, self)
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        _Terms.remove(pl_module, self)  # Lightning calls no `teardown` after an exception.
 
 
 class _Terms:

@@ -19,20 +19,15 @@ from lit_continual.methods.training_step import ask_step
 
 
 class MeasuredImportance(ImportancePenalty):
-    """Measure importances on the training samples one by one, when a fit ends, in evaluation mode.
+    """Measure importances on the training samples one by one, when a fit ends, by their :class:`SampleMean`.
 
-    A copy of the module is asked, in full precision, so that batch size, accumulation, autocast, scaling, terms of
-    other callbacks and the number of processes have no part in them, and nothing of it is left. In the first batch of a
-    fit one sample is tried, so that what would keep the rest from being measured is said before training.
+    In the first batch of a fit one sample is tried, so that what would keep the rest from being measured is said before
+    training. The other arguments are those of :class:`ImportancePenalty`.
 
     Args:
-        strength: See :class:`ImportancePenalty`.
-        decay: See :class:`ImportancePenalty`.
         samples: How many training samples to measure; ``None`` for all.
         logits: How to get ``(B, C, *spatial)`` logits: called with the module and a batch. ``None`` takes what
             ``forward`` returned in ``training_step``, or what the step returns as ``outputs["logits"]``.
-        parameters: See :class:`ImportancePenalty`.
-        name: See :class:`ImportancePenalty`.
 
     Raises:
         ValueError: If ``samples`` is not positive, and see :class:`ImportancePenalty`.

@@ -24,12 +24,7 @@ class PathImportance(ImportancePenalty):
     penalty joins it and before clipping. The move is what the weight has really done by the end of the batch, whatever
     optimizer, clipping and weight decay made of it; a step that a scaler skips moves nothing and counts nothing.
     Penalties of other callbacks that stand earlier in the Trainer's list are part of the gradient: put this one first.
-
-    Args:
-        strength: See :class:`ImportancePenalty`.
-        decay: See :class:`ImportancePenalty`.
-        parameters: See :class:`ImportancePenalty`.
-        name: See :class:`ImportancePenalty`.
+    The arguments are those of :class:`ImportancePenalty`.
     """
 
     def __init__(self, strength: float, decay: float, parameters: str | Sequence[str], name: str) -> None:
@@ -80,9 +75,7 @@ class PathImportance(ImportancePenalty):
         super().edit(trainer, pl_module, optimizer)
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._settle()
 
     @torch.no_grad()
@@ -103,8 +96,8 @@ class PathImportance(ImportancePenalty):
         self._under_way = False
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
         self._tracked, self._pending = {}, []
 
     @override

@@ -139,9 +139,7 @@ class TaughtTerm(LossTerm):
         self._seen = answers.channels_of(pl_module, outputs, output)
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._on_images and not self._warned:
             self._warned = True
             rank_zero_warn(
@@ -167,8 +165,8 @@ class TaughtTerm(LossTerm):
         self._fitted, self._resumed, self._teacher = True, "", None
 
     @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        super().on_exception(trainer, pl_module, exception)
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
         self._teacher = None
 
     @override

@@ -104,6 +104,25 @@ def in_one_line(error: BaseException) -> str:
     return printable(lines[0])[:LONGEST] if lines else type(error).__name__
 
 
+@contextlib.contextmanager
+def explaining(what: str, remedy: str, *kinds: type[BaseException]) -> Iterator[None]:
+    """Say what cannot be done and what helps, with an error that says only why between them.
+
+    Raises:
+        ValueError: In place of an exception of these kinds.
+
+    Example:
+        >>> with explaining("scores.json is not valid JSON", "Restore it.", EOFError):
+        ...     raise EOFError("it ends at once.")
+        Traceback (most recent call last):
+        ValueError: scores.json is not valid JSON (it ends at once). Restore it.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise ValueError(f"{what} ({in_one_line(error)}). {remedy}") from error
+
+
 def remedy(error: BaseException) -> str:
     """Return what to do about a file that could not be written; nothing where ``error`` does not say why.
 
@@ -175,12 +194,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
         ValueError: If it is not JSON, with the path.
     """
-    try:
+    with explaining(f"{path} is not valid JSON", "Restore the file or make it anew.", ValueError):
         return parsed_json(read_text(path))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({in_one_line(error)}). Restore the file or make it anew."
-        ) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

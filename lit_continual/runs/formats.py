@@ -23,15 +23,12 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, opened: "Checkpoint", folder: Path, images: str | None) -> Sequence[str]:
-        """Write the model of a checkpoint.
+        """Write the model of a checkpoint; return lines to print.
 
         Args:
             opened: The checkpoint.
             folder: An empty folder that takes its place when all of it is written.
             images: Images on which to compare what was written with the checkpoint, if the caller gives any.
-
-        Returns:
-            Lines to print.
 
         Raises:
             ValueError: If the format cannot hold the model.

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from typing_extensions import Self, override
 
 from lit_continual.runs.checkpointed_module import CheckpointedModule
-from lit_continual.runs.files import in_one_line
+from lit_continual.runs.files import explaining
 
 
 class OfUnsaidLength(Protocol):
@@ -63,17 +63,13 @@ class ScheduledModule(CheckpointedModule):
 
 
 def _optimizers(module: ScheduledModule, scheduler: Schedule | None, epochs: int | None) -> Any:
-    try:
+    with explaining("The optimizer cannot be made", "Correct its arguments.", ValueError, TypeError):
         optimizer = module.optimizer(module.parameters())
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"The optimizer cannot be made ({in_one_line(error)}). Correct its arguments.") from error
     if scheduler is None:
         return optimizer
     make = _of_length(scheduler, epochs)
-    try:
+    with explaining("The schedule cannot be made", "Correct its arguments.", ValueError, TypeError):
         schedule = make(optimizer)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"The schedule cannot be made ({in_one_line(error)}). Correct its arguments.") from error
     total = schedule.total_steps if isinstance(schedule, OneCycleLR) else None
     if epochs is not None and total is not None and epochs > total:
         raise ValueError(

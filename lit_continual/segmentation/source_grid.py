@@ -46,15 +46,14 @@ def to_source_grid(volume: Tensor, batch: Batch, mode: str = "bilinear") -> Tens
     return back[None].to(volume.device)
 
 
-def from_source_grid(volume: Tensor, batch: Batch, mode: str = "nearest") -> Tensor:
-    """Resample a volume, label map or mask, from the grid of its file to that of the image that a network sees.
+def from_source_grid(volume: Tensor, batch: Batch) -> Tensor:
+    """Resample a label map or mask from the grid of its file to that of the image that a network sees.
 
-    What lies outside of the file is 0.
+    Each voxel is that of the nearest; what lies outside of the file is 0.
 
     Args:
         volume: ``(1, C, *source_shape)``.
         batch: Holds the ``image`` ``(1, C, H, W, D)``, its ``affine`` and the ``source_affine``.
-        mode: ``"nearest"`` or ``"bilinear"``.
 
     Returns:
         ``(1, C, H, W, D)``; where both grids are one, ``volume`` itself.
@@ -65,7 +64,7 @@ def from_source_grid(volume: Tensor, batch: Batch, mode: str = "nearest") -> Ten
         return volume
     turn = Orientation(axcodes="".join(nib.aff2axcodes(affine.numpy())), labels=AXES)
     turned = turn(MetaTensor(volume[0].float().cpu(), affine=source))
-    resample = SpatialResample(mode=mode, padding_mode="zeros")
+    resample = SpatialResample(mode="nearest", padding_mode="zeros")
     found: Tensor = resample(turned, dst_affine=affine, spatial_size=shape).as_tensor()
     return found[None].to(volume.device)
 

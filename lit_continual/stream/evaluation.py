@@ -1,6 +1,7 @@
 """Scoring a network on an experience: the means, and scores and a picture of every case."""
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -56,13 +57,7 @@ class CaseRecorder(Callback):
 
     @override
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         self.bar.update()
         if not isinstance(outputs, Mapping) or "scores" not in outputs:
@@ -84,11 +79,7 @@ class CaseRecorder(Callback):
         gathered: list[Any] = [self.cases] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(gathered, self.cases)
-        self.cases = sorted((c for cases in gathered for c in cases), key=_place)
-
-
-def _place(case: CaseScores) -> tuple[str, str, str]:
-    return case.patient, case.volume, case.label
+        self.cases = sorted((c for cases in gathered for c in cases), key=attrgetter("patient", "volume", "label"))
 
 
 def _overlay(

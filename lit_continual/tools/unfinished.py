@@ -76,9 +76,7 @@ class Unfinished(Callback):
         self._path(rank).unlink(missing_ok=True)
 
     @override
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         name = self.name_of(batch)
         self.record["begun"][name] = self._inputs[name]
         self._write(trainer.global_rank)

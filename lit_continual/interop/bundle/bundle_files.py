@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lit_continual.runs.bounded_yaml import load_bounded
-from lit_continual.runs.files import in_one_line, parsed_json
+from lit_continual.runs.files import explaining, parsed_json
 from lit_continual.runs.load_checkpoint import load_checkpoint
 from lit_continual.runs.printing import printable
 
@@ -48,13 +48,11 @@ class BundleFiles:
 
     def _listed(self) -> dict[str, zipfile.ZipInfo]:
         """The members of a zip by their names in the bundle, which may lie in a folder of the zip."""
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                parts = archive.infolist()
-        except _BROKEN as error:
-            raise ValueError(
-                f"{self.path} cannot be read as a zip ({in_one_line(error)}). It may be truncated; fetch it again."
-            ) from error
+        with (
+            explaining(f"{self.path} cannot be read as a zip", "It may be truncated; fetch it again.", *_BROKEN),
+            zipfile.ZipFile(self.path) as archive,
+        ):
+            parts = archive.infolist()
         roots = [part.filename.removesuffix(METADATA) for part in parts if part.filename.endswith(METADATA)]
         if len(parts) > MOST or not roots:
             raise ValueError(
@@ -72,7 +70,7 @@ class BundleFiles:
         Raises:
             ValueError: If it is damaged, or larger than ``most``.
         """
-        try:
+        with explaining(f"{name} in {self.path} cannot be read", "Fetch the bundle again.", *_BROKEN):
             if self.path.is_dir():
                 with (self.path / name).open("rb") as file:
                     found = file.read(most + 1)
@@ -82,10 +80,6 @@ class BundleFiles:
                     raise ValueError(f"{name} in {self.path} unpacks to {part.file_size / 1e6:.0f} MB. Fetch it again.")
                 with zipfile.ZipFile(self.path) as archive, archive.open(part) as file:
                     found = file.read(most + 1)
-        except _BROKEN as error:
-            raise ValueError(
-                f"{name} in {self.path} cannot be read ({in_one_line(error)}). Fetch the bundle again."
-            ) from error
         if len(found) > most:
             raise ValueError(f"{name} in {self.path} has more than {most / 1e6:.0f} MB. Give another bundle.")
         return found
@@ -109,13 +103,11 @@ class BundleFiles:
         Raises:
             ValueError: If that is no mapping, or cannot be read.
         """
-        try:
+        with explaining(
+            f"{name} in {self.path} cannot be read", "Correct it, or give another bundle.", ValueError, yaml.YAMLError
+        ):
             text = self.text(name)
             found = parsed_json(text) if name.endswith(".json") else load_bounded(text, yaml.safe_load)
-        except (ValueError, yaml.YAMLError) as error:
-            raise ValueError(
-                f"{name} in {self.path} cannot be read ({in_one_line(error)}). Correct it, or give another bundle."
-            ) from error
         if not isinstance(found, dict):
             raise ValueError(f"{name} in {self.path} holds a {type(found).__name__}, not names and values. Correct it.")
         return found

@@ -23,7 +23,7 @@ NO_LICENSE = "No license was given for these weights. State one here before you 
 
 
 def write_bundle(opened: Checkpoint, folder: Path, images: str | None) -> list[str]:
-    """Write a bundle that ``python -m monai.bundle run`` runs.
+    """Write a bundle that ``python -m monai.bundle run`` runs; return lines to print.
 
     All heads become one softmax over the background and all classes, with the log-odds that they had; regions that may
     overlap become sigmoids.
@@ -32,9 +32,6 @@ def write_bundle(opened: Checkpoint, folder: Path, images: str | None) -> list[s
         opened: The checkpoint.
         folder: An empty folder.
         images: Images on which to compare what was written with the checkpoint.
-
-    Returns:
-        Lines to print.
 
     Raises:
         ValueError: If the network, a transform or the heads cannot be said in a bundle.

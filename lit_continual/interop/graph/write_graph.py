@@ -25,16 +25,13 @@ TOLERANCE = 1e-3  # of logits, of the largest of them
 
 @torch.no_grad()
 def write_graph(form: "GraphFormat", opened: Checkpoint, folder: Path, images: str | None) -> list[str]:
-    """Write the graph of a segmenter, and ``model.json``.
+    """Write the graph of a segmenter, and ``model.json``; return lines to print.
 
     Args:
         form: The format of the graph.
         opened: The checkpoint.
         folder: An empty folder.
         images: Images on which to compare the one output layer with the heads.
-
-    Returns:
-        Lines to print.
 
     Raises:
         ValueError: If the segmenter has no window, its network cannot be traced, or the graph computes something else.

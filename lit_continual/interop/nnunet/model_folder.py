@@ -45,6 +45,7 @@ def read_model_folder(path: Path, trust: Collection[str] = ()) -> dict[str, Any]
     """
     file = _checkpoint(path)
     folder = file.parent.parent
+    fingerprint = folder / "dataset_fingerprint.json"
     content = load_model(file)
     given = {
         "plans": read_json(folder / "plans.json"),
@@ -53,7 +54,7 @@ def read_model_folder(path: Path, trust: Collection[str] = ()) -> dict[str, Any]
         "trainer": content["trainer_name"],
         "mirror_axes": content.get("inference_allowed_mirroring_axes"),
         "fold": file.parent.name.removeprefix("fold_"),
-        "fingerprint": _fingerprint(folder),
+        "fingerprint": read_json(fingerprint) if fingerprint.is_file() else None,
     }
     if given["mirror_axes"] is not None:
         given["mirror_axes"] = list(given["mirror_axes"])
@@ -114,11 +115,6 @@ def _json(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"There is no {path}, which names the labels of the model. Copy it there.")
     return read_json(path)
-
-
-def _fingerprint(folder: Path) -> Any:
-    file = folder / "dataset_fingerprint.json"
-    return read_json(file) if file.is_file() else None
 
 
 def _renamed(weights: Mapping[str, Tensor], trained: Trained) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from lit_continual.interop.nnunet.names import require_names
-from lit_continual.runs.files import in_one_line
+from lit_continual.runs.files import explaining, in_one_line
 from lit_continual.runs.parameters import CHECKS
 from lit_continual.runs.plain_data import fits, require_types, types_of
 from lit_continual.runs.trust import trusting
@@ -153,17 +153,13 @@ def nnunetv2() -> Any:
     Raises:
         ValueError: If it is not installed.
     """
-    try:
+    with explaining("Models of nnU-Net need its package", "Run `pip install lit-continual[nnunet]`.", ImportError):
         import nnunetv2.inference.predict_from_raw_data
         import nnunetv2.inference.sliding_window_prediction
         import nnunetv2.preprocessing.preprocessors.default_preprocessor
         import nnunetv2.preprocessing.resampling.default_resampling
         import nnunetv2.utilities.find_objects
         import nnunetv2.utilities.plans_handling.plans_handler
-    except ImportError as error:
-        raise ValueError(
-            f"Models of nnU-Net need its package ({in_one_line(error)}). Run `pip install lit-continual[nnunet]`."
-        ) from error
     return nnunetv2
 
 

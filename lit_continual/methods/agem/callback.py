@@ -54,9 +54,8 @@ class AGEM(GradientEdit):
         Chaudhry et al. Efficient Lifelong Learning with A-GEM. ICLR 2019, eq. 11.
 
     Example:
-        >>> from lightning.pytorch import Trainer
         >>> old = [(torch.zeros(1, 8, 8), torch.zeros(8, 8, dtype=torch.long))] * 20
-        >>> trainer = Trainer(callbacks=[AGEM(old, batch_size=4)], logger=False, barebones=True)
+        >>> callback = AGEM(old, batch_size=4)
     """
 
     def __init__(
@@ -125,15 +124,13 @@ class AGEM(GradientEdit):
         return on_device(trainer, collate([data[int(row)] for row in rows]))
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._edited:
             self._exemplars, self._edited = [], False
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
         self._exemplars, self._edited = [], False
 
 

@@ -52,8 +52,7 @@ class DarkExperienceReplay(TaughtTerm):
         simple baseline. NeurIPS 2020, eq. 6.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[DarkExperienceReplay(0.1, 0.5)], logger=False, enable_checkpointing=False)
+        >>> callback = DarkExperienceReplay(0.1, 0.5)
     """
 
     def __init__(

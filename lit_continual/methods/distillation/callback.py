@@ -61,8 +61,7 @@ class Distillation(TaughtTerm):
         Li and Hoiem. Learning without Forgetting. ECCV 2016.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[Distillation(alpha=0.5)], logger=False, enable_checkpointing=False)
+        >>> callback = Distillation(alpha=0.5)
     """
 
     def __init__(

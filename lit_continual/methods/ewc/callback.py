@@ -58,8 +58,7 @@ class EWC(MeasuredImportance):
         Schwarz et al. Progress & Compress. ICML 2018, eq. 9, for ``online``.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[EWC(strength=1e3, labels="sampled")], logger=False, barebones=True)
+        >>> callback = EWC(strength=1e3, labels="sampled")
     """
 
     factor = 0.5

@@ -47,9 +47,7 @@ class WeightFusion(NamedMethod):
         Xiao et al. Endpoints weight fusion for class incremental semantic segmentation (EWF). CVPR 2023.
 
     Example:
-        >>> from lightning.pytorch import Trainer
         >>> callback = WeightFusion(share=0.5, old="start")
-        >>> trainer = Trainer(callbacks=callback, logger=False, enable_checkpointing=False, barebones=True)
     """
 
     def __init__(

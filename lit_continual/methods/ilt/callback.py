@@ -45,9 +45,8 @@ class ILT(FeatureTerm):
         https://arxiv.org/abs/1907.13372
 
     Example:
-        >>> from lightning.pytorch import Trainer
         >>> from lit_continual.callbacks import Distillation
-        >>> trainer = Trainer(callbacks=[Distillation(), ILT()], logger=False, enable_checkpointing=False)
+        >>> callbacks = [Distillation(), ILT()]
     """
 
     def __init__(

@@ -56,9 +56,7 @@ class L2SP(GradientEdit):
         Segmentation. Eq. 2.
 
     Example:
-        >>> from lightning.pytorch import Trainer
         >>> callback = L2SP(strength=8.0, parameters="encoder", anchor="start")
-        >>> trainer = Trainer(callbacks=callback, logger=False, enable_checkpointing=False, barebones=True)
     """
 
     instead = "`step='proximal'`"
@@ -155,8 +153,8 @@ class L2SP(GradientEdit):
         self._anchor = snapshot(selected) if self.remembers else {}  # any other is taken anew, and is no memory
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
         for handle in self._handles:
             handle.remove()
         self._norms.release(pl_module.training)

@@ -45,8 +45,7 @@ class MAS(MeasuredImportance):
         Aljundi et al. Memory Aware Synapses. ECCV 2018, eq. 3 and 4.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[MAS(strength=1.0)], logger=False, barebones=True)
+        >>> callback = MAS(strength=1.0)
     """
 
     def __init__(

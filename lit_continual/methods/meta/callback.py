@@ -64,10 +64,8 @@ class MetaTune(Releasing):
         Han et al. Learning to Learn Unlearned Feature for Brain Tumor Segmentation. 2018, Algorithm 1.
 
     Example:
-        >>> from lightning.pytorch import Trainer
         >>> from lit_continual.modules import MAML
         >>> callback = MetaTune(MAML(inner_lr=0.1), learn_inner_lr=True)
-        >>> trainer = Trainer(callbacks=callback, logger=False, enable_checkpointing=False, barebones=True)
     """
 
     #: A step with replaced parameters, twice differentiated, cannot be compiled.

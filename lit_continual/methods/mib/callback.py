@@ -56,8 +56,7 @@ class MiB(TaughtTerm):
         11. https://arxiv.org/abs/2002.00718
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[MiB(loss_kd=10.0)], logger=False, enable_checkpointing=False)
+        >>> callback = MiB(loss_kd=10.0)
     """
 
     def __init__(

@@ -46,8 +46,7 @@ class PatientTuning(Releasing):
         TMI 2018, for tuning to one image.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[PatientTuning(slices=3, steps=[0, 5])], logger=False, barebones=True)
+        >>> callback = PatientTuning(slices=3, steps=[0, 5])
     """
 
     def __init__(

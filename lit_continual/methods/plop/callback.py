@@ -1,12 +1,15 @@
 """PLOP: pooled features of the old network, and its certain answers as labels of the background."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
@@ -21,8 +24,8 @@ from lit_continual.methods.one_softmax import (
 )
 from lit_continual.methods.plop.local_pod import local_pod_distance
 from lit_continual.methods.plop.pseudo_labels import PseudoLabels, count_entropies, median_thresholds, pseudo_labels
-from lit_continual.methods.plop.training_pass import training_batches
 from lit_continual.methods.precision import full_precision
+from lit_continual.methods.single_samples import on_device
 from lit_continual.segmentation.merged_background import merged_background
 
 SURE = 30.0  # a logit whose softmax is one-hot in single precision
@@ -74,8 +77,7 @@ class PLOP(FeatureTerm):
         https://arxiv.org/abs/2011.11390
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[PLOP(pod_factor=0.01)], logger=False, enable_checkpointing=False)
+        >>> callback = PLOP(pod_factor=0.01)
     """
 
     def __init__(
@@ -123,7 +125,7 @@ class PLOP(FeatureTerm):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> Tensor | None:
         """Find the median entropy of each class in the background of the training data, of all processes."""
         counts: Any = None
-        for batch in training_batches(trainer):
+        for batch in _training_batches(trainer):
             with trainer.precision_plugin.train_step_context():
                 found = self.ask(self._about(batch))
             background = self._targets(pl_module, batch, found) == 0
@@ -195,3 +197,12 @@ class PLOP(FeatureTerm):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._thresholds = state_dict["thresholds"]
+
+
+def _training_batches(trainer: Trainer) -> Iterator[Any]:
+    """The batches of an epoch, on the device; the random numbers of training stay what they are."""
+    count = trainer.num_training_batches
+    with isolate_rng():
+        batches = iter(CombinedLoader(trainer.train_dataloader, "max_size_cycle"))
+        for batch, *_ in islice(batches, None if count == float("inf") else int(count)):
+            yield on_device(trainer, batch)

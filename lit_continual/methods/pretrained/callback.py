@@ -28,9 +28,7 @@ class Pretrained(Callback):
         Segmentation. Section II.A.
 
     Example:
-        >>> from lightning.pytorch import Trainer
         >>> callback = Pretrained("densenet121.pth")
-        >>> trainer = Trainer(callbacks=callback, logger=False, enable_checkpointing=False, barebones=True)
     """
 
     def __init__(self, weights: str) -> None:

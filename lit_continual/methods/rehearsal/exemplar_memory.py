@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_continual.methods.rehearsal.budget import Budget
 from lit_continual.methods.rehearsal.exemplar import Exemplar, checksum, is_file_of_exemplar, packed, unpacked
-from lit_continual.runs.files import in_one_line, read_json, replaced, write_json
+from lit_continual.runs.files import explaining, read_json, replaced, write_json
 from lit_continual.runs.plain_data import require_types
 from lit_continual.runs.printing import printable, printable_errors
 
@@ -52,17 +52,14 @@ class ExemplarMemory:
         if not self.path.exists():
             return {"format": FORMAT, "experiences": {}, "exemplars": []}
         manifest = read_json(self.path)
-        try:
+        with explaining(
+            f"{self.path} is no manifest of a memory of format {FORMAT}", "Restore it from a copy.", ValueError
+        ):
             require_types(manifest, {"format": int, "exemplars": list[Any], "experiences": dict[str, dict[str, Any]]})
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']}")
             for facts in manifest["experiences"].values():
                 require_types(facts, {"classes": list[str]})
-        except ValueError as error:
-            raise ValueError(
-                f"{self.path} is no manifest of a memory of format {FORMAT} ({in_one_line(error)}). Restore it from a"
-                " copy."
-            ) from error
         return dict(manifest)
 
     def _require_no_link(self) -> None:
@@ -91,13 +88,10 @@ class ExemplarMemory:
             ValueError: If its file is missing, or is not what was stored.
         """
         content = self._content(exemplar)
-        try:
+        with explaining(
+            f"{self.folder / 'exemplars' / exemplar.file} is no exemplar", "Restore it from a copy.", ValueError
+        ):
             return unpacked(content, exemplar.values)
-        except ValueError as error:
-            raise ValueError(
-                f"{self.folder / 'exemplars' / exemplar.file} is no exemplar ({in_one_line(error)}). Restore it from a"
-                " copy."
-            ) from error
 
     def add(
         self,

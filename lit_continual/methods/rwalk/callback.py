@@ -46,8 +46,7 @@ class RWalk(PathImportance):
         Chaudhry et al. Riemannian Walk for Incremental Learning. ECCV 2018, eq. 5 to 9.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[RWalk(strength=1.0)], logger=False, barebones=True)
+        >>> callback = RWalk(strength=1.0)
     """
 
     def __init__(

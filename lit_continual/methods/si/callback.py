@@ -43,8 +43,7 @@ class SI(PathImportance):
         Zenke, Poole and Ganguli. Continual Learning Through Synaptic Intelligence. ICML 2017, eq. 3 to 5.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[SI(strength=0.1)], logger=False, barebones=True)
+        >>> callback = SI(strength=0.1)
     """
 
     def __init__(

@@ -23,8 +23,7 @@ class ChannelsLast(Releasing):
     and afterwards in the module too.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[ChannelsLast()], logger=False, enable_checkpointing=False)
+        >>> callback = ChannelsLast()
     """
 
     def __init__(self) -> None:

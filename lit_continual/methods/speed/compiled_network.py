@@ -32,8 +32,7 @@ class CompiledNetwork(Releasing):
             layers or replaces their weights, which a compiled network does not allow.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[CompiledNetwork("body")], logger=False, enable_checkpointing=False)
+        >>> callback = CompiledNetwork("body")
     """
 
     def __init__(

@@ -61,8 +61,7 @@ class TargetedGradientDescent(PartialTraining):
         Chen, Asma and Chan. Targeted Gradient Descent. MICCAI 2021, eq. 4.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[TargetedGradientDescent(phi=0.3)], logger=False, enable_checkpointing=False)
+        >>> callback = TargetedGradientDescent(phi=0.3)
     """
 
     how_to_free = "give a larger `phi`, or a `share`, or name another `network`"

@@ -69,21 +69,10 @@ def shoulder_subject(
 def write_shoulder_phantom(
     folder: Path | str, contrast: str, subjects: int, seed: int, size: Triple = SIZE, spacing: Spacing = SPACING
 ) -> Path:
-    """Write phantoms as a Decathlon data set, or reuse the one that is there, or complete it.
+    """Write phantoms as a Decathlon data set, or reuse the one that is there; see ``write_phantom``.
 
-    Args:
-        folder: Of the data set, which appears whole or not at all; one that holds something else is left alone.
-        contrast: ``"fat"`` or ``"water"``.
-        subjects: Number of volumes, at most 10 000.
-        seed: Of the data set. The same seed means the same patients, also by name, in every contrast.
-        size: As in :func:`shoulder_subject`.
-        spacing: The same.
-
-    Returns:
-        Path of ``dataset.json``, whose ``training`` lists image, label and patient.
-
-    Raises:
-        ValueError: If ``subjects`` is out of range, or the folder holds another data set.
+    The same seed means the same patients, also by name, in every contrast; the other arguments are those of
+    :func:`shoulder_subject`.
     """
     description = {"name": "Shoulder phantom", "modality": {"0": f"MR {contrast}"}, "labels": LABELS}
     recipe = {"version": VERSION, "contrast": contrast, "subjects": subjects, "seed": seed}

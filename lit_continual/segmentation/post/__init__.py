@@ -1,13 +1,7 @@
 """Post-processing of label maps."""
 
-from lit_continual.runs.classes import TRANSFORMS
-from lit_continual.segmentation.post.binary_morphology import BinaryMorphology, BinaryMorphologyd
-from lit_continual.segmentation.post.remove_outside import RemoveOutside, RemoveOutsided
-
-__all__ = [
-    "TRANSFORMS",
-    "BinaryMorphology",
-    "BinaryMorphologyd",
-    "RemoveOutside",
-    "RemoveOutsided",
-]
+from lit_continual.runs.classes import TRANSFORMS as TRANSFORMS
+from lit_continual.segmentation.post.binary_morphology import BinaryMorphology as BinaryMorphology
+from lit_continual.segmentation.post.binary_morphology import BinaryMorphologyd as BinaryMorphologyd
+from lit_continual.segmentation.post.remove_outside import RemoveOutside as RemoveOutside
+from lit_continual.segmentation.post.remove_outside import RemoveOutsided as RemoveOutsided
