@@ -17,7 +17,7 @@ from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
 from tests import processes
-from tests.conftest import _write_shapes
+from tests.tiny import write_shapes
 from tests.same_run import assert_same_run
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
@@ -169,7 +169,7 @@ def test_clipping_holds_the_gradient_of_loss_and_terms_together(learnt):
 
 @pytest.mark.slow
 def test_the_methods_keep_the_class_that_fine_tuning_forgets(tmp_path, trainer):
-    folder, split = _write_shapes(tmp_path / "shapes", cases=16), (0.6, 0.1, 0.3)
+    folder, split = write_shapes(tmp_path / "shapes", cases=16), (0.6, 0.1, 0.3)
     network = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [8, 8, 16, 16, 16, 8], "norm": "BATCH"}
     found = {}
     for name, callbacks in {"fine-tuning": [], "mib": [MiB(loss_kd=1.0)], "plop": [PLOP()]}.items():
