@@ -128,7 +128,7 @@ class Prepared:
         self.process = context.Process(target=_prepare, args=(list(args), str(log), theirs))
         self.process.start()
 
-    def run(self, folder, kill=None, resume=False, seconds=60):
+    def run(self, folder, kill=None, resume=False, seconds=300):
         """Run in a folder, killed at a point if one is given; return the exit code of each rank, or STUCK."""
         self.orders.send((str(folder), kill, resume, self.ranks, seconds))
         assert self.orders.poll(2 * seconds), "the process that forks is gone"
