@@ -2,8 +2,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
 import threading
 import time
 from functools import partial
@@ -19,6 +17,7 @@ from lit_continual.data.cached_files import CachedFiles, Lease, used_names
 from lit_continual.data.cached_volumes import cached_volumes, clear
 from lit_continual.data.cases import Case
 from lit_continual.data.volume_cache import VolumeCache, volumes_folder
+from tests.processes import context
 
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5, "spatial_axis": 0}
 SHAPE = (32, 24, 40)
@@ -172,31 +171,27 @@ def test_without_a_limit_half_of_the_free_disk_is_used(cases, folder, monkeypatc
     assert len(list(folder.glob("*.pt"))) == 3
 
 
-HOLD = """
-import os, sys, time
-from pathlib import Path
-from lit_continual.data.cached_files import Lease
-Lease(Path(sys.argv[1]), sys.argv[2:])
-print("held", flush=True)
-sys.stdin.read()
-"""
+def hold(folder, names, held, end):
+    Lease(folder, names)
+    held.set()
+    end.wait()
 
 
 def test_another_process_keeps_what_it_uses_until_it_is_gone(cases, folder, monkeypatch):
     ours = VolumeCache(cases(2), load, "disk")
     names = [path.name for path in ours.volumes]
     ours.close()
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), names[0]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout.readline() == "held\n"
+    held, end = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(folder, names[:1], held, end))
+    other.start()
+    assert held.wait(120)
     limit(monkeypatch, 1)
     with pytest.raises(ValueError, match="more than its limit"):
         VolumeCache(cases(1, "other"), load, "disk")
     assert [path.name for path in folder.glob("*.pt")] == names[:1]
     assert clear() == (0, 1)
     other.kill()  # its lease stays behind
-    other.communicate()
+    other.join()
     VolumeCache(cases(1, "other"), load, "disk").close()
     assert names[0] not in {path.name for path in folder.glob("*.pt")}
 

@@ -17,8 +17,8 @@ from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
 from tests import processes
-from tests.tiny import write_shapes
 from tests.same_run import assert_same_run
+from tests.tiny import write_shapes
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
 SHARED = ["--model.heads=shared", "--model.optimizer.weight_decay=0"]  # of what L2SP anchors

@@ -17,6 +17,7 @@ from lit_continual.modules import NNUNetSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
 from tests.conftest import NETWORK
 from tests.interop.nnunet.conftest import OBLIQUE, quiet, write_images
+from tests.marks import slow_but
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -55,9 +56,9 @@ def config(raw, tmp_path, *callbacks, **data):
     return str(path)
 
 
-@pytest.mark.parametrize("options", [{}, {"dims": 2}], ids=["3d", "2d"])
-def test_a_stream_extends_a_folder(toy, raw, tmp_path, options, capsys):
-    folder = toy(**options)
+@pytest.mark.parametrize("dims", slow_but([2, 3], 3))
+def test_a_stream_extends_a_folder(toy, raw, tmp_path, dims, capsys):
+    folder = toy(dims=dims)
     distillation = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
     main(["fit", "--config", config(raw, tmp_path, distillation), f"--stream.start={folder}"])
     before = Checkpoint(folder).module(NNUNetSegmenter)
@@ -94,7 +95,7 @@ METHODS = {
 ONE_SOFTMAX = ("MiB", "PLOP", "ILT")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but(METHODS, "Distillation", "EWC", "LoRA", "TargetedGradientDescent"))
 def test_methods_train_it(toy, raw, tmp_path, method):
     folder = toy(stages=4)  # which has a resolution of deep supervision
     arguments = {key: str(folder) if value == "FOLDER" else value for key, value in METHODS[method].items()}
