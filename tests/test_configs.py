@@ -72,12 +72,13 @@ CHANGES = {
     "logger": lambda config: {"trainer.logger": "CSVLogger", "trainer.logger.save_dir": "logs"},
 }
 #: Where a change is another one, or meets another kind of data or of training, than in lwfseg.
+PLAIN = {"epochs", "many epochs", "devices", "seed", "no logger"}  # options that many tests give
 OTHERWISE = {("pet", "spacing"), ("pet", "patch"), ("meta_tune", "batch size"), ("meta_tune", "patch")}
 
 
 def marks(config, change):
-    """Fast are each config as it is, each change of one of them, and where a change is another one elsewhere."""
-    fast = change == "as it is" or config == "lwfseg" or (config, change) in OTHERWISE
+    """Fast are each config as it is, most changes of one of them, and where a change is another one elsewhere."""
+    fast = change == "as it is" or (config, change) in OTHERWISE or (config == "lwfseg" and change not in PLAIN)
     return [] if fast and config not in REAL else [pytest.mark.slow]
 
 

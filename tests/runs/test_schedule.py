@@ -96,9 +96,11 @@ COSINE = "torch.optim.lr_scheduler.CosineAnnealingLR"
     ("options", "lengths"),
     [
         ([f"--model.scheduler={COSINE}"], [2, 5]),
-        ([f"--model.scheduler={COSINE}", "--trainer.max_epochs=4"], [4, 5]),
+        pytest.param([f"--model.scheduler={COSINE}", "--trainer.max_epochs=4"], [4, 5], marks=pytest.mark.slow),
         ([f"--model.scheduler={{class_path: {COSINE}, init_args: {{T_max: 3}}}}", "--trainer.max_epochs=4"], [3, 3]),
-        ([f"--model.scheduler={COSINE}", "--model.scheduler.init_args.T_max=9"], [9, 9]),
+        pytest.param(
+            [f"--model.scheduler={COSINE}", "--model.scheduler.init_args.T_max=9"], [9, 9], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_each_fit_of_a_stream_has_its_own_length(stream, monkeypatch, options, lengths):

@@ -17,6 +17,7 @@ from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
 from tests import processes
+from tests.marks import slow_but
 from tests.same_run import assert_same_run
 from tests.tiny import write_shapes
 
@@ -38,7 +39,6 @@ METHODS = {
     "plop": [callback("PLOP")],
     "ilt": [callback("Distillation", alpha=0.5), callback("ILT")],
 }
-FAST = ["mib", "plop"]
 TAUGHT = ["distillation", "mib", "plop", "ilt"]
 
 
@@ -46,7 +46,7 @@ def load(path):
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in METHODS])
+@pytest.mark.parametrize("name", slow_but(METHODS, "mib"))
 def test_a_stream_ends_with_one_softmax_and_is_predicted_from_its_checkpoint(stream, shapes, tmp_path, name):
     main(["fit", "--config", stream(*METHODS[name]), *SHARED])
     run, predictions = tmp_path / "run", tmp_path / "predictions"

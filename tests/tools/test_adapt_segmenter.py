@@ -12,6 +12,7 @@ from lit_continual.data import Preprocessing, SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.modules import RegionSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
+from tests.marks import slow_but
 
 TURNED = np.array([[0.0, 0.0, 3.0, 5.0], [-1.2, 0.0, 0.0, -3.0], [0.0, 1.0, 0.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
 SHAPE = (16, 12, 8)
@@ -101,7 +102,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, "2D, separate heads", "3D"))
 def test_what_is_learnt_on_a_few_slices_serves_the_others(checkpoint, study, partial, image, tmp_path, kind):
     original = checkpoint(**KINDS[kind])
     with open(original, "rb") as file:

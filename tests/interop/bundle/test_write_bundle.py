@@ -259,7 +259,11 @@ OWN_POST = [{"_target_": "RemoveOutside", "label": 2, "organ": [1], "margin": 0}
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: HydraNet({"_target_": "DenseNet121UNet"}, 4, [["a"]]), "is of a HydraNet, which is not one network"),
+        pytest.param(
+            lambda: HydraNet({"_target_": "DenseNet121UNet"}, 4, [["a"]]),
+            "is of a HydraNet, which is not one network",
+            marks=pytest.mark.slow,
+        ),
         (
             lambda: Segmenter({"_target_": "FCN8s", "head_channels": 4}, 4, [["a"]]),
             "The network FCN8s is none of MONAI",

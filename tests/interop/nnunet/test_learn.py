@@ -95,7 +95,7 @@ METHODS = {
 ONE_SOFTMAX = ("MiB", "PLOP", "ILT")
 
 
-@pytest.mark.parametrize("method", slow_but(METHODS, "Distillation", "EWC", "LoRA", "TargetedGradientDescent"))
+@pytest.mark.parametrize("method", slow_but(METHODS, "Distillation", "EWC", "LoRA"))
 def test_methods_train_it(toy, raw, tmp_path, method):
     folder = toy(stages=4)  # which has a resolution of deep supervision
     arguments = {key: str(folder) if value == "FOLDER" else value for key, value in METHODS[method].items()}
@@ -190,14 +190,14 @@ def test_the_plans_are_needed_before_the_data(raw, toy, stream, tmp_path):
         data.follow(Checkpoint(tmp_path / "other.ckpt"))
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        [],
-        ["--trainer.precision=bf16-mixed", "--trainer.enable_model_summary=false"],
-        ["--data.init_args.patch_size=[16, 16, 16]"],
-    ],
-)
+MORE = {
+    "as it is": [],
+    "precision": ["--trainer.precision=bf16-mixed", "--trainer.enable_model_summary=false"],
+    "patch": ["--data.init_args.patch_size=[16, 16, 16]"],
+}
+
+
+@pytest.mark.parametrize("more", slow_but(MORE, "as it is"))
 def test_the_config_extends_a_model(toy, raw, tmp_path, more):
     small = [
         "--trainer.max_epochs=1",
@@ -206,7 +206,7 @@ def test_the_config_extends_a_model(toy, raw, tmp_path, more):
     ]
     data = [f"--data.init_args.dataset={raw}", "--data.init_args.split.fractions=[0.6, 0.2, 0.2]"]
     experiences = '--stream.experiences=[{"name": "new", "classes": {"cone": "cone"}}]'
-    options = [f"--stream.start={toy()}", *data, experiences, "--trainer.accelerator=cpu", *small, *more]
+    options = [f"--stream.start={toy()}", *data, experiences, "--trainer.accelerator=cpu", *small, *MORE[more]]
     main(["fit", "--config", str(CONFIGS / "extend_nnunet.yaml"), *options])
     module = Checkpoint(tmp_path / "run/experiences/0_new/model.ckpt").module(NNUNetSegmenter)
     assert module.classes == ["ball", "box", "cone"]
@@ -220,7 +220,7 @@ def test_only_models_of_nnunet_are_mirrored(tmp_path):
         main(["predict", str(tmp_path / "model.ckpt"), str(tmp_path), "--mirror=true"])
 
 
-@pytest.mark.parametrize("method", ["MiB", None])
+@pytest.mark.parametrize("method", slow_but(["MiB", None], "MiB"))
 def test_a_shared_head_grows_from_the_last_layer(toy, raw, tmp_path, method, capsys):
     folder = toy()
     callbacks = [{"class_path": method}] if method else []
