@@ -27,6 +27,11 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with tests that fork, so that one worker alone starts what they are forked from; the longest is of them."""
+    items.sort(key=lambda item: not {"processes", "Prepared", "context"} & vars(getattr(item, "module", item)).keys())
+
+
 def pytest_collection_finish():
     gc.freeze()  # what is there now stays, and need not be looked through again
     gc.enable()
