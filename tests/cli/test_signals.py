@@ -39,7 +39,7 @@ def fit(stream, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("phase", slow_but(PHASES, "before training", "training", "selection", "evaluation", "report"))
+@pytest.mark.parametrize("phase", slow_but(PHASES, "training", "selection", "evaluation", "report"))
 def test_sigterm_ends_a_fit_with_143_and_a_line_that_says_how_to_go_on(fit, phase):
     code, said = fit({"function": PHASES[phase], "call": 1, "number": signal.SIGTERM})
     assert code == 143, said

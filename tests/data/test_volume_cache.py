@@ -307,7 +307,7 @@ def test_no_epoch_reads_a_volume_for_its_foreground(cases, monkeypatch):
     assert again.foreground == [True] * 8
 
 
-@pytest.mark.parametrize("patch", [(16, 16), (16, 16, 8)])
+@pytest.mark.parametrize("patch", [pytest.param((16, 16), marks=pytest.mark.slow), (16, 16, 8)])
 def test_cached_targets_lie_where_the_volumes_do(cases, folder, patch):
     caches = [VolumeCache(cases(2), load, keep, patch_size=patch) for keep in ("memory", "disk")]
     memory, disk = (PatchDataset(cache, patch, [FLIP]) for cache in caches)

@@ -95,7 +95,7 @@ METHODS = {
 ONE_SOFTMAX = ("MiB", "PLOP", "ILT")
 
 
-@pytest.mark.parametrize("method", slow_but(METHODS, "Distillation", "EWC", "LoRA"))
+@pytest.mark.parametrize("method", slow_but(METHODS, "Distillation", "LoRA"))
 def test_methods_train_it(toy, raw, tmp_path, method):
     folder = toy(stages=4)  # which has a resolution of deep supervision
     arguments = {key: str(folder) if value == "FOLDER" else value for key, value in METHODS[method].items()}
@@ -114,6 +114,7 @@ def test_methods_train_it(toy, raw, tmp_path, method):
     assert module.classes == ["ball", "box", "cone"]
 
 
+@pytest.mark.slow
 def test_exemplars_are_kept_of_prepared_volumes(toy, raw, tmp_path):
     memory = {"policy": "Herding", "layer": "body.encoder.stages.2", "budget": {"volumes": 1}}
     main(["fit", "--config", config(raw, tmp_path), f"--stream.start={toy()}", f"--stream.memory={json.dumps(memory)}"])

@@ -32,7 +32,7 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", slow_but(KINDS, "3d", "transposed_ct", "total_segmentator"))
+@pytest.mark.parametrize("kind", slow_but(KINDS, "transposed_ct", "total_segmentator"))
 def test_label_maps_are_equal_voxel_for_voxel(toy, tmp_path, kind):
     options = dict(KINDS[kind])
     mirror, step = options.pop("mirror", False), options.pop("step", 0.5)
