@@ -110,25 +110,12 @@ def test_what_is_no_model_is_refused_in_one_sentence(folder, tmp_path):
         main(["export", str(folder), "--format=flder", f"--output={tmp_path / 'new'}"])
 
 
-@pytest.fixture
-def regions(tmp_path):
-    """A checkpoint of a class that a stream rarely needs."""
+@pytest.mark.slow
+def test_a_process_that_has_not_imported_a_class_finds_it_by_its_name(tmp_path):
     module = RegionSegmenter({"_target_": "torch.nn.Identity"}, features=1, roi_size=[2, 2])
     content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
     module.on_save_checkpoint(content)
     torch.save(content, tmp_path / "model.ckpt")
-    return tmp_path / "model.ckpt"
-
-
-def test_a_class_that_nobody_has_imported_is_found_by_its_name(regions, monkeypatch):
-    monkeypatch.delitem(sys.modules, RegionSegmenter.__module__)
-    found = type(Checkpoint(regions).module())
-    assert found is not RegionSegmenter  # but its twin, of the module that was imported anew
-    assert found.__qualname__ == "RegionSegmenter"
-
-
-@pytest.mark.slow
-def test_a_process_that_has_not_imported_a_class_finds_it_by_its_name(regions):
     code = "import sys; from lit_continual.runs.checkpoint import Checkpoint; print(Checkpoint(sys.argv[1]).module())"
-    done = subprocess.run([sys.executable, "-c", code, regions], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "model.ckpt"], capture_output=True, text=True)
     assert done.stdout.startswith("RegionSegmenter("), done.stderr

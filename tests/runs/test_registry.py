@@ -362,7 +362,7 @@ ABSURD = [
     {"network": {"_target_": "torch.nn.Linear", "in_features": 2**24, "bias": False}},
     {"features": 2**40},
     {"heads": [[f"c{i}" for i in range(20_000)]]},
-    {"heads": [[f"c{i}"] for i in range(20_000)]},
+    {"heads": [[f"c{i}"] for i in range(5_000)]},
 ]
 
 

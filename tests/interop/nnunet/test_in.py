@@ -77,7 +77,7 @@ def test_a_checkpoint_of_ours_holds_all_of_the_folder(toy, tmp_path):
         assert torch.equal(first.eval()(image), second(image))
 
 
-@pytest.mark.slow  # tests/interop/test_formats.py does so with another class
+@pytest.mark.slow
 def test_a_process_that_has_not_imported_the_class_reads_a_checkpoint_of_ours(toy, tmp_path):
     module = Checkpoint(toy()).module(NNUNetSegmenter)
     content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
