@@ -71,14 +71,21 @@ CHANGES = {
     "no logger": lambda config: {"trainer.logger": False},
     "logger": lambda config: {"trainer.logger": "CSVLogger", "trainer.logger.save_dir": "logs"},
 }
+#: Callbacks and memories on the model and the data of others, whose rooms have streams of their own.
+ALIKE = {"aeiseg_contrast", "agem", "der", "fusion", "isolation", "l2sp", "plop"}
+#: Options that many tests give.
+PLAIN = {"epochs", "many epochs", "devices", "seed", "no logger"}
 #: Where a change is another one, or meets another kind of data or of training, than in lwfseg.
-PLAIN = {"epochs", "many epochs", "devices", "seed", "no logger"}  # options that many tests give
 OTHERWISE = {("pet", "spacing"), ("pet", "patch"), ("meta_tune", "batch size"), ("meta_tune", "patch")}
 
 
 def marks(config, change):
-    """Fast are each config as it is, most changes of one of them, and where a change is another one elsewhere."""
-    fast = change == "as it is" or (config, change) in OTHERWISE or (config == "lwfseg" and change not in PLAIN)
+    """Fast are most configs as they are, most changes of one of them, and where a change is another one elsewhere."""
+    fast = (
+        (change == "as it is" and config not in ALIKE)
+        or (config, change) in OTHERWISE
+        or (config == "lwfseg" and change not in PLAIN)
+    )
     return [] if fast and config not in REAL else [pytest.mark.slow]
 
 
