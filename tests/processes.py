@@ -24,7 +24,7 @@ REPORT = "lit_continual.reports.report.write_report"  # where the command line t
 STUCK = "stuck"
 
 
-def wait_until(happens, seconds=60, pause=0.02):
+def wait_until(happens, seconds=300, pause=0.02):
     """Return what ``happens()`` returns as soon as that is true; fail when it is not by then."""
     end = time.monotonic() + seconds
     while not (found := happens()):
@@ -101,7 +101,7 @@ def _run(args, kill, log, reports):
     main(args)
 
 
-def run(args, log, kill=None, reports=True, seconds=300):
+def run(args, log, kill=None, reports=True, seconds=900):
     """Run the command line; return its exit code, -9 if it was killed, or that it is stuck."""
     process = context.Process(target=_run, args=(list(args), kill, str(log), reports))
     process.start()

@@ -127,7 +127,7 @@ def test_two_ranks_end_together(stream, tmp_path, number, rank):
     # Both ranks hold the pipe, whose end is read when both are gone.
     environment = {**os.environ, "OUT": str(tmp_path), "NUMBER": str(int(number)), "STOPPED": rank}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert (tmp_path / "1").exists(), run.stderr
     if number == signal.SIGTERM:
         assert run.returncode == 143, run.stderr

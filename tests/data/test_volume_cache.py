@@ -184,7 +184,7 @@ def test_another_process_keeps_what_it_uses_until_it_is_gone(cases, folder, monk
     held, end = context.Event(), context.Event()
     other = context.Process(target=hold, args=(folder, names[:1], held, end))
     other.start()
-    assert held.wait(120)
+    assert held.wait(600)
     limit(monkeypatch, 1)
     with pytest.raises(ValueError, match="more than its limit"):
         VolumeCache(cases(1, "other"), load, "disk")
