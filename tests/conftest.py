@@ -1,5 +1,9 @@
-"""What every test shares: one tiny module, one tiny data set, a trainer that writes nothing."""
+"""What every test shares: one tiny module, one tiny data set, a trainer that writes nothing.
 
+It imports nothing large: the process that hands tests to others reads it too, and these begin when it is through.
+"""
+
+import gc
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve shared cores
@@ -7,19 +11,14 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2
 
 import json
 import signal
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
-import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
-from torch.nn.functional import mse_loss
-from torch.utils.data import DataLoader, TensorDataset
 
 from tests.processes import REPORT, no_report
 
+gc.disable()  # while tests are collected: imports leave a million objects, and hardly any garbage
 pytest_plugins = ["tests.fixtures.data", "tests.fixtures.runs"]
 
 if (
@@ -28,33 +27,45 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-class TinyModule(LightningModule):
-    """One linear layer under MSE; ``extra`` is the term that a callback should reproduce."""
+def pytest_collection_modifyitems(items):
+    """Begin with tests that fork, so that one worker alone starts what they are forked from; the longest is of them."""
+    items.sort(key=lambda item: not {"processes", "Prepared", "context"} & vars(getattr(item, "module", item)).keys())
 
-    def __init__(self, extra=None):
-        super().__init__()
-        self.layer = torch.nn.Linear(4, 2)
-        self.extra = extra
 
-    def training_step(self, batch):  # No `batch_idx`: Lightning allows it, so every wrapper must.
-        loss = mse_loss(self.layer(batch[0]), batch[1])
-        return loss if self.extra is None else loss + self.extra(self, batch)
+def pytest_collection_finish():
+    gc.freeze()  # what is there now stays, and need not be looked through again
+    gc.enable()
 
-    def forward(self, x):
-        return self.layer(x)
 
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+@pytest.fixture(scope="session", autouse=True)
+def _known_once():
+    """Keep what libraries find out again for each `Trainer` and each seed, which takes longer than a tiny fit."""
+    import lightning.fabric.utilities.registry as registry
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", cache(registry.entry_points))  # reads files of all that is installed
+        if not torch.accelerator.is_available():  # each seed would be kept for devices, with the stack it came from
+            for device in (torch.cuda, torch.xpu, torch.mtia):
+                patch.setattr(device, "manual_seed_all", lambda seed: None)
+        yield
 
 
 @pytest.fixture
 def module():
+    from lightning.pytorch import seed_everything
+
+    from tests.tiny import TinyModule
+
     seed_everything(0, verbose=False)
     return TinyModule()
 
 
 @pytest.fixture
 def loader():
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
     generator = torch.Generator().manual_seed(0)
     data = torch.randn(12, 4, generator=generator), torch.randn(12, 2, generator=generator)
     return DataLoader(TensorDataset(*data), batch_size=2)
@@ -62,6 +73,8 @@ def loader():
 
 @pytest.fixture
 def trainer(tmp_path):
+    from lightning.pytorch import Trainer
+
     return partial(
         Trainer,
         default_root_dir=tmp_path,
@@ -76,39 +89,25 @@ def trainer(tmp_path):
 
 @pytest.fixture
 def golden():
+    import numpy as np
+
     return lambda name: dict(np.load(Path(__file__).parent / "golden" / f"{name}.npz"))
-
-
-def _write_shapes(folder, cases=8, size=(16, 16, 4), seed=0, contrast=1.0):
-    rng = np.random.default_rng(seed)
-    x, y, _ = np.indices(size)
-    for name in ("images", "labels"):
-        (folder / name).mkdir(parents=True)
-    affine, listed = np.diag([1.5, 1.5, 4.0, 1.0]), []
-    for i in range(cases):
-        label = np.zeros(size, np.uint8)
-        (a, b), (c, d) = rng.integers(8, 11, 2), rng.uniform(3, 6, 2)
-        label[(x >= a) & (x < a + 4) & (y >= b) & (y < b + 4)] = 2
-        label[(x - c) ** 2 + (y - d) ** 2 < 9] = 1
-        image = rng.normal(0, 0.1, size) + contrast * np.array([0.0, 1.0, 0.5])[label]
-        nib.save(nib.Nifti1Image(image.astype(np.float32), affine), folder / "images" / f"case_{seed}{i}.nii")
-        nib.save(nib.Nifti1Image(label, affine), folder / "labels" / f"case_{seed}{i}.nii")
-        listed.append({"image": f"images/case_{seed}{i}.nii", "label": f"labels/case_{seed}{i}.nii"})
-    labels = {"0": "background", "1": "ball", "2": "box"}
-    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "training": listed}))
-    return folder
 
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
     """A Decathlon folder of tiny volumes with a bright ball and a dimmer box."""
-    return _write_shapes(tmp_path_factory.mktemp("data") / "shapes")
+    from tests.tiny import write_shapes
+
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes")
 
 
 @pytest.fixture(scope="session")
 def dim_shapes(tmp_path_factory):
     """Other patients from another scanner."""
-    return _write_shapes(tmp_path_factory.mktemp("data") / "dim", seed=1, contrast=-0.7)
+    from tests.tiny import write_shapes
+
+    return write_shapes(tmp_path_factory.mktemp("data") / "dim", seed=1, contrast=-0.7)
 
 
 NETWORK = {"class_path": "UNet", "init_args": {"spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}}
@@ -151,16 +150,16 @@ def _own_command_line(monkeypatch):
 
 @pytest.fixture
 def deadline():
-    """What a test asks for that waits for others in a loop: it fails after two minutes."""
+    """What a test asks for that waits for others in a loop: it fails after ten minutes."""
 
     def fail(*_):
-        raise TimeoutError("two minutes are over")
+        raise TimeoutError("ten minutes are over")
 
     if not hasattr(signal, "SIGALRM"):  # Windows
         yield
         return
     before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(120)
+    signal.alarm(600)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

@@ -24,7 +24,7 @@ REPORT = "lit_continual.reports.report.write_report"  # where the command line t
 STUCK = "stuck"
 
 
-def wait_until(happens, seconds=60, pause=0.02):
+def wait_until(happens, seconds=300, pause=0.02):
     """Return what ``happens()`` returns as soon as that is true; fail when it is not by then."""
     end = time.monotonic() + seconds
     while not (found := happens()):
@@ -101,7 +101,7 @@ def _run(args, kill, log, reports):
     main(args)
 
 
-def run(args, log, kill=None, reports=True, seconds=300):
+def run(args, log, kill=None, reports=True, seconds=900):
     """Run the command line; return its exit code, -9 if it was killed, or that it is stuck."""
     process = context.Process(target=_run, args=(list(args), kill, str(log), reports))
     process.start()
@@ -128,7 +128,7 @@ class Prepared:
         self.process = context.Process(target=_prepare, args=(list(args), str(log), theirs))
         self.process.start()
 
-    def run(self, folder, kill=None, resume=False, seconds=60):
+    def run(self, folder, kill=None, resume=False, seconds=300):
         """Run in a folder, killed at a point if one is given; return the exit code of each rank, or STUCK."""
         self.orders.send((str(folder), kill, resume, self.ranks, seconds))
         assert self.orders.poll(2 * seconds), "the process that forks is gone"

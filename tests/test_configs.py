@@ -28,8 +28,8 @@ PET = {"data.size": 32, "data.depth": 8, "data.realisations": 2}
 TASKS = {"hydra_net": ["head_neck", "sarcoma", "hippocampus"], "covid": ["head_neck", "sarcoma", "hippocampus"]}
 #: What makes a config small, beside one batch of everything.
 SMALL = {
-    **dict.fromkeys(["aeiseg", "aeiseg_contrast", "agem", "ewc", "extend", "finetune"], SHOULDER),
-    **dict.fromkeys(["l2sp", "lwfseg", "mib", "plop"], SHOULDER),
+    **dict.fromkeys(["aeiseg", "aeiseg_contrast", "agem", "der", "er", "ewc", "extend", "finetune"], SHOULDER),
+    **dict.fromkeys(["fusion", "isolation", "l2sp", "lora", "lwfseg", "mib", "plop"], SHOULDER),
     "coriseg": {**SHOULDER, "stream.memory.policy.network": "own", "stream.memory.policy.layers": ["body.conv_0"]},
     "meta_tune": {"data.subjects": 10},
     "pet": {**PET, "data.train_slices": [2, 8]},
@@ -71,14 +71,22 @@ CHANGES = {
     "no logger": lambda config: {"trainer.logger": False},
     "logger": lambda config: {"trainer.logger": "CSVLogger", "trainer.logger.save_dir": "logs"},
 }
-#: Other methods on the model and the data of lwfseg.
-ALIKE = {"agem", "der", "er", "ewc", "finetune", "fusion", "isolation", "l2sp", "lora", "plop"}
+#: Callbacks and memories on the model and the data of others, whose rooms have streams of their own.
+ALIKE = {"aeiseg_contrast", "agem", "der", "fusion", "isolation", "l2sp", "plop"}
+#: Options that many tests give.
+PLAIN = {"epochs", "many epochs", "devices", "seed", "no logger"}
+#: Where a change is another one, or meets another kind of data or of training, than in lwfseg.
+OTHERWISE = {("pet", "spacing"), ("pet", "patch"), ("meta_tune", "batch size"), ("meta_tune", "patch")}
 
 
 def marks(config, change):
-    """What reads real data is slow, and where model and data are those of another config all but a few changes are."""
-    slow = config in REAL or (config in ALIKE and change not in ("as it is", "precision"))
-    return [pytest.mark.slow] * slow
+    """Fast are most configs as they are, most changes of one of them, and where a change is another one elsewhere."""
+    fast = (
+        (change == "as it is" and config not in ALIKE)
+        or (config, change) in OTHERWISE
+        or (config == "lwfseg" and change not in PLAIN)
+    )
+    return [] if fast and config not in REAL else [pytest.mark.slow]
 
 
 PAIRS = [pytest.param(c, k, id=f"{c}-{k.replace(' ', '_')}", marks=marks(c, k)) for c in NAMES for k in CHANGES]

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ BENCHES = sorted((TESTS / "benchmarks").glob("bench_*.py"))
 LIMITED = [bench for bench in BENCHES if bench.stem != "bench_gpu"]  # which shows what a GPU does, and has no limit
 
 
+@cache
 def parsed(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 

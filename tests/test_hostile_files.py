@@ -211,12 +211,10 @@ def test_npz(tmp_path, refused, kind):
 
 
 def test_a_bomb_is_not_unpacked(tmp_path, refused):
-    part = bomb(tmp_path / "part.npz", "(50000000,)", size=200_000_000).read_bytes()  # zeros, in 200 kB
-    with zipfile.ZipFile(io.BytesIO(part)) as archive:
-        content = archive.read("image.npy")
-    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for n in range(11):
-            archive.writestr(f"image{n}.npy", content)
+            archive.writestr(f"image{n}.npy", bytes(100))
+            archive.filelist[-1].file_size = 200_000_000  # as the directory at the end of a bomb says
     refused(lambda: Overlay.load_all(tmp_path / "x.npz"), "unpacks to more than")
 
 

@@ -19,6 +19,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from lit_continual.cli import main
+from lit_continual.cli.options_of_fit import OptionsOfFit
 from lit_continual.data import shoulder_subject
 from lit_continual.runs.files import read_json
 from lit_continual.runs.load_checkpoint import load_checkpoint
@@ -131,12 +132,21 @@ def test_a_callback_in_an_existing_project(folder, capsys):
 FRAGMENTS = [(page.name, b.code) for page in PAGES for b in blocks(page) if b.language == "yaml" and not b.title]
 
 
+@pytest.fixture(scope="module")
+def options():
+    return OptionsOfFit()
+
+
 @pytest.mark.parametrize(("page", "fragment"), FRAGMENTS)
-def test_a_fragment_of_a_config_is_understood(page, fragment, folder, capsys):
+def test_a_fragment_of_a_config_is_understood(page, fragment, folder, options):
     Path("fragment.yaml").write_text(fragment, encoding="utf-8")
-    with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--config", "configs/lwfseg.yaml", "--config", "fragment.yaml", "--print_config"])
-    assert stopped.value.code == 0
+    options.parse(["--config", "configs/lwfseg.yaml", "--config", "fragment.yaml"])  # else it raises
+
+
+def test_a_fragment_that_is_not_is_an_error(folder, options):
+    Path("fragment.yaml").write_text("model: {featurs: 4}", encoding="utf-8")
+    with pytest.raises(ValueError, match="featurs"):
+        options.parse(["--config", "configs/lwfseg.yaml", "--config", "fragment.yaml"])
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """One way to write an object: ``class_path`` and ``init_args``; ``_target_`` is read for now."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from lit_continual.cli import main
 from lit_continual.cli.configs import merged
 from lit_continual.cli.options_of_fit import OptionsOfFit
+from tests.marks import slow_but
 
 UNET = {"spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2], "act": "RELU"}
 NEW = {"class_path": "UNet", "init_args": UNET}
@@ -76,10 +78,12 @@ def test_another_network_takes_the_place_of_the_one_before(config, capsys, tmp_p
     assert found["model"]["init_args"]["network"] == other
 
 
-@pytest.mark.parametrize("own", [{"act": "ELU"}, {"init_args": {"act": "ELU"}}])
-@pytest.mark.parametrize("old", [False, True])
+OWN = {"plain": {"act": "ELU"}, "init_args": {"init_args": {"act": "ELU"}}}
+
+
+@pytest.mark.parametrize(("old", "own"), slow_but(product([False, True], OWN), (False, "init_args"), (True, "plain")))
 def test_an_experience_changes_one_argument_and_checkpoints_keep_one_form(config, tmp_path, old, own):
-    main(["fit", "--config", config(old, network=own), "--trainer.max_epochs=0", "--trainer.logger=false"])
+    main(["fit", "--config", config(old, network=OWN[own]), "--trainer.max_epochs=0", "--trainer.logger=false"])
     saved = (tmp_path / "run/config.yaml").read_text()
     assert "_target_" not in saved
     checkpoints = [tmp_path / "run/experiences" / name / "model.ckpt" for name in ("0_ball", "1_box")]

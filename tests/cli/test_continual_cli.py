@@ -19,10 +19,25 @@ from lit_continual.runs.folder_lock import FolderLock
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """The run of :func:`trained` once it is there, and where it was trained."""
+    return [tmp_path_factory.mktemp("kept") / "run"]
+
+
 @pytest.fixture
-def trained(stream, tmp_path):
-    main(["fit", "--config", stream(LWF), "--trainer.max_epochs=1", "--trainer.logger=false"])
-    return tmp_path / "run"
+def trained(stream, tmp_path, kept):
+    """A run of the tiny stream, trained once and copied to where each test would have trained it."""
+    run, config = tmp_path / "run", stream(LWF)
+    if len(kept) == 1:
+        main(["fit", "--config", config, "--trainer.max_epochs=1", "--trainer.logger=false"])
+        shutil.copytree(run, kept[0])
+        kept.append(str(tmp_path))
+    else:
+        shutil.copytree(kept[0], run)
+        for path in (run / "config.yaml", run / "run.json"):
+            path.write_text(path.read_text().replace(kept[1], str(tmp_path)))
+    return run
 
 
 def outcome(capsys, *args):

@@ -9,6 +9,7 @@ import pytest
 from lightning.pytorch import Callback
 
 from tests import processes
+from tests.marks import slow_but
 
 STEP = "lit_continual.modules.Segmenter.training_step"
 PHASES = {
@@ -38,7 +39,7 @@ def fit(stream, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", slow_but(PHASES, "training", "selection", "evaluation", "report"))
 def test_sigterm_ends_a_fit_with_143_and_a_line_that_says_how_to_go_on(fit, phase):
     code, said = fit({"function": PHASES[phase], "call": 1, "number": signal.SIGTERM})
     assert code == 143, said
@@ -46,7 +47,7 @@ def test_sigterm_ends_a_fit_with_143_and_a_line_that_says_how_to_go_on(fit, phas
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("phase", ["before training", "training", "evaluation"])
+@pytest.mark.parametrize("phase", slow_but(["before training", "training", "evaluation"], "training"))
 def test_ctrl_c_ends_a_fit_with_130(fit, phase):
     code, said = fit({"function": PHASES[phase], "call": 1, "number": signal.SIGINT})
     assert code == 130, said
@@ -126,7 +127,7 @@ def test_two_ranks_end_together(stream, tmp_path, number, rank):
     # Both ranks hold the pipe, whose end is read when both are gone.
     environment = {**os.environ, "OUT": str(tmp_path), "NUMBER": str(int(number)), "STOPPED": rank}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert (tmp_path / "1").exists(), run.stderr
     if number == signal.SIGTERM:
         assert run.returncode == 143, run.stderr

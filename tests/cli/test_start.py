@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 SEEN = """
 import contextlib, io, sys
 from lit_continual.cli import main
@@ -34,10 +32,19 @@ def test_commands_that_train_nothing_start_without_lightning(tmp_path, make_run)
     assert memory[:2] == report[:2] == ["True", "False"]
 
 
-@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
-def test_the_first_rank_is_known_without_lightning(name):
-    for rank in ("0", "1"):
-        environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "SLURM_PROCID")}
-        code = "from lit_continual.runs.files import is_first_rank; print(is_first_rank())"
-        done = subprocess.run([sys.executable, "-c", code], env={**environment, name: rank}, capture_output=True)
-        assert done.stdout.decode().strip() == str(rank == "0")
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+FIRST = """
+import os, sys
+from lit_continual.runs.files import is_first_rank
+for name in sys.argv[1:]:
+    for rank in "01":
+        os.environ[name] = rank
+        print(is_first_rank(), end=" ")
+    del os.environ[name]
+"""
+
+
+def test_the_first_rank_is_known_without_lightning():
+    environment = {name: value for name, value in os.environ.items() if name not in RANKS}
+    done = subprocess.run([sys.executable, "-c", FIRST, *RANKS], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"] * 3, done.stderr

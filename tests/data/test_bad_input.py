@@ -16,6 +16,7 @@ import yaml
 
 from lit_continual.cli import main
 from lit_continual.modules import Segmenter
+from tests.marks import slow_but
 
 NET = {"class_path": "BasicUNet", "init_args": {"spatial_dims": 2, "features": [4, 4, 4, 4, 4, 4], "norm": "BATCH"}}
 
@@ -223,7 +224,7 @@ def fill_disk(monkeypatch, name):
     monkeypatch.setattr(os, "replace", replace)
 
 
-@pytest.mark.parametrize("name", ["run.json", "config.yaml", "model.ckpt"])
+@pytest.mark.parametrize("name", slow_but(["run.json", "config.yaml", "model.ckpt"], "model.ckpt"))
 def test_a_full_disk(run, monkeypatch, name):
     fill_disk(monkeypatch, name)
     text = refused(run, rf"Cannot write .*{name} \(No space left on device\).*run the command again", error=OSError)

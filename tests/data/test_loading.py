@@ -102,6 +102,7 @@ for _ in range(100):
 """
 
 
+@pytest.mark.slow  # the runs that tests/stream/test_kills.py kills are such processes, too
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_forked_processes_load_in_threads():
     done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True)

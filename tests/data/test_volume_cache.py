@@ -2,8 +2,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
 import threading
 import time
 from functools import partial
@@ -21,6 +19,7 @@ from lit_continual.data.cases import Case
 from lit_continual.data.sliding_window import slide
 from lit_continual.data.volume_cache import VolumeCache, volumes_folder
 from tests.largest_tensor import largest_tensor
+from tests.processes import context
 
 FLIP = {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5, "spatial_axis": 0}
 SHAPE = (32, 24, 40)
@@ -174,31 +173,27 @@ def test_without_a_limit_half_of_the_free_disk_is_used(cases, folder, monkeypatc
     assert len(list(folder.glob("*.pt"))) == 3
 
 
-HOLD = """
-import os, sys, time
-from pathlib import Path
-from lit_continual.data.cached_files import Lease
-Lease(Path(sys.argv[1]), sys.argv[2:])
-print("held", flush=True)
-sys.stdin.read()
-"""
+def hold(folder, names, held, end):
+    Lease(folder, names)
+    held.set()
+    end.wait()
 
 
 def test_another_process_keeps_what_it_uses_until_it_is_gone(cases, folder, monkeypatch):
     ours = VolumeCache(cases(2), load, "disk")
     names = [path.name for path in ours.volumes]
     ours.close()
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), names[0]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout.readline() == "held\n"
+    held, end = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(folder, names[:1], held, end))
+    other.start()
+    assert held.wait(600)
     limit(monkeypatch, 1)
     with pytest.raises(ValueError, match="more than its limit"):
         VolumeCache(cases(1, "other"), load, "disk")
     assert [path.name for path in folder.glob("*.pt")] == names[:1]
     assert clear() == (0, 1)
     other.kill()  # its lease stays behind
-    other.communicate()
+    other.join()
     VolumeCache(cases(1, "other"), load, "disk").close()
     assert names[0] not in {path.name for path in folder.glob("*.pt")}
 
@@ -314,7 +309,7 @@ def test_no_epoch_reads_a_volume_for_its_foreground(cases, monkeypatch):
     assert again.foreground == [True] * 8
 
 
-@pytest.mark.parametrize("patch", [(16, 16), (16, 16, 8)])
+@pytest.mark.parametrize("patch", [pytest.param((16, 16), marks=pytest.mark.slow), (16, 16, 8)])
 def test_cached_targets_lie_where_the_volumes_do(cases, folder, patch):
     caches = [VolumeCache(cases(2), load, keep, patch_size=patch) for keep in ("memory", "disk")]
     memory, disk = (PatchDataset(cache, patch, [FLIP]) for cache in caches)

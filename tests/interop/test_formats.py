@@ -123,6 +123,7 @@ def test_what_is_no_model_is_refused_in_one_sentence(folder, tmp_path):
         main(["export", str(folder), "--format=flder", f"--output={tmp_path / 'new'}"])
 
 
+@pytest.mark.slow
 def test_a_process_that_has_not_imported_a_class_finds_it_by_its_name(tmp_path):
     module = RegionSegmenter({"_target_": "torch.nn.Identity"}, features=1, roi_size=[2, 2])
     content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}

@@ -41,6 +41,7 @@ from lit_continual.callbacks import (
     WeightFusion,
 )
 from lit_continual.modules import MAML
+from tests.marks import slow_but
 
 pytestmark = [  # of first fits, and of fits without a memory
     pytest.mark.filterwarnings("ignore:.* has no old network"),
@@ -140,6 +141,10 @@ ENTRIES = {
     "WeightFusion": lambda folder: WeightFusion(0.3),
     "WeightFusion start": lambda folder: WeightFusion(0.6, old="start"),
 }
+# Of the ways of one class the first, and those that compute otherwise; the rest are slow.
+FAST = [name for name in ENTRIES if len(name.split()) == 1]
+FAST += ["EWC given", "L2SP explicit", "L2SP proximal", "TargetedGradientDescent parameter"]
+FAST += ["TargetedGradientDescent activation"]
 # What must be plain training, bit for bit, in a first fit.
 NEUTRAL = {
     "AGEM without a past": lambda folder: AGEM(),
@@ -174,7 +179,7 @@ def test_every_public_callback_has_an_entry():
     assert {entry.split()[0] for entry in ENTRIES} == found
 
 
-@pytest.fixture(params=ENTRIES)
+@pytest.fixture(params=slow_but(ENTRIES, *FAST))
 def make(request, tmp_path):
     return lambda: ENTRIES[request.param](tmp_path)
 

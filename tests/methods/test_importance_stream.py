@@ -103,7 +103,7 @@ def test_two_processes_agree_and_measure_each_sample_once(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     for processes in ("1", "2"):
         command = [sys.executable, tmp_path / "script.py", tmp_path, processes]
-        subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=600)
+        subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=1800)
     for name in ("given", "sampled", "mas", "si", "rwalk", "agem"):
         for lr in ("0.0", "0.1"):
             ranks = [torch.load(tmp_path / f"{name}-{lr}-2-{rank}.pt", weights_only=True) for rank in (0, 1)]

@@ -83,7 +83,7 @@ def fitted(tmp_path_factory):
     environment = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": str(Path(sys.executable).parent)}
     for devices in ("1", "2"):
         command = [sys.executable, folder / "script.py", folder, devices]
-        subprocess.run(command, check=True, cwd=folder, env=environment, timeout=600)
+        subprocess.run(command, check=True, cwd=folder, env=environment, timeout=1800)
     return lambda name: torch.load(folder / f"{name}.pt", weights_only=True)
 
 

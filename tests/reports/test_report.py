@@ -23,6 +23,7 @@ from lit_continual.reports.overlays import caption, overlays_figure, scored, sli
 from lit_continual.reports.side_by_side import side_by_side_figure
 from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.run import Run
+from tests.marks import slow_but
 from tests.processes import no_report
 
 DICE = [[0.9512, None], [0.4134, 0.8464]]
@@ -307,7 +308,11 @@ def test_a_report_falls_on_nothing_that_is_no_report(make_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(28, "make room"), (13, "get the permission"), (30, "may be written"), (5, "check the disk")],
+    slow_but(
+        [(28, "make room"), (13, "get the permission"), (30, "may be written"), (5, "check the disk")],
+        (28, "make room"),
+        (13, "get the permission"),
+    ),
 )
 def test_what_keeps_a_report_from_being_written_has_its_remedy(make_run, tmp_path, monkeypatch, number, words):
     def fails(*_):

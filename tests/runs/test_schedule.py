@@ -88,6 +88,7 @@ def test_a_schedule_that_cannot_be_is_refused(rates):
         Line(None, lr=-1).rehearse(None, 1)
 
 
+NO_SCORES = ["--trainer.limit_val_batches=0", "--trainer.limit_test_batches=1", "--trainer.logger=false"]
 COSINE = "torch.optim.lr_scheduler.CosineAnnealingLR"
 
 
@@ -95,9 +96,11 @@ COSINE = "torch.optim.lr_scheduler.CosineAnnealingLR"
     ("options", "lengths"),
     [
         ([f"--model.scheduler={COSINE}"], [2, 5]),
-        ([f"--model.scheduler={COSINE}", "--trainer.max_epochs=4"], [4, 5]),
+        pytest.param([f"--model.scheduler={COSINE}", "--trainer.max_epochs=4"], [4, 5], marks=pytest.mark.slow),
         ([f"--model.scheduler={{class_path: {COSINE}, init_args: {{T_max: 3}}}}", "--trainer.max_epochs=4"], [3, 3]),
-        ([f"--model.scheduler={COSINE}", "--model.scheduler.init_args.T_max=9"], [9, 9]),
+        pytest.param(
+            [f"--model.scheduler={COSINE}", "--model.scheduler.init_args.T_max=9"], [9, 9], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_each_fit_of_a_stream_has_its_own_length(stream, monkeypatch, options, lengths):
@@ -108,7 +111,7 @@ def test_each_fit_of_a_stream_has_its_own_length(stream, monkeypatch, options, l
         found.append(self.trainer.lr_scheduler_configs[0].scheduler.T_max)
 
     monkeypatch.setattr(Segmenter, "on_train_start", on_train_start)
-    main(["fit", "--config", stream(experiences=experiences), "--trainer.limit_train_batches=1", *options])
+    main(["fit", "--config", stream(experiences=experiences), "--trainer.limit_train_batches=1", *NO_SCORES, *options])
     assert found == lengths
 
 

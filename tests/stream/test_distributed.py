@@ -147,7 +147,7 @@ def test_ranks_without_a_volume_to_evaluate_wait_for_the_others(stream, tmp_path
     one = ["--data.split.fractions=[0.8, 0.1, 0.1]", "--data.batch_size=2", "--trainer.max_epochs=1"]
     ddp = ["--trainer.strategy=ddp", f"--trainer.devices={ranks}", f"--trainer.default_root_dir={tmp_path / 'run'}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([*command, *one, *ddp], env=environment, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([*command, *one, *ddp], env=environment, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stderr
     matrix = json.loads((tmp_path / "run/matrix.json").read_text())["dice"]
     assert None not in [matrix[0][0], *matrix[1]]

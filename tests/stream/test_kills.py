@@ -44,15 +44,20 @@ def after(function, call=1, since=None, rank=0):
 # Two experiences of two epochs; the first of two batches each, the second of three, one of them of exemplars.
 IN_FAST_TESTS = {
     "the run begins": [after(REPLACE), before(REPLACE, 3)],  # config.yaml, matrix.json, run.json
-    "training": [before(STEP), after(STEP, 4), after(OPTIMIZER_STEP, 7), before(VALIDATION_STEP, 3)],
+    "training": [before(STEP), after(STEP, 4), after(OPTIMIZER_STEP, 7)],
     "checkpoints": [before(RECORD, 5, (RESUME, 2)), after(RESUME, 2), after(TEACHER), before(REPLACE, 2, (KEEP, 1))],
     "teardown": [before(FIT_END, 2), before(TEARDOWN, 1), before(KEEP, 2)],
     "between checkpoint and note": [before(NOTE, 1), after(NOTE, 2)],
     "memory": [before("pathlib.Path.write_bytes", 3, (ADD, 1)), before(COMMIT, 2), after(ADD, 1)],
-    "rows": [before(TEST_STEP, 4), before(REPLACE, 2, (ROW, 2)), after(ROW, 1), before(FINISH)],
+    "rows": [before(REPLACE, 2, (ROW, 2)), after(ROW, 1), before(FINISH)],
 }
 MEANWHILE = {
-    "training": [before(STEP, n) for n in (2, 3, 5, 6, 8, 9, 10)] + [after(FIT_START, 2), before(FIT_START, 1)],
+    "training": [
+        *(before(STEP, n) for n in (2, 3, 5, 6, 8, 9, 10)),
+        before(VALIDATION_STEP, 3),
+        after(FIT_START, 2),
+        before(FIT_START, 1),
+    ],
     "checkpoints": [
         *(before(RECORD, n, (RESUME, 1)) for n in (1, 9)),
         before(SYNC, 1, (RESUME, 2)),
@@ -67,6 +72,7 @@ MEANWHILE = {
     "memory": [before(REMEMBER, 1), before(SYNC, 2, (ADD, 2)), after(COMMIT, 1), before(FACT, 1, (REMEMBER, 2))],
     "rows": [
         *(after(TEST_STEP, n) for n in (2, 5)),
+        before(TEST_STEP, 4),
         before("numpy.savez_compressed", 2),
         after(OVERLAYS, 1),
         before(REPLACE, 1, (ROW, 1)),

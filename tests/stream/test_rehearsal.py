@@ -14,6 +14,7 @@ from lit_continual.cli import main
 from lit_continual.cli.dispatch import _explained
 from lit_continual.data import ExemplarMemory
 from lit_continual.stream.rehearsal import _length
+from tests.marks import slow_but
 
 WRONG = {
     "data.batch_size=0": "`batch_size` must be 1 or more, got 0",
@@ -104,7 +105,7 @@ def odd(shapes, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("number", range(0, 8, 3))
+@pytest.mark.parametrize("number", slow_but([0, 3, 6], 3))
 def test_one_image_of_other_channels_is_named(stream, odd, tmp_path, number):
     option = odd(number, lambda array: np.stack([array] * 3, -1))
     said = refused("fit", "--config", stream(), option)
@@ -119,7 +120,7 @@ def test_a_series_of_volumes_is_named(stream, odd):
     assert "case_00.nii has shape (16, 16, 4, 2, 3)" in said
 
 
-@pytest.mark.parametrize("number", range(0, 8, 3))
+@pytest.mark.parametrize("number", slow_but([0, 3, 6], 6))
 def test_one_label_map_of_another_size_is_named_of_whichever_split(stream, odd, tmp_path, number):
     option = odd(number, lambda array: array[:-1].copy())
     assert re.search(rf"case_0{number}.nii has shape \(16, 16, 4\) and", refused("fit", "--config", stream(), option))
@@ -196,7 +197,7 @@ def test_data_without_cases_are_said_not_to_be_checked(stream, monkeypatch, caps
         (["batch_size=1", "patch_size=[16,16]"], ""),  # whose lowest level has more than one voxel
     ],
 )
-@pytest.mark.parametrize("norm", ["BATCH", "INSTANCE"])
+@pytest.mark.parametrize("norm", slow_but(["BATCH", "INSTANCE"], "BATCH"))
 def test_a_batch_that_a_normalisation_cannot_take_is_refused_before_there_is_a_folder(
     stream, tmp_path, options, said, norm
 ):

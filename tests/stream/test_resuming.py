@@ -47,6 +47,7 @@ TEST_STEP = "lit_continual.modules.Segmenter.test_step"
 WRITE = "torch._C.PyTorchFileWriter.write_record"  # one tensor or so into the file of a `torch.save`
 
 
+@pytest.mark.slow  # of the points in tests/stream/test_kills.py one lies there
 def test_killed_while_a_resume_checkpoint_is_written_the_old_one_is_there(stream, tmp_path):
     resume, log = tmp_path / "run/experiences/0_ball/resume", tmp_path / "log.txt"
     arguments = ["fit", "--config", stream(), "--trainer.logger=false", "--trainer.max_epochs=3"]

@@ -17,8 +17,9 @@ from lit_continual.data import SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
 from tests import processes
-from tests.conftest import _write_shapes
+from tests.marks import slow_but
 from tests.same_run import assert_same_run
+from tests.tiny import write_shapes
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}
 SHARED = ["--model.heads=shared", "--model.optimizer.weight_decay=0"]  # of what L2SP anchors
@@ -38,7 +39,6 @@ METHODS = {
     "plop": [callback("PLOP")],
     "ilt": [callback("Distillation", alpha=0.5), callback("ILT")],
 }
-FAST = ["mib", "plop"]
 TAUGHT = ["distillation", "mib", "plop", "ilt"]
 
 
@@ -46,7 +46,7 @@ def load(path):
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in METHODS])
+@pytest.mark.parametrize("name", slow_but(METHODS, "mib"))
 def test_a_stream_ends_with_one_softmax_and_is_predicted_from_its_checkpoint(stream, shapes, tmp_path, name):
     main(["fit", "--config", stream(*METHODS[name]), *SHARED])
     run, predictions = tmp_path / "run", tmp_path / "predictions"
@@ -169,7 +169,7 @@ def test_clipping_holds_the_gradient_of_loss_and_terms_together(learnt):
 
 @pytest.mark.slow
 def test_the_methods_keep_the_class_that_fine_tuning_forgets(tmp_path, trainer):
-    folder, split = _write_shapes(tmp_path / "shapes", cases=16), (0.6, 0.1, 0.3)
+    folder, split = write_shapes(tmp_path / "shapes", cases=16), (0.6, 0.1, 0.3)
     network = {"_target_": "BasicUNet", "spatial_dims": 2, "features": [8, 8, 16, 16, 16, 8], "norm": "BATCH"}
     found = {}
     for name, callbacks in {"fine-tuning": [], "mib": [MiB(loss_kd=1.0)], "plop": [PLOP()]}.items():

@@ -205,6 +205,7 @@ def test_callbacks_of_lightning_go_along(stream, run):
     assert np.isfinite(matrix(run)).sum() == 3
 
 
+@pytest.mark.slow  # the next one says when an average is of the heads that there are
 def test_an_average_of_the_weights_is_one_of_grown_heads_too(stream, tmp_path):
     ema = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 1.0}}  # what is after the first step
     heads = []

@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,16 @@ from lit_continual.cli import main
 from lit_continual.data import SegmentationDataModule
 from lit_continual.modules import Segmenter
 from lit_continual.stream.stream_loop import StreamLoop
+from tests.marks import slow_but
 
 BENCH = Path(__file__).parents[1] / "benchmarks" / "bench_stream_memory.py"
 CACHED = {"class_path": "Distillation", "init_args": {"targets": "cached"}}
 
 
-@pytest.mark.parametrize("memory", [None, {"policy": "Random", "budget": {"samples": 1}}], ids=["none", "exemplars"])
-@pytest.mark.parametrize("cache", ["memory", "disk"])
+MEMORIES = {"none": {}, "exemplars": {"memory": {"policy": "Random", "budget": {"samples": 1}}}}
+
+
+@pytest.mark.parametrize(("cache", "memory"), slow_but(product(["memory", "disk"], MEMORIES), ("disk", "exemplars")))
 def test_no_tensor_of_an_earlier_experience_is_left(stream, tmp_path, monkeypatch, cache, memory):
     """When a fit begins, and when all is over: neither volumes and batches nor answers of the teacher to them."""
     monkeypatch.setenv("LIT_CONTINUAL_CACHE", str(tmp_path / "cache"))
@@ -43,8 +47,7 @@ def test_no_tensor_of_an_earlier_experience_is_left(stream, tmp_path, monkeypatc
     monkeypatch.setattr(SegmentationDataModule, "_load_training", staticmethod(loaded))
     monkeypatch.setattr(Segmenter, "training_step", stepped)
     monkeypatch.setattr(StreamLoop, "_fit", fitted)
-    options = {} if memory is None else {"memory": memory}
-    main(["fit", "--config", stream(CACHED, **options), f"--data.cache={cache}"])
+    main(["fit", "--config", stream(CACHED, **MEMORIES[memory]), f"--data.cache={cache}"])
     gc.collect()
     assert len(left) == 2
     assert left[1][0] > 4

@@ -82,7 +82,7 @@ def test_a_failure_is_told_takes_its_dependants_with_it_and_nothing_else(cell, f
 
 
 def test_a_process_that_is_killed_is_told_and_run_again(cell, fit, tmp_path):
-    one = cell("one", "--seconds=60")
+    one = cell("one", "--seconds=600")
     with Workers(1, fit) as pool:
         pool.start(one)
         wait_until((one.folder / "threads").exists)
@@ -139,10 +139,10 @@ def test_after_a_sigkill_of_the_parent_no_cell_runs_twice_at_a_time_nor_again(fi
     first = parent(fit, tmp_path, 3)
     wait_for_two(tmp_path)
     first.kill()
-    first.wait(120)
+    first.wait(600)
     assert finished(tmp_path) == []
     second = parent(fit, tmp_path, 3)  # waits for the processes that the first left
-    assert second.wait(120) == 0
+    assert second.wait(600) == 0
     assert finished(tmp_path) == ["0", "1", "2", "3"]
     assert begun(tmp_path) == dict.fromkeys("0123", 1)
 
@@ -153,7 +153,7 @@ def test_a_signal_that_asks_to_leave_ends_the_processes_as_well(fit, tmp_path, n
     first = parent(fit, tmp_path, 60)
     wait_for_two(tmp_path)
     first.send_signal(number)
-    assert first.wait(120) != 0
+    assert first.wait(600) != 0
     for line in (tmp_path / "log").read_text().splitlines():
         with pytest.raises(ProcessLookupError):
             os.kill(int(line.split()[2]), 0)
@@ -163,14 +163,14 @@ def test_a_signal_that_asks_to_leave_ends_the_processes_as_well(fit, tmp_path, n
 @pytest.mark.parametrize("hosts", [("", ""), ("this", "that")], ids=["one host", "two hosts"])
 def test_two_parents_share_the_cells(fit, tmp_path, hosts):
     both = [parent(fit, tmp_path, 1, 1, host) for host in hosts]
-    assert [process.wait(120) for process in both] == [0, 0]
+    assert [process.wait(600) for process in both] == [0, 0]
     assert finished(tmp_path) == ["0", "1", "2", "3"]
     assert begun(tmp_path) == dict.fromkeys("0123", 1)
 
 
 def test_what_another_parent_runs_takes_no_room(cell, fit, tmp_path, monkeypatch):
     monkeypatch.setattr("lit_continual.studies.cells.OTHERS", 0.0)
-    theirs, mine = cell("theirs", "--seconds=60"), cell("mine")
+    theirs, mine = cell("theirs", "--seconds=600"), cell("mine")
     with Workers(1, fit) as other, Workers(1, fit) as pool:
         other.start(theirs)
         wait_until((theirs.folder / "threads").exists)
@@ -191,7 +191,7 @@ def test_what_a_killed_parent_has_left_takes_room(cell, fit, tmp_path):
     left = Cell("left", tmp_path / "runs" / "0", ())
     pid = wait_until(FolderLock(left.folder).holder).pid
     first.kill()
-    first.wait(60)
+    first.wait(600)
     try:
         with Workers(1, fit) as pool:
             pool.start(left)

@@ -12,6 +12,7 @@ from lit_continual.data import Preprocessing, SegmentationDataModule
 from lit_continual.data.splits import Split
 from lit_continual.modules import RegionSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
+from tests.marks import slow_but
 
 TURNED = np.array([[0.0, 0.0, 3.0, 5.0], [-1.2, 0.0, 0.0, -3.0], [0.0, 1.0, 0.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
 SHAPE = (16, 12, 8)
@@ -101,7 +102,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, "2D, separate heads", "3D"))
 def test_what_is_learnt_on_a_few_slices_serves_the_others(checkpoint, study, partial, image, tmp_path, kind):
     original = checkpoint(**KINDS[kind])
     with open(original, "rb") as file:
@@ -140,18 +141,18 @@ def test_a_step_is_that_of_the_loss_on_the_annotated_voxels(checkpoint, study, p
 
 def test_what_is_not_annotated_has_no_part_in_it(checkpoint, study, partial, image, tmp_path):
     original, annotation = checkpoint(), partial()
-    one = weights(run(original, study, tmp_path, f"--annotation={annotation}", output="one"))
+    one = weights(run(original, study, tmp_path, f"--annotation={annotation}", "--steps=9", output="one"))
     image[..., [0, 2, 3, 5, 7]] *= -3
     other_study = save(tmp_path / "other.nii.gz", image)
-    other = weights(run(original, other_study, tmp_path, f"--annotation={annotation}", output="other"))
+    other = weights(run(original, other_study, tmp_path, f"--annotation={annotation}", "--steps=9", output="other"))
     assert all(map(torch.equal, one.values(), other.values()))
 
 
 def test_slices_and_ignored_voxels_say_the_same(checkpoint, study, partial, tmp_path):
-    original = checkpoint()
-    by_slices = weights(run(original, study, tmp_path, f"--annotation={partial()}", output="slices"))
-    ignored = partial(fill=-1, name="ignored.nii.gz")
-    by_value = weights(run(original, study, tmp_path, f"--annotation={ignored}", "--ignore=-1", output="ignore"))
+    original, ignored = checkpoint(), partial(fill=-1, name="ignored.nii.gz")
+    slices, value = [f"--annotation={partial()}", "--steps=9"], [f"--annotation={ignored}", "--ignore=-1", "--steps=9"]
+    by_slices = weights(run(original, study, tmp_path, *slices, output="slices"))
+    by_value = weights(run(original, study, tmp_path, *value, output="ignore"))
     assert all(map(torch.equal, by_slices.values(), by_value.values()))
 
 

@@ -107,6 +107,7 @@ def test_a_segmenter_without_a_network_says_so(tmp_path, shapes):
         BundleDataModule(str(shapes), classes={"box": 2}).setup("fit")
 
 
+@pytest.mark.slow  # those of a folder of nnU-Net are in fast tests
 def test_kernels_of_a_bundle_are_scored(tmp_path, bundle):
     (image,) = write_images(tmp_path / "images", count=1).glob("*")
     main(["kse", str(bundle), f"--output={tmp_path / 'kse'}", f"--image={image}"])

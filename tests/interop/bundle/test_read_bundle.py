@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 import zipfile
+from itertools import product
 
 import nibabel as nib
 import numpy as np
@@ -33,15 +34,19 @@ from tests.interop.toys import (
     write_bundle,
     write_images,
 )  # fmt: skip
+from tests.marks import slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*labels:FutureWarning", "ignore:Using a non-tuple sequence")
+
+
+NAMES = ["BasicUNet", "SegResNet", "DynUNet", "UNETR", "SwinUNETR"]
 
 
 def segmenter(bundle, trust=()):
     return Checkpoint(bundle, trust).module(Segmenter)
 
 
-@pytest.mark.parametrize("name", ["BasicUNet", "SegResNet", "DynUNet", "UNETR", "SwinUNETR"])
+@pytest.mark.parametrize("name", slow_but(NAMES, *NAMES[:-1]))
 def test_logits_are_those_of_the_network_bit_for_bit(tmp_path, name):
     original = network(name)
     module = segmenter(write_bundle(tmp_path / "bundle", config(name), original))
@@ -59,6 +64,7 @@ WAYS = {
     "labels": [SOFTMAX, ARGMAX, NEAREST],
 }
 PLAIN = {**INFERER, "mode": "constant", "overlap": 0.25, "padding_mode": "replicate"}
+INFERERS = {"gaussian": INFERER, "constant": PLAIN, "all": {"_target_": "SimpleInferer"}}
 
 
 def predicted(bundle, images, output, *options):
@@ -66,11 +72,9 @@ def predicted(bundle, images, output, *options):
     return {path.name: np.asarray(nib.load(path).dataobj) for path in output.glob("case*.nii.gz")}
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
-    "inferer", [INFERER, PLAIN, {"_target_": "SimpleInferer"}], ids=["gaussian", "constant", "all"]
-)
+@pytest.mark.parametrize(("inferer", "way"), slow_but(product(INFERERS, WAYS), *zip(INFERERS, WAYS, strict=True)))
 def test_label_maps_are_those_of_monai_voxel_for_voxel(tmp_path, way, inferer):
+    inferer = INFERERS[inferer]
     shape = (25, 21, 12) if "roi_size" in inferer else (32, 32, 16)
     images = write_images(tmp_path / "images", shape=shape)
     steps = [*LOAD, *GRID, *SCALE] if "roi_size" in inferer else [*LOAD, *GRID[:1], *SCALE]  # which fit the network

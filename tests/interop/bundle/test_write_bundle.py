@@ -29,6 +29,7 @@ from tests.interop.toys import (
     write_bundle,
     write_images,
 )
+from tests.marks import slow_but
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*labels:FutureWarning", "ignore:Using a non-tuple sequence", "ignore:.*torch.jit:DeprecationWarning"
@@ -98,7 +99,7 @@ def built(bundle):
     return module.eval()
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", slow_but(FEATURES, "BasicUNet", "SegResNet", "DynUNet", "UNETR", "UNet"))
 def test_all_heads_are_one_layer_of_a_network_of_monai(tmp_path, save, name):
     module = segmenter(spec(name), FEATURES[name])
     bundle = export(save(module), tmp_path / "bundle")
@@ -113,8 +114,10 @@ def test_all_heads_are_one_layer_of_a_network_of_monai(tmp_path, save, name):
     assert output["num_channels"] == 6
 
 
-@pytest.mark.parametrize("resample", ["logits", "labels"])
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    ("dims", "resample"),
+    slow_but([(2, "logits"), (2, "labels"), (3, "logits"), (3, "labels")], (2, "labels"), (3, "logits")),
+)
 def test_a_run_of_the_bundle_gives_the_label_maps_of_predict(tmp_path, save, dims, resample):
     images = write_images(tmp_path / "images", shape=(40, 36, 14))
     body, features = (SLICES, 5) if dims == 2 else (spec("BasicUNet"), 6)
@@ -195,7 +198,7 @@ def test_what_stands_for_an_origin_is_data_or_an_error(tmp_path, save):
         export(tmp_path / "model.ckpt", tmp_path / "other")
 
 
-@pytest.mark.parametrize("name", ["BasicUNet", "SegResNet"])
+@pytest.mark.parametrize("name", slow_but(["BasicUNet", "SegResNet"], "BasicUNet"))
 def test_monai_checks_and_converts_it(tmp_path, save, name):
     module = segmenter(spec(name), FEATURES[name], roi_size=[32, 32, 32])
     bundle = export(save(module), tmp_path / "bundle")
@@ -256,11 +259,15 @@ OWN_POST = [{"_target_": "RemoveOutside", "label": 2, "organ": [1], "margin": 0}
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
+        pytest.param(
             lambda: HydraNet({"_target_": "DenseNet121UNet"}, 4, [["a"]]),
             "is of a HydraNet, which has a decoder for each",
+            marks=pytest.mark.slow,
         ),
-        (lambda: Segmenter({"_target_": "FCN8s"}, 4, [["a"]]), "The network FCN8s is none of MONAI"),
+        (
+            lambda: Segmenter({"_target_": "FCN8s", "head_channels": 4}, 4, [["a"]]),
+            "The network FCN8s is none of MONAI",
+        ),
         (
             lambda: segmenter(spec("BasicUNet"), 6, post=OWN_POST),
             "`post` has the transform RemoveOutside, which is none",

@@ -10,6 +10,7 @@ from lit_continual.runs.checkpoint import Checkpoint
 from tests.interop.nnunet.conftest import quiet
 from tests.interop.nnunet.test_learn import config, raw  # noqa: F401  # a fixture
 from tests.interop.nnunet.test_out import load, save
+from tests.marks import slow_but
 
 STAGES = 5  # four resolutions of the decoder, of which nnU-Net trains three
 
@@ -79,7 +80,7 @@ def test_loss_and_gradients_are_those_of_nnunet(toy, dims, heads):
             torch.testing.assert_close(grown.weight.grad, layer.weight.grad)
 
 
-@pytest.mark.parametrize("heads", ["separate", "shared"])
+@pytest.mark.parametrize("heads", slow_but(["separate", "shared"], "shared"))
 def test_what_is_learnt_at_each_resolution_is_exported(toy, raw, tmp_path, heads):  # noqa: F811
     folder = toy(stages=4)
     options = [f"--stream.start={folder}", f"--model.heads={heads}", "--trainer.limit_train_batches=2"]

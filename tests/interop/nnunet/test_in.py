@@ -75,6 +75,14 @@ def test_a_checkpoint_of_ours_holds_all_of_the_folder(toy, tmp_path):
     image = torch.randn(1, 1, 8, 16, 16)
     with torch.no_grad():
         assert torch.equal(first.eval()(image), second(image))
+
+
+@pytest.mark.slow
+def test_a_process_that_has_not_imported_the_class_reads_a_checkpoint_of_ours(toy, tmp_path):
+    module = Checkpoint(toy()).module(NNUNetSegmenter)
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "model.ckpt")
     code = "import sys; from lit_continual.runs.checkpoint import Checkpoint; print(Checkpoint(sys.argv[1]).module())"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "model.ckpt"], capture_output=True, text=True)
     assert done.stdout.startswith("NNUNetSegmenter("), done.stderr

@@ -17,6 +17,7 @@ from lit_continual.modules import NNUNetSegmenter, Segmenter
 from lit_continual.runs.checkpoint import Checkpoint
 from tests.conftest import NETWORK
 from tests.interop.nnunet.conftest import OBLIQUE, quiet, write_images
+from tests.marks import slow_but
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -55,9 +56,9 @@ def config(raw, tmp_path, *callbacks, **data):
     return str(path)
 
 
-@pytest.mark.parametrize("options", [{}, {"dims": 2}], ids=["3d", "2d"])
-def test_a_stream_extends_a_folder(toy, raw, tmp_path, options, capsys):
-    folder = toy(**options)
+@pytest.mark.parametrize("dims", slow_but([2, 3], 3))
+def test_a_stream_extends_a_folder(toy, raw, tmp_path, dims, capsys):
+    folder = toy(dims=dims)
     distillation = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
     main(["fit", "--config", config(raw, tmp_path, distillation), f"--stream.start={folder}"])
     before = Checkpoint(folder).module(NNUNetSegmenter)
@@ -75,6 +76,7 @@ def test_a_stream_extends_a_folder(toy, raw, tmp_path, options, capsys):
     assert Checkpoint(tmp_path / "new").module().classes == ["ball", "box", "cone"]
 
 
+@pytest.mark.slow
 def test_exemplars_are_kept_of_prepared_volumes(toy, raw, tmp_path):
     memory = {"policy": "Herding", "layer": "body.encoder.stages.2", "budget": {"volumes": 1}}
     main(["fit", "--config", config(raw, tmp_path), f"--stream.start={toy()}", f"--stream.memory={json.dumps(memory)}"])
@@ -151,14 +153,14 @@ def test_the_plans_are_needed_before_the_data(raw, toy, stream, tmp_path):
         data.follow(Checkpoint(tmp_path / "other.ckpt"))
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        [],
-        ["--trainer.precision=bf16-mixed", "--trainer.enable_model_summary=false"],
-        ["--data.init_args.patch_size=[16, 16, 16]"],
-    ],
-)
+MORE = {
+    "as it is": [],
+    "precision": ["--trainer.precision=bf16-mixed", "--trainer.enable_model_summary=false"],
+    "patch": ["--data.init_args.patch_size=[16, 16, 16]"],
+}
+
+
+@pytest.mark.parametrize("more", slow_but(MORE, "as it is"))
 def test_the_config_extends_a_model(toy, raw, tmp_path, more):
     small = [
         "--trainer.max_epochs=1",
@@ -167,7 +169,7 @@ def test_the_config_extends_a_model(toy, raw, tmp_path, more):
     ]
     data = [f"--data.init_args.dataset={raw}", "--data.init_args.split.fractions=[0.6, 0.2, 0.2]"]
     experiences = '--stream.experiences=[{"name": "new", "classes": {"cone": "cone"}}]'
-    options = [f"--stream.start={toy()}", *data, experiences, "--trainer.accelerator=cpu", *small, *more]
+    options = [f"--stream.start={toy()}", *data, experiences, "--trainer.accelerator=cpu", *small, *MORE[more]]
     main(["fit", "--config", str(CONFIGS / "extend_nnunet.yaml"), *options])
     module = Checkpoint(tmp_path / "run/experiences/0_new/model.ckpt").module(NNUNetSegmenter)
     assert module.classes == ["ball", "box", "cone"]
@@ -181,7 +183,7 @@ def test_only_models_of_nnunet_are_mirrored(tmp_path):
         main(["predict", str(tmp_path / "model.ckpt"), str(tmp_path), "--mirror=true"])
 
 
-@pytest.mark.parametrize("method", ["MiB", None])
+@pytest.mark.parametrize("method", slow_but(["MiB", None], "MiB"))
 def test_a_shared_head_grows_from_the_last_layer(toy, raw, tmp_path, method, capsys):
     folder = toy()
     callbacks = [{"class_path": method}] if method else []

@@ -15,6 +15,7 @@ from tests.conftest import NETWORK
 from tests.interop.graph.test_graph_formats import run
 from tests.interop.nnunet.conftest import nnunet_predicts
 from tests.interop.nnunet.test_predict import we_predict
+from tests.marks import slow_but
 
 
 def save(module, path):
@@ -54,7 +55,12 @@ def test_what_was_not_extended_comes_back_as_it_was(toy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"dims": 2, "labels": {"background": 0, "a": 1, "b": 2, "ignore": 3}}], ids=str
+    "options",
+    [
+        {},
+        pytest.param({"dims": 2, "labels": {"background": 0, "a": 1, "b": 2, "ignore": 3}}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_nnunet_predicts_an_extended_model_as_we_do(toy, images, tmp_path, options, capsys):
     folder = toy(**options)
@@ -126,7 +132,7 @@ def test_images_that_cannot_be_read_leave_nothing_behind(toy, images, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("form", ["torchscript", "pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", slow_but(["torchscript", "pt2", "onnx"], "torchscript"))
 def test_the_network_goes_out_as_a_graph_that_names_the_plans(toy, tmp_path, form):
     checkpoint = extended(toy(), tmp_path / "model.ckpt", ["cone"])
     main(["export", str(checkpoint), f"--format={form}", f"--output={tmp_path / 'graph'}"])

@@ -10,6 +10,7 @@ from lit_continual.modules import NNUNetSegmenter
 from lit_continual.runs.checkpoint import Checkpoint
 from lit_continual.segmentation.inference import Inference
 from tests.interop.nnunet.conftest import nnunet_predicts, write_images
+from tests.marks import slow_but
 
 
 def we_predict(folder, images, output, *options):
@@ -17,27 +18,25 @@ def we_predict(folder, images, output, *options):
     return {path.name[:-7]: np.asarray(nib.load(path).dataobj) for path in sorted(output.glob("*.nii.gz"))}
 
 
-@pytest.mark.parametrize(
-    ("options", "more"),
-    [
-        ({}, {}),
-        ({"dims": 2, "spacing": (9.0, 1.0, 1.7)}, {}),
-        ({"transpose": (1, 0, 2), "spacing": (2.0, 2.0, 2.0), "normalisation": "CTNormalization"}, {}),
-        ({"old": True, "spacing": (1.3, 1.3, 3.0), "reader": "NibabelIO"}, {}),  # no resampling, old plans
-        ({"reader": "NibabelIOWithReorient", "channels": 2}, {"channels": 2}),
-        ({"mirror": True}, {}),
-        (  # as TotalSegmentator's models are
-            {"old": True, "trainer": "nnUNetTrainerNoMirroring", "mirror_axes": None, "mirror": True},
-            {},
-        ),
-        ({"step": 0.75}, {}),
-    ],
-    ids=["3d", "2d", "transposed_ct", "old_nibabel", "reoriented", "mirrored", "total_segmentator", "other_steps"],
-)
-def test_label_maps_are_equal_voxel_for_voxel(toy, tmp_path, options, more):
-    options = dict(options)
+KINDS = {
+    "3d": {},
+    "2d": {"dims": 2, "spacing": (9.0, 1.0, 1.7)},
+    "transposed_ct": {"transpose": (1, 0, 2), "spacing": (2.0, 2.0, 2.0), "normalisation": "CTNormalization"},
+    "old_nibabel": {"old": True, "spacing": (1.3, 1.3, 3.0), "reader": "NibabelIO"},  # no resampling, old plans
+    "reoriented": {"reader": "NibabelIOWithReorient", "channels": 2},
+    "mirrored": {"mirror": True},
+    "total_segmentator": {  # as its models are
+        "old": True, "trainer": "nnUNetTrainerNoMirroring", "mirror_axes": None, "mirror": True,
+    },
+    "other_steps": {"step": 0.75},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", slow_but(KINDS, "transposed_ct", "total_segmentator"))
+def test_label_maps_are_equal_voxel_for_voxel(toy, tmp_path, kind):
+    options = dict(KINDS[kind])
     mirror, step = options.pop("mirror", False), options.pop("step", 0.5)
-    folder, images = toy(**options), write_images(tmp_path / "images", **more)
+    folder, images = toy(**options), write_images(tmp_path / "images", channels=options.get("channels", 1))
     theirs = nnunet_predicts(folder, images, tmp_path / "theirs", mirror, tile_step_size=step)
     asked = ["--mirror=true"] if mirror else []
     asked += [f"--overlap={1 - step}", "--stitch_device=cpu"] if step != 0.5 else []
@@ -48,7 +47,7 @@ def test_label_maps_are_equal_voxel_for_voxel(toy, tmp_path, options, more):
         assert set(np.unique(found)) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("stitch_device", ["same", "cpu"])
+@pytest.mark.parametrize("stitch_device", slow_but(["same", "cpu"], "cpu"))
 def test_overlap_and_weights_of_windows_are_options(toy, tmp_path, stitch_device):
     folder, images = toy(), write_images(tmp_path / "images", shape=(40, 36, 9), count=1)
     module = NNUNetSegmenter(inference=Inference(overlap=0.25, mode="constant", stitch_device=stitch_device))

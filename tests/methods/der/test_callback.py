@@ -178,9 +178,9 @@ def test_in_a_stream_exemplars_train_their_own_heads_and_are_held_to_the_old_log
     memory = {"policy": "Random", "budget": {"samples": 4}}
     replay = learn("er", memory=memory)
     assert torch.equal(learn("beta", make(alpha=0.0, beta=1.0), memory=memory), replay)
-    heads = [learn(f"der{alpha}", make(alpha=alpha, beta=1.0), memory=memory) for alpha in (0.1, 100.0)]
-    assert not torch.equal(heads[0], replay)
+    head = learn("der", make(alpha=0.1, beta=1.0), memory=memory)
+    assert not torch.equal(head, replay)
     old = torch.load(tmp_path / "er" / "experiences/0_ball/model.ckpt", weights_only=True)["state_dict"]
     first = json.loads(Path(tmp_path / "er" / "run.json").read_text())["experiences"][0]
     assert first["exemplars"] == 4
-    assert (heads[0] - old["heads.layers.0.weight"]).abs().max() > 0
+    assert (head - old["heads.layers.0.weight"]).abs().max() > 0

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual.callbacks import WeightFusion
 from lit_continual.cli import main
+from tests.marks import slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* has no old network")  # in a first fit
 
@@ -165,7 +166,7 @@ def checkpoint(run, name):
     return torch.load(Path(run) / f"experiences/{name}/model.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("average", slow_but([False, True], False))
 def test_the_checkpoint_of_a_stream_is_fused(stream, tmp_path, average):
     ema = [{"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.7}}] if average else []
     path = stream(FUSION, *ema)

@@ -14,7 +14,7 @@ from lit_continual.methods.patient_tuning.callback import chosen_slices
 from lit_continual.methods.patient_tuning.tune import Tuning
 from lit_continual.modules import Segmenter
 from lit_continual.stream.evaluation import CaseRecorder
-from tests.conftest import TinyModule
+from tests.tiny import TinyModule
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*num_workers")
 

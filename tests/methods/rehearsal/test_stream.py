@@ -62,11 +62,12 @@ def test_an_experience_may_be_left_out_of_the_memory(stream, run):
     config = json.loads(path.read_text())
     config["stream"]["experiences"][1]["remember"] = False
     path.write_text(json.dumps(config))
-    main(["fit", "--config", str(path)])
+    main(["fit", "--config", str(path), "--trainer.max_epochs=1"])
     assert {e.experience for e in ExemplarMemory(run / "memory").exemplars} == {"ball"}
     assert "box" not in (run / "memory/manifest.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_bound_has_no_memory(stream, run):
     main(["fit", "--config", stream(memory=KEEP), "--stream.mode=single", "--trainer.max_epochs=1"])
     assert not (run / "memory").exists()
@@ -74,7 +75,7 @@ def test_a_bound_has_no_memory(stream, run):
 
 def test_policies_and_budgets_are_chosen_on_the_command_line(stream, run):
     options = ["--stream.memory.policy=ClassBalancedReservoir", "--stream.memory.budget.samples=0"]
-    main(["fit", "--config", stream(memory=KEEP), *options])
+    main(["fit", "--config", stream(memory=KEEP), "--trainer.max_epochs=1", *options])
     manifest = json.loads((run / "memory/manifest.json").read_text())
     assert manifest["exemplar_free"] is True
     assert manifest["experiences"]["box"] == {"classes": ["box"], "policy": "ClassBalancedReservoir"}
@@ -138,7 +139,7 @@ def test_overwriting_a_run_begins_without_a_memory(stream, run):
 
 
 def test_memory_is_shown_and_a_patient_is_forgotten(stream, run, capsys, monkeypatch):
-    main(["fit", "--config", stream(memory=HERDING)])
+    main(["fit", "--config", stream(memory=HERDING), "--trainer.max_epochs=1"])
     memory = ExemplarMemory(run / "memory")
     capsys.readouterr()
     main(["memory", "show", str(memory.folder), "--exemplars"])

@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from lit_continual.callbacks import PLOP, ChannelsLast, CompiledNetwork, Distillation, LoRA, MetaTune
 from lit_continual.cli import main
 from lit_continual.modules import MAML, HydraNet, Segmenter
-from tests.methods.test_contract import ENTRIES, Small, fit, small
+from tests.marks import slow_but
+from tests.methods.test_contract import ENTRIES, FAST, Small, fit, small
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.* has no old network"),
@@ -86,7 +87,7 @@ def test_a_checkpoint_written_meanwhile_has_weights_that_lie_as_ever(trainer, tm
     assert_close(state, dict(module.state_dict()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but(METHODS, *(name for name in FAST if name in METHODS)))
 def test_every_method_learns_the_same_with_the_channels_last(name, trainer, tmp_path):
     module, plain = small(), small()
     module.head[0].p = plain.head[0].p = 0.0  # dropout draws in the order in which a tensor lies

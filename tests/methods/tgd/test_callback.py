@@ -1,5 +1,6 @@
 import copy
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual.callbacks import TargetedGradientDescent
 from lit_continual.functional import kernel_sparsity_entropy
+from tests.marks import slow_but
 
 exact = partial(assert_close, rtol=0, atol=0)
 
@@ -41,6 +43,9 @@ OPTIMIZERS = {
     "Adagrad": partial(torch.optim.Adagrad, lr=0.01, weight_decay=0.1),
     "LBFGS": partial(torch.optim.LBFGS, lr=0.01, max_iter=2),
 }
+
+
+PAIRS = [*product(["parameter", "activation"], OPTIMIZERS)]
 
 
 class Module(LightningModule):
@@ -134,8 +139,7 @@ def test_masks_are_those_of_the_paper_through_sum_and_concatenation(module, load
     assert all(0 < count < 6 for count in counts)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("gradient", ["parameter", "activation"])
+@pytest.mark.parametrize(("gradient", "optimizer"), slow_but(PAIRS, *PAIRS[: len(OPTIMIZERS)], ("activation", "AdamW")))
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
 def test_fifty_steps_and_a_resume_leave_what_is_held_bit_identical(loader, trainer, tmp_path, optimizer, gradient):
     seed_everything(0)

@@ -298,7 +298,7 @@ def test_two_processes_measure_what_one_measures(tmp_path):
     environment = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": str(Path(sys.executable).parent)}
     for devices in ("1", "2"):
         command = [sys.executable, tmp_path / "script.py", tmp_path, devices]
-        subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=600)
+        subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=1800)
     load = partial(torch.load, weights_only=True)
     for score in ("fisher", "activation_gradient", "random"):
         alone, *ranks_of = (load(tmp_path / f"{score}-{place}.pt") for place in ("1-0", "2-0", "2-1"))

@@ -95,6 +95,7 @@ def test_each_experience_retrains_what_its_network_can_spare(pet, tmp_path):
     assert [case.split(",")[4] for case in cases] == ["high", "low"] * 9
 
 
+@pytest.mark.slow  # the next one does so with a segmenter
 def test_a_stream_that_starts_from_a_trained_network_has_a_fit_behind_it(pet, tmp_path):
     one, two = ([{"name": name, "data": {"version": name}}] for name in ("v1", "v2"))
     main(["fit", "--config", pet(experiences=one), f"--trainer.default_root_dir={tmp_path / 'first'}"])

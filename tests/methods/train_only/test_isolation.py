@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from lit_continual.callbacks import TrainOnly
 from lit_continual.cli import main
 from lit_continual.modules import Segmenter
+from tests.marks import slow_but
 
 ISOLATION = {"class_path": "TrainOnly", "init_args": {"after": 1, "hold_statistics": True}}
 NAMES = ("0_ball", "1_box", "2_sphere")
 
 
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("dims", slow_but([2, 3], 2))
 def test_a_stream_of_three_experiences_forgets_exactly_nothing(stream, tmp_path, dims):
     path = Path(stream(ISOLATION))
     config = json.loads(path.read_text())
