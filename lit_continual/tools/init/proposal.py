@@ -190,7 +190,7 @@ class Proposal:
         arguments = {"alpha": 0.5}
         if self.small:
             self.comments["trainer.callbacks"] += " The Dice term (dice) defends what is small."
-            arguments = {"alpha": 0.8, "dice": 2.0}
+            arguments["dice"] = 1.0
         return {**trainer, "callbacks": [{"class_path": "Distillation", "init_args": arguments}]}
 
 
