@@ -140,7 +140,9 @@ def options():
 @pytest.mark.parametrize(("page", "fragment"), FRAGMENTS)
 def test_a_fragment_of_a_config_is_understood(page, fragment, folder, options):
     Path("fragment.yaml").write_text(fragment, encoding="utf-8")
-    options.parse(["--config", "configs/lwfseg.yaml", "--config", "fragment.yaml"])  # else it raises
+    data = "{class_path: SegmentationDataModule, init_args: {dataset: organs, patch_size: [64, 64]}}"
+    first = [f"--data={data}"] if "SegmentationDataModule" in fragment else []  # what a fragment is about may be set
+    options.parse(["--config", "configs/lwfseg.yaml", *first, "--config", "fragment.yaml"])  # else it raises
 
 
 def test_a_fragment_that_is_not_is_an_error(folder, options):

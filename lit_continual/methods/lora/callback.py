@@ -15,6 +15,7 @@ from lit_continual.methods.guards import require_eager
 from lit_continual.methods.lora.adapters import Adapters, adaptable, require_peft
 from lit_continual.methods.names import lies_in, similar_names
 from lit_continual.methods.partial_training import PartialTraining
+from lit_continual.methods.taught_term import TaughtTerm
 
 
 class LoRA(PartialTraining):
@@ -92,7 +93,8 @@ class LoRA(PartialTraining):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         for one in callbacks:
             averages = {"WeightAveraging", "StochasticWeightAveraging"} & {kind.__name__ for kind in type(one).__mro__}
-            if one is not self and (averages or hasattr(one, "follow") or isinstance(one, GradientEdit)):
+            by_name = hasattr(one, "follow") and not isinstance(one, TaughtTerm)  # which copies the network whole
+            if one is not self and (averages or by_name or isinstance(one, GradientEdit)):
                 raise MisconfigurationException(
                     f"`LoRA` has adapters in the place of layers during a fit, and `{type(one).__name__}` knows weights"
                     " by their names or places. Drop one of the two."
