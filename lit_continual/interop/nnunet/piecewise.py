@@ -134,7 +134,10 @@ def interpolated(values: Tensor, places: Sequence[Tensor]) -> Tensor:
     That is SciPy's ``zoom`` of the first order in float64: of each corner of a cell, the product of its value and its
     weight along each axis in turn, and the sum of these, the last axis first; rounded to half precision.
     """
-    return torch.stack([_channel(channel.cpu(), places) for channel in values])
+    found = torch.empty(len(values), *map(len, places), dtype=torch.half)  # `stack` takes no half under bf16-mixed
+    for channel, place in zip(values, found, strict=True):
+        place.copy_(_channel(channel.cpu(), places))
+    return found
 
 
 def _channel(values: Tensor, places: Sequence[Tensor]) -> Tensor:

@@ -160,7 +160,7 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize("more", slow_but(MORE, "as it is"))
+@pytest.mark.parametrize("more", slow_but(MORE, "as it is", "precision"))
 def test_the_config_extends_a_model(toy, raw, tmp_path, more):
     small = [
         "--trainer.max_epochs=1",
