@@ -6,9 +6,12 @@ from . import modules as modules
 from .data.batch import Batch as Batch
 from .data.batch import Sample as Sample
 from .data.batch import collate as collate
-from .data.cases import Case as Case
-from .data.cases import CaseList as CaseList
-from .data.cases import read_cases as read_cases
+from .data.case_lists.cases import Case as Case
+from .data.case_lists.cases import CaseList as CaseList
+from .data.case_lists.cases import read_cases as read_cases
+from .data.case_lists.splits import Split as Split
+from .data.case_lists.splits import check_leakage as check_leakage
+from .data.case_lists.splits import split_cases as split_cases
 from .data.decathlon_data_module import DecathlonDataModule as DecathlonDataModule
 from .data.joint_data_module import JointDataModule as JointDataModule
 from .data.loading import Loading as Loading
@@ -19,9 +22,6 @@ from .data.samplers import EpochSampler as EpochSampler
 from .data.samplers import WholeSampler as WholeSampler
 from .data.segmentation_data_module import Augmentation as Augmentation
 from .data.segmentation_data_module import SegmentationDataModule as SegmentationDataModule
-from .data.splits import Split as Split
-from .data.splits import check_leakage as check_leakage
-from .data.splits import split_cases as split_cases
 from .denoising.denoiser import Denoiser as Denoiser
 from .denoising.noisy_pair import NoisyPair as NoisyPair
 from .denoising.noisy_pair import read_noisy_pair as read_noisy_pair

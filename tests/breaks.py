@@ -182,8 +182,8 @@ BREAKS = [
         ("turned.flip(self.turned)", "turned"),
     ),
     *room(
-        "data/window_sums.py",
-        "tests/data/test_stitching.py",
+        "windows/window_sums.py",
+        "tests/windows/test_stitching.py",
         ("a + edge - b + halo", "a + edge - b"),
         ("inner[-1] += self.weight", "inner[-1] += 1"),
         ("axis.stops[place[a]] - axis.halo - first[a]", "axis.stops[place[a]] - first[a]"),
@@ -389,7 +389,7 @@ BREAKS = [
     ),
     # The door to checkpoints, and the registry
     *room(
-        "runs/checkpoint.py",
+        "runs/checkpoints/checkpoint.py",
         "tests/runs/test_checkpoint.py tests/runs/test_registry.py",
         ("if written is not None and written != self._digest():", "if False:"),
         ("not bool(value.isfinite().all())", "False"),
@@ -397,23 +397,23 @@ BREAKS = [
         ("with self._named(), trusting(self.trust), BoundedBuilding(self.state_dict):", "with self._named():"),
     ),
     *room(
-        "runs/load_checkpoint.py",
+        "runs/checkpoints/load_checkpoint.py",
         "tests/runs/test_checkpoint.py tests/runs/test_registry.py",
         ('map_location="cpu", weights_only=True)', 'map_location="cpu", weights_only=False)'),
     ),
-    *room("runs/trust.py", "tests/runs/test_registry.py", ("_TRUSTED.reset(token)", "pass")),
+    *room("runs/checkpoints/trust.py", "tests/runs/test_registry.py", ("_TRUSTED.reset(token)", "pass")),
     *room(
-        "runs/parameters.py",
+        "runs/checkpoints/parameters.py",
         "tests/runs/test_checkpoint.py tests/runs/test_registry.py",
         ("    if _describes(value):", "    if False:"),
     ),
     *room(
-        "runs/seal.py",
+        "runs/checkpoints/seal.py",
         "tests/runs/test_checkpoint.py tests/runs/test_registry.py",
         ('"hyper_parameters": checkpoint.get("hyper_parameters")}', '"hyper_parameters": None}'),
     ),
     *room(
-        "runs/registry.py",
+        "runs/checkpoints/registry.py",
         "tests/runs/test_registry.py",
         ("fetches = FETCHES.search(argument) and", "fetches = False and"),
         (" and not LEADS_AWAY.search(value)", ""),
@@ -429,7 +429,7 @@ BREAKS = [
         ("iter(range(self.rank, len(", "iter(range(0, len("),
     ),
     *room(
-        "data/cached_files.py",
+        "data/cache/cached_files.py",
         "tests/data/test_volume_cache.py",
         ("            if path.name in used_names(self.folder):", "            if False:"),
         ("and path.name not in used and self.remove(path)", "and self.remove(path)"),
@@ -437,7 +437,7 @@ BREAKS = [
         ("return sorted(found)", "return sorted(found)[::-1]"),
     ),
     *room(
-        "data/volume_cache.py",
+        "data/cache/volume_cache.py",
         "tests/data/test_volume_cache.py",
         ("value.movedim(-1, 0).contiguous().movedim(0, -1)", "value.contiguous()"),
         ("(k - rank) % ranks != 0", "0"),
@@ -460,12 +460,12 @@ BREAKS = [
         ("round(self.share / (1 - self.share) *", "round(self.share *"),
     ),
     *room(
-        "data/fold_file.py",
+        "data/case_lists/fold_file.py",
         "tests/data/test_nnunet_raw.py",
         ("if both := sorted", "if False and sorted"),
     ),
     *room(
-        "data/dataset_json.py",
+        "data/case_lists/dataset_json.py",
         "tests/data/test_nnunet_raw.py",
         ("sorted(named, key=int)", "sorted(named)"),
         ("v != (0,) and name != IGNORE", "name != IGNORE"),
@@ -487,8 +487,8 @@ BREAKS = [
         ("torch.half, torch.half)", "torch.float32, torch.half)"),
     ),
     *room(
-        "data/stitching.py",
-        "tests/data/test_stitching.py",
+        "windows/stitching.py",
+        "tests/windows/test_stitching.py",
         ("else own - halo", "else own"),
     ),
     *room(
@@ -499,8 +499,8 @@ BREAKS = [
         ("np.random.set_state(state)", "pass"),
     ),
     *room(
-        "data/dicom_geometry.py",
-        "tests/data/test_dicom.py",
+        "images/dicom_geometry.py",
+        "tests/images/test_dicom.py",
         ("rows * spacing[1], columns * spacing[0]", "rows * spacing[0], columns * spacing[1]"),
         ("np.diag([-1.0, -1.0, 1.0, 1.0])", "np.diag([1.0, 1.0, 1.0, 1.0])"),
         ("np.argsort(positions @ normal", "np.argsort(-positions @ normal"),
@@ -508,8 +508,8 @@ BREAKS = [
         ("> TOLERANCE * usual)", "> 1e9)"),
     ),
     *room(
-        "data/dicom.py",
-        "tests/data/test_dicom.py",
+        "images/dicom.py",
+        "tests/images/test_dicom.py",
         ("apply_modality_lut(part.pixel_array, part)", "part.pixel_array"),
     ),
     *room(
@@ -535,7 +535,7 @@ BREAKS = [
         ("if not head <= one.classes.keys()", "if False"),
     ),
     *room(
-        "data/splits.py",
+        "data/case_lists/splits.py",
         "tests/data/test_splits.py",
         ('groups["train"][i::n]', 'groups["train"][i:]'),
         ("if len(found) > 1:", "if len(found) > 2:"),

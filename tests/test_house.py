@@ -22,8 +22,9 @@ ROWS = [
     {"interop"},
     {"segmentation", "denoising"},
     {"data", "reports"},
-    {"networks", "metrics"},
+    {"networks", "metrics", "images", "windows"},
     {"runs"},
+    {"files"},
 ]
 ROOMS = sorted({".".join(path.relative_to(PACKAGE).parts[:-1]) for path in PACKAGE.rglob("*/__init__.py")} - {""})
 SOURCES = sorted(
@@ -96,6 +97,7 @@ def test_imports_go_one_way(file):
         ("networks/x.py", "import lit_continual.metrics as m"),
         ("runs/x.py", "from lit_continual.networks import y"),
         ("runs/x.py", "from lit_continual.interop import y"),
+        ("files/x.py", "from lit_continual.runs import y"),
         ("interop/x.py", "from lit_continual.methods.guards import y"),
     ],
 )
@@ -112,7 +114,7 @@ def test_an_import_against_the_direction_is_found(file, source):
         ("methods/l2sp/x.py", "from lit_continual.methods.l2sp.y import z\nfrom lit_continual.methods.guards import g"),
         ("methods/l2sp/x.py", "from .y import z\nfrom ..guards import g"),
         ("methods/loss_term.py", "from lit_continual.methods.guards import g"),
-        ("reports/x.py", "import numpy as np\nfrom lit_continual.runs.files import y"),
+        ("reports/x.py", "import numpy as np\nfrom lit_continual.files.whole_files import y"),
         ("segmentation/x.py", "from lit_continual.networks import y\nfrom lit_continual.data.batch import z"),
     ],
 )
@@ -130,7 +132,7 @@ def test_what_looks_up_public_names_is_listed():
         if node.attr not in ("__name__", "__version__")
     }
     command_line, faces, runs = {"cli/continual_cli.py", "cli/parser.py"}, {"data/__init__.py"}, {"formats", "registry"}
-    assert asks == command_line | faces | {f"runs/{name}.py" for name in runs}
+    assert asks == command_line | faces | {f"runs/checkpoints/{name}.py" for name in runs}
 
 
 def test_breaks_made_by_hand_still_apply():

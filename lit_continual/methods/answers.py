@@ -7,8 +7,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.methods.logits import LOGITS, Place, named_logits
-from lit_continual.runs.files import in_one_line
 
 #: How to ask a network for its logits.
 Ask = Callable[[nn.Module], Tensor]

@@ -11,10 +11,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.methods.frozen_copy import silent_copy
 from lit_continual.methods.precision import wide
 from lit_continual.methods.single_samples import first_sample, loads_singly, single_samples
-from lit_continual.runs.files import in_one_line
 
 
 class Measured(Protocol):

@@ -11,12 +11,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from typing_extensions import Self
 
+from lit_continual.files.whole_files import in_one_line, replaced
 from lit_continual.methods.frozen_copy import frozen_copy, silent_copy
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.checkpointed_module import CheckpointedModule
-from lit_continual.runs.files import in_one_line, replaced
-from lit_continual.runs.load_checkpoint import load_checkpoint
-from lit_continual.runs.seal import weights_digest
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpointed_module import CheckpointedModule
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
+from lit_continual.runs.checkpoints.seal import weights_digest
 from lit_continual.segmentation.shared_head import SharedHead
 
 

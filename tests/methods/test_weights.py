@@ -4,7 +4,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from lit_continual.methods.weights import match_names, read_weights
-from lit_continual.runs.seal import seal
+from lit_continual.runs.checkpoints.seal import seal
 
 
 def test_files_are_read_without_running_code(tmp_path, monkeypatch):

@@ -1,0 +1,1 @@
+"""Volumes as they were preprocessed, kept in files."""

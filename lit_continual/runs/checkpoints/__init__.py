@@ -1,0 +1,1 @@
+"""The one door to checkpoints, and the closed lists of what a file may name."""
