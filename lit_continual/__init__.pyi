@@ -40,6 +40,8 @@ from .interop.bundle.bundle_segmenter import BundleSegmenter as BundleSegmenter
 from .interop.nnunet.nnunet_data_module import NNUNetDataModule as NNUNetDataModule
 from .interop.nnunet.nnunet_segmenter import NNUNetSegmenter as NNUNetSegmenter
 from .methods.agem.callback import AGEM as AGEM
+from .methods.bases.loss_term import LossTerm as LossTerm
+from .methods.bases.partial_training import PartialTraining as PartialTraining
 from .methods.der.callback import DarkExperienceReplay as DarkExperienceReplay
 from .methods.distillation.callback import Distillation as Distillation
 from .methods.ewc.callback import EWC as EWC
@@ -47,7 +49,6 @@ from .methods.fusion.callback import WeightFusion as WeightFusion
 from .methods.ilt.callback import ILT as ILT
 from .methods.l2sp.callback import L2SP as L2SP
 from .methods.lora.callback import LoRA as LoRA
-from .methods.loss_term import LossTerm as LossTerm
 from .methods.mas.callback import MAS as MAS
 from .methods.meta.callback import MetaTune as MetaTune
 from .methods.meta.episodes import Episodes as Episodes
@@ -61,7 +62,6 @@ from .methods.meta.strategies import MetaStrategy as MetaStrategy
 from .methods.meta.strategies import Naive as Naive
 from .methods.meta.strategies import Reptile as Reptile
 from .methods.mib.callback import MiB as MiB
-from .methods.partial_training import PartialTraining as PartialTraining
 from .methods.patient_tuning.callback import PatientTuning as PatientTuning
 from .methods.plop.callback import PLOP as PLOP
 from .methods.pretrained.callback import Pretrained as Pretrained

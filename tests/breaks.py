@@ -26,7 +26,7 @@ BREAKS = [
         ("(len(pixels), -1).mean(1)", "(len(pixels), -1).sum(1)"),
     ),
     *room(
-        "methods/soft_cross_entropy.py",
+        "methods/bases/old_network/soft_cross_entropy.py",
         "tests/methods/distillation/test_loss.py",
         ("return -(probabilities * log_softmax(logits, 1))", "return (probabilities * log_softmax(logits, 1))"),
         ("(logits.softmax(1) - probabilities), None", "(logits.softmax(1) - 0.5 * probabilities), None"),
@@ -53,29 +53,29 @@ BREAKS = [
         "methods/rwalk/callback.py", "tests/methods/rwalk/test_rwalk.py", ("(old[name] + one) / 2", "old[name] + one")
     ),
     *room(
-        "methods/path_importance.py",
+        "methods/bases/importance/path_importance.py",
         "tests/methods/si/test_si.py",
         ("p.grad.detach().clone() for p", "p.grad.detach() for p"),
     ),
     *room(
-        "methods/quadratic_penalty.py",
+        "methods/bases/importance/quadratic_penalty.py",
         "tests/methods/ewc/test_callback.py",
         ("(differences, weights)", "(differences, anchors)"),
     ),
     *room(
-        "methods/importance_penalty.py",
+        "methods/bases/importance/importance_penalty.py",
         "tests/methods/ewc/test_callback.py",
         ("self.factor * self.strength", "self.strength"),
     ),
     *room(
-        "methods/sample_mean.py",
+        "methods/bases/importance/sample_mean.py",
         "tests/methods/ewc/test_callback.py",
         ("with isolate_rng(), torch", "with torch"),
         ("copied = silent_copy(pl_module, trainer)", "copied = silent_copy(pl_module, trainer).train()"),
     ),
     *room(
-        "methods/single_samples.py",
-        "tests/methods/test_single_samples.py",
+        "methods/bases/importance/single_samples.py",
+        "tests/methods/bases/test_single_samples.py",
         ("range(rank, size, world)", "range(rank, size)"),
     ),
     *room(
@@ -262,7 +262,7 @@ BREAKS = [
         ("weights * torch.stack", "torch.stack"),
     ),
     *room(
-        "methods/teacher.py",
+        "methods/bases/old_network/teacher.py",
         "tests/methods/mib/test_callback.py",
         ("head.shrink(channels)", "pass"),
     ),
@@ -273,22 +273,24 @@ BREAKS = [
         ('== {"exemplar"} else self.alpha', '== {"exemplar"} else 1.0'),
     ),
     *room(
-        "methods/taught_term.py",
+        "methods/bases/old_network/taught_term.py",
         "tests/methods/distillation/test_callback.py",
         ("lambda network: logits(network, batch)", "answers.of_images(batch)"),
         ('elif self.teacher == "start" or self._fitted:', 'elif self.teacher == "start":'),
     ),
     *room(
-        "methods/frozen_copy.py",
+        "methods/bases/old_network/frozen_copy.py",
         "tests/methods/distillation/test_callback.py",
         ("copied.eval().requires_grad_(False)", "copied.requires_grad_(False)"),
     ),
     *room(
-        "methods/releasing.py",
-        "tests/methods/test_loss_term.py",
+        "methods/bases/releasing.py",
+        "tests/methods/bases/test_loss_term.py",
         ("BaseException) -> None:\n        self.release(pl_module)", "BaseException) -> None:\n        pass"),
     ),
-    *room("methods/anchor.py", "tests/methods/l2sp/test_callback.py", ("p.detach().clone() for", "p.detach() for")),
+    *room(
+        "methods/bases/anchor.py", "tests/methods/l2sp/test_callback.py", ("p.detach().clone() for", "p.detach() for")
+    ),
     *room(
         "methods/l2sp/callback.py",
         "tests/methods/l2sp/test_callback.py",
@@ -332,7 +334,7 @@ BREAKS = [
         ('checkpoint.pop("current_model_state", checkpoint["state_dict"])', 'checkpoint["state_dict"]'),
     ),
     *room(
-        "methods/frozen_entries.py",
+        "methods/bases/fit/frozen_entries.py",
         "tests/methods/tgd/test_callback.py",
         ("gradient.index_fill_(one.axis, one.rows, 0.0)", "pass"),
         ("one.live.index_copy_(one.axis, one.rows, one.kept)", "pass"),
@@ -356,7 +358,7 @@ BREAKS = [
         ("annotated[..., shown] = True", "annotated[..., shown] = False"),
     ),
     *room(
-        "methods/names.py",
+        "methods/bases/names.py",
         "tests/methods/train_only/test_callback.py",
         ('f"{name}.".startswith(f"{part}.")', "name.startswith(part)"),
     ),

@@ -1,1 +1,1 @@
-"""Continual-learning methods, one folder each, and the bases that they share."""
+"""Continual-learning methods, one folder each, and what several share, in `bases`."""

@@ -13,7 +13,7 @@ from lit_continual.data.volumes import load_case
 from lit_continual.denoising.denoiser import Denoiser
 from lit_continual.files.printing import show
 from lit_continual.images.file_names import stem
-from lit_continual.methods.frozen_entries import free_share
+from lit_continual.methods.bases.fit.frozen_entries import free_share
 from lit_continual.methods.tgd.producers import find_producers
 from lit_continual.methods.tgd.redundancy import drop_kernels, kernel_scores
 from lit_continual.methods.tgd.report import Dropped, KernelReport, kernel_table, write_kernel_report

@@ -8,7 +8,7 @@ import torch
 
 from lit_continual import interop
 from lit_continual.cli import main
-from lit_continual.methods.weights import read_weights
+from lit_continual.methods.bases.weights import read_weights
 from lit_continual.modules import RegionSegmenter, Segmenter
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.runs.checkpoints.formats import ReadableFormat

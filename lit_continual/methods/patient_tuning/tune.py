@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import move_data_to_device
 
 from lit_continual.data.batch import collate
-from lit_continual.methods.evaluated_layers import evaluating
+from lit_continual.methods.bases.fit.evaluated_layers import evaluating
 from lit_continual.methods.patient_tuning.annotated_windows import AnnotatedWindows
 
 OPTIMIZERS: dict[str, Any] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
