@@ -1,1 +1,1 @@
-"""What a checkpoint is used for without training a stream: predict, adapt, score kernels."""
+"""What is done with a checkpoint or a data set, without a config: init, predict, adapt, kse, export."""

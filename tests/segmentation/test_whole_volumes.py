@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from lit_continual.data import Case, collate, stitching
+from lit_continual.data import Case, collate
 from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.volumes import load_case
 from lit_continual.modules import HydraNet, RegionSegmenter, Segmenter
 from lit_continual.segmentation.inference import Inference
+from lit_continual.windows import stitching
 from tests.data.test_volumes import save
 from tests.largest_tensor import largest_tensor
 
