@@ -59,6 +59,10 @@ class PatchDataset(Dataset[Sample]):
         self.volumes, self.patch_size, self.seed = volumes, tuple(patch_size), seed
         self.epoch = SharedEpoch()
         self.targets: dict[str, Sequence[Tensor]] = {}  # of each volume, (K, H, W, D), on its grid
+        self.others: list[
+            list[Tensor]
+        ] = []  # of each volume: voxels of each class that is not annotated, by flat index
+        self.share = 0.0  # of patches that are centred on them
         flat = len(self.patch_size) == 2
         known: list[Foreground] = getattr(volumes, "foregrounds", [])
         #: Of each volume, where its classes are.
@@ -135,9 +139,22 @@ class PatchDataset(Dataset[Sample]):
         answers = (partial(_answered, predict, volume["image"], self.patch_size) for volume in bar)
         self.targets[key] = getattr(self.volumes, "beside", filled)(answers)
 
+    def centre(self, predict: Callable[[Tensor], Tensor], labels: Callable[[Tensor], Tensor], share: float) -> None:
+        """Centre a share of the patches on classes that are not annotated, each of a volume as often.
+
+        Args:
+            predict: Maps images ``(B, C, *patch_size)``, preprocessed but not augmented, to logits ``(B, K, …)``.
+            labels: Maps logits of a volume, ``(1, K, …)``, to a label map ``(1, …)``, in which 0 is no class.
+            share: Of the patches that are centred on a class; all are, where none is annotated.
+        """
+        bar = tqdm(self.volumes, desc="Looking for old classes", leave=False, disable=None)
+        self.others = [_centres(predict, labels, volume["image"], self.patch_size) for volume in bar]
+        self.share = share
+
     def close(self) -> None:
         """Let go of the volumes and the targets, whoever holds this."""
         self.targets.clear()
+        self.others.clear()
         if hasattr(self.volumes, "close"):
             self.volumes.close()
 
@@ -150,11 +167,23 @@ class PatchDataset(Dataset[Sample]):
         flat = len(size) == 2
         if last.any():
             centres = label[0, ..., z].flatten().nonzero().flatten() if flat else self.foregrounds[i].centres
+            if self.others:
+                centres = self._other(self.others[i], label.shape[-1], z if flat else None, centres, random)
             if len(centres) and random.random() < FOREGROUND:
                 centre = np.unravel_index(int(centres[random.integers(len(centres))]), shape[: len(size)])
                 start = np.clip(np.array(centre) - size // 2, 0, last)
         box = [slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True)]
         return (slice(None), *box, z) if flat else (slice(None), *box)
+
+    def _other(
+        self, others: Sequence[Tensor], depth: int, z: int | None, centres: Tensor, random: np.random.Generator
+    ) -> Tensor:
+        """Choose between what is annotated and the other classes of a volume, or of its slice ``z``."""
+        if z is not None:
+            others = [inside for one in others if len(inside := one[one % depth == z] // depth)]
+        if not others or (len(centres) and random.random() >= self.share):
+            return centres
+        return others[int(random.integers(len(others)))]
 
     def _check(self, sample: Mapping[str, Any]) -> None:
         for name in ("image", "label"):
@@ -182,6 +211,18 @@ def _answered(predict: Callable[[Tensor], Tensor], image: Tensor, window: Sequen
         found[(slice(None), *where)] = block.values
     assert found is not None  # there is a window
     return found
+
+
+@torch.no_grad()
+def _centres(
+    predict: Callable[[Tensor], Tensor], labels: Callable[[Tensor], Tensor], image: Tensor, window: Sequence[int]
+) -> list[Tensor]:
+    """Some voxels of each class that a network finds in a volume, by flat index."""
+    found = torch.zeros(1, *image.shape[1:], dtype=torch.int16)
+    for block in blocks(predict, image, window):
+        where = (slice(s, s + n) for s, n in zip(block.start, block.values.shape[1:], strict=True))
+        found[(slice(None), *where)] = labels(block.values[None]).to(found)
+    return [Foreground.of(found == k, centres=True).centres for k in found.unique().tolist() if k]
 
 
 def _transformed(transforms: Compose, sample: dict[str, Any], random: np.random.Generator) -> Any:

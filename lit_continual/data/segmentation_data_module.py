@@ -243,3 +243,7 @@ class SegmentationDataModule(LightningDataModule):
             predict: Maps images ``(B, C, *patch_size)``, preprocessed but not augmented, to logits ``(B, K, …)``.
         """
         self.train_dataset.ask(key, predict)
+
+    def centre_patches(self, *given: Any) -> None:
+        """Centre training patches on classes that are not annotated too; see :meth:`.PatchDataset.centre`."""
+        self.train_dataset.centre(*given)

@@ -33,6 +33,9 @@ class Inference:
             the memory of a GPU to the windows.
         stitch_dtype: How sums are kept that later windows add to: ``"float16"`` takes half of the memory, and some
             voxels between two classes get the other one. It holds where label maps are made block by block.
+        scored: What is scored of several heads: ``"masks"``, what each finds for itself, so that a voxel may be of two
+            classes; or ``"labels"``, the label map that ``predict`` writes, in which a voxel is of one. Of one softmax,
+            and after post-processing, it is always the label map.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -45,6 +48,7 @@ class Inference:
     resample: Literal["logits", "probabilities", "labels"] = "logits"
     stitch_device: Literal["same", "cpu"] = "same"
     stitch_dtype: Literal["float32", "float16"] = "float32"
+    scored: Literal["masks", "labels"] = "masks"
 
     def __post_init__(self) -> None:
         require_at_least(1, sw_batch_size=self.sw_batch_size)
@@ -97,11 +101,12 @@ class Inference:
         return to_grid(probabilities, batch).clamp_min(LEAST).log()
 
 
-_NEW = ("stitch_device", "stitch_dtype")
+_NEW = ("stitch_device", "stitch_dtype", "scored")
 _CHOICES = {
     "mode": ("gaussian", "constant"),
     "padding_mode": ("constant", "reflect", "replicate", "circular"),
     "resample": ("logits", "probabilities", "labels"),
     "stitch_device": ("same", "cpu"),
     "stitch_dtype": ("float32", "float16"),
+    "scored": ("masks", "labels"),
 }

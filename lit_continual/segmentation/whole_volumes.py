@@ -83,9 +83,14 @@ class WholeVolumes(ScheduledModule):
         return self._postprocessed(self.winners(logits))
 
     def processed(self, logits: Tensor) -> Tensor:
-        """Map logits of volumes to the masks of :meth:`masks` after post-processing, where there is any."""
+        """Map logits of volumes to the masks that are scored: of :meth:`masks`, or of :meth:`labels`."""
         values = torch.arange(1, len(self.classes) + 1, device=logits.device).view(-1, *[1] * (logits.ndim - 2))
-        return self.labels(logits)[:, None] == values if self.post.transforms else self.masks(logits)
+        return self.labels(logits)[:, None] == values if self._labels_are_scored else self.masks(logits)
+
+    @property
+    def _labels_are_scored(self) -> bool:
+        """Whether it is the label map that is scored, and not what each head finds for itself."""
+        return bool(self.post.transforms) or self.inference.scored == "labels"
 
     def _postprocessed(self, maps: Tensor) -> Tensor:
         if not self.post.transforms:
@@ -115,12 +120,12 @@ class WholeVolumes(ScheduledModule):
         return self._postprocessed(found["labels"][:, 0]), found.get("probabilities")
 
     def predicted_masks(self, batch: Batch) -> Mapping[str, Tensor]:
-        """The mask ``(1, *spatial)`` of each class in one volume, in the grid of its file, after post-processing."""
+        """The mask ``(1, *spatial)`` of each class in one volume that is scored, in the grid of its file."""
         device = batch["label"].device
         if self.needs_whole(batch):
             whole = self.processed(self._infer(batch)).to(device).unbind(1)
             return dict(zip(self.classes, whole, strict=True))
-        if self.post.transforms:
+        if self._labels_are_scored:
             maps = self.predicted(batch)[0].to(device)
             return Masks(self.classes, lambda name: maps == self.classes.index(name) + 1)
         bits = self._over_blocks(batch, {"bits": lambda logits: packed(self.masks(logits))})["bits"].to(device)

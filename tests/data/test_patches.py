@@ -78,6 +78,48 @@ def test_two_of_three_patches_are_centred_on_a_class():
     assert 340 < centred < 460  # 400, give or take five deviations
 
 
+SPOTS = {1: (30, 31, 8), 2: (8, 30, 20), 3: (20, 9, 31)}  # a class each; the first is annotated
+
+
+def spotted(annotated=True):
+    """A volume in which a network that is the identity sees three classes."""
+    image, label = torch.zeros(1, 40, 40, 40), torch.zeros(1, 40, 40, 40, dtype=torch.uint8)
+    for value, spot in SPOTS.items():
+        image[(0, *spot)] = value
+    if annotated:
+        label[(0, *SPOTS[1])] = 1
+    return {"image": image, "label": label, "classes": ("a",), "patient": "p"}
+
+
+def centred_on(dataset, middle):
+    """How many samples have each value at their middle."""
+    return Counter(int(dataset[k]["image"][(0, *middle)]) for k in range(len(dataset)))
+
+
+@pytest.mark.parametrize(("share", "annotated"), [(0.0, True), (0.5, True), (0.75, True), (1.0, True), (0.5, False)])
+def test_a_share_of_the_centres_is_on_other_classes_each_as_often(share, annotated):
+    lone = spotted(annotated)
+    dataset = PatchDataset([lone], [5, 5, 5], patches_per_volume=1200)
+    before = [dataset[k]["image"] for k in range(30)]
+    dataset.centre(lambda images: images, lambda values: torch.where(values > 1, values, 0)[:, 0], share)
+    found = centred_on(dataset, (2, 2, 2))
+    expected = {1: 800 * (1 - share), 2: 400 * share, 3: 400 * share} if annotated else {1: 0, 2: 400, 3: 400}
+    for value, count in expected.items():
+        assert abs(found[value] - count) <= 5 * max(1, count**0.5)
+    dataset.close()
+    assert all(torch.equal(dataset[k]["image"], one) for k, one in enumerate(before))  # as without
+
+
+def test_windows_of_a_slice_are_centred_on_other_classes_of_that_slice():
+    lone = spotted()
+    dataset = PatchDataset([lone], [5, 5])
+    dataset.centre(lambda images: images, lambda values: torch.where(values > 1, values, 0)[:, 0], 0.5)
+    for value, (_, _, z) in SPOTS.items():
+        seen = [drawn(dataset, epoch, z)["image"][0] for epoch in range(60)]
+        assert 25 < sum(int(one[2, 2]) == value for one in seen) < 55  # 40
+    drawn(dataset, 0, 0)  # no class is in this slice
+
+
 def test_two_of_three_windows_are_centred_on_a_class_of_their_slice_where_there_is_room():
     label = torch.zeros(1, 40, 30, 2, dtype=torch.uint8)
     label[0, 29, 11, 1] = 2

@@ -122,6 +122,20 @@ def test_post_processing_sees_the_whole_map(volume):
     assert not torch.equal(found.long(), plain.predicted(batch)[0].long())
 
 
+def test_what_is_scored_may_be_the_label_map(volume):
+    batch = volume(spacing=(1.0, 0.7, 2.0))
+    heads = segmenter().predicted_masks(batch)
+    module = segmenter(inference=Inference(scored="labels"))
+    assert_as_whole(module, batch)
+    found, masks = module.predicted(batch)[0], module.predicted_masks(batch)
+    for k, name in enumerate(module.classes, 1):
+        assert torch.equal(masks[name], found == k)
+        assert not (masks[name] & ~heads[name]).any()  # a class that wins a voxel is found there
+    assert sum(mask.int() for mask in heads.values()).max() > 1 == sum(mask.int() for mask in masks.values()).max()
+    assert "scored" not in Inference().plain()  # what older programs do not know
+    assert Inference.of(module.hparams["inference"]).scored == "labels"
+
+
 def test_of_regions_the_innermost_is_shown(volume):
     torch.manual_seed(1)
     module = RegionSegmenter(NETWORK, 4, {"whole": ["a", "b"], "core": ["b"]}, roi_size=[6, 6, 6]).eval()

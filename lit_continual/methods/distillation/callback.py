@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, device, nn
@@ -13,6 +14,7 @@ from lit_continual.methods.bases.old_network import answers
 from lit_continual.methods.bases.old_network.logits import heads_of, origins
 from lit_continual.methods.bases.old_network.taught_term import TaughtTerm
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
+from lit_continual.segmentation.label_map import folded_winners, largest
 
 
 class Distillation(TaughtTerm):
@@ -47,12 +49,16 @@ class Distillation(TaughtTerm):
             ``forward``, both networks are asked about ``batch["image"]`` or the first part of the batch.
         name: Tells this instance from others of its class, in the logs and in checkpoints.
         dice: Weight of the Dice term in :math:`L_d`; 0 is the paper's loss.
+        old_patches: Share of the patches with a centre that are centred on what the teacher finds in the new images,
+            on each of its classes as often, and not on what is annotated. Where patches are small, old classes are
+            else hardly seen. Needs a data module with ``centre_patches(predict, labels, share)``; 0 leaves the patches
+            as they are.
 
     Raises:
         ValueError: If an argument is out of range, or the teacher cannot be read.
-        MisconfigurationException: If targets are to be cached and the data module cannot; in the first step, if the
-            two networks cannot be asked alike, the teacher answers otherwise in evaluation mode, or it is not clear
-            what its channels are.
+        MisconfigurationException: If targets are to be cached, or patches centred, and the data module cannot; in the
+            first step, if the two networks cannot be asked alike, the teacher answers otherwise in evaluation mode, or
+            it is not clear what its channels are.
 
     Logs ``train/<name>``, the weighted :math:`L_d`, at every step with a teacher.
 
@@ -74,6 +80,7 @@ class Distillation(TaughtTerm):
         logits: Callable[..., Any] | None = None,
         name: str = "distillation",
         dice: float = 0.0,
+        old_patches: float = 0.0,
     ) -> None:
         if not 0 <= alpha <= 1:
             raise ValueError(f"`alpha` must be in [0, 1], got {alpha}.")
@@ -81,27 +88,48 @@ class Distillation(TaughtTerm):
             raise ValueError(f"`temperature` must be positive, got {temperature}.")
         if not 0 <= dice < float("inf"):
             raise ValueError(f"`dice` must be a finite number of at least 0, got {dice}.")
+        if not 0 <= old_patches <= 1:
+            raise ValueError(f"`old_patches` must be in [0, 1], got {old_patches}.")
         if targets not in ("online", "cached"):
             raise ValueError(f"`targets` must be 'online' or 'cached', got {targets!r}.")
         super().__init__(teacher, logits, name)
-        self.dice = dice
+        self.dice, self.old_patches = dice, old_patches
         self.alpha, self.temperature, self.targets, self.heads = alpha, temperature, targets, heads
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        if self._teacher is not None and self.targets == "cached":
-            self._cache(trainer, pl_module.device)
+        if self._teacher is not None:
+            self._look_ahead(trainer, pl_module.device)
 
-    def _cache(self, trainer: Trainer, where: device) -> None:
-        cache = getattr(getattr(trainer, "datamodule", None), "cache_targets", None)
-        if cache is None:
+    def _look_ahead(self, trainer: Trainer, where: device) -> None:
+        """Ask the teacher about the training images before the first step, where an option wants that."""
+
+        def ask(image: Tensor) -> Tensor:
+            return self.ask(answers.of_images({"image": image.to(where)})).to(image.device)
+
+        if self.old_patches:
+            self._hook(trainer, "old_patches", "centre_patches", "0")(ask, self._labels, self.old_patches)
+        if self.targets == "cached":
+            self._hook(trainer, "targets", "cache_targets", "'online'")(self.name, ask)
+            self._teacher.module.cpu()  # type: ignore[union-attr]  # it is not asked again in this fit
+
+    def _hook(self, trainer: Trainer, option: str, name: str, without: str) -> Callable[..., None]:
+        """Return the method of the data module that an option needs."""
+        hook: Callable[..., None] | None = getattr(getattr(trainer, "datamodule", None), name, None)
+        if hook is None:
             raise MisconfigurationException(
-                "`Distillation(targets='cached')` needs a data module with `cache_targets(key, predict)`, such as"
-                " `SegmentationDataModule`. Use targets='online' with this data."
+                f"`Distillation({option}={getattr(self, option)!r})` needs a data module with `{name}`, such as"
+                f" `SegmentationDataModule`. Set {option}={without} with this data."
             )
-        cache(self.name, lambda image: self.ask(answers.of_images({"image": image.to(where)})).to(image.device))
-        self._teacher.module.cpu()  # type: ignore[union-attr]  # it is not asked again in this fit
+        return hook
+
+    def _labels(self, logits: Tensor) -> Tensor:
+        """Map the teacher's logits ``(B, K, …)`` to label maps ``(B, …)`` of its classes."""
+        heads = heads_of(self.heads, self._teacher.module, logits, self.logits is None)  # type: ignore[union-attr]
+        if heads is None:
+            return largest(torch.cat([torch.zeros_like(logits[:, :1]), logits], 1))
+        return folded_winners(logits, heads)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -200,6 +200,33 @@ def test_cached_targets_need_a_data_module_that_keeps_them(foreign, trainer):
         trainer(callbacks=Distillation(teacher="start", targets="cached")).fit(foreign, batches(0))
 
 
+def test_centres_need_a_data_module_that_moves_them(foreign, trainer):
+    with pytest.raises(MisconfigurationException, match=r"old_patches=0.5.* needs a data module with `centre_patches"):
+        trainer(callbacks=Distillation(teacher="start", old_patches=0.5)).fit(foreign, batches(0))
+
+
+@pytest.mark.parametrize(
+    ("heads", "numbers"),
+    [([[0, 1, 2]], [0, 1, 2]), ([[0, 1], [2, 3]], [0, 1, 0, 2]), ("sigmoid", [1, 2, 3])],
+    ids=["one softmax", "two", "sigmoids"],
+)
+def test_patches_are_centred_on_what_the_teacher_finds(heads, numbers):
+    """Each channel of the teacher answers where the image has its number, which is 0 for a background."""
+
+    class Sees(Foreign):
+        def forward(self, image):
+            return torch.cat([8.0 * (image == k) - 4.0 * bool(k) for k in numbers], 1)
+
+    asked = {}
+    callback = Distillation(old_patches=0.25, heads=heads)
+    callback._teacher = type("T", (), {"module": Sees().eval()})()
+    data = type("Data", (), {"centre_patches": lambda self, *given: asked.update(zip("pls", given, strict=True))})()
+    callback._look_ahead(type("Trainer", (), {"datamodule": data})(), torch.device("cpu"))
+    image = torch.arange(1.0 + max(numbers)).reshape(1, 1, 1, -1)
+    assert asked["l"](asked["p"](image)).flatten().tolist() == image.flatten().tolist()
+    assert asked["s"] == 0.25
+
+
 def test_the_cached_teacher_is_asked_on_the_device_of_the_network_and_then_makes_room_there(trainer):
     """``meta`` stands for a GPU; the data module holds its volumes on the CPU, and gets its answers there."""
 
@@ -213,7 +240,7 @@ def test_the_cached_teacher_is_asked_on_the_device_of_the_network_and_then_makes
     callback._teacher = type("T", (), {"module": Elsewhere().eval().to("meta")})()
     callback._teacher.module.cpu = lambda: kept.update(moved=True)  # which `meta` cannot do either
     data = type("Data", (), {"cache_targets": lambda self, key, ask: kept.update({key: ask(torch.ones(2, 1, 8, 8))})})()
-    callback._cache(type("Trainer", (), {"datamodule": data})(), torch.device("meta"))
+    callback._look_ahead(type("Trainer", (), {"datamodule": data})(), torch.device("meta"))
     assert set(devices) == {("meta", "meta")}
     assert kept["distillation"].device.type == "cpu"
     assert kept["moved"]
@@ -233,6 +260,7 @@ def test_a_teacher_that_cannot_be_read_is_named(foreign, trainer, tmp_path):
         ({"alpha": 1.5}, r"`alpha` must be in \[0, 1\], got 1.5"),
         ({"temperature": -1.0}, "`temperature` must be positive, got -1.0"),
         ({"targets": "stored"}, "got 'stored'"),
+        ({"old_patches": 1.5}, r"`old_patches` must be in \[0, 1\], got 1.5"),
         ({"dice": -1.0}, "`dice` must be a finite number of at least 0, got -1.0"),
         ({"dice": float("nan")}, "`dice` must be a finite number of at least 0, got nan"),
     ],
