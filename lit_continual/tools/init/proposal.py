@@ -189,8 +189,9 @@ class Proposal:
         )
         arguments = {"alpha": 0.5}
         if self.small:
-            self.comments["trainer.callbacks"] += " The Dice term (dice) defends what is small."
-            arguments["dice"] = 1.0
+            self.comments["trainer.callbacks"] += " The Dice term (dice) defends what is small"
+            self.comments["trainer.callbacks"] += ", old_patches shows it." if self.grid.dims == 3 else "."
+            arguments |= {"dice": 1.0, **({"old_patches": 0.5} if self.grid.dims == 3 else {})}
         return {**trainer, "callbacks": [{"class_path": "Distillation", "init_args": arguments}]}
 
 
