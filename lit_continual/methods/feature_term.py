@@ -53,13 +53,13 @@ class FeatureTerm(TaughtTerm):
         super().on_fit_start(trainer, pl_module)
         if self._teacher is not None:
             require_eager(pl_module, f"`{type(self).__name__}`")
-            self._watch(pl_module, candidate_layers(pl_module) if self.layers is None else self.layers)
+            self._watch(pl_module, candidate_layers(pl_module) if self.layers is None else self.layers, active=False)
             self._chosen = self.layers
 
-    def _watch(self, pl_module: LightningModule, layers: Sequence[str]) -> None:
+    def _watch(self, pl_module: LightningModule, layers: Sequence[str], active: bool = True) -> None:
         self._unwatch()
         self._student = LayerOutputs(pl_module, layers)
-        self._student.active = False
+        self._student.active = active
 
     def _unwatch(self) -> None:
         if self._student is not None:
@@ -85,7 +85,7 @@ class FeatureTerm(TaughtTerm):
             MisconfigurationException: If a layer has answered no tensor.
         """
         assert self._student is not None
-        ours, self._student.found, self._student.active = self._student.found, {}, False
+        ours, self._student.found = self._student.found, {}  # an optimizer such as LBFGS asks several times a batch
         if self._chosen is None:
             self._chosen = self.choose(ours, student)
             self._watch(pl_module, self._chosen)
