@@ -36,6 +36,7 @@ class GradientEdit(NamedMethod, Releasing, ABC):
         'Halved[halved]'
     """
 
+    knows_weights = True
     #: What a user can do instead where gradients cannot be edited, such as "`step='proximal'`".
     instead = ""
 

@@ -18,6 +18,8 @@ class NamedMethod(Callback):
     name: str
     #: Whether it looks into layers or replaces their weights, for which `CompiledNetwork` refuses to compile them.
     needs_eager = False
+    #: Whether it knows weights by their names or places, which adapters of `LoRA` change, so that it refuses the two.
+    knows_weights = False
 
     @property
     @override

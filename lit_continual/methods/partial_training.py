@@ -38,6 +38,8 @@ class PartialTraining(Releasing):
     Logs ``train/free_share``, the share of the parameters that is free, each epoch.
     """
 
+    knows_weights = True  # by their names
+
     def __init__(self, network: str | None = None, after: int = 0, hold_statistics: bool = False) -> None:
         if after < 0:
             raise ValueError(f"`after` must not be negative, got {after}: it counts fits.")

@@ -50,6 +50,8 @@ class WeightFusion(NamedMethod):
         >>> callback = WeightFusion(share=0.5, old="start")
     """
 
+    knows_weights = True
+
     def __init__(
         self,
         share: float | Literal["class_count"] = 0.5,

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.frozen_entries import learnt_values
-from lit_continual.methods.gradient_edit import GradientEdit
 from lit_continual.methods.guards import require_eager
 from lit_continual.methods.lora.adapters import Adapters, adaptable, require_peft
 from lit_continual.methods.names import lies_in, similar_names
 from lit_continual.methods.partial_training import PartialTraining
-from lit_continual.methods.taught_term import TaughtTerm
 
 
 class LoRA(PartialTraining):
@@ -93,8 +91,7 @@ class LoRA(PartialTraining):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         for one in callbacks:
             averages = {"WeightAveraging", "StochasticWeightAveraging"} & {kind.__name__ for kind in type(one).__mro__}
-            by_name = hasattr(one, "follow") and not isinstance(one, TaughtTerm)  # which copies the network whole
-            if one is not self and (averages or by_name or isinstance(one, GradientEdit)):
+            if one is not self and (averages or getattr(one, "knows_weights", False)):
                 raise MisconfigurationException(
                     f"`LoRA` has adapters in the place of layers during a fit, and `{type(one).__name__}` knows weights"
                     " by their names or places. Drop one of the two."

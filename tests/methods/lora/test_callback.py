@@ -12,8 +12,9 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_continual.callbacks import EWC, Distillation, LoRA, TrainOnly, WeightFusion
+from lit_continual.callbacks import EWC, Distillation, LoRA, MetaTune, TrainOnly, WeightFusion
 from lit_continual.cli import main
+from lit_continual.modules import MAML
 
 RANK, ALPHA = 2, 6.0
 
@@ -223,7 +224,7 @@ def test_what_cannot_be_is_refused_and_leaves_the_module_as_it_was(trainer, monk
         with pytest.raises(ValueError, match=message):
             trainer(callbacks=LoRA(**arguments)).fit(module, batches())
         assert {type(layer).__module__.split(".")[0] for layer in module.body} == {"torch"}
-    for other in (TrainOnly(["heads"]), WeightFusion(), EWC(), EMAWeightAveraging()):
+    for other in (TrainOnly(["heads"]), WeightFusion(), EWC(), MetaTune(MAML()), EMAWeightAveraging()):
         with pytest.raises(MisconfigurationException, match=f"`{type(other).__name__}` knows weights by their names"):
             trainer(callbacks=[LoRA(), other]).fit(Foreign(), batches())
     compiled = Foreign()
