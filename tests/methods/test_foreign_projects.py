@@ -21,14 +21,18 @@ from lit_continual.callbacks import (
     L2SP,
     MAS,
     SI,
+    CompiledNetwork,
     Distillation,
+    LoRA,
     LossTerm,
     Pretrained,
     RWalk,
     TargetedGradientDescent,
     TrainOnly,
+    WeightFusion,
 )
 from lit_continual.functional import distillation_loss
+from lit_continual.methods.guards import is_compiled
 
 
 class Items(Dataset):
@@ -497,3 +501,55 @@ def test_modules_and_trainers_of_pytorch_lightning_are_served(make, trainer, tmp
         other.fit(module, batches())
     assert not torch.equal(weights(module)["net.0.weight"], before["net.0.weight"])
     assert "training_step" not in vars(module)
+
+
+class Configured(Project):
+    """Layers that are made when the trainer is known, after callbacks are set up."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = None
+
+    def configure_model(self):
+        with torch.random.fork_rng():
+            self.net = self.net or Project().net
+
+
+class MadeInSetup(Configured):
+    def configure_model(self):
+        pass
+
+    def setup(self, stage):
+        self.net = Project().net
+
+
+def of_other_weights(folder):
+    other = {name: value + 0.01 for name, value in Project().state_dict().items()}
+    torch.save(other, folder / "w.pt")
+    return Pretrained(str(folder / "w.pt"))
+
+
+NEED_LAYERS = {
+    "lora": lambda folder: LoRA(rank=2),
+    "pretrained": of_other_weights,
+    "fusion": lambda folder: WeightFusion(0.3, old="start"),
+    "compiled": lambda folder: CompiledNetwork(backend="eager"),
+}
+
+
+@pytest.mark.parametrize("name", NEED_LAYERS)
+def test_layers_of_configure_model_are_there_when_callbacks_are_set_up(name, trainer, tmp_path):
+    found = []
+    for module in (Project(), Configured()):
+        look = LambdaCallback(on_train_batch_start=lambda t, m, *_: found.append(is_compiled(m.net)))
+        torch.manual_seed(3)
+        trainer(callbacks=[NEED_LAYERS[name](tmp_path), look]).fit(module, batches())
+        found.append(weights(module))
+    assert found[:2] == found[3:5]
+    assert_close(found[2], found[5], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NEED_LAYERS)
+def test_layers_that_come_later_are_asked_for(name, trainer, tmp_path):
+    with pytest.raises(MisconfigurationException, match=r"needs the layers of MadeInSetup .* not in `setup`"):
+        trainer(callbacks=NEED_LAYERS[name](tmp_path)).fit(MadeInSetup(), batches())

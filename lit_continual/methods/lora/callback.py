@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.methods.early_layers import make_layers
 from lit_continual.methods.frozen_entries import learnt_values
 from lit_continual.methods.guards import require_eager
 from lit_continual.methods.lora.adapters import Adapters, adaptable, require_peft
@@ -83,6 +84,7 @@ class LoRA(PartialTraining):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._require_alone(trainer)
+            make_layers(trainer, pl_module, self)
             require_eager(pl_module, "`LoRA`")
             if self._fits >= self.after:  # before the optimizers, and before the module's own setup, where heads grow
                 self._adapt(pl_module, self._chosen(self._find(pl_module)))
