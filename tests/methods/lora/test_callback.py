@@ -236,6 +236,26 @@ def test_what_cannot_be_is_refused_and_leaves_the_module_as_it_was(trainer, monk
         LoRA()
 
 
+class Tied(Foreign):
+    """Whose last two layers have one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+        self.other.weight = self.one.weight
+
+    def forward(self, image):
+        return self.other(self.one(super().forward(image)))
+
+
+def test_layers_that_share_a_weight_are_left_as_they_are(trainer):
+    module, look = Tied(), Look()
+    trainer(callbacks=[LoRA(RANK), look]).fit(module, batches())
+    assert all(p.requires_grad for p in module.parameters())
+    with torch.no_grad():
+        assert_close(module.eval()(images()), look.answer)
+
+
 def test_a_stream_has_checkpoints_of_the_plain_network(stream, tmp_path):
     config = stream({"class_path": "LoRA", "init_args": {"rank": 1, "after": 1}})
     main(["fit", "--config", config])
