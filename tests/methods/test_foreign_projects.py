@@ -2,6 +2,7 @@
 
 import copy
 import io
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -442,9 +443,45 @@ def test_a_regression_has_importances_too(name, trainer):
     assert callback.importance["net.weight"].sum() > 0
 
 
+@pytest.mark.parametrize("name", IMPORTANCES)
+def test_what_nobody_has_measured_is_told_of_where_a_fit_would_train_it(name, trainer):
+    callbacks, module = [IMPORTANCES[name](), IMPORTANCES[name]()], Project()
+    callbacks[0].follow(module)
+    trainer(callbacks=callbacks[0], max_epochs=0).fit(module, batches())
+    state, measures = callbacks[0].state_dict(), name not in ("si", "rwalk")  # which know what steps have done
+    assert bool(state) == measures
+    if state:
+        callbacks[1].load_state_dict(state)
+    else:
+        callbacks[1].follow(module)  # as a stream does
+    with nullcontext() if measures else pytest.warns(UserWarning, match="has measured nothing of the model"):
+        trainer(callbacks=callbacks[1]).fit(module, batches())
+
+
+def test_agem_says_where_it_has_nothing_of_the_past(trainer):
+    with pytest.warns(UserWarning, match=r"`AGEM` met no exemplar, and has no `reference`"):
+        trainer(callbacks=AGEM()).fit(Project(), batches())
+    data = batches(lambda image, label: {"image": image, "label": label, "origin": "new"})
+    trainer(callbacks=AGEM()).fit(WithOrigin(), data)
+
+
 def test_a_regression_has_no_labels_to_draw(trainer):
     with pytest.raises(MisconfigurationException, match=r"One channel.*regression.*heads='sigmoid'"):
         trainer(callbacks=EWC(labels="sampled")).fit(Regression(), batches())
+
+
+class SparseGradients(Project):
+    def __init__(self):
+        super().__init__()
+        self.names = nn.EmbeddingBag(3, 3, sparse=True)
+
+
+@pytest.mark.parametrize("make", [L2SP, EWC, SI, RWalk, AGEM])
+def test_gradients_that_are_sparse_are_not_edited(make, trainer):
+    message = r"edits gradients, and those of `names` are sparse. Set `sparse=False` in it"
+    with pytest.raises(MisconfigurationException, match=message):
+        trainer(callbacks=make(parameters="net") if make is L2SP else make()).fit(SparseGradients(), batches())
+    trainer(callbacks=L2SP(parameters="net", step="proximal")).fit(SparseGradients(), batches())
 
 
 class OfTheOtherPackage(pytorch_lightning.LightningModule):
