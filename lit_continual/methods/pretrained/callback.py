@@ -46,15 +46,16 @@ class Pretrained(Callback):
                 make_layers(trainer, pl_module, self)
                 self._outcome = load_pretrained(pl_module, self.weights)
             except (ValueError, MisconfigurationException) as error:
-                self._outcome = error  # a checkpoint to resume from, which is loaded next, makes up for it
+                self._outcome = error  # a checkpoint to resume from, which is loaded next, takes the place of it
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         outcome, self._outcome = self._outcome, None
-        if isinstance(outcome, Exception):
-            raise outcome
         if outcome is not None:
-            rank_zero_info(f"Weights from {self.weights}:\n{outcome}")
+            if trainer.ckpt_path is None:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                rank_zero_info(f"Weights from {self.weights}:\n{outcome}")
             self._loaded = self.weights
 
     @override
