@@ -227,6 +227,11 @@ def test_what_cannot_be_is_refused_and_leaves_the_module_as_it_was(trainer, monk
     for other in (TrainOnly(["heads"]), WeightFusion(), EWC(), MetaTune(MAML()), EMAWeightAveraging()):
         with pytest.raises(MisconfigurationException, match=f"`{type(other).__name__}` knows weights by their names"):
             trainer(callbacks=[LoRA(), other]).fit(Foreign(), batches())
+    plain = trainer()
+    plain.fit(Foreign(), batches())
+    plain.save_checkpoint(path := plain.default_root_dir + "/plain.ckpt")
+    with pytest.raises(MisconfigurationException, match="has no adapters, so a fit with `LoRA` cannot go on from it"):
+        trainer(callbacks=LoRA(), max_epochs=2).fit(Foreign(), batches(), ckpt_path=path, weights_only=True)
     compiled = Foreign()
     compiled.body = torch.compile(compiled.body, backend="eager")
     with pytest.raises(MisconfigurationException, match="`LoRA` needs hooks on layers"):
