@@ -1,7 +1,5 @@
 """Layers that a module makes later than callbacks are set up."""
 
-from typing import Any
-
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
@@ -20,8 +18,8 @@ def make_layers(trainer: Trainer, pl_module: LightningModule, who: object) -> No
     Raises:
         MisconfigurationException: If the module has no parameters yet, such as one whose own ``setup`` makes them.
     """
-    strategy: Any = trainer.strategy
-    with strategy.tensor_init_context(), strategy.model_sharded_context(), trainer.precision_plugin.module_init_context():
+    strategy, precision = trainer.strategy, trainer.precision_plugin
+    with strategy.tensor_init_context(), strategy.model_sharded_context(), precision.module_init_context():
         pl_module.configure_model()
     if next(pl_module.parameters(), None) is None:
         raise MisconfigurationException(

@@ -458,6 +458,17 @@ def test_what_nobody_has_measured_is_told_of_where_a_fit_would_train_it(name, tr
         trainer(callbacks=callbacks[1]).fit(module, batches())
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+@pytest.mark.parametrize("make", [*IMPORTANCES.values(), lambda: TargetedGradientDescent(share=0.1)])
+def test_weights_may_be_of_another_precision(make, precision, trainer):
+    callback, module = make(), Project()
+    module.example_input_array = torch.zeros(1, 1, 8, 8)
+    for _ in range(2):
+        run = trainer(callbacks=callback, precision=precision)
+        run.fit(module, batches())
+    assert all(0 <= value < float("inf") for value in run.callback_metrics.values())
+
+
 def test_agem_says_where_it_has_nothing_of_the_past(trainer):
     with pytest.warns(UserWarning, match=r"`AGEM` met no exemplar, and has no `reference`"):
         trainer(callbacks=AGEM()).fit(Project(), batches())
