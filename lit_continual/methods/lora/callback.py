@@ -126,8 +126,8 @@ class LoRA(PartialTraining):
         state = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("adapters", {})
         if trainer.training and self._adapters is not None and self._adapters.of and not state:
             raise MisconfigurationException(
-                f"The checkpoint {trainer.ckpt_path} has no adapters, so a fit with `LoRA` cannot go on from it. Load its"
-                " weights into the module, and begin a fit."
+                f"The checkpoint {trainer.ckpt_path} has no adapters, so a fit with `LoRA` cannot go on from it. Load"
+                " its weights into the module, and begin a fit."
             )
         if state and trainer.training:
             if self._adapters is None or state.keys() != self._adapters.of.keys():
