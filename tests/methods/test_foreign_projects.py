@@ -21,11 +21,13 @@ from lit_continual.callbacks import (
     EWC,
     L2SP,
     MAS,
+    PLOP,
     SI,
     CompiledNetwork,
     Distillation,
     LoRA,
     LossTerm,
+    MiB,
     Pretrained,
     RWalk,
     TargetedGradientDescent,
@@ -300,6 +302,17 @@ class Regression(Project):
         return mse_loss(self(batch[0]), batch[0])
 
 
+class Ignores(Project):
+    """A network of some project whose loss knows what to ignore."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.net = kind().net
+
+    def training_step(self, batch, batch_idx):
+        return self(batch[0]).square().mean()
+
+
 class Tokens(Project):
     def __init__(self):
         super().__init__()
@@ -359,6 +372,18 @@ def named(image, label):
 def test_what_cannot_be_distilled_is_refused_in_the_first_step(kind, form, message, trainer):
     with pytest.raises(MisconfigurationException, match=message):
         trainer(callbacks=Distillation(teacher="start")).fit(kind(), batches(form) if form else batches())
+
+
+@pytest.mark.parametrize("make", [MiB, PLOP])
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [(Regression, 1, "the logits have one channel in all"), (Project, 255, "from 0 to 2, and the batch has 0 to 255")],
+)
+def test_what_is_no_softmax_of_the_labels_is_refused_in_the_first_step(make, kind, value, message, trainer):
+    with pytest.raises(MisconfigurationException, match=message):
+        trainer(callbacks=make(teacher="start")).fit(
+            Ignores(kind), batches(lambda image, label: (image, value * label))
+        )
 
 
 def test_one_sigmoid_is_distilled_where_it_is_said_to_be_one(trainer):
