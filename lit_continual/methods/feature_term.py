@@ -43,6 +43,7 @@ class FeatureTerm(TaughtTerm):
         self.layers = None if layers is None else list(layers)
         self._student: LayerOutputs | None = None
         self._chosen: list[str] | None = None  # in the first step of a fit
+        self._found: list[tuple[Any, Mapping[str, Tensor]]] = []  # what `forward` returned, and its layers until then
 
     def choose(self, outputs: Mapping[str, Tensor], logits: Tensor) -> list[str]:
         """Choose layers by what all of them answered, in the order of their calls: here the ends of levels."""
@@ -71,6 +72,19 @@ class FeatureTerm(TaughtTerm):
         if self._student is not None:
             self._student.active = True
 
+    def after_forward(self, output: Any) -> None:
+        """Note what layers have answered in this call of ``forward``, of which a step may make several."""
+        if self._student is not None:
+            self._found.append((output, dict(self._student.found)))
+
+    def _features(self) -> Mapping[str, Tensor]:
+        """What layers of the network in training have answered to what the teacher will be asked."""
+        assert self._student is not None
+        last, calls = self._student.found, self._found
+        self._student.found, self._found = {}, []  # an optimizer such as LBFGS asks several times a batch
+        call = self.captured if self.logits is None else None
+        return next((found for output, found in calls if call is not None and output is call.output), last)
+
     def ask_with_features(
         self, pl_module: LightningModule, student: Tensor, ask: Ask
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
@@ -84,20 +98,19 @@ class FeatureTerm(TaughtTerm):
         Raises:
             MisconfigurationException: If a layer has answered no tensor.
         """
-        assert self._student is not None
-        ours, self._student.found = self._student.found, {}  # an optimizer such as LBFGS asks several times a batch
-        if self._chosen is None:
-            self._chosen = self.choose(ours, student)
-            self._watch(pl_module, self._chosen)
-        layers, calls = self._chosen, list[Mapping[str, Tensor]]()
+        ours, calls = self._features(), list[Mapping[str, Tensor]]()
 
         def asked(network: nn.Module) -> Tensor:
-            with LayerOutputs(network, layers) as outputs:
+            with LayerOutputs(network, ours if self._chosen is None else self._chosen) as outputs:
                 logits = ask(network)
             calls.append(outputs.found)
             return logits
 
         teacher = self.ask(asked)
+        if self._chosen is None:  # the step may ask others beside it, such as a moving average of the network
+            self._chosen = self.choose({name: ours[name] for name in ours if name in calls[0]}, student)
+            self._watch(pl_module, self._chosen)
+        layers = self._chosen
         if absent := [name for name in layers if name not in ours or name not in calls[0]]:
             raise MisconfigurationException(
                 f"Layer `{absent[0]}` has answered no tensor in this step. Name others in `layers` of"
@@ -109,9 +122,10 @@ class FeatureTerm(TaughtTerm):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *given: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *given)
         if self._student is not None:
-            self._student.found, self._student.active = {}, False
+            self._student.found, self._student.active, self._found = {}, False, []
 
     @override
     def release(self, pl_module: LightningModule) -> None:
         super().release(pl_module)
         self._unwatch()
+        self._found = []

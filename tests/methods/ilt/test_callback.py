@@ -44,6 +44,19 @@ class AskedOften(Foreign):
         return torch.optim.LBFGS(self.parameters(), lr=0.05, max_iter=3)
 
 
+class AsksOthers(Foreign):
+    """Whose step asks an average of the network too, and last the network about another view."""
+
+    def __init__(self, spatial_dims=2):
+        super().__init__(spatial_dims)
+        self.average = copy.deepcopy(self.encoder).requires_grad_(False)
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        others = self(batch[0].flip(-1)).square().mean() + self.average(batch[0]).mean()
+        return {"loss": super().training_step(batch, batch_idx) + others, "logits": logits, "view": self(batch[0].mT)}
+
+
 def batches(spatial_dims=2, sign=1):
     image = torch.randn(8, 1, *[8] * spatial_dims, generator=torch.Generator().manual_seed(1))
     return DataLoader(TensorDataset(image, (sign * image[:, 0] > 0.5).long()), batch_size=4)
@@ -53,7 +66,7 @@ def state(module):
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-@pytest.mark.parametrize(("kind", "spatial_dims"), [(Foreign, 2), (Foreign, 3), (AskedOften, 2)])
+@pytest.mark.parametrize(("kind", "spatial_dims"), [(Foreign, 2), (Foreign, 3), (AskedOften, 2), (AsksOthers, 2)])
 @pytest.mark.parametrize("layers", [None, ["encoder.1", "encoder"]])
 def test_the_second_fit_equals_the_term_written_by_hand(trainer, kind, spatial_dims, layers):
     torch.manual_seed(0)
