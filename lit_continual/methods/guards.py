@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -16,6 +17,15 @@ def require_automatic_optimization(pl_module: LightningModule, who: object) -> N
             f"`{type(who).__name__}` adds to the loss that `training_step` returns, and Lightning does not"
             f" backpropagate that loss under manual optimization. Set `{type(pl_module).__name__}"
             ".automatic_optimization = True`, or drop the callback."
+        )
+
+
+def require_batches(pl_module: LightningModule, who: object) -> None:
+    """Raise if a module draws its batches itself, so that no callback sees them."""
+    if "dataloader_iter" in signature(pl_module.training_step).parameters:
+        raise MisconfigurationException(
+            f"`{type(who).__name__}` needs the batches that Lightning gives, and `training_step` of"
+            f" {type(pl_module).__name__} draws them from `dataloader_iter`. Give it the arguments `batch, batch_idx`."
         )
 
 

@@ -506,6 +506,19 @@ def test_a_regression_has_no_labels_to_draw(trainer):
         trainer(callbacks=EWC(labels="sampled")).fit(Regression(), batches())
 
 
+class Draws(Project):
+    def training_step(self, dataloader_iter):
+        return super().training_step(next(dataloader_iter)[0], 0)
+
+
+@pytest.mark.parametrize(
+    "make", [Distillation, lambda: TrainOnly(["net.0"]), lambda: L2SP(parameters="net"), AGEM, MAS]
+)
+def test_a_step_that_draws_its_batches_is_refused(make, trainer):
+    with pytest.raises(MisconfigurationException, match="`training_step` of Draws draws them from `dataloader_iter`"):
+        trainer(callbacks=make()).fit(Draws(), batches())
+
+
 class SparseGradients(Project):
     def __init__(self):
         super().__init__()
