@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -34,7 +35,8 @@ def frozen_copy(module: M) -> M:
                 memo |= {
                     id(data): _shared(data) for data in _data(value, set()) if not {id(data), _storage(data)} & held
                 }
-    copied = copy.deepcopy(module, memo)
+    with torch.no_grad():  # in which the copy of a scripted module has no graph
+        copied = copy.deepcopy(module, memo)
     for part in copied.modules():
         vars(part).pop("_compiled_call_impl", None)  # of `module.compile()`
         if vars(part).get("_compiler_ctx") is not None:  # of `torch.compile(module)`, by Lightning

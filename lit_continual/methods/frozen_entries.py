@@ -15,7 +15,7 @@ def learnt_values(network: nn.Module) -> dict[str, Tensor]:
     passing = {
         id(module._buffers[name])
         for module in network.modules()
-        for name in module._non_persistent_buffers_set & module._buffers.keys()
+        for name in module._non_persistent_buffers_set.intersection(module._buffers.keys())
     }
     buffers = {name: value for name, value in network.named_buffers() if id(value) not in passing}
     return {**dict(network.named_parameters()), **buffers}

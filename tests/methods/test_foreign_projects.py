@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from lit_continual.callbacks import (
     AGEM,
     EWC,
+    ILT,
     L2SP,
     MAS,
     PLOP,
@@ -36,6 +37,8 @@ from lit_continual.callbacks import (
 )
 from lit_continual.functional import distillation_loss
 from lit_continual.methods.guards import is_compiled
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 
 
 class Items(Dataset):
@@ -84,7 +87,8 @@ def weights(module):
 
 
 def eq_1(teacher, alpha=0.5):
-    teacher = copy.deepcopy(teacher).eval()
+    with torch.no_grad():
+        teacher = copy.deepcopy(teacher).eval()
 
     def total(loss, logits, image):
         with torch.no_grad():
@@ -96,7 +100,7 @@ def eq_1(teacher, alpha=0.5):
 
 def equals_by_hand(module, trainer, data=None, seed=3, **options):
     """Train with `Distillation` and with eq. 1 written into the step; all weights must be equal."""
-    by_hand = copy.deepcopy(module)
+    by_hand = type(module)()
     by_hand.extra = eq_1(module)
     for one, callbacks in ((by_hand, None), (module, [Distillation(teacher="start", **options)])):
         torch.manual_seed(seed)
@@ -150,6 +154,14 @@ class TwoViews(Project):
         return self.with_extra(cross_entropy(strong, weak.flip(-1)), strong, batch[0].flip(-1))
 
 
+class Scripted(Project):
+    """A network of TorchScript, whose copies and parameters are of another kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(torch.jit.script(self.net[:2]), *self.net[2:])
+
+
 class Classifier(Project):
     def __init__(self):
         super().__init__()
@@ -174,6 +186,7 @@ class Classifier(Project):
         ),
         (OfTuple, {}),
         (TwoViews, {}),
+        (Scripted, {}),
         (Classifier, {}),
     ],
 )
@@ -446,6 +459,7 @@ IMPORTANCES = {
         ),
         (OfTuple, {}),
         (TwoViews, {}),
+        (Scripted, {}),
         (Classifier, {}),
         (NoForward, {}),
     ],
@@ -506,11 +520,26 @@ def test_a_regression_has_no_labels_to_draw(trainer):
         trainer(callbacks=EWC(labels="sampled")).fit(Regression(), batches())
 
 
+@pytest.mark.parametrize("make", [lambda: TrainOnly(["net.2"]), lambda: LoRA(2)])
+def test_a_scripted_part_is_held_bit_for_bit(make, trainer):
+    module = Scripted()
+    before = weights(module)
+    trainer(callbacks=make()).fit(module, batches())
+    moved = {name for name, value in weights(module).items() if not torch.equal(value, before[name])}
+    assert {name.rpartition(".")[0] for name in moved} == {"net.2"}
+
+
+def test_a_scripted_part_shows_no_layers(trainer):
+    with pytest.raises(MisconfigurationException, match="`ILT` finds no layer that answers with maps in this step"):
+        trainer(callbacks=ILT(teacher="start")).fit(Scripted(), batches())
+
+
 class Draws(Project):
     def training_step(self, dataloader_iter):
         return super().training_step(next(dataloader_iter)[0], 0)
 
 
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
 @pytest.mark.parametrize(
     "make", [Distillation, lambda: TrainOnly(["net.0"]), lambda: L2SP(parameters="net"), AGEM, MAS]
 )

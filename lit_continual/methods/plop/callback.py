@@ -133,7 +133,8 @@ class PLOP(FeatureTerm):
             counts = counted if counts is None else counts + counted
         if counts is None:
             return None  # There is no batch to train on either.
-        return median_thresholds(trainer.strategy.reduce(counts, reduce_op="sum"), self.threshold).cpu()
+        total = trainer.strategy.reduce(counts, reduce_op="sum").as_subclass(Tensor)  # of a `MetaTensor` of MONAI
+        return median_thresholds(total, self.threshold).cpu()
 
     def _about(self, batch: Any) -> answers.Ask:
         logits = self.logits

@@ -7,6 +7,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import LambdaCallback
+from monai.data import MetaTensor, list_data_collate
 from monai.losses import DiceCELoss
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -180,6 +181,14 @@ def test_the_pass_over_the_data_leaves_random_numbers_and_limits_as_they_are(tra
         trainer(callbacks=callbacks, limit_train_batches=1).fit(Draws(), DataLoader(data, 4, shuffle=True))
         assert Counts.read <= 4 * 2 * (1 + len(callbacks))  # Lightning fetches a batch ahead
     assert drawn[0] == drawn[1]
+
+
+def test_images_of_monai_leave_plain_tensors_in_the_state(trainer):
+    data = [(MetaTensor(image), MetaTensor(label)) for image, label in batches().dataset]
+    method, seen = PLOP(teacher="start"), []
+    look = LambdaCallback(on_train_batch_end=lambda *_: seen.append(method.state_dict()["thresholds"]))
+    trainer(callbacks=[method, look]).fit(Foreign(), DataLoader(data, batch_size=4, collate_fn=list_data_collate))
+    assert {type(found) for found in seen} == {torch.Tensor}
 
 
 class WithoutEnd(IterableDataset):
