@@ -29,6 +29,16 @@ def require_batches(pl_module: LightningModule, who: object) -> None:
         )
 
 
+def require_whole_weights(trainer: Trainer, who: object) -> None:
+    """Raise if another callback takes weights apart during a fit, which then have other names and layouts."""
+    callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(_is_a(callback, "ModelPruning") for callback in callbacks):
+        raise MisconfigurationException(
+            f"`{type(who).__name__}` knows weights by their names and layout, and `ModelPruning` puts others in their"
+            " place. Drop one of the two."
+        )
+
+
 def require_persistent_replicas(trainer: Trainer, who: object, remembers: bool = True) -> None:
     """Raise unless each process holds the whole module and, where ``who`` ``remembers``, outlives ``fit``."""
     strategy = trainer.strategy

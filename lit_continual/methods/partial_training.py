@@ -13,7 +13,12 @@ from typing_extensions import override
 
 from lit_continual.methods.evaluated_layers import EvaluatedLayers
 from lit_continual.methods.frozen_entries import FrozenEntries, free_share, learnt_values
-from lit_continual.methods.guards import require_batches, require_eager, require_persistent_replicas
+from lit_continual.methods.guards import (
+    require_batches,
+    require_eager,
+    require_persistent_replicas,
+    require_whole_weights,
+)
 from lit_continual.methods.hook_of_this_fit import HookOfThisFit
 from lit_continual.methods.releasing import Releasing
 
@@ -80,6 +85,7 @@ class PartialTraining(Releasing):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             require_batches(pl_module, self)
+            require_whole_weights(trainer, self)
             require_persistent_replicas(trainer, self)
 
     @override

@@ -10,7 +10,7 @@ import pytorch_lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback, ModelPruning
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from torch.testing import assert_close
@@ -24,6 +24,7 @@ from lit_continual.callbacks import (
     MAS,
     PLOP,
     SI,
+    ChannelsLast,
     CompiledNetwork,
     Distillation,
     LoRA,
@@ -532,6 +533,13 @@ def test_a_scripted_part_is_held_bit_for_bit(make, trainer):
 def test_a_scripted_part_shows_no_layers(trainer):
     with pytest.raises(MisconfigurationException, match="`ILT` finds no layer that answers with maps in this step"):
         trainer(callbacks=ILT(teacher="start")).fit(Scripted(), batches())
+
+
+@pytest.mark.parametrize("make", [lambda: TrainOnly(["net.0"]), lambda: LoRA(2), ChannelsLast])
+def test_weights_that_another_callback_prunes_are_not_held(make, trainer):
+    pruning = ModelPruning("l1_unstructured", amount=0.5)
+    with pytest.raises(MisconfigurationException, match=r"and `ModelPruning` puts others in their place"):
+        trainer(callbacks=[make(), pruning]).fit(Project(), batches())
 
 
 class Draws(Project):
