@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -40,19 +40,19 @@ def continue_steps(logger: Logger, offset: int) -> None:
     logger.log_metrics = log_metrics  # type: ignore[method-assign]
 
 
-@rank_zero_only
 def without_version(trainer: Trainer) -> Trainer:
     """Leave the number of the logs, ``v_num``, out of what the progress bar shows: a run is known by its folder."""
     if (bar := trainer.progress_bar_callback) is not None:
         own = bar.get_metrics
 
-        def get_metrics(*given: Any) -> dict[str, Any]:
-            return {name: value for name, value in own(*given).items() if name != "v_num"}
+        def get_metrics(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+            return {name: value for name, value in own(trainer, pl_module).items() if name != "v_num"}
 
         bar.get_metrics = get_metrics  # type: ignore[method-assign]
     return trainer
 
 
+@rank_zero_only
 def log_row(loggers: Sequence[Logger], folder: Path, after: int, step: int, pictures: bool = False) -> None:
     """Log what was found after an experience: numbers, the matrices as pictures, and the overlays where asked for.
 
