@@ -46,7 +46,7 @@ class FeatureTerm(TaughtTerm):
         self._found: list[tuple[Any, Mapping[str, Tensor]]] = []  # what `forward` returned, and its layers until then
 
     def choose(self, outputs: Mapping[str, Tensor], logits: Tensor) -> list[str]:
-        """Choose layers by what all of them answered, in the order of their calls: here the ends of levels."""
+        """Choose layers by what all in the graph answered, in the order of their calls: here the ends of levels."""
         return level_ends(outputs, logits)
 
     @override
@@ -98,19 +98,19 @@ class FeatureTerm(TaughtTerm):
         Raises:
             MisconfigurationException: If a layer has answered no tensor.
         """
-        ours, calls = self._features(), list[Mapping[str, Tensor]]()
+        ours = self._features()
+        if self._chosen is None:  # of what is in the graph, and no moving average of the network that the step asks too
+            self._chosen = self.choose({name: found for name, found in ours.items() if found.requires_grad}, student)
+            self._watch(pl_module, self._chosen)
+        layers, calls = self._chosen, list[Mapping[str, Tensor]]()
 
         def asked(network: nn.Module) -> Tensor:
-            with LayerOutputs(network, ours if self._chosen is None else self._chosen) as outputs:
+            with LayerOutputs(network, layers) as outputs:
                 logits = ask(network)
             calls.append(outputs.found)
             return logits
 
         teacher = self.ask(asked)
-        if self._chosen is None:  # the step may ask others beside it, such as a moving average of the network
-            self._chosen = self.choose({name: ours[name] for name in ours if name in calls[0]}, student)
-            self._watch(pl_module, self._chosen)
-        layers = self._chosen
         if absent := [name for name in layers if name not in ours or name not in calls[0]]:
             raise MisconfigurationException(
                 f"Layer `{absent[0]}` has answered no tensor in this step. Name others in `layers` of"

@@ -531,7 +531,7 @@ def test_a_scripted_part_is_held_bit_for_bit(make, trainer):
 
 
 def test_a_scripted_part_shows_no_layers(trainer):
-    with pytest.raises(MisconfigurationException, match="`ILT` finds no layer that answers with maps in this step"):
+    with pytest.raises(MisconfigurationException, match="`ILT` finds no layer in training that answers with maps"):
         trainer(callbacks=ILT(teacher="start")).fit(Scripted(), batches())
 
 
