@@ -12,6 +12,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lit_continual.methods.guards import require_initialised
+
 M = TypeVar("M", bound=nn.Module)
 
 #: Attributes that `torch.compile` puts on a LightningModule, which go on calling the module they were made of.
@@ -27,6 +29,7 @@ def frozen_copy(module: M) -> M:
     Args:
         module: Any module; it is left as it is.
     """
+    require_initialised(module)
     own = [*module.parameters(), *module.buffers()]
     held, memo = {id(value) for value in own} | {_storage(value) for value in own}, dict[int, Any]()
     for part in module.modules():

@@ -6,12 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lit_continual.methods.guards import require_initialised
+
 
 def learnt_values(network: nn.Module) -> dict[str, Tensor]:
     """The live tensors of a network that training may move, by name: parameters, and buffers that a checkpoint has.
 
     Buffers are running statistics, the vectors of a spectral norm, averages of a codebook, ranges of an observer.
     """
+    require_initialised(network)
     passing = {
         id(module._buffers[name])
         for module in network.modules()

@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 
 def require_automatic_optimization(pl_module: LightningModule, who: object) -> None:
@@ -27,6 +28,16 @@ def require_batches(pl_module: LightningModule, who: object) -> None:
             f"`{type(who).__name__}` needs the batches that Lightning gives, and `training_step` of"
             f" {type(pl_module).__name__} draws them from `dataloader_iter`. Give it the arguments `batch, batch_idx`."
         )
+
+
+def require_initialised(module: nn.Module) -> None:
+    """Raise if a module has lazy layers, whose weights have no shape before the first forward pass."""
+    for name, parameter in module.named_parameters():
+        if is_lazy(parameter):
+            raise MisconfigurationException(
+                f"`{name}` of {type(module).__name__} is lazy, and has no shape yet. Call the module once on an example"
+                " before the fit."
+            )
 
 
 def require_whole_weights(trainer: Trainer, who: object) -> None:

@@ -39,7 +39,10 @@ from lit_continual.callbacks import (
 from lit_continual.functional import distillation_loss
 from lit_continual.methods.guards import is_compiled
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),
+    pytest.mark.filterwarnings("ignore:Lazy modules are a new feature"),
+]
 
 
 class Items(Dataset):
@@ -540,6 +543,24 @@ def test_weights_that_another_callback_prunes_are_not_held(make, trainer):
     pruning = ModelPruning("l1_unstructured", amount=0.5)
     with pytest.raises(MisconfigurationException, match=r"and `ModelPruning` puts others in their place"):
         trainer(callbacks=[make(), pruning]).fit(Project(), batches())
+
+
+class Lazy(Project):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.LazyConv2d(3, 1)
+
+
+LAZY = [lambda: Distillation(teacher="start"), lambda: L2SP(parameters="net"), EWC, SI, lambda: TrainOnly(["net"])]
+
+
+@pytest.mark.parametrize("make", [*LAZY, lambda: LoRA(2)])
+def test_lazy_layers_are_asked_to_be_called_once(make, trainer):
+    with pytest.raises(MisconfigurationException, match=r"`net.weight` of Lazy is lazy.* Call the module once"):
+        trainer(callbacks=make()).fit(Lazy(), batches())
+    module = Lazy()
+    module(torch.zeros(1, 1, 8, 8))
+    trainer(callbacks=make()).fit(module, batches())
 
 
 class Draws(Project):

@@ -123,7 +123,9 @@ class Flat(Foreign):
 
 
 def test_a_network_without_maps_is_refused(trainer):
-    with pytest.raises(MisconfigurationException, match=r"`ILT` finds no layer in training that answers with maps.*in `layers`"):
+    with pytest.raises(
+        MisconfigurationException, match=r"`ILT` finds no layer in training that answers with maps.*in `layers`"
+    ):
         trainer(callbacks=ILT(teacher="start")).fit(Flat(), batches())
 
 
