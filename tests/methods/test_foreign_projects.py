@@ -37,7 +37,7 @@ from lit_continual.callbacks import (
     WeightFusion,
 )
 from lit_continual.functional import distillation_loss
-from lit_continual.methods.guards import is_compiled
+from lit_continual.methods.bases.guards import is_compiled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),
