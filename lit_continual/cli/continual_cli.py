@@ -30,7 +30,7 @@ from lit_continual.stream.rehearsal import explained, rehearse, rehearse_ordinar
 from lit_continual.stream.section import instantiate
 from lit_continual.stream.stream import Stream, check_stream
 from lit_continual.stream.stream_loop import StreamLoop
-from lit_continual.stream.tracking import announce, begin_tracking, continue_steps, end_tracking, quiet
+from lit_continual.stream.tracking import announce, begin_tracking, continue_steps, end_tracking, quiet, without_version
 
 #: Everything public, so that a config names it by its bare class name.
 PUBLIC = [getattr(lit_continual, name) for name in lit_continual.__all__]
@@ -225,7 +225,7 @@ class ContinualCLI(LightningCLI):
         for logger in self.loggers:
             continue_steps(logger, step)
         with explained("The section `trainer` is wrong"):
-            return self.trainer_class(**{**options, **overrides})
+            return without_version(self.trainer_class(**{**options, **overrides}))
 
     def _loggers(self, folder: RunFolder) -> list[Logger]:
         given = self.config_init.trainer.logger

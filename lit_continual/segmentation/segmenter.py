@@ -209,3 +209,6 @@ class Segmenter(WholeVolumes):
         if "inference" not in self.hparams and "inference" in known:
             self.inference, self.hparams["inference"] = Inference.of(known["inference"]), known["inference"]
         self.origin = {**(checkpoint.get("origin") or {})}
+        if not hasattr(self, "auxiliary"):  # heads of deep supervision, which no prediction asks
+            for name in [name for name in checkpoint["state_dict"] if name.startswith("auxiliary.")]:
+                del checkpoint["state_dict"][name]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -37,6 +38,18 @@ def continue_steps(logger: Logger, offset: int) -> None:
         original(metrics=metrics, step=None if step is None else step + offset)
 
     logger.log_metrics = log_metrics  # type: ignore[method-assign]
+
+
+def without_version(trainer: Trainer) -> Trainer:
+    """Leave the number of the logs, ``v_num``, out of what the progress bar shows: a run is known by its folder."""
+    if (bar := trainer.progress_bar_callback) is not None:
+        own = bar.get_metrics
+
+        def get_metrics(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+            return {name: value for name, value in own(trainer, pl_module).items() if name != "v_num"}
+
+        bar.get_metrics = get_metrics  # type: ignore[method-assign]
+    return trainer
 
 
 @rank_zero_only

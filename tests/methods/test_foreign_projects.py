@@ -2,6 +2,7 @@
 
 import copy
 import io
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +10,7 @@ import pytorch_lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback, ModelPruning
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from torch.testing import assert_close
@@ -18,17 +19,30 @@ from torch.utils.data import DataLoader, Dataset
 from lit_continual.callbacks import (
     AGEM,
     EWC,
+    ILT,
     L2SP,
     MAS,
+    PLOP,
     SI,
+    ChannelsLast,
+    CompiledNetwork,
     Distillation,
+    LoRA,
     LossTerm,
+    MiB,
     Pretrained,
     RWalk,
     TargetedGradientDescent,
     TrainOnly,
+    WeightFusion,
 )
 from lit_continual.functional import distillation_loss
+from lit_continual.methods.bases.guards import is_compiled
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),
+    pytest.mark.filterwarnings("ignore:Lazy modules are a new feature"),
+]
 
 
 class Items(Dataset):
@@ -77,7 +91,8 @@ def weights(module):
 
 
 def eq_1(teacher, alpha=0.5):
-    teacher = copy.deepcopy(teacher).eval()
+    with torch.no_grad():
+        teacher = copy.deepcopy(teacher).eval()
 
     def total(loss, logits, image):
         with torch.no_grad():
@@ -89,7 +104,7 @@ def eq_1(teacher, alpha=0.5):
 
 def equals_by_hand(module, trainer, data=None, seed=3, **options):
     """Train with `Distillation` and with eq. 1 written into the step; all weights must be equal."""
-    by_hand = copy.deepcopy(module)
+    by_hand = type(module)()
     by_hand.extra = eq_1(module)
     for one, callbacks in ((by_hand, None), (module, [Distillation(teacher="start", **options)])):
         torch.manual_seed(seed)
@@ -143,6 +158,14 @@ class TwoViews(Project):
         return self.with_extra(cross_entropy(strong, weak.flip(-1)), strong, batch[0].flip(-1))
 
 
+class Scripted(Project):
+    """A network of TorchScript, whose copies and parameters are of another kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(torch.jit.script(self.net[:2]), *self.net[2:])
+
+
 class Classifier(Project):
     def __init__(self):
         super().__init__()
@@ -167,6 +190,7 @@ class Classifier(Project):
         ),
         (OfTuple, {}),
         (TwoViews, {}),
+        (Scripted, {}),
         (Classifier, {}),
     ],
 )
@@ -295,6 +319,17 @@ class Regression(Project):
         return mse_loss(self(batch[0]), batch[0])
 
 
+class Ignores(Project):
+    """A network of some project whose loss knows what to ignore."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.net = kind().net
+
+    def training_step(self, batch, batch_idx):
+        return self(batch[0]).square().mean()
+
+
 class Tokens(Project):
     def __init__(self):
         super().__init__()
@@ -354,6 +389,18 @@ def named(image, label):
 def test_what_cannot_be_distilled_is_refused_in_the_first_step(kind, form, message, trainer):
     with pytest.raises(MisconfigurationException, match=message):
         trainer(callbacks=Distillation(teacher="start")).fit(kind(), batches(form) if form else batches())
+
+
+@pytest.mark.parametrize("make", [MiB, PLOP])
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [(Regression, 1, "the logits have one channel in all"), (Project, 255, "from 0 to 2, and the batch has 0 to 255")],
+)
+def test_what_is_no_softmax_of_the_labels_is_refused_in_the_first_step(make, kind, value, message, trainer):
+    with pytest.raises(MisconfigurationException, match=message):
+        trainer(callbacks=make(teacher="start")).fit(
+            Ignores(kind), batches(lambda image, label: (image, value * label))
+        )
 
 
 def test_one_sigmoid_is_distilled_where_it_is_said_to_be_one(trainer):
@@ -416,6 +463,7 @@ IMPORTANCES = {
         ),
         (OfTuple, {}),
         (TwoViews, {}),
+        (Scripted, {}),
         (Classifier, {}),
         (NoForward, {}),
     ],
@@ -438,9 +486,109 @@ def test_a_regression_has_importances_too(name, trainer):
     assert callback.importance["net.weight"].sum() > 0
 
 
+@pytest.mark.parametrize("name", IMPORTANCES)
+def test_what_nobody_has_measured_is_told_of_where_a_fit_would_train_it(name, trainer):
+    callbacks, module = [IMPORTANCES[name](), IMPORTANCES[name]()], Project()
+    callbacks[0].follow(module)
+    trainer(callbacks=callbacks[0], max_epochs=0).fit(module, batches())
+    state, measures = callbacks[0].state_dict(), name not in ("si", "rwalk")  # which know what steps have done
+    assert bool(state) == measures
+    if state:
+        callbacks[1].load_state_dict(state)
+    else:
+        callbacks[1].follow(module)  # as a stream does
+    with nullcontext() if measures else pytest.warns(UserWarning, match="has measured nothing of the model"):
+        trainer(callbacks=callbacks[1]).fit(module, batches())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+@pytest.mark.parametrize("make", [*IMPORTANCES.values(), lambda: TargetedGradientDescent(share=0.1)])
+def test_weights_may_be_of_another_precision(make, precision, trainer):
+    callback, module = make(), Project()
+    module.example_input_array = torch.zeros(1, 1, 8, 8)
+    for _ in range(2):
+        run = trainer(callbacks=callback, precision=precision)
+        run.fit(module, batches())
+    assert all(0 <= value < float("inf") for value in run.callback_metrics.values())
+
+
+def test_agem_says_where_it_has_nothing_of_the_past(trainer):
+    with pytest.warns(UserWarning, match=r"`AGEM` met no exemplar, and has no `reference`"):
+        trainer(callbacks=AGEM()).fit(Project(), batches())
+    data = batches(lambda image, label: {"image": image, "label": label, "origin": "new"})
+    trainer(callbacks=AGEM()).fit(WithOrigin(), data)
+
+
 def test_a_regression_has_no_labels_to_draw(trainer):
     with pytest.raises(MisconfigurationException, match=r"One channel.*regression.*heads='sigmoid'"):
         trainer(callbacks=EWC(labels="sampled")).fit(Regression(), batches())
+
+
+@pytest.mark.parametrize("make", [lambda: TrainOnly(["net.2"]), lambda: LoRA(2)])
+def test_a_scripted_part_is_held_bit_for_bit(make, trainer):
+    module = Scripted()
+    before = weights(module)
+    trainer(callbacks=make()).fit(module, batches())
+    moved = {name for name, value in weights(module).items() if not torch.equal(value, before[name])}
+    assert {name.rpartition(".")[0] for name in moved} == {"net.2"}
+
+
+def test_a_scripted_part_shows_no_layers(trainer):
+    with pytest.raises(MisconfigurationException, match="`ILT` finds no layer in training that answers with maps"):
+        trainer(callbacks=ILT(teacher="start")).fit(Scripted(), batches())
+
+
+@pytest.mark.parametrize("make", [lambda: TrainOnly(["net.0"]), lambda: LoRA(2), ChannelsLast])
+def test_weights_that_another_callback_prunes_are_not_held(make, trainer):
+    pruning = ModelPruning("l1_unstructured", amount=0.5)
+    with pytest.raises(MisconfigurationException, match=r"and `ModelPruning` puts others in their place"):
+        trainer(callbacks=[make(), pruning]).fit(Project(), batches())
+
+
+class Lazy(Project):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.LazyConv2d(3, 1)
+
+
+LAZY = [lambda: Distillation(teacher="start"), lambda: L2SP(parameters="net"), EWC, SI, lambda: TrainOnly(["net"])]
+
+
+@pytest.mark.parametrize("make", [*LAZY, lambda: LoRA(2)])
+def test_lazy_layers_are_asked_to_be_called_once(make, trainer):
+    with pytest.raises(MisconfigurationException, match=r"`net.weight` of Lazy is lazy.* Call the module once"):
+        trainer(callbacks=make()).fit(Lazy(), batches())
+    module = Lazy()
+    module(torch.zeros(1, 1, 8, 8))
+    trainer(callbacks=make()).fit(module, batches())
+
+
+class Draws(Project):
+    def training_step(self, dataloader_iter):
+        return super().training_step(next(dataloader_iter)[0], 0)
+
+
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
+@pytest.mark.parametrize(
+    "make", [Distillation, lambda: TrainOnly(["net.0"]), lambda: L2SP(parameters="net"), AGEM, MAS]
+)
+def test_a_step_that_draws_its_batches_is_refused(make, trainer):
+    with pytest.raises(MisconfigurationException, match="`training_step` of Draws draws them from `dataloader_iter`"):
+        trainer(callbacks=make()).fit(Draws(), batches())
+
+
+class SparseGradients(Project):
+    def __init__(self):
+        super().__init__()
+        self.names = nn.EmbeddingBag(3, 3, sparse=True)
+
+
+@pytest.mark.parametrize("make", [L2SP, EWC, SI, RWalk, AGEM])
+def test_gradients_that_are_sparse_are_not_edited(make, trainer):
+    message = r"edits gradients, and those of `names` are sparse. Set `sparse=False` in it"
+    with pytest.raises(MisconfigurationException, match=message):
+        trainer(callbacks=make(parameters="net") if make is L2SP else make()).fit(SparseGradients(), batches())
+    trainer(callbacks=L2SP(parameters="net", step="proximal")).fit(SparseGradients(), batches())
 
 
 class OfTheOtherPackage(pytorch_lightning.LightningModule):
@@ -497,3 +645,55 @@ def test_modules_and_trainers_of_pytorch_lightning_are_served(make, trainer, tmp
         other.fit(module, batches())
     assert not torch.equal(weights(module)["net.0.weight"], before["net.0.weight"])
     assert "training_step" not in vars(module)
+
+
+class Configured(Project):
+    """Layers that are made when the trainer is known, after callbacks are set up."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = None
+
+    def configure_model(self):
+        with torch.random.fork_rng():
+            self.net = self.net or Project().net
+
+
+class MadeInSetup(Configured):
+    def configure_model(self):
+        pass
+
+    def setup(self, stage):
+        self.net = Project().net
+
+
+def of_other_weights(folder):
+    other = {name: value + 0.01 for name, value in Project().state_dict().items()}
+    torch.save(other, folder / "w.pt")
+    return Pretrained(str(folder / "w.pt"))
+
+
+NEED_LAYERS = {
+    "lora": lambda folder: LoRA(rank=2),
+    "pretrained": of_other_weights,
+    "fusion": lambda folder: WeightFusion(0.3, old="start"),
+    "compiled": lambda folder: CompiledNetwork(backend="eager"),
+}
+
+
+@pytest.mark.parametrize("name", NEED_LAYERS)
+def test_layers_of_configure_model_are_there_when_callbacks_are_set_up(name, trainer, tmp_path):
+    found = []
+    for module in (Project(), Configured()):
+        look = LambdaCallback(on_train_batch_start=lambda t, m, *_: found.append(is_compiled(m.net)))
+        torch.manual_seed(3)
+        trainer(callbacks=[NEED_LAYERS[name](tmp_path), look]).fit(module, batches())
+        found.append(weights(module))
+    assert found[:2] == found[3:5]
+    assert_close(found[2], found[5], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NEED_LAYERS)
+def test_layers_that_come_later_are_asked_for(name, trainer, tmp_path):
+    with pytest.raises(MisconfigurationException, match=r"needs the layers of MadeInSetup .* not in `setup`"):
+        trainer(callbacks=NEED_LAYERS[name](tmp_path)).fit(MadeInSetup(), batches())

@@ -34,6 +34,13 @@ def test_csv_is_the_default_and_its_step_goes_on(stream, tmp_path):
         assert float(row["stream/dice/acc"]) == pytest.approx(sum(matrix[i][: i + 1]) / (i + 1))
 
 
+def test_a_progress_bar_does_not_number_the_logs(stream, capsys):
+    fit(stream, "--trainer.enable_progress_bar=true", "--trainer.callbacks+=TQDMProgressBar")
+    said = "".join(capsys.readouterr())
+    assert "train/loss" in said
+    assert "v_num" not in said
+
+
 def tensorboard(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -19,7 +20,7 @@ from lit_continual.methods.bases.fit.replaced_method import ReplacedMethod
 from lit_continual.methods.bases.fit.training_step import ask_step, loss_of
 from lit_continual.methods.bases.gradient_edit import GradientEdit, has_gradients, stepped
 from lit_continual.methods.bases.importance.single_samples import on_device
-from lit_continual.methods.bases.old_network.logits import origins
+from lit_continual.methods.bases.old_network.logits import memory_of, origins
 
 
 class AGEM(GradientEdit):
@@ -30,7 +31,7 @@ class AGEM(GradientEdit):
     :math:`g` is the gradient of an optimizer step, after accumulation, reduction over processes and unscaling, and
     before clipping; :math:`g_{ref}` that of the module's own loss on samples of the past, of all processes together, at
     the same weights. That costs another forward and backward pass a step. With nothing of the past a fit is plain
-    training.
+    training; a warning says so where the batches have no ``origin`` either.
 
     The samples of the past are the exemplars among the training samples, told by ``batch["origin"]``, a list of
     ``"new"`` and ``"exemplar"``, as :class:`~lit_continual.data.ExemplarMemoryDataModule` makes them with
@@ -68,12 +69,12 @@ class AGEM(GradientEdit):
             raise ValueError("`reference` is empty: give it samples of the past, or leave it out.")
         self.reference, self.batch_size, self.name = reference, batch_size, name
         self._exemplars: list[Any] = []  # of the batches that this step has accumulated
-        self._edited = False
+        self._edited = self._warned = False
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        self._exemplars = []
+        self._exemplars, self._warned = [], False
         if not pl_module.automatic_optimization:
             raise MisconfigurationException(
                 f"`AGEM` asks `training_step` for the loss on the past, and under manual optimization that of"
@@ -84,6 +85,12 @@ class AGEM(GradientEdit):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take the exemplars out of the batch."""
         origin = origins(batch)
+        if self.reference is None and not origin and not self._warned and memory_of(trainer) is None:
+            self._warned = True
+            rank_zero_warn(
+                f"`{type(self).__name__}` met no exemplar, and has no `reference`, so this fit is plain training. Give"
+                " it samples of the past, the stream a `memory`, or batches an `origin` of 'new' and 'exemplar'."
+            )
         old = [row for row, one in enumerate(origin) if one == "exemplar"]
         if self.reference is not None or not old:
             return

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from lit_continual.methods.bases.guards import require_initialised
 from lit_continual.methods.bases.names import names_of_values, similar_names
 
 
@@ -20,6 +21,7 @@ def select_parameters(module: nn.Module, patterns: Sequence[str]) -> dict[str, n
         >>> list(select_parameters(module, ["encoder", "*.bias"]))
         ['encoder.weight', 'encoder.bias', 'decoder.bias']
     """
+    require_initialised(module)
     named = dict(module.named_parameters())
     names = {name: first for name, first in names_of_values(module).items() if first in named}
     matches = {p: {names[n] for n in names if fnmatchcase(f".{n}.", f"*.{p}.*")} for p in patterns}

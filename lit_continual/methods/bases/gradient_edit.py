@@ -22,8 +22,8 @@ class GradientEdit(NamedMethod, Releasing, ABC):
     same in every process. Works on any LightningModule, under manual optimization too.
 
     Raises:
-        MisconfigurationException: If an optimizer would be given gradients that are still scaled, and under strategies
-            that shard the module or drop the processes of ``fit``.
+        MisconfigurationException: If gradients are sparse, or an optimizer would be given them while they are still
+            scaled, and under strategies that shard the module or drop the processes of ``fit``.
 
     Example:
         >>> class Halved(GradientEdit):
@@ -36,6 +36,7 @@ class GradientEdit(NamedMethod, Releasing, ABC):
         'Halved[halved]'
     """
 
+    knows_weights = True
     #: What a user can do instead where gradients cannot be edited, such as "`step='proximal'`".
     instead = ""
 
@@ -54,6 +55,7 @@ class GradientEdit(NamedMethod, Releasing, ABC):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._require_dense(pl_module)
         self._require_unscaled(trainer)
         self._steps = ManualSteps(
             pl_module, trainer.optimizers, lambda optimizer: self.edit(trainer, pl_module, optimizer), self.instead
@@ -67,6 +69,14 @@ class GradientEdit(NamedMethod, Releasing, ABC):
     @override
     def release(self, pl_module: LightningModule) -> None:
         self._steps.remove()
+
+    def _require_dense(self, pl_module: LightningModule) -> None:
+        for name, layer in pl_module.named_modules():
+            if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.sparse:
+                raise MisconfigurationException(
+                    f"`{type(self).__name__}` edits gradients, and those of `{name}` are sparse. Set"
+                    f" {' or '.join(filter(None, ['`sparse=False` in it', self.instead]))}."
+                )
 
     def _require_unscaled(self, trainer: Trainer) -> None:
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None

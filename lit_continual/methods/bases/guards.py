@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 
 def require_automatic_optimization(pl_module: LightningModule, who: object) -> None:
@@ -16,6 +18,35 @@ def require_automatic_optimization(pl_module: LightningModule, who: object) -> N
             f"`{type(who).__name__}` adds to the loss that `training_step` returns, and Lightning does not"
             f" backpropagate that loss under manual optimization. Set `{type(pl_module).__name__}"
             ".automatic_optimization = True`, or drop the callback."
+        )
+
+
+def require_batches(pl_module: LightningModule, who: object) -> None:
+    """Raise if a module draws its batches itself, so that no callback sees them."""
+    if "dataloader_iter" in signature(pl_module.training_step).parameters:
+        raise MisconfigurationException(
+            f"`{type(who).__name__}` needs the batches that Lightning gives, and `training_step` of"
+            f" {type(pl_module).__name__} draws them from `dataloader_iter`. Give it the arguments `batch, batch_idx`."
+        )
+
+
+def require_initialised(module: nn.Module) -> None:
+    """Raise if a module has lazy layers, whose weights have no shape before the first forward pass."""
+    for name, parameter in module.named_parameters():
+        if is_lazy(parameter):
+            raise MisconfigurationException(
+                f"`{name}` of {type(module).__name__} is lazy, and has no shape yet. Call the module once on an example"
+                " before the fit."
+            )
+
+
+def require_whole_weights(trainer: Trainer, who: object) -> None:
+    """Raise if another callback takes weights apart during a fit, which then have other names and layouts."""
+    callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(_is_a(callback, "ModelPruning") for callback in callbacks):
+        raise MisconfigurationException(
+            f"`{type(who).__name__}` knows weights by their names and layout, and `ModelPruning` puts others in their"
+            " place. Drop one of the two."
         )
 
 

@@ -43,6 +43,8 @@ class LossTerm(NamedMethod, Releasing, ABC):
     #: ``kwargs`` and its ``output``, which is in the graph. Of several calls in a step it is the one that returned
     #: ``outputs["logits"]``, else the last whose output has a gradient; ``None`` where ``training_step`` made none.
     captured: ForwardCall | None = None
+    #: Is called in a step with what the module's own ``forward`` has returned, each time.
+    after_forward: Callable[[Any], None] | None = None
 
     @abstractmethod
     def compute(self, pl_module: LightningModule, batch: Any, outputs: Any) -> Tensor | None:
@@ -61,7 +63,10 @@ class LossTerm(NamedMethod, Releasing, ABC):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         require_automatic_optimization(pl_module, self)
-        (_Terms.of(pl_module) or _Terms(pl_module)).terms.append(self)
+        terms = _Terms.of(pl_module) or _Terms(pl_module)
+        terms.terms.append(self)
+        if self.after_forward is not None:
+            terms.calls.after.append(self.after_forward)
 
     @override
     def release(self, pl_module: LightningModule) -> None:
@@ -111,6 +116,8 @@ class _Terms:
             found.terms.remove(term)
             if not found.terms:
                 found.replaced.remove()
+            if term.after_forward in found.calls.after:
+                found.calls.after.remove(term.after_forward)
 
 
 def _value(term: LossTerm, captured: ForwardCall | None, module: LightningModule, batch: Any, outputs: Any) -> Any:

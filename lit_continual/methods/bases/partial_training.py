@@ -14,7 +14,12 @@ from typing_extensions import override
 from lit_continual.methods.bases.fit.evaluated_layers import EvaluatedLayers
 from lit_continual.methods.bases.fit.frozen_entries import FrozenEntries, free_share, learnt_values
 from lit_continual.methods.bases.fit.hook_of_this_fit import HookOfThisFit
-from lit_continual.methods.bases.guards import require_eager, require_persistent_replicas
+from lit_continual.methods.bases.guards import (
+    require_batches,
+    require_eager,
+    require_persistent_replicas,
+    require_whole_weights,
+)
 from lit_continual.methods.bases.releasing import Releasing
 
 
@@ -37,6 +42,8 @@ class PartialTraining(Releasing):
 
     Logs ``train/free_share``, the share of the parameters that is free, each epoch.
     """
+
+    knows_weights = True  # by their names
 
     def __init__(self, network: str | None = None, after: int = 0, hold_statistics: bool = False) -> None:
         if after < 0:
@@ -77,6 +84,8 @@ class PartialTraining(Releasing):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
+            require_batches(pl_module, self)
+            require_whole_weights(trainer, self)
             require_persistent_replicas(trainer, self)
 
     @override

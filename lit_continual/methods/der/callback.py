@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.methods.bases.old_network.logits import origins
+from lit_continual.methods.bases.old_network.logits import memory_of, origins
 from lit_continual.methods.bases.old_network.taught_term import TaughtTerm
 from lit_continual.methods.der.loss import dark_experience_loss
 
@@ -72,8 +72,7 @@ class DarkExperienceReplay(TaughtTerm):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        memory = getattr(getattr(trainer, "datamodule", None), "exemplars", None)
-        if stage == "fit" and getattr(memory, "batches", "pure") == "mixed":
+        if stage == "fit" and getattr(memory_of(trainer), "batches", "pure") == "mixed":
             self._require_one_loss(pl_module)  # in the first fit of a stream, which has no exemplars yet
 
     def _require_one_loss(self, pl_module: LightningModule) -> None:
@@ -110,7 +109,7 @@ class DarkExperienceReplay(TaughtTerm):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._teacher is not None and not self._replayed:
+        if self._teacher is not None and not self._replayed and memory_of(trainer) is None:
             rank_zero_warn(
                 f"`{type(self).__name__}` met no exemplar in this epoch, which trained plainly. Give the stream a"
                 " `memory`, or batches an `origin` of 'new' and 'exemplar'."

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.methods.bases.early_layers import make_layers
 from lit_continual.methods.bases.named_method import NamedMethod
 from lit_continual.methods.fusion.fuse import beginning, fuse_weights, require_share
 
@@ -49,6 +50,8 @@ class WeightFusion(NamedMethod):
     Example:
         >>> callback = WeightFusion(share=0.5, old="start")
     """
+
+    knows_weights = True
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class WeightFusion(NamedMethod):
         if stage == "fit":
             self.rehearse(pl_module)
             if self.old == "start":
+                make_layers(trainer, pl_module, self)
                 self.follow(pl_module)  # before the module's own setup, where heads grow
 
     @override

@@ -67,7 +67,7 @@ class ILT(FeatureTerm):
         ends = super().choose(outputs, logits)
         if not ends:
             raise MisconfigurationException(
-                "`ILT` finds no layer that answers with maps in this step. Name layers of the encoder in `layers`."
+                "`ILT` finds no layer in training that answers with maps. Name layers of the encoder in `layers`."
             )
         smallest = min(outputs[name].shape[2:].numel() for name in ends)
         return [name for name in ends if outputs[name].shape[2:].numel() == smallest][-1:]

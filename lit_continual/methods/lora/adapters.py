@@ -1,6 +1,7 @@
 """Adapters on layers of a module, and the plain layers that they stand for."""
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
@@ -28,14 +29,15 @@ def require_peft() -> None:
 def adaptable(module: nn.Module) -> dict[str, nn.Module]:
     """The layers that peft can adapt and merge, by name: linear ones, and plain convolutions in 2D and 3D.
 
-    Not those whose type is another, such as the projection of an attention, whose weight others read; nor convolutions
-    with groups, a dilation, or another padding than zeros, which peft's adapter does not follow.
+    Not those whose type is another, such as the projection of an attention, whose weight others read, nor those that
+    share their weight with another layer; nor convolutions with groups, a dilation, or another padding than zeros,
+    which peft's adapter does not follow.
     """
-    found = {}
+    found, holders = {}, Counter(id(p) for part in module.modules() for p in part._parameters.values())
     for name, layer in module.named_modules():
         convolution = type(layer) in (nn.Conv2d, nn.Conv3d)
         simple = convolution and layer.groups == 1 and set(layer.dilation) == {1} and layer.padding_mode == "zeros"
-        if name and (simple or type(layer) is nn.Linear):
+        if name and (simple or type(layer) is nn.Linear) and holders[id(layer.weight)] == 1:
             found[name] = layer
     return found
 

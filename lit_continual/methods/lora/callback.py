@@ -9,11 +9,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.methods.bases.early_layers import make_layers
 from lit_continual.methods.bases.fit.frozen_entries import learnt_values
-from lit_continual.methods.bases.gradient_edit import GradientEdit
 from lit_continual.methods.bases.guards import require_eager
 from lit_continual.methods.bases.names import lies_in, similar_names
-from lit_continual.methods.bases.old_network.taught_term import TaughtTerm
 from lit_continual.methods.bases.partial_training import PartialTraining
 from lit_continual.methods.lora.adapters import Adapters, adaptable, require_peft
 
@@ -85,6 +84,7 @@ class LoRA(PartialTraining):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._require_alone(trainer)
+            make_layers(trainer, pl_module, self)
             require_eager(pl_module, "`LoRA`")
             if self._fits >= self.after:  # before the optimizers, and before the module's own setup, where heads grow
                 self._adapt(pl_module, self._chosen(self._find(pl_module)))
@@ -93,8 +93,7 @@ class LoRA(PartialTraining):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         for one in callbacks:
             averages = {"WeightAveraging", "StochasticWeightAveraging"} & {kind.__name__ for kind in type(one).__mro__}
-            by_name = hasattr(one, "follow") and not isinstance(one, TaughtTerm)  # which copies the network whole
-            if one is not self and (averages or by_name or isinstance(one, GradientEdit)):
+            if one is not self and (averages or getattr(one, "knows_weights", False)):
                 raise MisconfigurationException(
                     f"`LoRA` has adapters in the place of layers during a fit, and `{type(one).__name__}` knows weights"
                     " by their names or places. Drop one of the two."
@@ -125,6 +124,11 @@ class LoRA(PartialTraining):
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         state = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("adapters", {})
+        if trainer.training and self._adapters is not None and self._adapters.of and not state:
+            raise MisconfigurationException(
+                f"The checkpoint {trainer.ckpt_path} has no adapters, so a fit with `LoRA` cannot go on from it. Load"
+                " its weights into the module, and begin a fit."
+            )
         if state and trainer.training:
             if self._adapters is None or state.keys() != self._adapters.of.keys():
                 self._adapt(pl_module, list(state))

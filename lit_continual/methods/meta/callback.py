@@ -70,6 +70,7 @@ class MetaTune(Releasing):
 
     #: A step with replaced parameters, twice differentiated, cannot be compiled.
     needs_eager = True
+    knows_weights = True
 
     def __init__(
         self,

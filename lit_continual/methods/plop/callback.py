@@ -133,7 +133,8 @@ class PLOP(FeatureTerm):
             counts = counted if counts is None else counts + counted
         if counts is None:
             return None  # There is no batch to train on either.
-        return median_thresholds(trainer.strategy.reduce(counts, reduce_op="sum"), self.threshold).cpu()
+        total = trainer.strategy.reduce(counts, reduce_op="sum").as_subclass(Tensor)  # of a `MetaTensor` of MONAI
+        return median_thresholds(total, self.threshold).cpu()
 
     def _about(self, batch: Any) -> answers.Ask:
         logits = self.logits
@@ -202,6 +203,8 @@ class PLOP(FeatureTerm):
 def _training_batches(trainer: Trainer) -> Iterator[Any]:
     """The batches of an epoch, on the device; the random numbers of training stay what they are."""
     count = trainer.num_training_batches
+    if count == float("inf") and trainer.max_steps != -1:  # data that may have no end
+        count = trainer.max_steps * trainer.accumulate_grad_batches
     with isolate_rng():
         batches = iter(CombinedLoader(trainer.train_dataloader, "max_size_cycle"))
         for batch, *_ in islice(batches, None if count == float("inf") else int(count)):

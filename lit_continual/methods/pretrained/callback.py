@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from lit_continual.methods.bases.early_layers import make_layers
 from lit_continual.methods.pretrained.load_pretrained import LoadReport, load_pretrained
 
 
@@ -22,6 +24,7 @@ class Pretrained(Callback):
 
     Raises:
         ValueError: If the file cannot be read, or nothing in it fits.
+        MisconfigurationException: If the module makes its layers only in its own ``setup``.
 
     References:
         Sagie, Greenspan and Goldberger. Transfer Learning via Parameter Regularization for Medical Image
@@ -34,23 +37,25 @@ class Pretrained(Callback):
     def __init__(self, weights: str) -> None:
         self.weights = weights
         self._loaded = ""
-        self._outcome: LoadReport | ValueError | None = None
+        self._outcome: LoadReport | Exception | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not self._loaded:
             try:
+                make_layers(trainer, pl_module, self)
                 self._outcome = load_pretrained(pl_module, self.weights)
-            except ValueError as error:
-                self._outcome = error  # a checkpoint to resume from, which is loaded next, makes up for it
+            except (ValueError, MisconfigurationException) as error:
+                self._outcome = error  # a checkpoint to resume from, which is loaded next, takes the place of it
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         outcome, self._outcome = self._outcome, None
-        if isinstance(outcome, ValueError):
-            raise outcome
         if outcome is not None:
-            rank_zero_info(f"Weights from {self.weights}:\n{outcome}")
+            if trainer.ckpt_path is None:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                rank_zero_info(f"Weights from {self.weights}:\n{outcome}")
             self._loaded = self.weights
 
     @override

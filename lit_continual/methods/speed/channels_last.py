@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.methods.bases.guards import require_whole_weights
 from lit_continual.methods.bases.releasing import Releasing
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -31,6 +32,7 @@ class ChannelsLast(Releasing):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        require_whole_weights(trainer, self)
         self._lay(pl_module)  # before the strategy, as DDP lays its gradients like the weights
 
     @override

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from typing_extensions import override
 
+from lit_continual.methods.bases.early_layers import make_layers
 from lit_continual.methods.bases.names import similar_names
 from lit_continual.methods.bases.releasing import Releasing
 
@@ -57,6 +58,7 @@ class CompiledNetwork(Releasing):
                     f"`{type(callback).__name__}` looks into layers or replaces their weights, which a network that"
                     " `CompiledNetwork` compiles does not allow. Drop one of the two."
                 )
+        make_layers(trainer, pl_module, self)
         for part in self._parts(pl_module):
             if part._compiled_call_impl is None:  # not compiled by its owner
                 part._compiled_call_impl = _compiled(part, self.options)

@@ -103,6 +103,11 @@ def random_channels(sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
 
 
 def producers_of(network: nn.Module, pl_module: LightningModule) -> Producers:
-    """Follow the channels of a network, with the example input of its module."""
-    example = tree_map_only(Tensor, lambda value: value.to(pl_module.device), pl_module.example_input_array)
+    """Follow the channels of a network, with the example input of its module, in the precision of its weights."""
+    like = next(network.parameters(), torch.empty(0))
+
+    def fitted(value: Tensor) -> Tensor:
+        return value.to(like) if value.is_floating_point() else value.to(like.device)
+
+    example = tree_map_only(Tensor, fitted, pl_module.example_input_array)
     return find_producers(network, example)

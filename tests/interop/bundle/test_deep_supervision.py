@@ -135,13 +135,16 @@ def test_it_can_be_left_off(bundle):
     assert not any(p.requires_grad for p in module.auxiliary.parameters())
 
 
-def test_a_plain_segmenter_takes_the_bundle_without_them(bundle):
+def test_a_plain_segmenter_takes_the_bundle_and_its_checkpoints_without_them(bundle, tmp_path):
     spec = {key: value for key, value in NETWORK.items() if not key.startswith("deep")}
-    module, folder = Segmenter(spec, 4), bundle()
-    Checkpoint(folder).restore(module)
-    image = torch.rand(1, 1, 16, 16, 16)
-    with torch.no_grad():
-        assert torch.equal(module.eval()(image), network(3).eval()(image))
+    folder, image = bundle(), torch.rand(1, 1, 16, 16, 16)
+    module = restored(folder)
+    torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}, tmp_path / "model.ckpt")
+    for start in (folder, tmp_path / "model.ckpt"):
+        plain = Segmenter(spec, 4)
+        Checkpoint(start).restore(plain)
+        with torch.no_grad():
+            assert torch.equal(plain.eval()(image), network(3).eval()(image))
 
 
 def test_a_bundle_that_lacks_them_is_refused(bundle):

@@ -3,7 +3,7 @@ import torch
 from torch.testing import assert_close
 
 from lit_continual.functional import importance_penalty, importance_penalty_gradient
-from lit_continual.methods.bases.importance.quadratic_penalty import sum_of_penalties
+from lit_continual.methods.bases.importance.quadratic_penalty import sum_of_penalties, weighted_differences
 
 
 @pytest.fixture
@@ -23,6 +23,15 @@ def test_agrees_with_finite_differences_and_the_closed_form_with_autograd(parts)
     penalty, gradient = importance_penalty_gradient(leaves, anchor, omega, 0.7)
     assert_close(penalty, value.detach())
     assert_close(list(gradient.values()), list(torch.autograd.grad(value, list(leaves.values()))))
+
+
+def test_weights_in_half_precision_have_a_penalty_in_single_precision(parts):
+    half, anchor = ({name: value.bfloat16() for name, value in part.items()} for part in parts[:2])
+    wide, at = ({name: value.float() for name, value in part.items()} for part in (half, anchor))
+    importance = {name: value.float() for name, value in parts[2].items()}
+    total, _ = weighted_differences(half, anchor, importance)
+    assert total.dtype == torch.float32
+    assert_close(total, importance_penalty(wide, at, importance, 1.0), rtol=2e-2, atol=0)
 
 
 def test_two_penalties_are_one_at_every_point(parts):

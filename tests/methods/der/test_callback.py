@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from lit_continual.callbacks import DarkExperienceReplay
 from lit_continual.cli import main
+from lit_continual.data import ExemplarMemoryDataModule
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* has no old network")  # in a first fit
 
@@ -155,6 +156,15 @@ def test_what_cannot_be_is_said(trainer):
         trainer(callbacks=DarkExperienceReplay(teacher="start")).fit(Foreign(), mixed)
     with pytest.warns(UserWarning, match="`DarkExperienceReplay` met no exemplar in this epoch.*`memory`"):
         trainer(callbacks=DarkExperienceReplay(teacher="start")).fit(Foreign(), DataLoader(samples(1, None), 4))
+
+
+def test_a_memory_that_is_empty_yet_is_no_fault(trainer, tmp_path):
+    class Data(LightningDataModule):
+        def train_dataloader(self):
+            return DataLoader(samples(1, None), 4)
+
+    data = ExemplarMemoryDataModule(Data(), tmp_path / "memory")
+    trainer(callbacks=DarkExperienceReplay(teacher="start")).fit(Foreign(), datamodule=data)
 
 
 def test_a_memory_that_mixes_batches_is_refused_before_anything_is_trained(stream, tmp_path):

@@ -37,6 +37,26 @@ class Foreign(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.2)
 
 
+class AskedOften(Foreign):
+    """Whose optimizer asks `training_step` several times for a step."""
+
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(self.parameters(), lr=0.05, max_iter=3)
+
+
+class AsksOthers(Foreign):
+    """Whose step asks an average of the network too, and last the network about another view."""
+
+    def __init__(self, spatial_dims=2):
+        super().__init__(spatial_dims)
+        self.average = copy.deepcopy(self.encoder).requires_grad_(False)
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        others = self(batch[0].flip(-1)).square().mean() + self.average(batch[0]).mean()
+        return {"loss": super().training_step(batch, batch_idx) + others, "logits": logits, "view": self(batch[0].mT)}
+
+
 def batches(spatial_dims=2, sign=1):
     image = torch.randn(8, 1, *[8] * spatial_dims, generator=torch.Generator().manual_seed(1))
     return DataLoader(TensorDataset(image, (sign * image[:, 0] > 0.5).long()), batch_size=4)
@@ -46,11 +66,11 @@ def state(module):
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize(("kind", "spatial_dims"), [(Foreign, 2), (Foreign, 3), (AskedOften, 2), (AsksOthers, 2)])
 @pytest.mark.parametrize("layers", [None, ["encoder.1", "encoder"]])
-def test_the_second_fit_equals_the_term_written_by_hand(trainer, spatial_dims, layers):
+def test_the_second_fit_equals_the_term_written_by_hand(trainer, kind, spatial_dims, layers):
     torch.manual_seed(0)
-    module, method, chosen = Foreign(spatial_dims), ILT(3.0, layers), []
+    module, method, chosen = kind(spatial_dims), ILT(3.0, layers), []
     trainer(callbacks=method).fit(module, batches(spatial_dims))
     old, by_hand = copy.deepcopy(module), copy.deepcopy(module)
 
@@ -103,7 +123,9 @@ class Flat(Foreign):
 
 
 def test_a_network_without_maps_is_refused(trainer):
-    with pytest.raises(MisconfigurationException, match=r"`ILT` finds no layer that answers with maps.*in `layers`"):
+    with pytest.raises(
+        MisconfigurationException, match=r"`ILT` finds no layer in training that answers with maps.*in `layers`"
+    ):
         trainer(callbacks=ILT(teacher="start")).fit(Flat(), batches())
 
 

@@ -12,8 +12,9 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_continual.callbacks import EWC, Distillation, LoRA, TrainOnly, WeightFusion
+from lit_continual.callbacks import EWC, Distillation, LoRA, MetaTune, TrainOnly, WeightFusion
 from lit_continual.cli import main
+from lit_continual.modules import MAML
 
 RANK, ALPHA = 2, 6.0
 
@@ -223,9 +224,14 @@ def test_what_cannot_be_is_refused_and_leaves_the_module_as_it_was(trainer, monk
         with pytest.raises(ValueError, match=message):
             trainer(callbacks=LoRA(**arguments)).fit(module, batches())
         assert {type(layer).__module__.split(".")[0] for layer in module.body} == {"torch"}
-    for other in (TrainOnly(["heads"]), WeightFusion(), EWC(), EMAWeightAveraging()):
+    for other in (TrainOnly(["heads"]), WeightFusion(), EWC(), MetaTune(MAML()), EMAWeightAveraging()):
         with pytest.raises(MisconfigurationException, match=f"`{type(other).__name__}` knows weights by their names"):
             trainer(callbacks=[LoRA(), other]).fit(Foreign(), batches())
+    plain = trainer()
+    plain.fit(Foreign(), batches())
+    plain.save_checkpoint(path := plain.default_root_dir + "/plain.ckpt")
+    with pytest.raises(MisconfigurationException, match="has no adapters, so a fit with `LoRA` cannot go on from it"):
+        trainer(callbacks=LoRA(), max_epochs=2).fit(Foreign(), batches(), ckpt_path=path, weights_only=True)
     compiled = Foreign()
     compiled.body = torch.compile(compiled.body, backend="eager")
     with pytest.raises(MisconfigurationException, match="`LoRA` needs hooks on layers"):
@@ -233,6 +239,26 @@ def test_what_cannot_be_is_refused_and_leaves_the_module_as_it_was(trainer, monk
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MisconfigurationException, match=r"run `pip install lit-continual\[lora\]`"):
         LoRA()
+
+
+class Tied(Foreign):
+    """Whose last two layers have one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+        self.other.weight = self.one.weight
+
+    def forward(self, image):
+        return self.other(self.one(super().forward(image)))
+
+
+def test_layers_that_share_a_weight_are_left_as_they_are(trainer):
+    module, look = Tied(), Look()
+    trainer(callbacks=[LoRA(RANK), look]).fit(module, batches())
+    assert all(p.requires_grad for p in module.parameters())
+    with torch.no_grad():
+        assert_close(module.eval()(images()), look.answer)
 
 
 def test_a_stream_has_checkpoints_of_the_plain_network(stream, tmp_path):

@@ -7,11 +7,12 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import LambdaCallback
+from monai.data import MetaTensor, list_data_collate
 from monai.losses import DiceCELoss
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lit_continual.callbacks import PLOP
 from lit_continual.data import collate
@@ -180,6 +181,31 @@ def test_the_pass_over_the_data_leaves_random_numbers_and_limits_as_they_are(tra
         trainer(callbacks=callbacks, limit_train_batches=1).fit(Draws(), DataLoader(data, 4, shuffle=True))
         assert Counts.read <= 4 * 2 * (1 + len(callbacks))  # Lightning fetches a batch ahead
     assert drawn[0] == drawn[1]
+
+
+def test_images_of_monai_leave_plain_tensors_in_the_state(trainer):
+    data = [(MetaTensor(image), MetaTensor(label)) for image, label in batches().dataset]
+    method, seen = PLOP(teacher="start"), []
+    look = LambdaCallback(on_train_batch_end=lambda *_: seen.append(method.state_dict()["thresholds"]))
+    trainer(callbacks=[method, look]).fit(Foreign(), DataLoader(data, batch_size=4, collate_fn=list_data_collate))
+    assert {type(found) for found in seen} == {torch.Tensor}
+
+
+class WithoutEnd(IterableDataset):
+    def __iter__(self):
+        for _ in range(3):
+            yield from batches().dataset
+        pytest.fail("more is read than the fit trains on")
+
+
+def test_of_data_without_an_end_as_much_is_measured_as_the_fit_trains_on(trainer):
+    module, method, seen = Foreign(), PLOP(teacher="start", threshold=0.05), []
+    with torch.no_grad():
+        expected = medians(module, batches(), 0.05)
+    look = LambdaCallback(on_train_batch_end=lambda *_: seen.append(method._thresholds))
+    data = DataLoader(WithoutEnd(), batch_size=4)
+    trainer(callbacks=[method, look], max_epochs=-1, max_steps=2).fit(module, data)
+    assert_close(seen[0], expected, rtol=0, atol=0.002)
 
 
 def test_layers_are_chosen_at_the_ends_of_levels_and_may_be_named(trainer):

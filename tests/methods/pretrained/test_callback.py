@@ -66,6 +66,22 @@ def test_neither_a_resumed_nor_a_later_fit_loads_again(trainer, source, tmp_path
     assert again.state_dict() == first.state_dict()
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_fit_that_goes_on_from_a_checkpoint_without_it_has_the_weights_of_that(trainer, source, tmp_path, caplog):
+    path, _ = source
+    module, method = BoringModel(), Pretrained(str(path))
+    trainer().fit(module)
+    kept = trainer(enable_checkpointing=True, max_epochs=0)
+    kept.fit(module)
+    kept.save_checkpoint(tmp_path / "kept.ckpt")
+    found = BoringModel()
+    with caplog.at_level(logging.INFO):
+        trainer(callbacks=method, max_epochs=0).fit(found, ckpt_path=tmp_path / "kept.ckpt", weights_only=True)
+        trainer(callbacks=method, max_epochs=0).fit(found)
+    assert_close(dict(found.state_dict()), dict(module.state_dict()), rtol=0, atol=0)
+    assert "Weights from" not in caplog.text
+
+
 def test_names_the_file_that_is_missing(trainer):
     with pytest.raises(ValueError, match=r"no checkpoint at nowhere\.pth"):
         trainer(callbacks=Pretrained("nowhere.pth")).fit(BoringModel())

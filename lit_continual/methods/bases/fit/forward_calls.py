@@ -1,6 +1,6 @@
 """What a module's own forward was asked in a training step, and what it answered."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -36,7 +36,9 @@ class ForwardCalls:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self._noted = _Noted()
+        #: Are called with what ``forward`` has returned, each time.
+        self.after: list[Callable[[Any], None]] = []
+        self._noted = _Noted(self.after)
 
     def __enter__(self) -> Self:
         module: Any = self.module
@@ -74,8 +76,9 @@ class ForwardCalls:
 class _Noted:
     """A forward that notes its calls. One object serves all steps, so that a compiled step is compiled once."""
 
-    def __init__(self) -> None:
+    def __init__(self, after: Iterable[Callable[[Any], None]]) -> None:
         self.forward: Any = None
+        self.after = after
         self.active = False
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
 
@@ -83,6 +86,8 @@ class _Noted:
         output = self.forward(*args, **kwargs)
         if self.active:
             self.calls.append((args, kwargs, output))
+            for hear in self.after:
+                hear(output)
         return output
 
     def __reduce__(self) -> Any:

@@ -6,16 +6,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lit_continual.methods.bases.guards import require_initialised
+
 
 def learnt_values(network: nn.Module) -> dict[str, Tensor]:
     """The live tensors of a network that training may move, by name: parameters, and buffers that a checkpoint has.
 
     Buffers are running statistics, the vectors of a spectral norm, averages of a codebook, ranges of an observer.
     """
+    require_initialised(network)
     passing = {
         id(module._buffers[name])
         for module in network.modules()
-        for name in module._non_persistent_buffers_set & module._buffers.keys()
+        for name in module._non_persistent_buffers_set.intersection(module._buffers.keys())
     }
     buffers = {name: value for name, value in network.named_buffers() if id(value) not in passing}
     return {**dict(network.named_parameters()), **buffers}

@@ -61,14 +61,11 @@ class ImportancePenalty(GradientEdit, ABC):
         self.anchor: dict[str, Tensor] = {}
         self._constant = 0.0  # of the sum of several penalties
         self._held: dict[str, nn.Parameter] = {}
+        self._unmeasured = False  # what an earlier fit has left, and this one will train
 
     def follow(self, pl_module: LightningModule) -> None:
-        """Say that nothing was measured of a module that a fit has left which this callback did not see."""
-        rank_zero_warn(
-            f"`{type(self).__name__}` measures what is important when a fit ends, and has measured nothing of the model"
-            " that this stream starts from, so its first fit is plain training. Take `L2SP` or `Distillation` to keep"
-            " what that model knows."
-        )
+        """Note that nothing was measured of a module that a fit has left which this callback did not see."""
+        self._unmeasured = True
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,6 +75,17 @@ class ImportancePenalty(GradientEdit, ABC):
         importance = grown(self.importance, selected)
         self.importance = {name: value.to(selected[name].device) for name, value in importance.items()}
         self._held = {name: p for name, p in selected.items() if name in self.importance and p.requires_grad}
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # of a fit that has steps
+        if self._unmeasured:
+            rank_zero_warn(
+                f"`{type(self).__name__}` measures what is important when a fit ends, and has measured nothing of the"
+                " model that this stream starts from, so this fit is plain training. Take `L2SP` or `Distillation` to"
+                " keep what that model knows, or `EWC` or `MAS` behind a first experience of `max_epochs: 0` with data"
+                " that it knows."
+            )
+        self._unmeasured = False
 
     @override
     def edit(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

@@ -58,11 +58,13 @@ class PathImportance(ImportancePenalty):
         super().on_fit_start(trainer, pl_module)
         selected = select_parameters(pl_module, self.patterns)
         self._tracked = {name: p for name, p in selected.items() if p.requires_grad}
-        if not (self._to_resume and trainer.ckpt_path is not None):
+        resumes = self._to_resume and trainer.ckpt_path is not None
+        self._under_way = resumes or not trainer.fit_loop.skip  # a fit of no steps has nothing to gather
+        if self._under_way and not resumes:
             self.sums = self.begin(self._tracked)
         of = {name: p.device for name, p in selected.items()}
         self.sums = {sort: {n: value.to(of[n]) for n, value in sums.items()} for sort, sums in self.sums.items()}
-        self._to_resume, self._under_way, self._pending = False, True, []
+        self._to_resume, self._pending = False, []
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
 
     @override
@@ -91,8 +93,9 @@ class PathImportance(ImportancePenalty):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        with torch.no_grad():
-            self.consolidate(pl_module, self.importances(self._tracked))
+        if self._under_way:
+            with torch.no_grad():
+                self.consolidate(pl_module, self.importances(self._tracked))
         self._under_way = False
 
     @override

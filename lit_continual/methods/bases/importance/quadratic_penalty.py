@@ -77,7 +77,8 @@ def weighted_differences(parameters: Named, anchor: Named, importance: Named) ->
     _, weights = matched(parameters, importance)
     differences = torch._foreach_sub(values, anchors)
     weighted = torch._foreach_mul(differences, weights)
-    terms = [torch.linalg.vecdot(d.flatten(), w.flatten()) for d, w in zip(differences, weighted, strict=True)]
+    pairs = zip(differences, weighted, strict=True)  # of weights in half precision the latter are in a wider one
+    terms = [torch.linalg.vecdot(d.flatten().to(w.dtype), w.flatten()) for d, w in pairs]
     return torch.stack(terms).sum(), dict(zip(parameters, weighted, strict=True))
 
 

@@ -106,15 +106,15 @@ class SampleMean:
         """Sum what the samples say; return the sums, and how many samples were used and how many not finite."""
         with isolate_rng(), torch.enable_grad(), torch.autocast(pl_module.device.type, enabled=False):
             copied = silent_copy(pl_module, trainer)
-            names = self.measured.measured_parameters(pl_module)
-            parameters = {name: copied.get_parameter(name).requires_grad_() for name in names}
+            found = dict(copied.named_parameters())
+            parameters = {n: found[n].requires_grad_() for n in self.measured.measured_parameters(pl_module)}
             sums = {name: self.measured.blank(name, p).to(p.device, wide(p)) for name, p in parameters.items()}
             counts, generator = [0, 0], torch.Generator(pl_module.device)
             for number, sample in samples if parameters else ():
-                found = self.measured.measure(copied, sample, parameters, generator.manual_seed(number))
-                if found is not None:
-                    finite = bool(torch.stack(torch._foreach_norm(list(found.values()))).isfinite().all())
+                one = self.measured.measure(copied, sample, parameters, generator.manual_seed(number))
+                if one is not None:
+                    finite = bool(torch.stack(torch._foreach_norm(list(one.values()))).isfinite().all())
                     counts[not finite] += 1
                     if finite:
-                        torch._foreach_add_(list(sums.values()), [found[name].to(sums[name]) for name in sums])
+                        torch._foreach_add_(list(sums.values()), [one[name].to(sums[name]) for name in sums])
         return sums, torch.tensor(counts, dtype=torch.float32, device=pl_module.device)

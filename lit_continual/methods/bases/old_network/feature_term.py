@@ -43,9 +43,10 @@ class FeatureTerm(TaughtTerm):
         self.layers = None if layers is None else list(layers)
         self._student: LayerOutputs | None = None
         self._chosen: list[str] | None = None  # in the first step of a fit
+        self._found: list[tuple[Any, Mapping[str, Tensor]]] = []  # what `forward` returned, and its layers until then
 
     def choose(self, outputs: Mapping[str, Tensor], logits: Tensor) -> list[str]:
-        """Choose layers by what all of them answered, in the order of their calls: here the ends of levels."""
+        """Choose layers by what all in the graph answered, in the order of their calls: here the ends of levels."""
         return level_ends(outputs, logits)
 
     @override
@@ -53,13 +54,13 @@ class FeatureTerm(TaughtTerm):
         super().on_fit_start(trainer, pl_module)
         if self._teacher is not None:
             require_eager(pl_module, f"`{type(self).__name__}`")
-            self._watch(pl_module, candidate_layers(pl_module) if self.layers is None else self.layers)
+            self._watch(pl_module, candidate_layers(pl_module) if self.layers is None else self.layers, active=False)
             self._chosen = self.layers
 
-    def _watch(self, pl_module: LightningModule, layers: Sequence[str]) -> None:
+    def _watch(self, pl_module: LightningModule, layers: Sequence[str], active: bool = True) -> None:
         self._unwatch()
         self._student = LayerOutputs(pl_module, layers)
-        self._student.active = False
+        self._student.active = active
 
     def _unwatch(self) -> None:
         if self._student is not None:
@@ -70,6 +71,19 @@ class FeatureTerm(TaughtTerm):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._student is not None:
             self._student.active = True
+
+    def after_forward(self, output: Any) -> None:
+        """Note what layers have answered in this call of ``forward``, of which a step may make several."""
+        if self._student is not None:
+            self._found.append((output, dict(self._student.found)))
+
+    def _features(self) -> Mapping[str, Tensor]:
+        """What layers of the network in training have answered to what the teacher will be asked."""
+        assert self._student is not None
+        last, calls = self._student.found, self._found
+        self._student.found, self._found = {}, []  # an optimizer such as LBFGS asks several times a batch
+        call = self.captured if self.logits is None else None
+        return next((found for output, found in calls if call is not None and output is call.output), last)
 
     def ask_with_features(
         self, pl_module: LightningModule, student: Tensor, ask: Ask
@@ -84,10 +98,9 @@ class FeatureTerm(TaughtTerm):
         Raises:
             MisconfigurationException: If a layer has answered no tensor.
         """
-        assert self._student is not None
-        ours, self._student.found, self._student.active = self._student.found, {}, False
-        if self._chosen is None:
-            self._chosen = self.choose(ours, student)
+        ours = self._features()
+        if self._chosen is None:  # of what is in the graph, and no moving average of the network that the step asks too
+            self._chosen = self.choose({name: found for name, found in ours.items() if found.requires_grad}, student)
             self._watch(pl_module, self._chosen)
         layers, calls = self._chosen, list[Mapping[str, Tensor]]()
 
@@ -109,9 +122,10 @@ class FeatureTerm(TaughtTerm):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *given: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *given)
         if self._student is not None:
-            self._student.found, self._student.active = {}, False
+            self._student.found, self._student.active, self._found = {}, False, []
 
     @override
     def release(self, pl_module: LightningModule) -> None:
         super().release(pl_module)
         self._unwatch()
+        self._found = []

@@ -7,9 +7,12 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+
+from lit_continual.methods.bases.guards import require_initialised
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -26,6 +29,7 @@ def frozen_copy(module: M) -> M:
     Args:
         module: Any module; it is left as it is.
     """
+    require_initialised(module)
     own = [*module.parameters(), *module.buffers()]
     held, memo = {id(value) for value in own} | {_storage(value) for value in own}, dict[int, Any]()
     for part in module.modules():
@@ -34,7 +38,8 @@ def frozen_copy(module: M) -> M:
                 memo |= {
                     id(data): _shared(data) for data in _data(value, set()) if not {id(data), _storage(data)} & held
                 }
-    copied = copy.deepcopy(module, memo)
+    with torch.no_grad():  # in which the copy of a scripted module has no graph
+        copied = copy.deepcopy(module, memo)
     for part in copied.modules():
         vars(part).pop("_compiled_call_impl", None)  # of `module.compile()`
         if vars(part).get("_compiler_ctx") is not None:  # of `torch.compile(module)`, by Lightning

@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.nn.modules.dropout import _DropoutNd
 from typing_extensions import Self
 
@@ -74,6 +75,7 @@ def candidate_layers(network: nn.Module) -> list[str]:
     parts = dict(network.named_modules())
     others = [f"{name}." for name, part in parts.items() if isinstance(part, SharedHead)]
     others += [f"{name}.parametrizations." for name in parts]  # which answer with weights
+    others += [f"{name}." for name, part in parts.items() if isinstance(part, ScriptModule)]  # which takes no hook
     return [
         name
         for name, part in parts.items()

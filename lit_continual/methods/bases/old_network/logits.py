@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lit_continual.methods.bases.fit.forward_calls import is_same, tensors
@@ -91,3 +92,8 @@ def named_logits(outputs: Any) -> Tensor | None:
 def origins(batch: Any) -> list[str]:
     """Where each sample of a batch comes from; none where it does not say."""
     return list(batch.get("origin") or ()) if isinstance(batch, Mapping) else []
+
+
+def memory_of(trainer: Trainer) -> Any:
+    """How the data of a fit keep exemplars, of which there may be none yet; ``None`` where they have no memory."""
+    return getattr(getattr(trainer, "datamodule", None), "exemplars", None)

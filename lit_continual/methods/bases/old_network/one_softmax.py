@@ -34,7 +34,8 @@ def target_of(given: Target | None, pl_module: nn.Module, batch: Any, logits: Te
     """Return the channel of each voxel, ``(B, *spatial)``: as given, or the ``label`` or second part of the batch.
 
     Raises:
-        MisconfigurationException: If the batch has no such part, or it is of another shape or no integers.
+        MisconfigurationException: If the batch has no such part, it is of another shape or no integers, or there is no
+            channel of that number.
     """
     target: Any = None
     if given is not None:
@@ -51,5 +52,18 @@ def target_of(given: Target | None, pl_module: nn.Module, batch: Any, logits: Te
         raise MisconfigurationException(
             f"The channel of each voxel is wanted as integers {tuple(shape)}, and the batch has {found}. Give"
             " `target=`, a function of a module and a batch that returns it."
+        )
+    channels = logits.shape[1]
+    if channels < 2:
+        raise MisconfigurationException(
+            "One softmax has a channel of its background and those of its classes, and the logits have one channel in"
+            " all. Give the network two or more, or take `Distillation` with `heads='sigmoid'`."
+        )
+    # An old network has fewer channels than the labels name.
+    if logits.requires_grad and not 0 <= int(target.min()) <= int(target.max()) < channels:
+        raise MisconfigurationException(
+            f"The channel of each voxel is wanted as integers from 0 to {channels - 1}, and the batch has"
+            f" {int(target.min())} to {int(target.max())}, such as a label to ignore. Give `target=`, a function of a"
+            " module and a batch that returns it."
         )
     return target.long()
