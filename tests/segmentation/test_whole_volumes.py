@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from lit_continual.modules import HydraNet, RegionSegmenter, Segmenter
 from lit_continual.segmentation.inference import Inference
 from tests.data.test_volumes import save
 from tests.largest_tensor import largest_tensor
+from tests.marks import slow_but
 
 NETWORK = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "kernel_size": 3, "padding": 1}
 FLAT = {**NETWORK, "_target_": "torch.nn.Conv2d"}
@@ -76,14 +79,17 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)], ids=str)
+ORDERS = [(0, 1, 2), (2, 0, 1)]  # of axes: the second with some grids, as each has the first
+FAST = [*product(GRIDS, ORDERS[:1]), *product(["swapped", "resampled", "a slice"], ORDERS[1:])]
+
+
+@pytest.mark.parametrize(("grid", "order"), slow_but(product(GRIDS, ORDERS), *FAST))
 @pytest.mark.parametrize("flat", [False, True], ids=["3D", "slice by slice"])
-@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_label_maps_and_masks_are_those_of_whole_logits(volume, grid, flat, order, monkeypatch):
     monkeypatch.setattr(stitching, "_order", lambda axes: order)
     module = segmenter(FLAT, (6, 5)) if flat else segmenter()
-    found, expected = assert_as_whole(module, volume(**grid))
-    if "spacing" not in grid and order == (0, 1, 2):
+    found, expected = assert_as_whole(module, volume(**GRIDS[grid]))
+    if "spacing" not in GRIDS[grid] and order == (0, 1, 2):
         assert torch.equal(found.long(), expected)  # to the last bit of a logit
 
 
