@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from lit_continual.data import ShoulderDataModule
 from lit_continual.data.volumes import load_evaluation_volume
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.files import replaced, write_text
+from lit_continual.files.whole_files import replaced, write_text
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.runs.run import Run
 from lit_continual.segmentation.segmenter import Segmenter
 

@@ -6,9 +6,12 @@ from . import modules as modules
 from .data.batch import Batch as Batch
 from .data.batch import Sample as Sample
 from .data.batch import collate as collate
-from .data.cases import Case as Case
-from .data.cases import CaseList as CaseList
-from .data.cases import read_cases as read_cases
+from .data.case_lists.cases import Case as Case
+from .data.case_lists.cases import CaseList as CaseList
+from .data.case_lists.cases import read_cases as read_cases
+from .data.case_lists.splits import Split as Split
+from .data.case_lists.splits import check_leakage as check_leakage
+from .data.case_lists.splits import split_cases as split_cases
 from .data.decathlon_data_module import DecathlonDataModule as DecathlonDataModule
 from .data.joint_data_module import JointDataModule as JointDataModule
 from .data.loading import Loading as Loading
@@ -19,9 +22,6 @@ from .data.samplers import EpochSampler as EpochSampler
 from .data.samplers import WholeSampler as WholeSampler
 from .data.segmentation_data_module import Augmentation as Augmentation
 from .data.segmentation_data_module import SegmentationDataModule as SegmentationDataModule
-from .data.splits import Split as Split
-from .data.splits import check_leakage as check_leakage
-from .data.splits import split_cases as split_cases
 from .denoising.denoiser import Denoiser as Denoiser
 from .denoising.noisy_pair import NoisyPair as NoisyPair
 from .denoising.noisy_pair import read_noisy_pair as read_noisy_pair
@@ -40,6 +40,8 @@ from .interop.bundle.bundle_segmenter import BundleSegmenter as BundleSegmenter
 from .interop.nnunet.nnunet_data_module import NNUNetDataModule as NNUNetDataModule
 from .interop.nnunet.nnunet_segmenter import NNUNetSegmenter as NNUNetSegmenter
 from .methods.agem.callback import AGEM as AGEM
+from .methods.bases.loss_term import LossTerm as LossTerm
+from .methods.bases.partial_training import PartialTraining as PartialTraining
 from .methods.der.callback import DarkExperienceReplay as DarkExperienceReplay
 from .methods.distillation.callback import Distillation as Distillation
 from .methods.ewc.callback import EWC as EWC
@@ -47,7 +49,6 @@ from .methods.fusion.callback import WeightFusion as WeightFusion
 from .methods.ilt.callback import ILT as ILT
 from .methods.l2sp.callback import L2SP as L2SP
 from .methods.lora.callback import LoRA as LoRA
-from .methods.loss_term import LossTerm as LossTerm
 from .methods.mas.callback import MAS as MAS
 from .methods.meta.callback import MetaTune as MetaTune
 from .methods.meta.episodes import Episodes as Episodes
@@ -61,7 +62,6 @@ from .methods.meta.strategies import MetaStrategy as MetaStrategy
 from .methods.meta.strategies import Naive as Naive
 from .methods.meta.strategies import Reptile as Reptile
 from .methods.mib.callback import MiB as MiB
-from .methods.partial_training import PartialTraining as PartialTraining
 from .methods.patient_tuning.callback import PatientTuning as PatientTuning
 from .methods.plop.callback import PLOP as PLOP
 from .methods.pretrained.callback import Pretrained as Pretrained

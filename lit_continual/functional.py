@@ -5,6 +5,10 @@ from lit_continual.denoising.region_statistics import ensemble_bias as ensemble_
 from lit_continual.denoising.region_statistics import ensemble_rmse as ensemble_rmse
 from lit_continual.denoising.slice_neighbours import slice_neighbours as slice_neighbours
 from lit_continual.methods.agem.projection import project_gradient as project_gradient
+from lit_continual.methods.bases.importance.quadratic_penalty import importance_penalty as importance_penalty
+from lit_continual.methods.bases.importance.quadratic_penalty import (
+    importance_penalty_gradient as importance_penalty_gradient,
+)
 from lit_continual.methods.der.loss import dark_experience_loss as dark_experience_loss
 from lit_continual.methods.distillation.loss import dice_distillation_loss as dice_distillation_loss
 from lit_continual.methods.distillation.loss import distillation_loss as distillation_loss
@@ -23,8 +27,6 @@ from lit_continual.methods.meta.meta_gradient import task_gradient as task_gradi
 from lit_continual.methods.mib.loss import unbiased_cross_entropy as unbiased_cross_entropy
 from lit_continual.methods.mib.loss import unbiased_distillation_loss as unbiased_distillation_loss
 from lit_continual.methods.plop.local_pod import local_pod_distance as local_pod_distance
-from lit_continual.methods.quadratic_penalty import importance_penalty as importance_penalty
-from lit_continual.methods.quadratic_penalty import importance_penalty_gradient as importance_penalty_gradient
 from lit_continual.methods.rehearsal.content_distance import content_distance as content_distance
 from lit_continual.methods.rehearsal.content_distance import layer_weight as layer_weight
 from lit_continual.methods.rehearsal.content_distance import pairwise_squared_distance as pairwise_squared_distance

@@ -26,7 +26,7 @@ BREAKS = [
         ("(len(pixels), -1).mean(1)", "(len(pixels), -1).sum(1)"),
     ),
     *room(
-        "methods/soft_cross_entropy.py",
+        "methods/bases/old_network/soft_cross_entropy.py",
         "tests/methods/distillation/test_loss.py",
         ("return -(probabilities * log_softmax(logits, 1))", "return (probabilities * log_softmax(logits, 1))"),
         ("(logits.softmax(1) - probabilities), None", "(logits.softmax(1) - 0.5 * probabilities), None"),
@@ -53,29 +53,29 @@ BREAKS = [
         "methods/rwalk/callback.py", "tests/methods/rwalk/test_rwalk.py", ("(old[name] + one) / 2", "old[name] + one")
     ),
     *room(
-        "methods/path_importance.py",
+        "methods/bases/importance/path_importance.py",
         "tests/methods/si/test_si.py",
         ("p.grad.detach().clone() for p", "p.grad.detach() for p"),
     ),
     *room(
-        "methods/quadratic_penalty.py",
+        "methods/bases/importance/quadratic_penalty.py",
         "tests/methods/ewc/test_callback.py",
         ("(differences, weights)", "(differences, anchors)"),
     ),
     *room(
-        "methods/importance_penalty.py",
+        "methods/bases/importance/importance_penalty.py",
         "tests/methods/ewc/test_callback.py",
         ("self.factor * self.strength", "self.strength"),
     ),
     *room(
-        "methods/sample_mean.py",
+        "methods/bases/importance/sample_mean.py",
         "tests/methods/ewc/test_callback.py",
         ("with isolate_rng(), torch", "with torch"),
         ("copied = silent_copy(pl_module, trainer)", "copied = silent_copy(pl_module, trainer).train()"),
     ),
     *room(
-        "methods/single_samples.py",
-        "tests/methods/test_single_samples.py",
+        "methods/bases/importance/single_samples.py",
+        "tests/methods/bases/test_single_samples.py",
         ("range(rank, size, world)", "range(rank, size)"),
     ),
     *room(
@@ -182,8 +182,8 @@ BREAKS = [
         ("turned.flip(self.turned)", "turned"),
     ),
     *room(
-        "data/window_sums.py",
-        "tests/data/test_stitching.py",
+        "windows/window_sums.py",
+        "tests/windows/test_stitching.py",
         ("a + edge - b + halo", "a + edge - b"),
         ("inner[-1] += self.weight", "inner[-1] += 1"),
         ("axis.stops[place[a]] - axis.halo - first[a]", "axis.stops[place[a]] - first[a]"),
@@ -262,7 +262,7 @@ BREAKS = [
         ("weights * torch.stack", "torch.stack"),
     ),
     *room(
-        "methods/teacher.py",
+        "methods/bases/old_network/teacher.py",
         "tests/methods/mib/test_callback.py",
         ("head.shrink(channels)", "pass"),
     ),
@@ -273,22 +273,24 @@ BREAKS = [
         ('== {"exemplar"} else self.alpha', '== {"exemplar"} else 1.0'),
     ),
     *room(
-        "methods/taught_term.py",
+        "methods/bases/old_network/taught_term.py",
         "tests/methods/distillation/test_callback.py",
         ("lambda network: logits(network, batch)", "answers.of_images(batch)"),
         ('elif self.teacher == "start" or self._fitted:', 'elif self.teacher == "start":'),
     ),
     *room(
-        "methods/frozen_copy.py",
+        "methods/bases/old_network/frozen_copy.py",
         "tests/methods/distillation/test_callback.py",
         ("copied.eval().requires_grad_(False)", "copied.requires_grad_(False)"),
     ),
     *room(
-        "methods/releasing.py",
-        "tests/methods/test_loss_term.py",
+        "methods/bases/releasing.py",
+        "tests/methods/bases/test_loss_term.py",
         ("BaseException) -> None:\n        self.release(pl_module)", "BaseException) -> None:\n        pass"),
     ),
-    *room("methods/anchor.py", "tests/methods/l2sp/test_callback.py", ("p.detach().clone() for", "p.detach() for")),
+    *room(
+        "methods/bases/anchor.py", "tests/methods/l2sp/test_callback.py", ("p.detach().clone() for", "p.detach() for")
+    ),
     *room(
         "methods/l2sp/callback.py",
         "tests/methods/l2sp/test_callback.py",
@@ -332,7 +334,7 @@ BREAKS = [
         ('checkpoint.pop("current_model_state", checkpoint["state_dict"])', 'checkpoint["state_dict"]'),
     ),
     *room(
-        "methods/frozen_entries.py",
+        "methods/bases/fit/frozen_entries.py",
         "tests/methods/tgd/test_callback.py",
         ("gradient.index_fill_(one.axis, one.rows, 0.0)", "pass"),
         ("one.live.index_copy_(one.axis, one.rows, one.kept)", "pass"),
@@ -356,7 +358,7 @@ BREAKS = [
         ("annotated[..., shown] = True", "annotated[..., shown] = False"),
     ),
     *room(
-        "methods/names.py",
+        "methods/bases/names.py",
         "tests/methods/train_only/test_callback.py",
         ('f"{name}.".startswith(f"{part}.")', "name.startswith(part)"),
     ),
@@ -389,7 +391,7 @@ BREAKS = [
     ),
     # The door to checkpoints, and the registry
     *room(
-        "runs/checkpoint.py",
+        "runs/checkpoints/checkpoint.py",
         "tests/runs/test_checkpoint.py tests/runs/test_registry.py",
         ("if written is not None and written != self._digest():", "if False:"),
         ("not bool(value.isfinite().all())", "False"),
@@ -397,23 +399,23 @@ BREAKS = [
         ("with self._named(), trusting(self.trust), BoundedBuilding(self.state_dict):", "with self._named():"),
     ),
     *room(
-        "runs/load_checkpoint.py",
+        "runs/checkpoints/load_checkpoint.py",
         "tests/runs/test_checkpoint.py tests/runs/test_registry.py",
         ('map_location="cpu", weights_only=True)', 'map_location="cpu", weights_only=False)'),
     ),
-    *room("runs/trust.py", "tests/runs/test_registry.py", ("_TRUSTED.reset(token)", "pass")),
+    *room("runs/checkpoints/trust.py", "tests/runs/test_registry.py", ("_TRUSTED.reset(token)", "pass")),
     *room(
-        "runs/parameters.py",
+        "runs/checkpoints/parameters.py",
         "tests/runs/test_checkpoint.py tests/runs/test_registry.py",
         ("    if _describes(value):", "    if False:"),
     ),
     *room(
-        "runs/seal.py",
+        "runs/checkpoints/seal.py",
         "tests/runs/test_checkpoint.py tests/runs/test_registry.py",
         ('"hyper_parameters": checkpoint.get("hyper_parameters")}', '"hyper_parameters": None}'),
     ),
     *room(
-        "runs/registry.py",
+        "runs/checkpoints/registry.py",
         "tests/runs/test_registry.py",
         ("fetches = FETCHES.search(argument) and", "fetches = False and"),
         (" and not LEADS_AWAY.search(value)", ""),
@@ -429,7 +431,7 @@ BREAKS = [
         ("iter(range(self.rank, len(", "iter(range(0, len("),
     ),
     *room(
-        "data/cached_files.py",
+        "data/cache/cached_files.py",
         "tests/data/test_volume_cache.py",
         ("            if path.name in used_names(self.folder):", "            if False:"),
         ("and path.name not in used and self.remove(path)", "and self.remove(path)"),
@@ -437,7 +439,7 @@ BREAKS = [
         ("return sorted(found)", "return sorted(found)[::-1]"),
     ),
     *room(
-        "data/volume_cache.py",
+        "data/cache/volume_cache.py",
         "tests/data/test_volume_cache.py",
         ("value.movedim(-1, 0).contiguous().movedim(0, -1)", "value.contiguous()"),
         ("(k - rank) % ranks != 0", "0"),
@@ -460,12 +462,12 @@ BREAKS = [
         ("round(self.share / (1 - self.share) *", "round(self.share *"),
     ),
     *room(
-        "data/fold_file.py",
+        "data/case_lists/fold_file.py",
         "tests/data/test_nnunet_raw.py",
         ("if both := sorted", "if False and sorted"),
     ),
     *room(
-        "data/dataset_json.py",
+        "data/case_lists/dataset_json.py",
         "tests/data/test_nnunet_raw.py",
         ("sorted(named, key=int)", "sorted(named)"),
         ("v != (0,) and name != IGNORE", "name != IGNORE"),
@@ -487,8 +489,8 @@ BREAKS = [
         ("torch.half, torch.half)", "torch.float32, torch.half)"),
     ),
     *room(
-        "data/stitching.py",
-        "tests/data/test_stitching.py",
+        "windows/stitching.py",
+        "tests/windows/test_stitching.py",
         ("else own - halo", "else own"),
     ),
     *room(
@@ -499,8 +501,8 @@ BREAKS = [
         ("np.random.set_state(state)", "pass"),
     ),
     *room(
-        "data/dicom_geometry.py",
-        "tests/data/test_dicom.py",
+        "images/dicom_geometry.py",
+        "tests/images/test_dicom.py",
         ("rows * spacing[1], columns * spacing[0]", "rows * spacing[0], columns * spacing[1]"),
         ("np.diag([-1.0, -1.0, 1.0, 1.0])", "np.diag([1.0, 1.0, 1.0, 1.0])"),
         ("np.argsort(positions @ normal", "np.argsort(-positions @ normal"),
@@ -508,8 +510,8 @@ BREAKS = [
         ("> TOLERANCE * usual)", "> 1e9)"),
     ),
     *room(
-        "data/dicom.py",
-        "tests/data/test_dicom.py",
+        "images/dicom.py",
+        "tests/images/test_dicom.py",
         ("apply_modality_lut(part.pixel_array, part)", "part.pixel_array"),
     ),
     *room(
@@ -535,7 +537,7 @@ BREAKS = [
         ("if not head <= one.classes.keys()", "if False"),
     ),
     *room(
-        "data/splits.py",
+        "data/case_lists/splits.py",
         "tests/data/test_splits.py",
         ('groups["train"][i::n]', 'groups["train"][i:]'),
         ("if len(found) > 1:", "if len(found) > 2:"),

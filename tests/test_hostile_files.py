@@ -17,22 +17,22 @@ from monai.data import MetaTensor
 from lit_continual.cli.dispatch import main
 from lit_continual.cli.show_memory import show_memory
 from lit_continual.data import Preprocessing, read_cases
-from lit_continual.data.nifti import nifti_affine, write_nifti
 from lit_continual.data.volumes import load_case
 from lit_continual.denoising.noisy_pair import read_noisy_pair
+from lit_continual.files.csv_text import csv_rows, csv_text
+from lit_continual.files.printing import show
+from lit_continual.files.whole_files import read_yaml
+from lit_continual.images.nifti import nifti_affine, write_nifti
 from lit_continual.methods.rehearsal.budget import Budget
 from lit_continual.methods.rehearsal.exemplar import Exemplar
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.reports.overlay import Overlay
 from lit_continual.reports.terminal import matrix_table
 from lit_continual.runs.case_scores import CaseScores
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.csv_text import csv_rows, csv_text
-from lit_continual.runs.files import read_yaml
-from lit_continual.runs.printing import show
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.seal import seal
 from lit_continual.runs.run import Run
 from lit_continual.runs.run_folder import RunFolder
-from lit_continual.runs.seal import seal
 from lit_continual.studies.layout import read_layout
 
 DEEP = "[" * 100_000

@@ -81,7 +81,7 @@ def test_imports_go_one_way(file):
         ("methods/l2sp/x.py", "from lit_continual.stream import y"),
         ("methods/l2sp/x.py", "import lit_continual.cli.y"),
         ("methods/l2sp/x.py", "from lit_continual.methods.tgd.callback import y"),
-        ("methods/guards.py", "from lit_continual.methods.tgd import y"),
+        ("methods/bases/guards.py", "from lit_continual.methods.tgd import y"),
         ("methods/l2sp/x.py", "from ..tgd import y"),
         ("data/x.py", "from lit_continual import stream"),
         ("data/x.py", "from ..methods import y"),
@@ -96,7 +96,7 @@ def test_imports_go_one_way(file):
         ("networks/x.py", "import lit_continual.metrics as m"),
         ("runs/x.py", "from lit_continual.networks import y"),
         ("runs/x.py", "from lit_continual.interop import y"),
-        ("interop/x.py", "from lit_continual.methods.guards import y"),
+        ("interop/x.py", "from lit_continual.methods.bases.guards import y"),
     ],
 )
 def test_an_import_against_the_direction_is_found(file, source):
@@ -109,10 +109,13 @@ def test_an_import_against_the_direction_is_found(file, source):
         ("__main__.py", "from lit_continual.cli import main"),
         ("callbacks.py", "from lit_continual.methods.l2sp.callback import L2SP"),
         ("stream/x.py", "from lit_continual import runs, __version__"),
-        ("methods/l2sp/x.py", "from lit_continual.methods.l2sp.y import z\nfrom lit_continual.methods.guards import g"),
+        (
+            "methods/l2sp/x.py",
+            "from lit_continual.methods.l2sp.y import z\nfrom lit_continual.methods.bases.guards import g",
+        ),
         ("methods/l2sp/x.py", "from .y import z\nfrom ..guards import g"),
-        ("methods/loss_term.py", "from lit_continual.methods.guards import g"),
-        ("reports/x.py", "import numpy as np\nfrom lit_continual.runs.files import y"),
+        ("methods/bases/loss_term.py", "from lit_continual.methods.bases.guards import g"),
+        ("reports/x.py", "import numpy as np\nfrom lit_continual.files.whole_files import y"),
         ("segmentation/x.py", "from lit_continual.networks import y\nfrom lit_continual.data.batch import z"),
     ],
 )

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from lit_continual.cli import main
 from lit_continual.cli.options_of_fit import OptionsOfFit
 from lit_continual.data import shoulder_subject
-from lit_continual.runs.files import read_json
-from lit_continual.runs.load_checkpoint import load_checkpoint
+from lit_continual.files.whole_files import read_json
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT / "docs" / "tutorials"

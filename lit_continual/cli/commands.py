@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from lit_continual.cli.parser import Parser
 from lit_continual.cli.print_report import print_report
-from lit_continual.runs.printing import show
+from lit_continual.files.printing import show
 
 IMPORTED = ("lit_continual.cli.continual_cli", "lit_continual.reports.report")  # by a fit
 
@@ -62,7 +62,7 @@ def cache(arguments: Sequence[str]) -> None:
     commands.add_subcommand("clear", clearing, help=clearing.description)
     given = parser.parsed(arguments)
     from lit_continual.cli.show_cache import show_cache
-    from lit_continual.data.cached_volumes import clear
+    from lit_continual.data.cache.cached_volumes import clear
 
     if given["subcommand"] == "show":
         show_cache()
@@ -144,7 +144,7 @@ def memory(arguments: Sequence[str]) -> None:
     if given["subcommand"] == "show":
         show_memory(exemplars, options["exemplars"])
     else:
-        from lit_continual.data.cached_volumes import clear
+        from lit_continual.data.cache.cached_volumes import clear
 
         count = exemplars.forget(options["patient"])
         show(f"{count} exemplars of {options['patient']} are gone from {exemplars.folder}.", soft_wrap=False)

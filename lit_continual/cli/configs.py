@@ -30,8 +30,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lit_continual.runs.files import is_first_rank, read_yaml
-from lit_continual.runs.printing import printable
+from lit_continual.files.printing import printable
+from lit_continual.files.whole_files import is_first_rank, read_yaml
 
 #: Lists whose entries would else be laid over those before: the epochs of the first experience, or an argument of the
 #: first callback, stayed where another stands now.

@@ -17,15 +17,15 @@ from lit_continual.cli.configs import merged, parsed_anew, print_old_form, witho
 from lit_continual.cli.parser import Parser
 from lit_continual.cli.print_report import report_of
 from lit_continual.cli.show_scores import show_scores
-from lit_continual.runs import signals
-from lit_continual.runs.bounded_yaml import safe_load
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.files.bounded_yaml import safe_load
+from lit_continual.files.outputs import require_apart, require_folder
+from lit_continual.files.whole_files import is_first_rank
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.runs.experience import Experience
-from lit_continual.runs.files import is_first_rank
-from lit_continual.runs.outputs import require_apart, require_folder
 from lit_continual.runs.run_folder import RunFolder
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.segmentation.volume_scores import SCORES
+from lit_continual.stream import signals
 from lit_continual.stream.evaluation import evaluate
 from lit_continual.stream.rehearsal import explained, rehearse, rehearse_ordinary, with_added
 from lit_continual.stream.section import instantiate

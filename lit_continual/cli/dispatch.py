@@ -10,9 +10,9 @@ from typing import Any
 from lit_continual import __version__
 from lit_continual.cli.commands import COMMANDS
 from lit_continual.cli.parser import Parser
-from lit_continual.runs import signals
-from lit_continual.runs.files import in_one_line, remedy
-from lit_continual.runs.printing import printable
+from lit_continual.files.printing import printable
+from lit_continual.files.whole_files import in_one_line, remedy
+from lit_continual.stream import signals
 from lit_continual.stream.section import reason
 
 #: How to go on with a command that a signal has ended.

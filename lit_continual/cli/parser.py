@@ -12,9 +12,9 @@ from jsonargparse import ArgumentParser
 from typing_extensions import override
 
 import lit_continual
+from lit_continual.files.bounded_yaml import MODE
+from lit_continual.files.printing import printable
 from lit_continual.methods.meta.old_config import how_to_convert
-from lit_continual.runs.bounded_yaml import MODE
-from lit_continual.runs.printing import printable
 from lit_continual.stream.section import reason
 
 

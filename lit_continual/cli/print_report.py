@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from lit_continual.runs.files import in_one_line, is_first_rank
-from lit_continual.runs.printing import printable, show
+from lit_continual.files.printing import printable, show
+from lit_continual.files.whole_files import in_one_line, is_first_rank
 
 
 def print_report(*runs: Path, output: Path | None = None) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from lit_continual.data.cached_volumes import CachedVolume, cached_volumes
-from lit_continual.data.volume_cache import volumes_folder
-from lit_continual.runs.printing import show
+from lit_continual.data.cache.cached_volumes import CachedVolume, cached_volumes
+from lit_continual.data.cache.volume_cache import volumes_folder
+from lit_continual.files.printing import show
 
 
 def show_cache() -> None:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
+from lit_continual.files.printing import show
 from lit_continual.methods.rehearsal.exemplar import Exemplar
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
-from lit_continual.runs.printing import show
 
 
 def show_memory(memory: ExemplarMemory, exemplars: bool = False) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from rich.table import Table
 
-from lit_continual.runs.files import is_first_rank
-from lit_continual.runs.printing import show
+from lit_continual.files.printing import show
+from lit_continual.files.whole_files import is_first_rank
 
 
 def show_scores(found: Mapping[str, Mapping[str, float]], scores: Iterable[str]) -> None:

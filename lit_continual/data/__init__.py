@@ -6,9 +6,12 @@ import lit_continual
 from lit_continual.data.batch import Batch as Batch
 from lit_continual.data.batch import Sample as Sample
 from lit_continual.data.batch import collate as collate
-from lit_continual.data.cases import Case as Case
-from lit_continual.data.cases import CaseList as CaseList
-from lit_continual.data.cases import read_cases as read_cases
+from lit_continual.data.case_lists.cases import Case as Case
+from lit_continual.data.case_lists.cases import CaseList as CaseList
+from lit_continual.data.case_lists.cases import read_cases as read_cases
+from lit_continual.data.case_lists.splits import Split as Split
+from lit_continual.data.case_lists.splits import check_leakage as check_leakage
+from lit_continual.data.case_lists.splits import split_cases as split_cases
 from lit_continual.data.decathlon_data_module import DecathlonDataModule as DecathlonDataModule
 from lit_continual.data.joint_data_module import JointDataModule as JointDataModule
 from lit_continual.data.loading import Loading as Loading
@@ -19,9 +22,6 @@ from lit_continual.data.samplers import EpochSampler as EpochSampler
 from lit_continual.data.samplers import WholeSampler as WholeSampler
 from lit_continual.data.segmentation_data_module import Augmentation as Augmentation
 from lit_continual.data.segmentation_data_module import SegmentationDataModule as SegmentationDataModule
-from lit_continual.data.splits import Split as Split
-from lit_continual.data.splits import check_leakage as check_leakage
-from lit_continual.data.splits import split_cases as split_cases
 
 
 def __getattr__(name: str) -> Any:

@@ -10,10 +10,10 @@ from typing import Any
 from monai.apps import DecathlonDataset, download_url, extractall
 from typing_extensions import override
 
-from lit_continual.data.cases import CaseList, read_cases
+from lit_continual.data.cache.volume_cache import cache_folder
+from lit_continual.data.case_lists.cases import CaseList, read_cases
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
-from lit_continual.data.volume_cache import cache_folder
-from lit_continual.runs.files import in_one_line, is_first_rank
+from lit_continual.files.whole_files import in_one_line, is_first_rank
 
 
 class DecathlonDataModule(SegmentationDataModule):

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
-from lit_continual.data.cases import Case
+from lit_continual.data.case_lists.cases import Case
+from lit_continual.data.case_lists.splits import SPLITS
 from lit_continual.data.samplers import whole_loader
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
-from lit_continual.data.splits import SPLITS
 
 
 class MultiTaskDataModule(LightningDataModule):

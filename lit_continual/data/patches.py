@@ -14,12 +14,12 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from lit_continual.data.batch import Sample
+from lit_continual.data.cache.volume_cache import Room, filled
 from lit_continual.data.foreground import Foreground
 from lit_continual.data.shared_epoch import SharedEpoch
-from lit_continual.data.stitching import blocks
-from lit_continual.data.volume_cache import Room, filled
-from lit_continual.runs.classes import TRANSFORMS
-from lit_continual.runs.spec import Spec
+from lit_continual.runs.checkpoints.classes import TRANSFORMS
+from lit_continual.runs.checkpoints.spec import Spec
+from lit_continual.windows.stitching import blocks
 
 FOREGROUND = 2 / 3  # share of patches that are centred on a revealed class
 

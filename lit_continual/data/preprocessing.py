@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from monai.transforms import Compose, Orientation
 from typing_extensions import Self
 
-from lit_continual.data.resampling import SlabSpacing
-from lit_continual.runs.classes import TRANSFORMS
-from lit_continual.runs.files import explaining
-from lit_continual.runs.plain_data import require_types
-from lit_continual.runs.registry import flat
-from lit_continual.runs.spec import Spec
+from lit_continual.files.plain_data import require_types
+from lit_continual.files.whole_files import explaining
+from lit_continual.images.resampling import SlabSpacing
+from lit_continual.runs.checkpoints.classes import TRANSFORMS
+from lit_continual.runs.checkpoints.registry import flat
+from lit_continual.runs.checkpoints.spec import Spec
 
 if TYPE_CHECKING:  # which imports Lightning
-    from lit_continual.runs.checkpoint import Checkpoint
+    from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 #: Of the arguments in a file.

@@ -15,17 +15,17 @@ from typing_extensions import Self, override
 
 from lit_continual.data.arguments import require_at_least
 from lit_continual.data.batch import class_names, collate
-from lit_continual.data.cases import Case, CaseList, read_cases
+from lit_continual.data.cache.volume_cache import VolumeCache
+from lit_continual.data.case_lists.cases import Case, CaseList, read_cases
+from lit_continual.data.case_lists.revealed_classes import values_of
+from lit_continual.data.case_lists.splits import Split, split_cases
 from lit_continual.data.loading import Loading
 from lit_continual.data.patches import PatchDataset
 from lit_continual.data.preprocessing import Preprocessing
-from lit_continual.data.revealed_classes import values_of
 from lit_continual.data.samplers import EpochSampler, place_in_fit, ranks, whole_loader
-from lit_continual.data.splits import Split, split_cases
-from lit_continual.data.volume_cache import VolumeCache
 from lit_continual.data.volumes import load_evaluation_volume, load_training_volume
-from lit_continual.runs.files import in_one_line
-from lit_continual.runs.spec import Spec
+from lit_continual.files.whole_files import in_one_line
+from lit_continual.runs.checkpoints.spec import Spec
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from monai.transforms import Spacing, SpatialPad
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from lit_continual.data.arguments import require_near_size
 from lit_continual.data.batch import Matrix, Sample
-from lit_continual.data.cases import Case, CaseList
+from lit_continual.data.case_lists.cases import Case, CaseList
 from lit_continual.data.preprocessing import Preprocessing
-from lit_continual.data.reading import LARGEST, label_values, read_volume, require_one_grid
-from lit_continual.runs.files import in_one_line
-from lit_continual.runs.printing import printable_errors
+from lit_continual.files.printing import printable_errors
+from lit_continual.files.whole_files import in_one_line
+from lit_continual.images.reading import LARGEST, label_values, read_volume, require_one_grid
+from lit_continual.windows.sizes import require_near_size
 
 
 @printable_errors()

@@ -13,9 +13,9 @@ from typing_extensions import override
 from lit_continual.denoising.slice_neighbours import slice_neighbours
 from lit_continual.denoising.study_scores import StudyScores
 from lit_continual.networks import NETWORKS
-from lit_continual.runs.classes import MODULES
+from lit_continual.runs.checkpoints.classes import MODULES
+from lit_continual.runs.checkpoints.spec import Spec
 from lit_continual.runs.schedule import Schedule, ScheduledModule
-from lit_continual.runs.spec import Spec
 
 #: Slices that go through the network together where a whole volume is denoised.
 _AT_ONCE = 16

@@ -8,12 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_continual.data.cases import Case, is_image, read_cases, stem
+from lit_continual.data.case_lists.cases import Case, read_cases
 from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.volumes import load_case
 from lit_continual.denoising.pet_scanner import RECONSTRUCTIONS, PetScanner, split_counts
-from lit_continual.runs.files import in_one_line
-from lit_continual.runs.npz import Npz
+from lit_continual.files.npz import Npz
+from lit_continual.files.whole_files import in_one_line
+from lit_continual.images.file_names import is_image, stem
 
 #: Kinds of dtype and axes of each array of an acquisition.
 _KINDS = {"counts": ("fiu", 2), "attenuation": ("fiu", 3), "version": ("U", 0)}

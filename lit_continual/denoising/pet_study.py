@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_continual.denoising.pet_scanner import RECONSTRUCTIONS, PetScanner, split_counts
-from lit_continual.runs.files import replaced
+from lit_continual.files.whole_files import replaced
 
 #: Seconds a bed of the paper's noise-adaptive training, of its targets, and of its noise realisations.
 SCAN_TIMES, FULL_TIME, REALISATION_TIME = (30, 45, 60, 90, 120, 180), 600, 60

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from lit_continual.data.arguments import require_at_least
-from lit_continual.data.cases import Case
+from lit_continual.data.case_lists.cases import Case
 from lit_continual.data.loading import Loading
 from lit_continual.data.samplers import EpochSampler, place_in_fit, whole_loader
 from lit_continual.denoising.pet_slices import PetSlices, WholeStudies

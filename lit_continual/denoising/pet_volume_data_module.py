@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from typing_extensions import override
 
-from lit_continual.data.cases import Case, CaseList, read_cases
+from lit_continual.data.case_lists.cases import Case, CaseList, read_cases
+from lit_continual.data.case_lists.splits import Split, split_cases
 from lit_continual.data.preprocessing import Preprocessing
-from lit_continual.data.splits import Split, split_cases
 from lit_continual.data.volumes import load_case, load_label
 from lit_continual.denoising.pet_study import WATER, PetPhantom, Study, kept, simulate_study
 from lit_continual.denoising.pet_study_data_module import PetStudyDataModule

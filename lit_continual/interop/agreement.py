@@ -6,7 +6,7 @@ from lit_continual.data import Preprocessing, read_cases
 from lit_continual.data.volumes import load_case
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.interop.one_layer import OneLayer
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 
 
 @torch.no_grad()

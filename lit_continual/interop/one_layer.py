@@ -11,7 +11,7 @@ from lit_continual.interop.bundle.bundle_segmenter import BundleSegmenter
 from lit_continual.interop.bundle.linear_heads import LAST, joined, supervised
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.networks import NETWORKS
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.folded_layer import folded_heads
 from lit_continual.segmentation.growing_heads import GrowingHeads
 from lit_continual.segmentation.hydra_net import HydraNet

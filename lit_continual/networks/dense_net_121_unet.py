@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from lit_continual.runs.classes import NETWORKS
+from lit_continual.runs.checkpoints.classes import NETWORKS
 
 _STRIDE = 32  # of the coarsest features
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lit_continual.runs.classes import NETWORKS
+from lit_continual.runs.checkpoints.classes import NETWORKS
 
 
 @NETWORKS.add

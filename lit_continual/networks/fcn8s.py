@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lit_continual.networks.vgg16_features import vgg16_convolutions
-from lit_continual.runs.classes import NETWORKS
-from lit_continual.runs.load_checkpoint import load_checkpoint
+from lit_continual.runs.checkpoints.classes import NETWORKS
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 
 #: Standard deviation of red, green and blue over ImageNet, on the scale 0-255 that the weights expect.
 IMAGENET_STD = (58.395, 57.12, 57.375)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.runs.classes import NETWORKS
-from lit_continual.runs.load_checkpoint import load_checkpoint
+from lit_continual.runs.checkpoints.classes import NETWORKS
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 
 Convention = Literal["oxford", "torchvision"]
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from lit_continual.runs.printing import printable
+from lit_continual.files.printing import printable
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_continual.files.printing import printable
 from lit_continual.reports.summary import MEASURES, Row, experiences_of, labels, scores_of, summary
-from lit_continual.runs.printing import printable
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 

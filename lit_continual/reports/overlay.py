@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_continual.runs.files import in_one_line
-from lit_continual.runs.npz import Npz
-from lit_continual.runs.printing import printable_errors
+from lit_continual.files.npz import Npz
+from lit_continual.files.printing import printable_errors
+from lit_continual.files.whole_files import in_one_line
 
 #: Kinds of dtype and axes of each array of a slice.
 _KINDS = {"image": ("fiu", 2), "truth": ("biu", 3), "prediction": ("biu", 3), "spacing": ("fiu", 1)}

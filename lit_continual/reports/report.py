@@ -13,6 +13,9 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lit_continual.files.folder_lock import Process
+from lit_continual.files.outputs import require_apart, require_folder
+from lit_continual.files.whole_files import FULL, REMEDIES, in_one_line
 from lit_continual.reports.curves import curves_figure
 from lit_continual.reports.figures import DPI
 from lit_continual.reports.latex import write_latex
@@ -21,9 +24,6 @@ from lit_continual.reports.overlays import overlays_figure
 from lit_continual.reports.page import overlay_files, page
 from lit_continual.reports.summary import scores_of
 from lit_continual.reports.tables import write_csv, write_json
-from lit_continual.runs.files import FULL, REMEDIES, in_one_line
-from lit_continual.runs.folder_lock import Process
-from lit_continual.runs.outputs import require_apart, require_folder
 from lit_continual.runs.run import Run
 
 

@@ -7,8 +7,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from lit_continual.files.csv_text import csv_text
 from lit_continual.reports.summary import Row, class_means, experiences_of, labels, references, scores_of, summary
-from lit_continual.runs.csv_text import csv_text
 from lit_continual.runs.run import FORMAT, Run
 from lit_continual.runs.score import Score
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from lit_continual.runs.spec import Arguments
+from lit_continual.runs.checkpoints.spec import Arguments
 
 #: What no file system, table or terminal may meet in a name: control characters, separators, and what Windows refuses.
 _UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff<>:"/\\|?*]|^[.\s]|[.\s]$')

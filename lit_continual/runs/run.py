@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_continual.files.csv_text import csv_rows
+from lit_continual.files.plain_data import require_types, types_of
+from lit_continual.files.printing import printable_errors
+from lit_continual.files.whole_files import in_one_line, parsed_json, read_text
 from lit_continual.runs.case_scores import CaseScores
-from lit_continual.runs.csv_text import csv_rows
 from lit_continual.runs.experience import Experience, Facts, is_name_of_a_file
-from lit_continual.runs.files import in_one_line, parsed_json, read_text
-from lit_continual.runs.plain_data import require_types, types_of
-from lit_continual.runs.printing import printable_errors
 from lit_continual.runs.score import Score
 
 FORMAT = 1

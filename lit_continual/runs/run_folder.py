@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from lit_continual.files.csv_text import csv_rows, csv_text
+from lit_continual.files.folder_lock import FolderLock
+from lit_continual.files.whole_files import is_first_rank, read_text, replaced, write_json, write_text
 from lit_continual.runs.case_scores import CaseScores
-from lit_continual.runs.csv_text import csv_rows, csv_text
-from lit_continual.runs.files import is_first_rank, read_text, replaced, write_json, write_text
-from lit_continual.runs.folder_lock import FolderLock
 from lit_continual.runs.run import Run, checkpoint_path
 from lit_continual.runs.settings import differences, digest, in_words, settings
 

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from typing_extensions import Self, override
 
-from lit_continual.runs.checkpointed_module import CheckpointedModule
-from lit_continual.runs.files import explaining
+from lit_continual.files.whole_files import explaining
+from lit_continual.runs.checkpoints.checkpointed_module import CheckpointedModule
 
 
 class OfUnsaidLength(Protocol):

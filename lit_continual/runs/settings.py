@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lit_continual.runs.bounded_yaml import load_bounded, safe_load
+from lit_continual.files.bounded_yaml import load_bounded, safe_load
 
 SECTIONS = ("model", "data", "stream", "trainer")
 #: What a run may go on with another value of: it changes what is written and printed, not what is learnt.

@@ -13,11 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from lit_continual.data.batch import Batch
+from lit_continual.files.whole_files import replaced
 from lit_continual.networks import NETWORKS
-from lit_continual.runs.classes import MODULES
-from lit_continual.runs.files import replaced
+from lit_continual.runs.checkpoints.classes import MODULES
+from lit_continual.runs.checkpoints.spec import Spec
 from lit_continual.runs.schedule import Schedule
-from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import head_loss
 from lit_continual.segmentation.segmenter import Segmenter
 

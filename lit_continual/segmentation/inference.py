@@ -10,9 +10,9 @@ from typing_extensions import Self
 
 from lit_continual.data.arguments import require_at_least
 from lit_continual.data.batch import Batch
-from lit_continual.data.sliding_window import slide
-from lit_continual.data.stitching import blocks
-from lit_continual.data.window_sums import Block
+from lit_continual.windows.sliding_window import slide
+from lit_continual.windows.stitching import blocks
+from lit_continual.windows.window_sums import Block
 
 LEAST = 1e-30  # probability, whose logarithm is still a number
 

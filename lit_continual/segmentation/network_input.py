@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_continual.data.arguments import require_near_size
-from lit_continual.data.headers import channels_of, require_labels_on_images, shape_of
-from lit_continual.runs.files import in_one_line
+from lit_continual.data.case_lists.headers import channels_of, require_labels_on_images, shape_of
+from lit_continual.files.whole_files import in_one_line
+from lit_continual.windows.sizes import require_near_size
 
 
 def channels_taken(network: nn.Module) -> int | None:

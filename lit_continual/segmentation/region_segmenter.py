@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.data.batch import Batch
-from lit_continual.runs.classes import MODULES
+from lit_continual.runs.checkpoints.classes import MODULES
+from lit_continual.runs.checkpoints.spec import Spec
 from lit_continual.runs.schedule import Schedule
-from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.label_map import folded_logits, label_map
 from lit_continual.segmentation.masks import Masks
 from lit_continual.segmentation.segmenter import UNET, Segmenter

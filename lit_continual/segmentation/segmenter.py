@@ -12,10 +12,10 @@ from typing_extensions import override
 
 from lit_continual.data.batch import Batch, names_of_samples
 from lit_continual.networks import NETWORKS
-from lit_continual.runs.classes import MODULES
-from lit_continual.runs.registry import flat
+from lit_continual.runs.checkpoints.classes import MODULES
+from lit_continual.runs.checkpoints.registry import flat
+from lit_continual.runs.checkpoints.spec import Spec
 from lit_continual.runs.schedule import Schedule
-from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.class_ratio_cross_entropy import measure
 from lit_continual.segmentation.growth import grow_in_setup
 from lit_continual.segmentation.heads import Heads, classes_beyond, described, make_heads

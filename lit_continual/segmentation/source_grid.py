@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lit_continual.data.batch import Batch
 from lit_continual.data.preprocessing import AXES
-from lit_continual.data.resampling import SlabResample, places_along, same_grid
-from lit_continual.data.stitching import parted
-from lit_continual.data.window_sums import Block
+from lit_continual.images.resampling import SlabResample, places_along, same_grid
+from lit_continual.windows.stitching import parted
+from lit_continual.windows.window_sums import Block
 
 AT_ONCE = 2**24  # numbers of a piece of a file
 SHEAR = 1e-3  # voxels over a whole volume, below which axes are parallel

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from typing_extensions import override
 
-from lit_continual.data.cases import stem
+from lit_continual.images.file_names import stem
 from lit_continual.runs.case_scores import CaseScores
 
 PICTURED = 24  # cases of an experience of which a slice is kept

@@ -9,8 +9,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, Timer
 
-from lit_continual.runs.files import in_one_line
-from lit_continual.runs.load_checkpoint import load_checkpoint
+from lit_continual.files.whole_files import in_one_line
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 from lit_continual.stream.stream import Stream
 
 

@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
-from lit_continual.runs import checkpoint
-from lit_continual.runs.files import replaced
-from lit_continual.runs.load_checkpoint import load_checkpoint
+from lit_continual.files.whole_files import replaced
+from lit_continual.runs.checkpoints import checkpoint
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 
 
 class EpochSeed(Callback):

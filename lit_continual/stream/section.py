@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
-from lit_continual.runs.bounded_yaml import MODE
+from lit_continual.files.bounded_yaml import MODE
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from lit_continual.runs import signals
+from lit_continual.stream import signals
 
 
 class Stopping(Callback):

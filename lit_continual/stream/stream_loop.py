@@ -12,14 +12,14 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 
 from lit_continual.data import JointDataModule
+from lit_continual.files.whole_files import is_first_rank, replaced
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
 from lit_continual.runs.case_scores import CaseScores
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.files import is_first_rank, replaced
-from lit_continual.runs.load_checkpoint import load_checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
+from lit_continual.runs.checkpoints.seal import seal
 from lit_continual.runs.run_folder import RunFolder
-from lit_continual.runs.seal import seal
 from lit_continual.segmentation.growth import GrowBeforeAverages
 from lit_continual.stream.evaluation import CaseRecorder, evaluate
 from lit_continual.stream.resumption import EpochSeed, ResumeFiles, ResumePoint

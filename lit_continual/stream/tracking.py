@@ -18,11 +18,11 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lit_continual.files.printing import show
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.reports.matrices import matrix_figure
 from lit_continual.reports.overlays import overlays_figure
 from lit_continual.reports.summary import measures
-from lit_continual.runs.files import in_one_line
-from lit_continual.runs.printing import show
 from lit_continual.runs.run import Run
 
 

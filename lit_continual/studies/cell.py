@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_continual.runs.files import read_json
+from lit_continual.files.whole_files import read_json
 
 PROGRAM = (sys.executable, "-m", "lit_continual")
 COMMAND = (*PROGRAM, "fit")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_continual.runs.printing import show
+from lit_continual.files.printing import show
 from lit_continual.studies.cell import OUTPUT, Cell
 from lit_continual.studies.cells import Workers, run_cells
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from typing_extensions import Self
 
-from lit_continual.runs.folder_lock import INHERITED, FolderLock
+from lit_continual.files.folder_lock import INHERITED, FolderLock
 from lit_continual.studies.cell import COMMAND, OUTPUT, Cell, threads_of
 from lit_continual.studies.devices import VISIBLE, devices_of, visible_devices
 from lit_continual.studies.fork_server import POSSIBLE, Forked, ForkServer

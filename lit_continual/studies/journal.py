@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lit_continual.runs.files import in_one_line, replaced
+from lit_continual.files.whole_files import in_one_line, replaced
 
 NAME = "study.log"
 OLD = "study.db"  # of versions that kept a study in SQLite, which is not for network file systems

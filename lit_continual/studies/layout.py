@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lit_continual.files.printing import printable_errors
+from lit_continual.files.whole_files import read_yaml
 from lit_continual.reports import Column, Spread
-from lit_continual.runs.files import read_yaml
-from lit_continual.runs.printing import printable_errors
-from lit_continual.runs.spec import Arguments
+from lit_continual.runs.checkpoints.spec import Arguments
 from lit_continual.stream.section import instantiate
 from lit_continual.studies.slurm import read_slurm
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_continual.runs.files import replaced_folder, write_text
+from lit_continual.files.whole_files import replaced_folder, write_text
 from lit_continual.studies.cell import Cell
 
 

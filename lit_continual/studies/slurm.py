@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from typing_extensions import Self
 
-from lit_continual.runs.files import read_json, write_json
+from lit_continual.files.whole_files import read_json, write_json
 from lit_continual.stream.section import instantiate
 from lit_continual.stream.tracking import announce
 from lit_continual.studies.cell import OUTPUT, Cell, is_finished

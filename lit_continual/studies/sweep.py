@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_continual.files.printing import show
 from lit_continual.reports import Sweep, sweep_table, write_sweep
-from lit_continual.runs.printing import show
 from lit_continual.stream.tracking import announce
 from lit_continual.studies.cell import Cell, with_variables
 from lit_continual.studies.cells import PAUSE

@@ -8,8 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_continual.runs.files import read_yaml
-from lit_continual.runs.printing import printable_errors
+from lit_continual.files.printing import printable_errors
+from lit_continual.files.whole_files import read_yaml
 from lit_continual.stream.section import instantiate
 from lit_continual.studies.slurm import read_slurm
 

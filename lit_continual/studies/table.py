@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_continual.files.printing import show
+from lit_continual.files.whole_files import read_json, read_yaml
 from lit_continual.reports import Comparison, comparison_table, lines_of, write_comparison
 from lit_continual.reports.page import seconds_text
-from lit_continual.runs.files import read_json, read_yaml
-from lit_continual.runs.printing import show
 from lit_continual.runs.run import Run
 from lit_continual.stream.stream import SCORES
 from lit_continual.stream.tracking import announce

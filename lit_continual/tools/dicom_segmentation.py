@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_continual import __version__
-from lit_continual.data.dicom import DicomSeries
-from lit_continual.runs.files import in_one_line, replaced
-from lit_continual.runs.printing import printable
+from lit_continual.files.printing import printable
+from lit_continual.files.whole_files import in_one_line, replaced
+from lit_continual.images.dicom import DicomSeries
 
 SERIES_NUMBER = 1000  # which scanners do not count up to
 LONGEST = 64  # characters of a label and of the meaning of a code

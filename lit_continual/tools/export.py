@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.files import replaced_folder
-from lit_continual.runs.formats import formats
-from lit_continual.runs.outputs import require_apart, require_folder, require_new
-from lit_continual.runs.printing import show
+from lit_continual.files.outputs import require_apart, require_folder, require_new
+from lit_continual.files.printing import show
+from lit_continual.files.whole_files import replaced_folder
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.formats import formats
 
 
 def export(

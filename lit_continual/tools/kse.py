@@ -9,15 +9,15 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lit_continual.data import Case, Preprocessing
-from lit_continual.data.cases import stem
 from lit_continual.data.volumes import load_case
 from lit_continual.denoising.denoiser import Denoiser
-from lit_continual.methods.frozen_entries import free_share
+from lit_continual.files.printing import show
+from lit_continual.images.file_names import stem
+from lit_continual.methods.bases.fit.frozen_entries import free_share
 from lit_continual.methods.tgd.producers import find_producers
 from lit_continual.methods.tgd.redundancy import drop_kernels, kernel_scores
 from lit_continual.methods.tgd.report import Dropped, KernelReport, kernel_table, write_kernel_report
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.printing import show
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.network_input import require_channels
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.tools.loader import loader_of

@@ -5,7 +5,7 @@ from functools import partial
 
 from lit_continual.data import Case, Preprocessing, Sample
 from lit_continual.data.volumes import load_case
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.segmenter import Segmenter
 
 

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from lit_continual.data import Case, Sample, collate, read_cases
-from lit_continual.data.dicom import DicomSeries, holds_dicom, read_series
-from lit_continual.data.nifti import write_nifti
-from lit_continual.data.pet_suv import voxels_as
+from lit_continual.files.outputs import require_apart, require_folder, require_new
+from lit_continual.files.whole_files import is_first_rank, write_text
+from lit_continual.images.dicom import DicomSeries, holds_dicom, read_series
+from lit_continual.images.nifti import write_nifti
+from lit_continual.images.pet_suv import voxels_as
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.files import is_first_rank, write_text
-from lit_continual.runs.outputs import require_apart, require_folder, require_new
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.stream.rehearsal import explained
 from lit_continual.stream.tracking import announce

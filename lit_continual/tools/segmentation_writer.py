@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from typing_extensions import override
 
-from lit_continual.data.cases import stem
-from lit_continual.data.dicom import DicomSeries
-from lit_continual.data.nifti import write_nifti
+from lit_continual.images.dicom import DicomSeries
+from lit_continual.images.file_names import stem
+from lit_continual.images.nifti import write_nifti
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.tools.dicom_segmentation import write_segmentation
 

@@ -9,10 +9,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.files import read_json, write_json
-from lit_continual.runs.plain_data import fits
-from lit_continual.runs.seal import weights_digest
+from lit_continual.files.plain_data import fits
+from lit_continual.files.whole_files import read_json, write_json
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.seal import weights_digest
 
 _TYPES = {"made_of": str, "begun": dict[str, str], "before": dict[str, int]}
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from lit_continual.modules import NNUNetSegmenter, Segmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.tools import predict as tool
 
 MEMORY, TIME, BATCH, FEATURES = 4.0, 1.1, 2, 8

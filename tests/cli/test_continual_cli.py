@@ -13,8 +13,8 @@ import yaml
 import lit_continual
 from lit_continual.cli import main
 from lit_continual.cli.commands import COMMANDS
+from lit_continual.files.folder_lock import FolderLock
 from lit_continual.modules import Segmenter
-from lit_continual.runs.folder_lock import FolderLock
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 

@@ -35,7 +35,7 @@ def test_commands_that_train_nothing_start_without_lightning(tmp_path, make_run)
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 FIRST = """
 import os, sys
-from lit_continual.runs.files import is_first_rank
+from lit_continual.files.whole_files import is_first_rank
 for name in sys.argv[1:]:
     for rank in "01":
         os.environ[name] = rank

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lit_continual.data import read_cases
-from lit_continual.data.cases import stem
-from lit_continual.data.splits import Split, split_cases
+from lit_continual.data.case_lists.splits import Split, split_cases
+from lit_continual.images.file_names import stem
 
 
 @pytest.fixture

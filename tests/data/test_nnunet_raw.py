@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lit_continual.data import Preprocessing, SegmentationDataModule, Split, read_cases, split_cases
-from lit_continual.data.fold_file import NAME
-from lit_continual.data.revealed_classes import values_of
+from lit_continual.data.case_lists.fold_file import NAME
+from lit_continual.data.case_lists.revealed_classes import values_of
 from lit_continual.data.volumes import load_case, load_label
 from tests.fixtures.data import scan, write
 

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from torch.testing import assert_close
 
 from lit_continual.data import Augmentation, Preprocessing, SegmentationDataModule, Split
-from lit_continual.data.volume_cache import VolumeCache
+from lit_continual.data.cache.volume_cache import VolumeCache
 from lit_continual.modules import Segmenter
 from lit_continual.stream.evaluation import CaseRecorder
 

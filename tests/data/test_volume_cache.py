@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_continual.cli import main
 from lit_continual.data import Augmentation, Loading, PatchDataset, Preprocessing, SegmentationDataModule, Split
-from lit_continual.data.cached_files import CachedFiles, Lease, used_names
-from lit_continual.data.cached_volumes import cached_volumes, clear
-from lit_continual.data.cases import Case
-from lit_continual.data.sliding_window import slide
-from lit_continual.data.volume_cache import VolumeCache, volumes_folder
+from lit_continual.data.cache.cached_files import CachedFiles, Lease, used_names
+from lit_continual.data.cache.cached_volumes import cached_volumes, clear
+from lit_continual.data.cache.volume_cache import VolumeCache, volumes_folder
+from lit_continual.data.case_lists.cases import Case
+from lit_continual.windows.sliding_window import slide
 from tests.largest_tensor import largest_tensor
 from tests.processes import context
 
@@ -167,7 +167,7 @@ def test_without_a_limit_half_of_the_free_disk_is_used(cases, folder, monkeypatc
         held = sum(file.stat().st_size for file in folder.glob("*.pt"))
         return type("Usage", (), {"free": 2 * free - held})
 
-    monkeypatch.setattr("lit_continual.data.cached_files.shutil.disk_usage", disk_usage)
+    monkeypatch.setattr("lit_continual.data.cache.cached_files.shutil.disk_usage", disk_usage)
     VolumeCache(cases(3), load, "disk").close()
     VolumeCache(cases(2, "other"), load, "disk").close()
     assert len(list(folder.glob("*.pt"))) == 3

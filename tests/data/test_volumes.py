@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lit_continual.data import Case, CaseList, Preprocessing
-from lit_continual.data.sliding_window import slide
 from lit_continual.data.volumes import load_case, load_evaluation_volume, load_label, load_training_volume
 from lit_continual.modules import Segmenter
+from lit_continual.windows.sliding_window import slide
 
 OBLIQUE = np.array([[0.94, -0.3, 0.1, -20], [0.32, 1.8, -0.4, 15], [-0.02, 0.5, 2.9, 40], [0, 0, 0, 1.0]])
 LPS = np.diag([-1.0, -2.0, 3.0, 1.0])

@@ -8,10 +8,10 @@ import torch
 
 from lit_continual import interop
 from lit_continual.cli import main
-from lit_continual.methods.weights import read_weights
+from lit_continual.methods.bases.weights import read_weights
 from lit_continual.modules import RegionSegmenter, Segmenter
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.formats import ReadableFormat
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.formats import ReadableFormat
 from tests.conftest import NETWORK
 
 
@@ -129,6 +129,6 @@ def test_a_process_that_has_not_imported_a_class_finds_it_by_its_name(tmp_path):
     content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
     module.on_save_checkpoint(content)
     torch.save(content, tmp_path / "model.ckpt")
-    code = "import sys; from lit_continual.runs.checkpoint import Checkpoint; print(Checkpoint(sys.argv[1]).module())"
+    code = "import sys; from lit_continual.runs.checkpoints.checkpoint import Checkpoint; print(Checkpoint(sys.argv[1]).module())"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "model.ckpt"], capture_output=True, text=True)
     assert done.stdout.startswith("RegionSegmenter("), done.stderr

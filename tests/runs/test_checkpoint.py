@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_continual.runs.load_checkpoint import load_checkpoint
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 
 
 def test_checkpoints_of_tensors_and_plain_values_only(tmp_path):

@@ -17,10 +17,10 @@ from lit_continual.callbacks import Distillation
 from lit_continual.cli import dispatch, main
 from lit_continual.modules import BundleSegmenter, Denoiser, HydraNet, RegionSegmenter, Segmenter
 from lit_continual.networks import FCN8s
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.classes import NETWORKS, TRANSFORMS
-from lit_continual.runs.registry import Registry, flat
-from lit_continual.runs.seal import seal
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.classes import NETWORKS, TRANSFORMS
+from lit_continual.runs.checkpoints.registry import Registry, flat
+from lit_continual.runs.checkpoints.seal import seal
 from lit_continual.tools.adapt.adapt import adapt
 from lit_continual.tools.kse import report_kernels
 from lit_continual.tools.predict import predict

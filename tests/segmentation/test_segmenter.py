@@ -11,8 +11,8 @@ from scipy.ndimage import affine_transform, binary_opening
 from torch.utils.data import DataLoader, default_collate
 
 from lit_continual.data import SegmentationDataModule
+from lit_continual.data.case_lists.splits import Split
 from lit_continual.data.preprocessing import Preprocessing
-from lit_continual.data.splits import Split
 from lit_continual.modules import Segmenter
 from lit_continual.segmentation.volume_scores import VolumeScores
 from lit_continual.stream.evaluation import CaseRecorder

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from lit_continual.callbacks import Distillation
 from lit_continual.cli import main
 from lit_continual.data import SegmentationDataModule
-from lit_continual.data.splits import Split
+from lit_continual.data.case_lists.splits import Split
 from lit_continual.modules import Segmenter
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from lit_continual.callbacks import ILT, PLOP, Distillation, MiB
 from lit_continual.cli import main
 from lit_continual.data import SegmentationDataModule
-from lit_continual.data.splits import Split
+from lit_continual.data.case_lists.splits import Split
 from lit_continual.modules import Segmenter
 from tests import processes
 from tests.marks import slow_but

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Learn
 from lit_continual.callbacks import Distillation
 from lit_continual.cli import main
 from lit_continual.data import SegmentationDataModule
-from lit_continual.data.splits import Split
+from lit_continual.data.case_lists.splits import Split
 from lit_continual.modules import Segmenter
 from lit_continual.reports.overlay import Overlay
 from lit_continual.reports.summary import measures

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lit_continual.cli import main
-from lit_continual.runs.files import is_first_rank
+from lit_continual.files.whole_files import is_first_rank
 from lit_continual.studies.cell import Cell
 from lit_continual.studies.cells import Workers
 from lit_continual.studies.devices import devices_of, visible_devices

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_continual.runs.folder_lock import FolderLock
+from lit_continual.files.folder_lock import FolderLock
 from lit_continual.studies.cells import Cell, Workers, run_cells
 from tests.processes import wait_until
 

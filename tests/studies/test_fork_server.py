@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.usefixtures("deadline"),
     pytest.mark.skipif(not POSSIBLE, reason="forks on Linux only"),
 ]
-LITTLE = ("lit_continual.runs.files",)  # the rest is imported by the fork
+LITTLE = ("lit_continual.files.whole_files",)  # the rest is imported by the fork
 
 
 @pytest.fixture

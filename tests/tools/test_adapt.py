@@ -8,7 +8,7 @@ import torch
 from lit_continual.cli import main
 from lit_continual.data import PetScanner, pet_phantom, read_noisy_pair
 from lit_continual.modules import Denoiser
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 
 AFFINE = np.array([[-4.0, 0, 0, 10], [0, 4, 0, -7], [0, 0, 5, 3], [0, 0, 0, 1]])
 

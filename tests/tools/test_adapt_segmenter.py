@@ -9,9 +9,9 @@ from monai.losses import DiceCELoss
 
 from lit_continual.cli import main
 from lit_continual.data import Preprocessing, SegmentationDataModule
-from lit_continual.data.splits import Split
+from lit_continual.data.case_lists.splits import Split
 from lit_continual.modules import RegionSegmenter, Segmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from tests.marks import slow_but
 
 TURNED = np.array([[0.0, 0.0, 3.0, 5.0], [-1.2, 0.0, 0.0, -3.0], [0.0, 1.0, 0.0, 7.0], [0.0, 0.0, 0.0, 1.0]])

@@ -10,9 +10,9 @@ import torch
 
 from lit_continual.cli import main
 from lit_continual.data import SegmentationDataModule, stitching
-from lit_continual.data.dicom import read_series
+from lit_continual.data.case_lists.splits import Split
 from lit_continual.data.preprocessing import Preprocessing
-from lit_continual.data.splits import Split
+from lit_continual.images.dicom import read_series
 from lit_continual.modules import Segmenter
 from lit_continual.segmentation import inference
 from lit_continual.tools.segmentation_writer import SegmentationWriter

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.interop.bundle.bundle_files import shown
-from lit_continual.runs.files import in_one_line
 
 EXPRESSIONS = "$"  # what the caller writes among the trusted to have expressions evaluated
 DEEPEST, MOST = 20, 100_000  # references in one another, and parts of a section with them written out

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lit_continual.data import Preprocessing, SegmentationDataModule
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 
 
 class BundleDataModule(SegmentationDataModule):

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from lit_continual.runs.bounded_yaml import load_bounded, safe_load
-from lit_continual.runs.files import explaining, parsed_json
-from lit_continual.runs.load_checkpoint import load_checkpoint
-from lit_continual.runs.printing import printable
+from lit_continual.files.bounded_yaml import load_bounded, safe_load
+from lit_continual.files.printing import printable
+from lit_continual.files.whole_files import explaining, parsed_json
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 
 METADATA, WEIGHTS, LICENSE = "configs/metadata.json", "models/model.pt", "LICENSE"
 CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")

@@ -7,8 +7,8 @@ from typing import Any
 from typing_extensions import override
 
 from lit_continual.interop.bundle.bundle_files import is_bundle
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.formats import ReadableFormat
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.formats import ReadableFormat
 
 
 class BundleFormat(ReadableFormat):

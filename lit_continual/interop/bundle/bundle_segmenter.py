@@ -14,9 +14,9 @@ from typing_extensions import override
 from lit_continual.data.batch import Batch
 from lit_continual.interop.deeply_supervised import DeeplySupervised
 from lit_continual.networks import NETWORKS
-from lit_continual.runs.classes import MODULES, TRANSFORMS
+from lit_continual.runs.checkpoints.classes import MODULES, TRANSFORMS
+from lit_continual.runs.checkpoints.spec import Spec
 from lit_continual.runs.schedule import Schedule
-from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.growing_heads import GrowingHeads
 from lit_continual.segmentation.heads import Heads, make_heads
 from lit_continual.segmentation.inference import Inference

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.interop.bundle.bundle_config import BundleConfig, name_of
 from lit_continual.interop.bundle.bundle_files import LICENSE, METADATA, WEIGHTS, BundleFiles, shown
 from lit_continual.interop.bundle.linear_heads import described, last_layer, lower_layers, parted
 from lit_continual.interop.bundle.read_steps import read_inferer, read_postprocessing, read_preprocessing
 from lit_continual.networks import NETWORKS
-from lit_continual.runs.files import in_one_line
 
 BACKGROUND = "background"
 #: What of the metadata goes with the network, and into the bundle that it is exported to.

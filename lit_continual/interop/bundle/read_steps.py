@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_continual.data import Preprocessing
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.interop.bundle.bundle_config import BundleConfig, name_of
 from lit_continual.interop.bundle.bundle_files import shown
-from lit_continual.runs.classes import TRANSFORMS
-from lit_continual.runs.files import in_one_line
+from lit_continual.runs.checkpoints.classes import TRANSFORMS
 from lit_continual.segmentation.inference import Inference
 
 #: Transforms that change nothing of what our own reader gives.

@@ -10,13 +10,13 @@ import torch
 
 from lit_continual import __version__
 from lit_continual.data import Preprocessing
+from lit_continual.files.whole_files import write_json, write_text
 from lit_continual.interop.agreement import agreement
 from lit_continual.interop.bundle.bundle_files import LICENSE, METADATA, WEIGHTS
 from lit_continual.interop.bundle.read_bundle import KEPT, is_plain
 from lit_continual.interop.bundle.write_steps import compose, inferer, postprocessing_steps, preprocessing_steps
 from lit_continual.interop.one_layer import OneLayer
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.files import write_json, write_text
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.network_input import channels_taken
 
 NO_LICENSE = "No license was given for these weights. State one here before you pass them on.\n"

@@ -7,7 +7,7 @@ import monai.transforms
 
 from lit_continual.data import Preprocessing
 from lit_continual.data.preprocessing import AXES
-from lit_continual.runs.registry import flat
+from lit_continual.runs.checkpoints.registry import flat
 from lit_continual.segmentation.inference import Inference
 
 Steps = list[dict[str, Any]]

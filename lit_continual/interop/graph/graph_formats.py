@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.formats import Format
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.formats import Format
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_continual import __version__
+from lit_continual.files.whole_files import in_one_line, write_json
 from lit_continual.interop.agreement import agreement
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.interop.one_layer import OneLayer
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.files import in_one_line, write_json
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.network_input import channels_taken
 from lit_continual.segmentation.segmenter import Segmenter
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_continual.files.printing import printable_errors
+from lit_continual.files.whole_files import read_json
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.interop.nnunet.trained import Trained
-from lit_continual.runs.files import read_json
-from lit_continual.runs.load_checkpoint import load_checkpoint
-from lit_continual.runs.printing import printable_errors
-from lit_continual.runs.seal import SECTION
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
+from lit_continual.runs.checkpoints.seal import SECTION
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 SEGMENTATION_LAYER = re.compile(r"decoder\.seg_layers\.(\d+)\.(weight|bias)")
@@ -38,7 +38,7 @@ def read_model_folder(path: Path, trust: Collection[str] = ()) -> dict[str, Any]
         trust: Packages of the caller's own whose architectures and layers the plans may name too.
 
     Returns:
-        See :meth:`~lit_continual.runs.formats.ReadableFormat.read`.
+        See :meth:`~lit_continual.runs.checkpoints.formats.ReadableFormat.read`.
 
     Raises:
         ValueError: If something is missing or damaged, or the model cannot be extended.

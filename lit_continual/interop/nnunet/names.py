@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterator, Mapping
 from reprlib import repr
 from typing import Any
 
-from lit_continual.runs.printing import printable
-from lit_continual.runs.registry import LONGEST, Registry
-from lit_continual.runs.trust import trusted
+from lit_continual.files.printing import printable
+from lit_continual.runs.checkpoints.registry import LONGEST, Registry
+from lit_continual.runs.checkpoints.trust import trusted
 
 LAYERS = ("conv", "instancenorm", "batchnorm", "normalization", "dropout", "activation")
 UNETS = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
@@ -47,7 +47,7 @@ def require_names(plans: Mapping[str, Any], configuration: Mapping[str, Any]) ->
     """Check all that nnU-Net imports or looks up by a name in its plans.
 
     Networks and layers of packages that the caller trusts may be named too, within
-    :func:`~lit_continual.runs.trust.trusting`.
+    :func:`~lit_continual.runs.checkpoints.trust.trusting`.
 
     Args:
         plans: What ``plans.json`` holds.

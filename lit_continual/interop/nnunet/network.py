@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lit_continual.files.printing import printable
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.interop.nnunet.trained import MALFORMED, Trained, nnunetv2
-from lit_continual.runs.files import in_one_line
-from lit_continual.runs.printing import printable
 from lit_continual.segmentation.inference import Inference
 
 

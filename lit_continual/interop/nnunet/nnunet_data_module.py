@@ -7,15 +7,15 @@ from monai.transforms import SpatialPad
 from typing_extensions import override
 
 from lit_continual.data import Case, Preprocessing, Sample, SegmentationDataModule
-from lit_continual.data.arguments import require_near_size
-from lit_continual.data.cases import CaseList
+from lit_continual.data.case_lists.cases import CaseList
 from lit_continual.data.patches import PatchDataset
 from lit_continual.data.segmentation_data_module import Augmentation
 from lit_continual.data.volumes import load_label
 from lit_continual.interop.nnunet.nnunet_patches import NNUNetPatches
 from lit_continual.interop.nnunet.preparation import prepared
 from lit_continual.interop.nnunet.trained import Trained
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.windows.sizes import require_near_size
 
 UNKNOWN: Any = Preprocessing()  # in place of the plans, until there are some
 

@@ -12,9 +12,9 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from lit_continual.data.patches import PatchDataset
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.interop.nnunet.network import trainer_of
 from lit_continual.interop.nnunet.trained import MALFORMED, Trained, nnunetv2
-from lit_continual.runs.files import in_one_line
 
 
 class NNUNetPatches(PatchDataset):

@@ -12,15 +12,15 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from lit_continual.data.batch import Batch
-from lit_continual.data.cases import Case
+from lit_continual.data.case_lists.cases import Case
 from lit_continual.interop.deeply_supervised import DeeplySupervised
 from lit_continual.interop.nnunet.network import build_network, is_deeply_supervised, slide, without_output_layers
 from lit_continual.interop.nnunet.piecewise import axes_to_file, blocks, interpolated
 from lit_continual.interop.nnunet.preparation import prepared, restored, theirs
 from lit_continual.interop.nnunet.trained import Trained
-from lit_continual.runs.classes import MODULES
+from lit_continual.runs.checkpoints.classes import MODULES
+from lit_continual.runs.checkpoints.spec import Spec
 from lit_continual.runs.schedule import Schedule
-from lit_continual.runs.spec import Spec
 from lit_continual.segmentation.folded_layer import folded_heads
 from lit_continual.segmentation.heads import Heads, described, make_heads
 from lit_continual.segmentation.inference import Inference

@@ -11,12 +11,12 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from torch import Tensor
 
 from lit_continual.data.batch import Batch, Matrix
-from lit_continual.data.stitching import Layout, laid_blocks
-from lit_continual.data.window_sums import Block
 from lit_continual.interop.nnunet.preparation import grids_of, reorients
 from lit_continual.interop.nnunet.trained import Trained, nnunetv2
 from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.source_grid import Axis, taken
+from lit_continual.windows.stitching import Layout, laid_blocks
+from lit_continual.windows.window_sums import Block
 
 LINEAR = {"is_seg": False, "order": 1, "order_z": 0}
 
@@ -41,7 +41,7 @@ def blocks(
         window: Its size in voxels.
         mirror: Whether to average over the mirrored windows too.
         inference: How to go over the volume.
-        halo: See :func:`~lit_continual.data.stitching.blocks`.
+        halo: See :func:`~lit_continual.windows.stitching.blocks`.
 
     Raises:
         ValueError: If an answer is too large for half precision.

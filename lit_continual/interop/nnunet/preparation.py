@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_continual.data.batch import Batch, Matrix, Sample
-from lit_continual.data.cases import Case
+from lit_continual.data.case_lists.cases import Case
 from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.volumes import load_case, require_mm
+from lit_continual.files.printing import printable_errors
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.interop.nnunet.trained import MALFORMED, Trained, nnunetv2
-from lit_continual.runs.files import in_one_line
-from lit_continual.runs.printing import printable_errors
 
 AS_STORED = Preprocessing(orientation=None, normalise=())
 

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from lit_continual.files.plain_data import fits, require_types, types_of
+from lit_continual.files.whole_files import explaining, in_one_line
 from lit_continual.interop.nnunet.names import require_names
-from lit_continual.runs.files import explaining, in_one_line
-from lit_continual.runs.parameters import CHECKS
-from lit_continual.runs.plain_data import fits, require_types, types_of
-from lit_continual.runs.trust import trusting
+from lit_continual.runs.checkpoints.parameters import CHECKS
+from lit_continual.runs.checkpoints.trust import trusting
 
 #: What nnU-Net raises over plans of other types than its own.
 MALFORMED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, AssertionError, OverflowError)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from lit_continual.data import collate, read_cases
+from lit_continual.files.whole_files import write_json
 from lit_continual.interop.nnunet.model_folder import SEGMENTATION_LAYER
 from lit_continual.interop.nnunet.network import build_network
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.interop.nnunet.preparation import as_stored
 from lit_continual.interop.nnunet.trained import nnunetv2
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.files import write_json
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.folded_layer import folded_heads
 
 FINAL = "checkpoint_final.pth"

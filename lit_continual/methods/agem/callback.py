@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from typing_extensions import override
 
 from lit_continual.methods.agem.projection import project_gradient
-from lit_continual.methods.batch_rows import count_rows, take_rows
-from lit_continual.methods.gradient_edit import GradientEdit, has_gradients, stepped
-from lit_continual.methods.logits import origins
-from lit_continual.methods.replaced_method import ReplacedMethod
-from lit_continual.methods.single_samples import on_device
-from lit_continual.methods.training_step import ask_step, loss_of
+from lit_continual.methods.bases.fit.batch_rows import count_rows, take_rows
+from lit_continual.methods.bases.fit.replaced_method import ReplacedMethod
+from lit_continual.methods.bases.fit.training_step import ask_step, loss_of
+from lit_continual.methods.bases.gradient_edit import GradientEdit, has_gradients, stepped
+from lit_continual.methods.bases.importance.single_samples import on_device
+from lit_continual.methods.bases.old_network.logits import origins
 
 
 class AGEM(GradientEdit):

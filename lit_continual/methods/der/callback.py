@@ -10,9 +10,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.methods.bases.old_network.logits import origins
+from lit_continual.methods.bases.old_network.taught_term import TaughtTerm
 from lit_continual.methods.der.loss import dark_experience_loss
-from lit_continual.methods.logits import origins
-from lit_continual.methods.taught_term import TaughtTerm
 
 
 class DarkExperienceReplay(TaughtTerm):

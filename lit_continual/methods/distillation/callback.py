@@ -9,10 +9,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, device, nn
 from typing_extensions import override
 
-from lit_continual.methods import answers
+from lit_continual.methods.bases.old_network import answers
+from lit_continual.methods.bases.old_network.logits import heads_of, origins
+from lit_continual.methods.bases.old_network.taught_term import TaughtTerm
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
-from lit_continual.methods.logits import heads_of, origins
-from lit_continual.methods.taught_term import TaughtTerm
 
 
 class Distillation(TaughtTerm):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from lit_continual.methods.precision import full_precision
-from lit_continual.methods.soft_cross_entropy import soft_cross_entropy
+from lit_continual.methods.bases.fit.precision import full_precision
+from lit_continual.methods.bases.old_network.soft_cross_entropy import soft_cross_entropy
 
 
 def distillation_loss(

@@ -8,11 +8,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from typing_extensions import override
 
+from lit_continual.methods.bases.fit.training_step import ask_step, loss_of
+from lit_continual.methods.bases.importance.measured_importance import MeasuredImportance, ask_logits
+from lit_continual.methods.bases.importance.sample_gradients import sample_gradients
+from lit_continual.methods.bases.old_network.logits import heads_of
 from lit_continual.methods.ewc.fisher import fisher_information
-from lit_continual.methods.logits import heads_of
-from lit_continual.methods.measured_importance import MeasuredImportance, ask_logits
-from lit_continual.methods.sample_gradients import sample_gradients
-from lit_continual.methods.training_step import ask_step, loss_of
 
 
 class EWC(MeasuredImportance):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
-from lit_continual.methods.precision import full_precision
-from lit_continual.methods.sample_gradients import require_parameters, sample_gradients
+from lit_continual.methods.bases.fit.precision import full_precision
+from lit_continual.methods.bases.importance.sample_gradients import require_parameters, sample_gradients
 
 
 def fisher_information(

@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.methods.bases.named_method import NamedMethod
 from lit_continual.methods.fusion.fuse import beginning, fuse_weights, require_share
-from lit_continual.methods.named_method import NamedMethod
 
 
 class WeightFusion(NamedMethod):

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.methods.feature_term import FeatureTerm
+from lit_continual.methods.bases.old_network.feature_term import FeatureTerm
 from lit_continual.methods.ilt.loss import normalised_feature_distance
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lit_continual.methods.precision import full_precision
+from lit_continual.methods.bases.fit.precision import full_precision
 
 
 def normalised_feature_distance(student: Tensor, teacher: Tensor) -> Tensor:

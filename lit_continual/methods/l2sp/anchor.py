@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from lit_continual.methods.anchor import fit_anchor
-from lit_continual.methods.weights import match_names, read_weights
+from lit_continual.methods.bases.anchor import fit_anchor
+from lit_continual.methods.bases.weights import match_names, read_weights
 
 
 def normalisations(module: nn.Module, parameters: Iterable[str]) -> list[nn.Module]:

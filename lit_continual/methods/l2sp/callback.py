@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from lit_continual.methods.anchor import fit_anchor, select_parameters, snapshot
-from lit_continual.methods.evaluated_layers import EvaluatedLayers
-from lit_continual.methods.gradient_edit import GradientEdit
+from lit_continual.methods.bases.anchor import fit_anchor, select_parameters, snapshot
+from lit_continual.methods.bases.fit.evaluated_layers import EvaluatedLayers
+from lit_continual.methods.bases.gradient_edit import GradientEdit
 from lit_continual.methods.l2sp.anchor import layer_distances, normalisations, read_anchor
 from lit_continual.methods.l2sp.pull import Pull, warn_of_optimizers
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lit_continual.methods.anchor import matched
+from lit_continual.methods.bases.anchor import matched
 
 
 def l2_sp(parameters: Mapping[str, Tensor], anchor: Mapping[str, Tensor], strength: float) -> Tensor:

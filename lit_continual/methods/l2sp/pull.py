@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_continual.methods.gradient_edit import add_gradient, among, has_gradients
+from lit_continual.methods.bases.gradient_edit import add_gradient, among, has_gradients
 from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_proximal_
 
 

@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from lit_continual.methods.forward_calls import plain
+from lit_continual.methods.bases.fit.forward_calls import plain
 from lit_continual.methods.lora.low_rank_update import low_rank_update
 
 NAME = "default"  # of an adapter, by which peft keeps its parts

@@ -9,13 +9,13 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.methods.frozen_entries import learnt_values
-from lit_continual.methods.gradient_edit import GradientEdit
-from lit_continual.methods.guards import require_eager
+from lit_continual.methods.bases.fit.frozen_entries import learnt_values
+from lit_continual.methods.bases.gradient_edit import GradientEdit
+from lit_continual.methods.bases.guards import require_eager
+from lit_continual.methods.bases.names import lies_in, similar_names
+from lit_continual.methods.bases.old_network.taught_term import TaughtTerm
+from lit_continual.methods.bases.partial_training import PartialTraining
 from lit_continual.methods.lora.adapters import Adapters, adaptable, require_peft
-from lit_continual.methods.names import lies_in, similar_names
-from lit_continual.methods.partial_training import PartialTraining
-from lit_continual.methods.taught_term import TaughtTerm
 
 
 class LoRA(PartialTraining):

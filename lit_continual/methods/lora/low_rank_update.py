@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lit_continual.methods.precision import full_precision
+from lit_continual.methods.bases.fit.precision import full_precision
 
 
 def low_rank_update(down: Tensor, up: Tensor, alpha: float) -> Tensor:

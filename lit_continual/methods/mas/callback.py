@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from typing_extensions import override
 
+from lit_continual.methods.bases.importance.measured_importance import MeasuredImportance, ask_logits
 from lit_continual.methods.mas.importance import memory_aware_importance
-from lit_continual.methods.measured_importance import MeasuredImportance, ask_logits
 
 
 class MAS(MeasuredImportance):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lit_continual.methods.precision import full_precision
-from lit_continual.methods.sample_gradients import require_parameters, sample_gradients
+from lit_continual.methods.bases.fit.precision import full_precision
+from lit_continual.methods.bases.importance.sample_gradients import require_parameters, sample_gradients
 
 
 def memory_aware_importance(outputs: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

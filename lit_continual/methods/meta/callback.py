@@ -7,15 +7,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lit_continual.methods.loss_term import LossTerm
+from lit_continual.methods.bases.fit.replaced_method import ReplacedMethod
+from lit_continual.methods.bases.loss_term import LossTerm
+from lit_continual.methods.bases.releasing import Releasing
 from lit_continual.methods.meta.episodes import Episodes
 from lit_continual.methods.meta.inner_rates import InnerRates
 from lit_continual.methods.meta.meta_gradient import check_options
 from lit_continual.methods.meta.meta_step import MetaStep, trainable
 from lit_continual.methods.meta.patient_episodes import PatientEpisodes
 from lit_continual.methods.meta.strategies import MetaStrategy
-from lit_continual.methods.releasing import Releasing
-from lit_continual.methods.replaced_method import ReplacedMethod
 
 SHARDING = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
 

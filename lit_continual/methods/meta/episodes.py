@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_continual.data.batch import collate
 from lit_continual.data.patches import PatchDataset
-from lit_continual.methods.evaluated_layers import evaluating
+from lit_continual.methods.bases.fit.evaluated_layers import evaluating
 from lit_continual.methods.meta.patient_episodes import PatientEpisodes
 
 

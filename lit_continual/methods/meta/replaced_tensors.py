@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lit_continual.methods.names import places_of_values
+from lit_continual.methods.bases.names import places_of_values
 
 
 def call_with(

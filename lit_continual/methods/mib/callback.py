@@ -8,10 +8,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.methods.bases.fit.precision import full_precision
+from lit_continual.methods.bases.old_network.one_softmax import Target, require_one_softmax, shared_head, target_of
+from lit_continual.methods.bases.old_network.taught_term import TaughtTerm
 from lit_continual.methods.mib.loss import unbiased_cross_entropy, unbiased_distillation_loss
-from lit_continual.methods.one_softmax import Target, require_one_softmax, shared_head, target_of
-from lit_continual.methods.precision import full_precision
-from lit_continual.methods.taught_term import TaughtTerm
 from lit_continual.segmentation.loss_of_heads import loss_of_heads
 
 

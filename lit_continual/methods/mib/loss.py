@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from lit_continual.methods.answers import require_grown
-from lit_continual.methods.precision import full_precision
-from lit_continual.methods.soft_cross_entropy import soft_cross_entropy
+from lit_continual.methods.bases.fit.precision import full_precision
+from lit_continual.methods.bases.old_network.answers import require_grown
+from lit_continual.methods.bases.old_network.soft_cross_entropy import soft_cross_entropy
 from lit_continual.segmentation.merged_background import merged_background
 
 

@@ -9,9 +9,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from lit_continual.methods.bases.fit.replaced_method import ReplacedMethod
+from lit_continual.methods.bases.releasing import Releasing
 from lit_continual.methods.patient_tuning.tune import Tuning, check_options
-from lit_continual.methods.releasing import Releasing
-from lit_continual.methods.replaced_method import ReplacedMethod
 from lit_continual.segmentation.source_grid import from_source_grid
 from lit_continual.segmentation.volume_scores import VolumeScores
 

@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import move_data_to_device
 
-from lit_continual.data.annotated_windows import AnnotatedWindows
 from lit_continual.data.batch import collate
-from lit_continual.methods.evaluated_layers import evaluating
+from lit_continual.methods.bases.fit.evaluated_layers import evaluating
+from lit_continual.methods.patient_tuning.annotated_windows import AnnotatedWindows
 
 OPTIMIZERS: dict[str, Any] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 MOST = {2: 8, 3: 2}  # windows of a step, of a network of that many dimensions
@@ -25,7 +25,7 @@ class Tuning:
 
     Args:
         module: The segmenter; its parameters that require a gradient are tuned.
-        volume: See :class:`~lit_continual.data.annotated_windows.AnnotatedWindows`.
+        volume: See :class:`~lit_continual.methods.patient_tuning.annotated_windows.AnnotatedWindows`.
         lr: Learning rate.
         optimizer: ``"adam"`` or ``"sgd"``, both without weight decay, and SGD without momentum: the inner step of MAML.
         batch_size: Most slices, or the number of patches, of a step; ``None`` for 8 slices or 2 patches. More slices

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
-from lit_continual.methods import answers
-from lit_continual.methods.feature_term import FeatureTerm
-from lit_continual.methods.one_softmax import (
+from lit_continual.methods.bases.fit.precision import full_precision
+from lit_continual.methods.bases.importance.single_samples import on_device
+from lit_continual.methods.bases.old_network import answers
+from lit_continual.methods.bases.old_network.feature_term import FeatureTerm
+from lit_continual.methods.bases.old_network.one_softmax import (
     Target,
     require_one_softmax,
     shared_head,
@@ -24,8 +26,6 @@ from lit_continual.methods.one_softmax import (
 )
 from lit_continual.methods.plop.local_pod import local_pod_distance
 from lit_continual.methods.plop.pseudo_labels import PseudoLabels, count_entropies, median_thresholds, pseudo_labels
-from lit_continual.methods.precision import full_precision
-from lit_continual.methods.single_samples import on_device
 from lit_continual.segmentation.merged_background import merged_background
 
 SURE = 30.0  # a logit whose softmax is one-hot in single precision

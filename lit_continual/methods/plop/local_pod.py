@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lit_continual.methods.precision import full_precision
+from lit_continual.methods.bases.fit.precision import full_precision
 
 
 def local_pod_distance(a: Tensor, b: Tensor, scales: Sequence[int] = (1, 2, 4)) -> Tensor:

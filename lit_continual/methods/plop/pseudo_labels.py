@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lit_continual.methods.precision import full_precision
+from lit_continual.methods.bases.fit.precision import full_precision
 
 #: Steps in which the entropy is counted, from 0 to its maximum.
 BINS = 1000

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lit_continual.methods.weights import match_names, read_weights
+from lit_continual.methods.bases.weights import match_names, read_weights
 
 _LINES = 40  # a table that still fits a screen
 

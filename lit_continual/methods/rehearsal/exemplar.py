@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lit_continual.runs.files import in_one_line
-from lit_continual.runs.npz import Npz
-from lit_continual.runs.plain_data import require_types, types_of
+from lit_continual.files.npz import Npz
+from lit_continual.files.plain_data import require_types, types_of
+from lit_continual.files.whole_files import in_one_line
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lit_continual.files.plain_data import require_types
+from lit_continual.files.printing import printable, printable_errors
+from lit_continual.files.whole_files import explaining, read_json, replaced, write_json
 from lit_continual.methods.rehearsal.budget import Budget
 from lit_continual.methods.rehearsal.exemplar import Exemplar, checksum, is_file_of_exemplar, packed, unpacked
-from lit_continual.runs.files import explaining, read_json, replaced, write_json
-from lit_continual.runs.plain_data import require_types
-from lit_continual.runs.printing import printable, printable_errors
 
 FORMAT = 1
 

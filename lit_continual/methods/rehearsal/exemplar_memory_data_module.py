@@ -14,13 +14,13 @@ from typing_extensions import Self, override
 
 from lit_continual.data.patches import PatchDataset
 from lit_continual.data.samplers import EpochSampler, place_in_fit
+from lit_continual.files.whole_files import is_first_rank
 from lit_continual.methods.rehearsal.candidates import Candidates, ItemCandidates, SliceCandidates
 from lit_continual.methods.rehearsal.exemplar import Exemplar
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.exemplars import Exemplars
 from lit_continual.methods.rehearsal.replay import ReplayDataset, ReplaySampler
 from lit_continual.methods.rehearsal.selection.measurement import measure_samples
-from lit_continual.runs.files import is_first_rank
 
 #: Hooks of the wrapped data module.
 LENT = ["prepare_data", "val_dataloader", "test_dataloader", "predict_dataloader", "teardown", "on_exception"]

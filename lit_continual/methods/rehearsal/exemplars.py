@@ -13,8 +13,8 @@ from lit_continual.methods.rehearsal.exemplar import Exemplar
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.selection import POLICIES
 from lit_continual.methods.rehearsal.selection.samples import Measurement, Policy, Samples, of_class, union
-from lit_continual.runs.registry import construct, flat
-from lit_continual.runs.spec import Spec
+from lit_continual.runs.checkpoints.registry import construct, flat
+from lit_continual.runs.checkpoints.spec import Spec
 
 
 @dataclass

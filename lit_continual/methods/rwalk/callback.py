@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.methods.anchor import snapshot
-from lit_continual.methods.importance_penalty import grown
-from lit_continual.methods.path_importance import Named, PathImportance
-from lit_continual.methods.precision import wide
+from lit_continual.methods.bases.anchor import snapshot
+from lit_continual.methods.bases.fit.precision import wide
+from lit_continual.methods.bases.importance.importance_penalty import grown
+from lit_continual.methods.bases.importance.path_importance import Named, PathImportance
 from lit_continual.methods.rwalk.importance import of_the_largest, path_score
 
 

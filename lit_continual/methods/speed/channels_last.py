@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.methods.releasing import Releasing
+from lit_continual.methods.bases.releasing import Releasing
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 #: Layout of the weight of a convolution, by its axes.

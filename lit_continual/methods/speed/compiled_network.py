@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from typing_extensions import override
 
-from lit_continual.methods.names import similar_names
-from lit_continual.methods.releasing import Releasing
+from lit_continual.methods.bases.names import similar_names
+from lit_continual.methods.bases.releasing import Releasing
 
 
 class CompiledNetwork(Releasing):

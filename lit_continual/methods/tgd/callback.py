@@ -9,8 +9,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.methods.frozen_entries import free_share
-from lit_continual.methods.partial_training import PartialTraining
+from lit_continual.methods.bases.fit.frozen_entries import free_share
+from lit_continual.methods.bases.partial_training import PartialTraining
 from lit_continual.methods.tgd.measured_channels import MeasuredChannels, producers_of, random_channels
 from lit_continual.methods.tgd.redundancy import kernel_scores, threshold_for_share
 

@@ -9,12 +9,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from lit_continual.methods.precision import full_precision
-from lit_continual.methods.sample_gradients import sample_gradients
-from lit_continual.methods.sample_mean import SampleMean
+from lit_continual.methods.bases.fit.precision import full_precision
+from lit_continual.methods.bases.fit.training_step import ask_step, loss_of
+from lit_continual.methods.bases.importance.sample_gradients import sample_gradients
+from lit_continual.methods.bases.importance.sample_mean import SampleMean
 from lit_continual.methods.tgd.channel_importance import channel_importance, ranks
 from lit_continual.methods.tgd.producers import Producers, find_producers
-from lit_continual.methods.training_step import ask_step, loss_of
 
 
 class MeasuredChannels:

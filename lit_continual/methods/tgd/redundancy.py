@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from lit_continual.methods.frozen_entries import free_share, learnt_values
+from lit_continual.methods.bases.fit.frozen_entries import free_share, learnt_values
 from lit_continual.methods.tgd.kernel_sparsity_entropy import kernel_sparsity_entropy
 from lit_continual.methods.tgd.producers import Producers
 

@@ -10,9 +10,9 @@ from torch.func import functional_call
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lit_continual.methods.evaluated_layers import evaluating
-from lit_continual.methods.names import places_of_values
-from lit_continual.runs.files import in_one_line
+from lit_continual.files.whole_files import in_one_line
+from lit_continual.methods.bases.fit.evaluated_layers import evaluating
+from lit_continual.methods.bases.names import places_of_values
 
 #: Pixels a side of the inputs that are tried where none is given.
 _SIZES = (64, 96, 128, 224, 32)

@@ -7,9 +7,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_continual.methods.frozen_entries import learnt_values
-from lit_continual.methods.names import lies_in, names_of_values, similar_names
-from lit_continual.methods.partial_training import PartialTraining
+from lit_continual.methods.bases.fit.frozen_entries import learnt_values
+from lit_continual.methods.bases.names import lies_in, names_of_values, similar_names
+from lit_continual.methods.bases.partial_training import PartialTraining
 
 
 class TrainOnly(PartialTraining):

@@ -5,7 +5,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from lit_continual.data.cases import Case
+from lit_continual.data.case_lists.cases import Case
 from lit_continual.denoising.pet_study import Study
 from lit_continual.denoising.pet_study_data_module import PetStudyDataModule
 from lit_continual.phantoms.pet.phantom import pet_study

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
-from lit_continual.data.cases import CaseList, read_cases
+from lit_continual.data.cache.volume_cache import cache_folder
+from lit_continual.data.case_lists.cases import CaseList, read_cases
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
-from lit_continual.data.volume_cache import cache_folder
 from lit_continual.phantoms.shoulder.phantom import write_shoulder_phantom
 
 

@@ -10,7 +10,7 @@ from monai.utils import convert_to_dst_type, convert_to_numpy
 from scipy import ndimage
 from typing_extensions import override
 
-from lit_continual.runs.classes import TRANSFORMS
+from lit_continual.runs.checkpoints.classes import TRANSFORMS
 
 
 @TRANSFORMS.add

@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule, seed_everything
 
 from lit_continual.data.arguments import require_at_least
 from lit_continual.denoising.denoiser import Denoiser
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.outputs import require_apart, require_folder, require_new
+from lit_continual.files.outputs import require_apart, require_folder, require_new
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.tools.adapt.adapted_checkpoint import digest_of, origin, write_adapted
 from lit_continual.tools.adapt.denoising import NoisyStudy

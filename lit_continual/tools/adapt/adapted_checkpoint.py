@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.files import replaced
-from lit_continual.runs.seal import SECTION, seal, weights_digest
+from lit_continual.files.whole_files import replaced
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.seal import SECTION, seal, weights_digest
 
 #: What an adapted checkpoint takes over: not the state of a training that is over.
 _KEPT = {"hyper_parameters", "datamodule_hyper_parameters", "pytorch-lightning_version", "epoch", "global_step"}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_continual.data.reading import label_values, read_volume, require_one_grid
+from lit_continual.images.reading import label_values, read_volume, require_one_grid
 
 
 class Annotation(NamedTuple):

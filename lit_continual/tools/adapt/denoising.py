@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from lit_continual.data import EpochSampler
-from lit_continual.data.nifti import write_nifti
 from lit_continual.denoising.denoiser import Denoiser
 from lit_continual.denoising.noisy_pair import read_noisy_pair
 from lit_continual.denoising.pet_slices import PetSlices
+from lit_continual.images.nifti import write_nifti
 from lit_continual.methods.tgd.callback import TargetedGradientDescent
 from lit_continual.stream.rehearsal import explained
 from lit_continual.stream.tracking import quiet

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lit_continual.files.whole_files import replaced
 from lit_continual.reports.figures import INK
 from lit_continual.reports.report import png
-from lit_continual.runs.files import replaced
 
 
 def write_adaptation(path: Path, image: NDArray[Any], before: NDArray[Any], after: NDArray[Any]) -> None:

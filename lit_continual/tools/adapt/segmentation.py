@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_continual.data.batch import collate
-from lit_continual.data.cases import Case, is_image, read_cases, stem
-from lit_continual.data.nifti import write_nifti
+from lit_continual.data.case_lists.cases import Case, read_cases
+from lit_continual.files.whole_files import write_text
+from lit_continual.images.file_names import is_image, stem
+from lit_continual.images.nifti import write_nifti
 from lit_continual.methods.patient_tuning.callback import seen_volume
 from lit_continual.methods.patient_tuning.tune import Tuning, check_options
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.files import write_text
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.network_input import require_channels
 from lit_continual.segmentation.region_segmenter import RegionSegmenter
 from lit_continual.segmentation.segmenter import Segmenter

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from lit_continual.files.whole_files import replaced
 from lit_continual.reports.figures import GREY, INK, PREDICTION, TRUTH
 from lit_continual.reports.overlay import Overlay
 from lit_continual.reports.overlays import panel
 from lit_continual.reports.report import png
-from lit_continual.runs.files import replaced
 from lit_continual.tools.adapt.annotation import Annotation
 
 

@@ -11,8 +11,8 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from lit_continual.data.cases import Case, CaseList
-from lit_continual.data.reading import read_volume, require_one_grid
+from lit_continual.data.case_lists.cases import Case, CaseList
+from lit_continual.images.reading import read_volume, require_one_grid
 
 T = TypeVar("T")
 SAMPLED = 10_000  # foreground voxels of a case, as many as nnU-Net takes

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from lit_continual.runs.printing import printable
+from lit_continual.files.printing import printable
 
 WIDTH = 118
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from lit_continual.data.cases import CaseList, read_cases
-from lit_continual.data.dataset_json import IGNORE
-from lit_continual.data.fold_file import fold_file_of
-from lit_continual.data.revealed_classes import ignore_fault
+from lit_continual.data.case_lists.cases import CaseList, read_cases
+from lit_continual.data.case_lists.dataset_json import IGNORE
+from lit_continual.data.case_lists.fold_file import fold_file_of
+from lit_continual.data.case_lists.revealed_classes import ignore_fault
 from lit_continual.tools.init.case_facts import CaseFacts, examine
 from lit_continual.tools.init.geometry import by
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lit_continual.data.cases import Case
-from lit_continual.data.splits import Split, check_leakage, split_cases
+from lit_continual.data.case_lists.cases import Case
+from lit_continual.data.case_lists.splits import Split, check_leakage, split_cases
 from lit_continual.tools.init.data_set_facts import DataSetFacts
 
 By = Literal["datasets", "classes"]

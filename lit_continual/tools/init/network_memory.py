@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lit_continual.networks import NETWORKS
-from lit_continual.runs.spec import Spec
+from lit_continual.runs.checkpoints.spec import Spec
 
 OF_DEVICE = 0.6e9  # bytes that CUDA and cuDNN take before anything is computed
 OF_COPIES = 3  # of the largest feature map: its gradient, and what a teacher's pass or cuDNN holds at a time

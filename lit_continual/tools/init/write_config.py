@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
-from lit_continual.runs.files import write_text
-from lit_continual.runs.outputs import require_apart, require_new
-from lit_continual.runs.printing import show
+from lit_continual.files.outputs import require_apart, require_new
+from lit_continual.files.printing import show
+from lit_continual.files.whole_files import write_text
 from lit_continual.tools.init.config_text import config_text
 from lit_continual.tools.init.data_set_facts import DataSetFacts, read_data_set
 from lit_continual.tools.init.experiences import By

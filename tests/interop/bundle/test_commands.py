@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lit_continual import BundleDataModule
 from lit_continual.cli import main
 from lit_continual.modules import BundleSegmenter, Segmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from tests.interop.toys import ARGMAX, INVERT, LOAD, NETWORKS, SCALE, config, network, write_bundle, write_images
 
 NETWORK = {"class_path": "BasicUNet", "init_args": NETWORKS["BasicUNet"]}

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from lit_continual.cli import main
 from lit_continual.modules import BundleSegmenter, Segmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from tests.interop.toys import SIGMOID, SOFTMAX, THRESHOLD, config, write_bundle
 
 NETWORK = {

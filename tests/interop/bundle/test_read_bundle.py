@@ -14,7 +14,7 @@ import yaml
 
 from lit_continual.cli import main
 from lit_continual.modules import RegionSegmenter, Segmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from tests.interop.toys import (
     ARGMAX,
     GRID,

@@ -16,7 +16,7 @@ from monai.engines import SupervisedEvaluator
 from lit_continual.cli import main
 from lit_continual.interop.one_layer import OneLayer
 from lit_continual.modules import HydraNet, RegionSegmenter, Segmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.label_map import folded_logits
 from tests.interop.toys import (
     NETWORKS,

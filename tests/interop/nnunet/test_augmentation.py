@@ -11,7 +11,7 @@ from lit_continual.data.segmentation_data_module import Augmentation
 from lit_continual.interop.nnunet.nnunet_patches import NNUNetPatches, training_transforms
 from lit_continual.interop.nnunet.trained import Trained
 from lit_continual.modules import NNUNetSegmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from tests.interop.nnunet.test_learn import config, raw  # noqa: F401  # a fixture
 
 

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from lit_continual.cli import main
 from lit_continual.modules import NNUNetSegmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from tests.interop.nnunet.conftest import quiet
 from tests.interop.nnunet.test_learn import config, raw  # noqa: F401  # a fixture
 from tests.interop.nnunet.test_out import load, save

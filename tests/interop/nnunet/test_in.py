@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lit_continual.modules import NNUNetSegmenter, Segmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from tests.interop.nnunet.conftest import quiet, without_torchvision
 
 
@@ -83,7 +83,7 @@ def test_a_process_that_has_not_imported_the_class_reads_a_checkpoint_of_ours(to
     content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
     module.on_save_checkpoint(content)
     torch.save(content, tmp_path / "model.ckpt")
-    code = "import sys; from lit_continual.runs.checkpoint import Checkpoint; print(Checkpoint(sys.argv[1]).module())"
+    code = "import sys; from lit_continual.runs.checkpoints.checkpoint import Checkpoint; print(Checkpoint(sys.argv[1]).module())"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "model.ckpt"], capture_output=True, text=True)
     assert done.stdout.startswith("NNUNetSegmenter("), done.stderr
 

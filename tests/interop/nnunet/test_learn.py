@@ -14,7 +14,7 @@ from lit_continual import NNUNetDataModule
 from lit_continual.cli import main
 from lit_continual.data import Split
 from lit_continual.modules import NNUNetSegmenter, Segmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from tests.conftest import NETWORK
 from tests.interop.nnunet.conftest import OBLIQUE, quiet, write_images
 from tests.marks import slow_but

@@ -12,8 +12,8 @@ from lightning.pytorch import Callback
 from lit_continual import callbacks
 from lit_continual.cli import main
 from lit_continual.modules import NNUNetSegmenter
-from lit_continual.runs.checkpoint import Checkpoint
-from lit_continual.runs.load_checkpoint import load_checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 from tests.interop.nnunet.test_learn import config, raw  # noqa: F401  # a fixture
 
 EXEMPLARS = {"policy": "Random", "budget": {"volumes": 2, "per_class": False}, "share": 0.5}

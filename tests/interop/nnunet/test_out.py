@@ -9,7 +9,7 @@ import torch
 
 from lit_continual.cli import main
 from lit_continual.modules import NNUNetSegmenter, Segmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.label_map import folded_logits
 from tests.conftest import NETWORK
 from tests.interop.graph.test_graph_formats import run

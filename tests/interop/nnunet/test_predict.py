@@ -7,7 +7,7 @@ import torch
 
 from lit_continual.cli import main
 from lit_continual.modules import NNUNetSegmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.inference import Inference
 from tests.interop.nnunet.conftest import nnunet_predicts, write_images
 from tests.marks import slow_but

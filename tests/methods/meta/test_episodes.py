@@ -8,7 +8,7 @@ from lightning.pytorch.demos.boring_classes import BoringDataModule
 
 from lit_continual.callbacks import MetaTune
 from lit_continual.data import Episodes, SegmentationDataModule, slice_dice
-from lit_continual.data.splits import Split
+from lit_continual.data.case_lists.splits import Split
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
 from lit_continual.modules import MAML, Segmenter
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from lit_continual.cli import main
 from lit_continual.modules import Segmenter
-from lit_continual.runs.checkpoint import Checkpoint
+from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for the process that forks, too
 import processes

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 
 from lit_continual.callbacks import PatientTuning
 from lit_continual.data import SegmentationDataModule
-from lit_continual.data.splits import Split
+from lit_continual.data.case_lists.splits import Split
 from lit_continual.methods.patient_tuning.callback import chosen_slices
 from lit_continual.methods.patient_tuning.tune import Tuning
 from lit_continual.modules import Segmenter

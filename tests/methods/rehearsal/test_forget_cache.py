@@ -1,7 +1,7 @@
 """What `memory forget` removes beside exemplars."""
 
 from lit_continual.cli import main
-from lit_continual.data.cached_volumes import cached_volumes
+from lit_continual.data.cache.cached_volumes import cached_volumes
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lit_continual.functional import kernel_sparsity_entropy
-from lit_continual.methods.frozen_entries import free_share
+from lit_continual.methods.bases.fit.frozen_entries import free_share
 from lit_continual.methods.tgd.producers import find_producers
 from lit_continual.methods.tgd.redundancy import drop_kernels, kernel_scores, threshold_for_share
 

@@ -1,7 +1,7 @@
 from functools import partial
 
 from lit_continual.data import BrainDataModule
-from lit_continual.data.splits import Split
+from lit_continual.data.case_lists.splits import Split
 from lit_continual.phantoms.brain import brain_data_module
 
 

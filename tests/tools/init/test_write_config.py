@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lit_continual.cli import main
-from lit_continual.runs.files import read_json
+from lit_continual.files.whole_files import read_json
 from tests.fixtures.data import scan, write
 
 QUICK = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from lit_continual.methods.evaluated_layers import evaluating
+from lit_continual.methods.bases.fit.evaluated_layers import evaluating
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 
-from lit_continual.methods.guards import uncompiled
+from lit_continual.methods.bases.guards import uncompiled
 from lit_continual.methods.rehearsal.selection.abstraction import abstraction
 from lit_continual.methods.rehearsal.selection.mc_dropout import dropout_uncertainty
 from lit_continual.methods.rehearsal.selection.progress import shown

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from lit_continual.runs.registry import Registry
+from lit_continual.runs.checkpoints.registry import Registry
 
 
 class Measurement:

@@ -1,0 +1,111 @@
+"""Base class of the penalties whose importances are gathered while training, from the steps of the optimizer."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from lit_continual.methods.bases.anchor import select_parameters
+from lit_continual.methods.bases.gradient_edit import among, stepped
+from lit_continual.methods.bases.importance.importance_penalty import ImportancePenalty
+
+Named = dict[str, Tensor]
+
+
+class PathImportance(ImportancePenalty):
+    r"""Gather importances from the gradient and the move of each weight in each optimizer step.
+
+    The gradient is that of the loss alone: accumulated, reduced over processes and unscaled, and taken before this
+    penalty joins it and before clipping. The move is what the weight has really done by the end of the batch, whatever
+    optimizer, clipping and weight decay made of it; a step that a scaler skips moves nothing and counts nothing.
+    Penalties of other callbacks that stand earlier in the Trainer's list are part of the gradient: put this one first.
+    The arguments are those of :class:`ImportancePenalty`.
+    """
+
+    def __init__(self, strength: float, decay: float, parameters: str | Sequence[str], name: str) -> None:
+        super().__init__(strength, decay, parameters, name)
+        #: What has been gathered, by its own name and that of the parameter.
+        self.sums: dict[str, Named] = {}
+        self._under_way = self._to_resume = self._scaled = False
+        self._tracked: dict[str, nn.Parameter] = {}
+        self._pending: list[tuple[dict[str, nn.Parameter], list[Tensor], list[Tensor]]] = []
+
+    @abstractmethod
+    def begin(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Named]:
+        """Return the sums that a fit begins with, of the parameters that it trains."""
+
+    @abstractmethod
+    def gather(self, names: list[str], gradients: list[Tensor], work: list[Tensor]) -> None:
+        r"""Add one step to the sums.
+
+        Args:
+            names: Of the parameters that had a gradient.
+            gradients: :math:`g` of each.
+            work: :math:`-g \Delta\theta` of each: by how much the move made the loss smaller, to first order.
+        """
+
+    @abstractmethod
+    def importances(self, parameters: Mapping[str, nn.Parameter]) -> Named:
+        """Return the importances of the fit that ends, and leave in the sums what the next one needs."""
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        selected = select_parameters(pl_module, self.patterns)
+        self._tracked = {name: p for name, p in selected.items() if p.requires_grad}
+        if not (self._to_resume and trainer.ckpt_path is not None):
+            self.sums = self.begin(self._tracked)
+        of = {name: p.device for name, p in selected.items()}
+        self.sums = {sort: {n: value.to(of[n]) for n, value in sums.items()} for sort, sums in self.sums.items()}
+        self._to_resume, self._under_way, self._pending = False, True, []
+        self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+
+    @override
+    def edit(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._settle()
+        mine = {n: p for n, p in among(self._tracked, stepped(optimizer)).items() if p.grad is not None}
+        if mine:
+            gradients = [p.grad.detach().clone() for p in mine.values() if p.grad is not None]
+            self._pending.append((mine, gradients, [p.detach().clone() for p in mine.values()]))
+        super().edit(trainer, pl_module, optimizer)
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._settle()
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """See what the last steps have moved."""
+        for parameters, gradients, before in self._pending:
+            # A scaler does not step with what is not finite; without one, training itself is lost.
+            if not self._scaled or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all()):
+                work = list(torch._foreach_sub(before, list(parameters.values())))
+                torch._foreach_mul_(work, gradients)
+                self.gather(list(parameters), gradients, work)
+        self._pending = []
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with torch.no_grad():
+            self.consolidate(pl_module, self.importances(self._tracked))
+        self._under_way = False
+
+    @override
+    def release(self, pl_module: LightningModule) -> None:
+        super().release(pl_module)
+        self._tracked, self._pending = {}, []
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        gathered = {"sums": self.sums, "under_way": self._under_way}
+        return {**super().state_dict(), **gathered} if self.sums or self.importance else {}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.sums, self._to_resume = dict(state_dict.get("sums", {})), state_dict.get("under_way", False)
