@@ -11,12 +11,12 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2
 
 import json
 import signal
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.processes import REPORT, no_report
+from tests.processes import REPORT, know_once, no_report
 
 gc.disable()  # while tests are collected: imports leave a million objects, and hardly any garbage
 pytest_plugins = ["tests.fixtures.data", "tests.fixtures.runs"]
@@ -39,15 +39,8 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="session", autouse=True)
 def _known_once():
-    """Keep what libraries find out again for each `Trainer` and each seed, which takes longer than a tiny fit."""
-    import lightning.fabric.utilities.registry as registry
-    import torch
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "entry_points", cache(registry.entry_points))  # reads files of all that is installed
-        if not torch.accelerator.is_available():  # each seed would be kept for devices, with the stack it came from
-            for device in (torch.cuda, torch.xpu, torch.mtia):
-                patch.setattr(device, "manual_seed_all", lambda seed: None)
+        know_once(patch.setattr)
         yield
 
 

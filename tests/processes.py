@@ -4,7 +4,9 @@ A point is where the program is killed: the n-th call of a function, before it i
 """
 
 import contextlib
+import gc
 import importlib
+import inspect
 import multiprocessing
 import os
 import signal
@@ -12,6 +14,7 @@ import socket
 import sys
 import time
 import traceback
+from functools import cache
 from pathlib import Path
 
 if sys.platform == "win32":  # which cannot fork
@@ -39,6 +42,23 @@ def no_report(runs, folder=None):
 
     assert {Run.load(run).described["status"] for run in runs} == {"finished"}
     return (Path(folder) if folder else Path(runs[0]) / "report") / "report.html"
+
+
+def know_once(setattr=setattr):
+    """Keep what libraries find out again for each `Trainer`, seed and type, which takes longer than a tiny fit."""
+    import jsonargparse._util
+    import jsonargparse.typing
+    import lightning.fabric.utilities.registry as registry
+    import torch
+
+    setattr(registry, "entry_points", cache(registry.entry_points))  # reads files of all that is installed
+    if not torch.accelerator.is_available():  # each seed would be kept for devices, with the stack it came from
+        for device in (torch.cuda, torch.xpu, torch.mtia):
+            setattr(device, "manual_seed_all", lambda seed: None)
+    path = jsonargparse._util.get_import_path  # imports and compares, some thousand times a command line
+    known = cache(path)
+    for module in (jsonargparse._util, jsonargparse.typing):
+        setattr(module, "get_import_path", lambda value: (known if inspect.isclass(value) else path)(value))
 
 
 def _place(function):
@@ -88,6 +108,7 @@ def _quiet_process(log, reports):
     import torch
 
     torch.set_num_threads(1)
+    know_once()
     if not reports:
         setattr(*_place(REPORT), no_report)
 
@@ -150,6 +171,8 @@ def _prepare(args, log, orders):
     learn = getattr(owner, name)
 
     def fork(cli):
+        gc.collect()
+        gc.freeze()  # memory that the forks share
         while order := orders.recv():
             *what, ranks, seconds = order
             port = str(_free_port())

@@ -17,6 +17,7 @@ from lit_continual.cli.configs import merged, parsed_anew, print_old_form, witho
 from lit_continual.cli.parser import Parser
 from lit_continual.cli.print_report import report_of
 from lit_continual.cli.show_scores import show_scores
+from lit_continual.files.bounded_yaml import safe_load
 from lit_continual.files.outputs import require_apart, require_folder
 from lit_continual.files.whole_files import is_first_rank
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
@@ -34,8 +35,6 @@ from lit_continual.stream.tracking import announce, begin_tracking, continue_ste
 
 #: Everything public, so that a config names it by its bare class name.
 PUBLIC = [getattr(lit_continual, name) for name in lit_continual.__all__]
-
-
 OF_STREAMS = ("resume", "resume_with_changes", "overwrite")  # options of ``fit``
 
 
@@ -89,13 +88,14 @@ class ContinualCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         if root := self.config.trainer.default_root_dir:
             self.config.trainer.default_root_dir = os.path.expandvars(root)
+        self.text = self.parser.dump(without(self.config, *OF_STREAMS, "config"), skip_none=False, skip_validation=True)
+        self.config_dump = safe_load(self.text)  # else Lightning dumps it again, for the modules' hyperparameters
         if self.config.stream.experiences:
             # Without the trainer: what makes an optimizer holds its config, and a copy of a logger is another run.
             parts = self.parser.instantiate_classes(without(self.config, "trainer", "config"))
             self.model, self.stream = parts.model, parts.stream
-            self.config_init = self.parser.instantiate_classes(
-                without(self.config, "model", "data", "stream", "config")
-            )
+            rest = without(self.config, "model", "data", "stream", "config")
+            self.config_init = self.parser.instantiate_classes(rest)
         else:
             super().instantiate_classes()
 
@@ -142,9 +142,8 @@ class ContinualCLI(LightningCLI):
         with folder.lock() as left:
             if left:
                 announce(f"{folder.path}: {left}, which was at work here, is gone")
-            text = self.parser.dump(without(config, *OF_STREAMS, "config"), skip_none=False)
             described = self.stream.described(folder.path.resolve().name, config.seed_everything, begun[id(models[0])])
-            if said := folder.start(text, described, config.resume, config.overwrite, config.resume_with_changes):
+            if said := folder.start(self.text, described, config.resume, config.overwrite, config.resume_with_changes):
                 announce(said)
             if is_first_rank() and folder.run.get("threads", torch.get_num_threads()) != torch.get_num_threads():
                 announce(f"{folder.path} keeps its {folder.run['threads']} threads: their number changes the last bits")
@@ -202,11 +201,10 @@ class ContinualCLI(LightningCLI):
 
     def _model(self, experience: Experience) -> LightningModule:
         """The model of an experience: the ``model`` section with the experience's own arguments over it."""
-        model: LightningModule = self.model
-        if experience.model:
-            section = self._with(experience.model, "model")
-            model = instantiate(LightningModule, section, f"The model of experience {experience.name} is wrong")
-        return model
+        if not experience.model:
+            return cast(LightningModule, self.model)
+        section = self._with(experience.model, "model")
+        return instantiate(LightningModule, section, f"The model of experience {experience.name} is wrong")
 
     def _with(self, own: Mapping[str, Any], key: str) -> dict[str, Any]:
         """Lay an experience's arguments over those of a section; a ``class_path`` takes its place."""

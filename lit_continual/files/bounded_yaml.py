@@ -1,5 +1,6 @@
 """YAML that says each thing once, and no more than a config needs: checked before anything is built from it."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LOAD: Callable[[str], Any] = get_loader("yaml")
 _TEXT = "tag:yaml.org,2002:str"
 _KINDS = yaml.resolver.Resolver()
+_NAME = re.compile(r"[a-zA-Z_/][\w./-]{0,99}", re.ASCII)
 
 
 class UnfitYaml(yaml.YAMLError):  # type: ignore[misc]  # yaml has no types here
@@ -82,6 +84,11 @@ def _require_new_key(place: _Open, kind: str, value: str, line: int) -> None:
         place.keys[kind, value] = line
 
 
+def safe_load(text: str) -> Any:
+    """Load a text as ``yaml.safe_load`` does, in a tenth of its time where libyaml is there."""
+    return yaml.load(text, _PARSER)
+
+
 def load_bounded(text: str, load: Callable[[str], Any] = _LOAD) -> Any:
     """Load a text, as jsonargparse does by default.
 
@@ -89,6 +96,8 @@ def load_bounded(text: str, load: Callable[[str], Any] = _LOAD) -> Any:
         UnfitYaml: As :func:`require_bounded`, and if it names other objects than plain ones; in one line.
     """
     try:
+        if _NAME.fullmatch(text) and _KINDS.resolve(yaml.ScalarNode, text, (True, False)) == _TEXT:
+            return text  # as most of what a parser asks about, a hundred times a command line
         require_bounded(text)
         return load(text)
     except (yaml.YAMLError, ValueError, RecursionError, MemoryError) as error:  # the second for a date in month 13

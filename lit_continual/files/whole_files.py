@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from lit_continual.files.bounded_yaml import load_bounded
+from lit_continual.files.bounded_yaml import load_bounded, safe_load
 from lit_continual.files.printing import printable
 
 TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter", "iostream error")  # what torch.save says of a full disk
@@ -205,7 +205,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ValueError: If it is missing, not YAML, or something else.
     """
     try:
-        found = load_bounded(read_text(path), yaml.safe_load)
+        found = load_bounded(read_text(path), safe_load)
     except FileNotFoundError as error:
         raise ValueError(f"There is no file {path}. Check the path.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lit_continual.files.bounded_yaml import load_bounded
+from lit_continual.files.bounded_yaml import load_bounded, safe_load
 
 SECTIONS = ("model", "data", "stream", "trainer")
 #: What a run may go on with another value of: it changes what is written and printed, not what is learnt.
@@ -33,7 +33,7 @@ def settings(config: str) -> dict[str, Any]:
         {'trainer.max_epochs': 3, 'trainer.callbacks.0.class_path': 'TGD', 'trainer.callbacks.0.init_args.phi': 0.4}
     """
     try:
-        sections = load_bounded(config, yaml.safe_load)
+        sections = load_bounded(config, safe_load)
     except yaml.YAMLError as error:
         raise ValueError(f"The `config.yaml` of a run cannot be read as YAML ({error}). Restore it.") from error
     found = ((name, sections[name]) for name in SECTIONS if isinstance(sections, Mapping) and name in sections)

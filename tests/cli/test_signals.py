@@ -79,7 +79,7 @@ IMPORTING = """
 import os, signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "lightning.pytorch":
+        if name == "torch":
             os.kill(os.getpid(), signal.SIGTERM)
 sys.meta_path.insert(0, Finder())
 from lit_continual.__main__ import command

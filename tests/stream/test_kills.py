@@ -42,7 +42,20 @@ def after(function, call=1, since=None, rank=0):
 
 
 # Two experiences of two epochs; the first of two batches each, the second of three, one of them of exemplars.
+# A run is killed at all points of a list in turn: each process goes on where that before was killed, and counts anew.
 IN_FAST_TESTS = {
+    "first experience": [
+        *(after(REPLACE), before(REPLACE, 3)),  # config.yaml, matrix.json, run.json
+        *(before(STEP), after(STEP, 4), before(REPLACE, 2, (KEEP, 1)), before(NOTE)),
+        *(before("pathlib.Path.write_bytes", 3, (ADD, 1)), after(ADD, 1), after(ROW, 1)),
+    ],
+    "second experience": [
+        *(after(RESUME, 2), after(TEACHER), after(OPTIMIZER_STEP, 3), before(RECORD, 5, (RESUME, 2))),
+        *(before(FIT_END), before(TEARDOWN), before(KEEP), after(NOTE), before(COMMIT)),
+        *(before(REPLACE, 2, (ROW, 1)), before(FINISH)),
+    ],
+}
+ALONE = {
     "the run begins": [after(REPLACE), before(REPLACE, 3)],  # config.yaml, matrix.json, run.json
     "training": [before(STEP), after(STEP, 4), after(OPTIMIZER_STEP, 7)],
     "checkpoints": [before(RECORD, 5, (RESUME, 2)), after(RESUME, 2), after(TEACHER), before(REPLACE, 2, (KEEP, 1))],
@@ -101,6 +114,7 @@ RANKS = {
 
 INTENSITY = '--data.augmentation.intensity=[{"class_path":"RandGaussianNoised","init_args":{"keys":"image"}}]'
 SETTINGS = {
+    "alone": (ALONE, [], 1),
     "online": (MEANWHILE, [], 1),
     "cached": (CACHED, ["--trainer.callbacks.targets=cached"], 1),
     "workers": (WORKERS, ["--data.num_workers=2", INTENSITY], 1),
@@ -110,7 +124,10 @@ SETTINGS = {
 
 @pytest.fixture
 def outcomes(stream, tmp_path):
-    """Kill a run at each point and resume it; return how each ended: identical, different, stuck, or not killed."""
+    """Kill a run at each point, or at each of several in turn, and resume it; return how each ended.
+
+    Identical, different, stuck, or not killed.
+    """
 
     def count(points, options=(), ranks=1):
         method = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
@@ -123,7 +140,8 @@ def outcomes(stream, tmp_path):
             assert prepared.run(whole) == [0] * ranks, log.read_text()
             for place, kills in points.items():
                 for i, kill in enumerate(kills):
-                    found[f"{place} {i}: {kill}"] = _outcome(prepared, kill, tmp_path / "cut/run", whole, log)
+                    in_turn = kill if isinstance(kill, list) else [kill]
+                    found[f"{place} {i}: {kill}"] = _outcome(prepared, in_turn, tmp_path / "cut/run", whole, log)
                     shutil.rmtree(tmp_path / "cut")
         finally:
             prepared.close()
@@ -132,12 +150,13 @@ def outcomes(stream, tmp_path):
     return count
 
 
-def _outcome(prepared, kill, cut, whole, log):
-    killed = prepared.run(cut, kill)
-    if STUCK in killed:
-        return STUCK
-    if killed[kill["rank"]] != -9:
-        return f"not killed but {killed}"
+def _outcome(prepared, kills, cut, whole, log):
+    for i, kill in enumerate(kills):
+        killed = prepared.run(cut, kill, resume=i > 0)
+        if STUCK in killed:
+            return STUCK
+        if killed[kill["rank"]] != -9:
+            return f"not killed at {kill} but {killed}: {log.read_text()[-1000:]}"
     resumed = prepared.run(cut, resume=True)
     if any(resumed):
         return STUCK if STUCK in resumed else f"different: {log.read_text()[-1000:]}"
@@ -154,10 +173,9 @@ def assert_identical(found):
     )
 
 
-def test_killed_at_one_of_some_points_a_run_ends_as_if_it_had_not_been(outcomes):
-    found = outcomes(IN_FAST_TESTS)
-    assert_identical(found)
-    assert len(found) >= 20
+def test_killed_at_some_points_one_after_another_a_run_ends_as_if_it_had_not_been(outcomes):
+    assert_identical(outcomes({name: [kills] for name, kills in IN_FAST_TESTS.items()}))
+    assert sum(map(len, IN_FAST_TESTS.values())) >= 20
 
 
 @pytest.mark.slow

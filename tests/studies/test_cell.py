@@ -3,12 +3,15 @@ import os
 import shlex
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from lit_continual.cli import main
 from lit_continual.files.whole_files import is_first_rank
 from lit_continual.studies.cell import Cell
+from lit_continual.studies.cells import Workers
 from lit_continual.studies.devices import devices_of, visible_devices
 
 JOB = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "table", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "3"}
@@ -97,6 +100,9 @@ def test_a_cell_inside_the_job_of_a_cluster_trains(stream, tmp_path, monkeypatch
     assert is_first_rank()
 
 
-def test_a_cell_that_fails_ends_with_what_it_said(tmp_path):
-    with pytest.raises(SystemExit, match=r"none.yaml.*all output: .*the same command goes on\."):
-        main(["cell", str(tmp_path / "cell"), "--", "--config=none.yaml"])
+def test_a_cell_that_fails_ends_with_what_it_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_FIT_LOG", str(tmp_path / "log"))
+    fit = [sys.executable, str(Path(__file__).parent / "fake_fit.py")]
+    monkeypatch.setattr("lit_continual.studies.cell_command.Workers", partial(Workers, command=fit))
+    with pytest.raises(SystemExit, match=r"There is no such thing.*all output: .*the same command goes on\."):
+        main(["cell", str(tmp_path / "cell"), "--", "--fail=1"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lit_continual.files.bounded_yaml import load_bounded
+from lit_continual.files.bounded_yaml import load_bounded, safe_load
 from lit_continual.files.printing import printable
 from lit_continual.files.whole_files import explaining, parsed_json
 from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
@@ -107,7 +107,7 @@ class BundleFiles:
             f"{name} in {self.path} cannot be read", "Correct it, or give another bundle.", ValueError, yaml.YAMLError
         ):
             text = self.text(name)
-            found = parsed_json(text) if name.endswith(".json") else load_bounded(text, yaml.safe_load)
+            found = parsed_json(text) if name.endswith(".json") else load_bounded(text, safe_load)
         if not isinstance(found, dict):
             raise ValueError(f"{name} in {self.path} holds a {type(found).__name__}, not names and values. Correct it.")
         return found
