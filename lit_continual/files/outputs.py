@@ -38,13 +38,30 @@ def require_apart(outputs: Iterable[AnyPath], inputs: Iterable[AnyPath], option:
             )
 
 
+def require_replaceable(folder: AnyPath, inputs: Iterable[AnyPath], option: str = "--output") -> None:
+    """Check that a folder that is written in place of all that is in it holds no input, and lies in none.
+
+    Raises:
+        ValueError: If it does, or the command runs in it.
+    """
+    place, here = Path(folder).resolve(), Path.cwd()
+    read = {**{Path(path).resolve(): path for path in inputs}, **{Path(os.path.abspath(p)): p for p in inputs}}
+    for path, given in {here: "", **read}.items():
+        if path.is_relative_to(place) or (path != here and place.is_relative_to(path)):
+            what = f"input {given}" if given else "folder in which the command runs"
+            raise ValueError(f"The {what} would be overwritten. Choose another {option} than {folder}.")
+
+
 def require_new(outputs: Iterable[AnyPath], overwrite: bool) -> None:
     """Check that no output is there already, unless it is to be replaced.
 
     Raises:
-        ValueError: If one is, and ``overwrite`` is not set.
+        ValueError: If one is, and ``overwrite`` is not set, or it is a device or a pipe.
     """
-    there = [] if overwrite else [path for path in outputs if os.path.lexists(path)]
+    there = [path for path in outputs if os.path.lexists(path)]
+    if odd := [path for path in map(Path, there) if path.exists() and not (path.is_file() or path.is_dir())]:
+        raise ValueError(f"{odd[0]} is a device or a pipe, which no file can replace. Choose another --output.")
+    there = [] if overwrite else there
     if there:
         more = f" and {len(there) - 1} more files are" if len(there) > 1 else " is"
         raise ValueError(f"{there[0]}{more} there already. Add --overwrite to replace, or choose another --output.")

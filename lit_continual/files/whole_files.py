@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,38 +58,12 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         _remove(temporary)
-        if reason := _why_not_written(error):
-            what = remedy(error) or f"Choose another folder, {AGAIN}"
-            raise OSError(f"Cannot write {path} ({reason}); what was there before is unharmed. {what}") from error
+        if (said := unwritten(path, error)) is not None:
+            raise said from error
         raise
     except BaseException:
         _remove(temporary)
         raise
-
-
-@contextlib.contextmanager
-def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield an empty folder beside ``path`` that takes its place, and that of all in it, when the block ends well.
-
-    Raises:
-        OSError: If the folder cannot be written, with the path and the remedy; ``path`` is then as it was.
-    """
-    path = Path(path)
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("part", "old"))
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
-    except OSError as error:
-        if old.exists():
-            os.replace(old, path)
-        what = remedy(error) or f"Choose another folder, {AGAIN}"
-        raise OSError(f"Cannot write {path} ({_why_not_written(error)}). {what}") from error
-    finally:
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def in_one_line(error: BaseException) -> str:
@@ -121,6 +94,16 @@ def explaining(what: str, remedy: str, *kinds: type[BaseException]) -> Iterator[
         yield
     except kinds as error:
         raise ValueError(f"{what} ({in_one_line(error)}). {remedy}") from error
+
+
+def unwritten(path: Path, error: BaseException) -> OSError | None:
+    """Say of a file or folder that could not be written why, and the remedy; nothing of an error of another kind."""
+    if isinstance(error, OSError) and error.errno is None and error.__cause__:  # of a file in the folder
+        return unwritten(path, error.__cause__)
+    if not (reason := _why_not_written(error)):
+        return None
+    what = remedy(error) or f"Choose another folder, {AGAIN}"
+    return OSError(f"Cannot write {path} ({reason}); what was there before is unharmed. {what}")
 
 
 def remedy(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -30,6 +31,7 @@ FRAMES = {  # and of whole stacks in one file
     "1.2.840.10008.5.1.4.1.1.4.3": "MR",
     "1.2.840.10008.5.1.4.1.1.130": "PET",
 }
+DEFLATED = "1.2.840.10008.1.2.1.99"  # a transfer syntax of which pydicom unpacks all at once
 LARGEST = 2**31  # voxels of a series
 SEARCHED = 20_000  # files of a folder that may be another than was meant
 #: What all slices of a series share.
@@ -144,14 +146,10 @@ def _read_series(root: Path) -> list[DicomSeries]:
     return found
 
 
-def _files(root: Path) -> Iterator[Path]:
-    return filter(_is_dicom, _named(root))
-
-
 def _named(root: Path) -> Iterator[Path]:
     """The files in a folder, on any level, whose names may be those of images."""
     for place, folders, names in os.walk(root):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
 
 
@@ -169,11 +167,18 @@ def _is_dicom(path: Path) -> bool:
 def _grouped(root: Path) -> tuple[dict[str, list[Any]], Counter[str]]:
     """The headers of the slices of each series, and how many other objects there are of each modality."""
     from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
 
     groups: dict[str, list[Any]] = {}
     left: Counter[str] = Counter()
-    for path in _files(root):
+    for path in _named(root):
+        if not _is_dicom(path):
+            if path.suffix.lower() == ".dcm" and path.is_file():
+                raise ValueError(f"{path} does not begin as files of DICOM do. Replace or remove it.")
+            continue
         with explaining(f"{path} cannot be read as DICOM", "Replace or remove it.", Exception):
+            if read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
+                raise ValueError("it is deflated, and might unpack to more than memory holds")
             part = dcmread(path, stop_before_pixels=True)
             kind, uid = str(part.get("SOPClassUID", "")), str(part.get("SeriesInstanceUID", ""))
             localizer = "LOCALIZER" in str(part.get("ImageType"))
@@ -185,7 +190,7 @@ def _grouped(root: Path) -> tuple[dict[str, list[Any]], Counter[str]]:
             )
         if kind not in SLICES or localizer:
             left[modality] += 1
-        elif not uid or set(uid) - set("0123456789.") or len(uid) > 64:  # it names files
+        elif not re.fullmatch(r"[0-9]+(\.[0-9]+)*", uid) or len(uid) > 64:  # it names files
             raise ValueError(f"{path} has the series {uid[:100]!r}, which is no identifier of DICOM. Correct it.")
         else:
             groups.setdefault(uid, []).append(part)
@@ -198,7 +203,7 @@ def _places(slices: Sequence[Any]) -> list[Path]:
 
 def _name(place: Path, root: Path) -> str:
     parts = place.relative_to(root).parts or (root.resolve().name,)
-    return unicodedata.normalize("NFC", "_".join(parts))  # as images are named
+    return unicodedata.normalize("NFC", "_".join(parts)).lstrip(".") or "series"  # as images are named
 
 
 def _series(name: str, slices: Sequence[Any]) -> DicomSeries:

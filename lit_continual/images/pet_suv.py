@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from lit_continual.files.printing import printable_errors
 from lit_continual.images.dicom import DicomSeries
 
+#: Of patients, and of animals; a dose in MBq, or a weight in g, lies outside.
+PLAUSIBLE = {"PatientWeight": (1e-3, 1e3), "RadionuclideTotalDose": (1e4, 1e12), "RadionuclideHalfLife": (1, 1e9)}
 LONGEST = 10  # half-lives between injection and scan, after which nothing is left to see
 
 
@@ -59,9 +61,9 @@ def suv_factor(slices: Sequence[Any], said: str) -> float:
     """
     first = slices[0]
     dose = (list(first.get("RadiopharmaceuticalInformationSequence") or []) or [{}])[0]
-    weight = _positive(first, "PatientWeight", said) * 1000
-    activity = _positive(dose, "RadionuclideTotalDose", said)
-    half_life = _positive(dose, "RadionuclideHalfLife", said)
+    weight = _number(first, "PatientWeight", "kg", said) * 1000
+    activity = _number(dose, "RadionuclideTotalDose", "Bq", said)
+    half_life = _number(dose, "RadionuclideHalfLife", "s", said)
     if (unit := str(first.get("Units", ""))) != "BQML":
         raise _wrong(said, f"is in {unit[:16]!r}, and not in Bq/ml")
     corrected = first.get("CorrectedImage") or []
@@ -115,13 +117,14 @@ def _told(part: Any) -> str:
     return repr([str(part.get(tag)) for tag in tags] + [str(dose)])
 
 
-def _positive(part: Any, tag: str, said: str) -> float:
+def _number(part: Any, tag: str, unit: str, said: str) -> float:
+    least, most = PLAUSIBLE[tag]
     try:
         value = float(part.get(tag))
     except (TypeError, ValueError):
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise _wrong(said, f"has no `{tag}` above 0")
+    if not least <= value <= most:
+        raise _wrong(said, f"has no `{tag}` from {least:g} to {most:g} {unit}")
     return value
 
 

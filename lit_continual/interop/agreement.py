@@ -7,6 +7,7 @@ from lit_continual.data.volumes import load_case
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.interop.one_layer import OneLayer
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
+from lit_continual.segmentation.network_input import named_failure, require_channels
 
 
 @torch.no_grad()
@@ -27,13 +28,14 @@ def agreement(opened: Checkpoint, one: OneLayer, images: str) -> list[str]:
             " --images, or export it as nnunet to compare with nnU-Net itself."
         )
     module, network, preprocessing = one.module, one.network(), Preprocessing.of(opened)
-    window, voxels, others = module.hparams["roi_size"], 0, 0
+    voxels, others = 0, 0
     cases = read_cases(images).cases
     for case in cases:
         image = load_case(case, preprocessing)["image"][None]
-        heads = module.infer(image)
-        size = window or image.shape[2 : 2 + module.spatial_dims]
-        folded = module.inference.slide(network, image, size)
+        require_channels(module.body, image[0], case.images[0])
+        with named_failure(image, case.images):
+            heads = module.infer(image)
+            folded = module.inference.slide(network, image, module.window(image.shape[2:]))
         if one.activation == "softmax":
             differ = module.heads.labels(heads) != folded.argmax(1)
         else:

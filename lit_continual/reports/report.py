@@ -3,17 +3,13 @@
 import contextlib
 import io
 import os
-import re
-import shutil
-import socket
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lit_continual.files.folder_lock import Process
+from lit_continual.files.folder_aside import aside
 from lit_continual.files.outputs import require_apart, require_folder
 from lit_continual.files.whole_files import FULL, REMEDIES, in_one_line
 from lit_continual.reports.curves import curves_figure
@@ -73,12 +69,9 @@ def renewed(folder: Path, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
     """
     require_folder(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left(folder)
-        prefix = f".{folder.name}-{os.getpid()}-{socket.gethostname()}-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as aside:
-            yield Path(aside)
-            files = sorted(Path(aside).iterdir(), key=lambda file: file.suffix == ".html")
+        with aside(folder) as place:
+            yield place
+            files = sorted(place.iterdir(), key=lambda file: file.suffix == ".html")
             targets = [folder / file.name for file in files]
             require_apart(targets, inputs)
             there = [target for target in targets if os.path.lexists(target)]
@@ -93,14 +86,6 @@ def renewed(folder: Path, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
         raise OSError(
             error.errno, f"The report cannot be written to `{folder}` ({error.strerror or in_one_line(error)}); {what}."
         ) from error
-
-
-def _remove_left(folder: Path) -> None:
-    """Remove what reports into a folder have left aside that were killed."""
-    for left in folder.parent.glob(f".{folder.name}-*"):
-        found = re.fullmatch(rf"(\d+)-{re.escape(socket.gethostname())}-\w+", left.name[len(folder.name) + 2 :])
-        if found and left.is_dir() and not left.is_symlink() and Process.of(int(found[1])).is_gone:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(runs: Sequence[Run], folder: Path) -> None:

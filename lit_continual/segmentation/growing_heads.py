@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_continual.segmentation.label_map import folded_winners, largest
+from lit_continual.segmentation.label_map import folded_winners, largest, require_new_names
 
 
 class GrowingHeads(nn.Module):
@@ -44,11 +44,9 @@ class GrowingHeads(nn.Module):
         """Add a head for ``classes``, on the device of the others.
 
         Raises:
-            ValueError: If there are no classes, or one of them has a head already.
+            ValueError: See :func:`.require_new_names`.
         """
-        known = [name for head in self.classes for name in head]
-        if not classes or set(classes) & set(known) or len(set(classes)) < len(classes):
-            raise ValueError(f"A new head needs new class names, got {list(classes)} beside {known}.")
+        require_new_names(classes, [name for head in self.classes for name in head])
         convolution = nn.Conv2d if self.spatial_dims == 2 else nn.Conv3d
         layer = convolution(self.features, len(classes) + 1, kernel_size=1)
         if (old := next(self.layers.parameters(), None)) is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_continual.data.case_lists.headers import channels_of, require_labels_on_images, shape_of
 from lit_continual.files.whole_files import in_one_line
+from lit_continual.segmentation.label_map import require_new_names
 from lit_continual.windows.sizes import require_near_size
 
 
@@ -54,12 +55,13 @@ def rehearse(module: Any, data: Any) -> None:
         data: A ``SegmentationDataModule``, or a module of several as ``tasks``; of others nothing is checked.
 
     Raises:
-        ValueError: If an image cannot be opened or has other channels than the network takes, or the network fails on
-            a patch.
+        ValueError: If a class has no name of its own, an image cannot be opened or has other channels than the network
+            takes, or the network fails on a patch.
     """
     for part in getattr(data, "tasks", {"": data}).values():
         if not hasattr(part, "cases") or not hasattr(part, "patch_size"):
             continue
+        require_new_names(list(part.classes), [])
         cases = [case for split in part.cases.values() for case in split]
         channels, taken = channels_of(cases), channels_taken(module.body)
         require_labels_on_images(cases)

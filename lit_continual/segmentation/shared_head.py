@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_continual.segmentation.label_map import largest
+from lit_continual.segmentation.label_map import largest, require_new_names
 from lit_continual.segmentation.merged_background import merged_background
 
 
@@ -70,10 +70,9 @@ class SharedHead(nn.Module):
         """Add channels for ``classes``, on the device of the others and as parts of the background.
 
         Raises:
-            ValueError: If there are no classes, or one of them has a channel already.
+            ValueError: See :func:`.require_new_names`.
         """
-        if not classes or set(classes) & set(self.names) or len(set(classes)) < len(classes):
-            raise ValueError(f"A head grows by new class names, got {list(classes)} beside {self.names}.")
+        require_new_names(classes, self.names)
         convolution = nn.Conv2d if self.spatial_dims == 2 else nn.Conv3d
         layer = convolution(self.features, len(classes) + (not self.classes), kernel_size=1)
         self.classes.append(list(classes))

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_continual.data.batch import Batch
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.runs.schedule import ScheduledModule
 from lit_continual.segmentation.growing_heads import GrowingHeads
 from lit_continual.segmentation.inference import Inference
@@ -95,7 +96,11 @@ class WholeVolumes(ScheduledModule):
     def _postprocessed(self, maps: Tensor) -> Tensor:
         if not self.post.transforms:
             return maps
-        return torch.cat([self.post(one[None].long()).as_subclass(Tensor) for one in maps])
+        try:
+            return torch.cat([self.post(one[None].long()).as_subclass(Tensor) for one in maps])
+        except Exception as error:  # of anybody's transform
+            said = in_one_line(error.__cause__ or error)
+            raise ValueError(f"`post` fails on a label map ({said}). Correct its transforms.") from error
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:

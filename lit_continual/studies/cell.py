@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lit_continual.files.whole_files import read_json
 
@@ -68,8 +69,14 @@ class Cell:
 
 def is_finished(folder: Path) -> bool:
     """Whether the run in a folder came to its end, whatever became of the process that ran it."""
-    described = folder / "run.json"
-    return described.exists() and read_json(described).get("status") == "finished"
+    return described(folder).get("status") == "finished"
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says; nothing where there is none, or where it holds something else, which ``fit`` refuses."""
+    path = folder / "run.json"
+    found = read_json(path) if path.exists() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def threads_of(environment: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
@@ -97,7 +98,7 @@ class Workers:
         if cell.finished:
             lock.release()
             return
-        self.slots[cell] = min(set(range(self.count)) - set(self.slots.values()))
+        self.slots[cell] = next(slot for slot in count() if slot not in self.slots.values())
         process = self._process(cell, lock.token)
         lock.hand_to(process.pid)
         self.jobs[cell], self.locks[cell] = process, lock

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lit_continual.data.arguments import require_at_least
 from lit_continual.stream.tracking import announce
 from lit_continual.studies.cell import Cell, threads_of
 from lit_continual.studies.cells import Workers
@@ -24,12 +25,18 @@ class Launch:
         workers: Cells at a time; 0 shows what is there. By default one here, and as many as SLURM lets run.
         gpus: How many of this machine's a cell sees; 0 for all.
         modules: As of :class:`~lit_continual.studies.cells.Workers`.
+
+    Raises:
+        ValueError: If ``workers`` or ``gpus`` is negative.
     """
 
     launcher: Literal["local", "slurm", "print"] = "local"
     workers: int | None = None
     gpus: int = 1
     modules: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        require_at_least(0, workers=self.workers, gpus=self.gpus)
 
     @property
     def runs(self) -> bool:

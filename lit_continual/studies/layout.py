@@ -12,6 +12,8 @@ from lit_continual.runs.checkpoints.spec import Arguments
 from lit_continual.stream.section import instantiate
 from lit_continual.studies.slurm import read_slurm
 
+FOLDER = "trainer.default_root_dir"  # of a run
+
 
 @dataclass
 class Recipe:
@@ -125,6 +127,8 @@ def _contradictions(layout: Layout) -> Iterator[str]:
     for part in ("methods", "columns", "cases", "seeds"):
         if not getattr(layout, part):
             yield f"`{part}` is empty; name at least one"
+    if not all(0 <= seed < 2**32 for seed in layout.seeds):
+        yield f"`seeds` are {layout.seeds}, and a seed is from 0 to {2**32 - 1}"
     if len(set(layout.seeds)) < len(layout.seeds):
         yield f"`seeds` has one twice: {layout.seeds}"
     if layout.baseline not in layout.methods:
@@ -147,8 +151,9 @@ def _contradictions(layout: Layout) -> Iterator[str]:
     given |= {f"case {name}": setting for name, setting in layout.cases.items()}
     given |= {f"method {name}": method for name, method in layout.methods.items()}
     for place, section in given.items():
-        if "seed_everything" in section.options:
-            yield f"{place} sets `seed_everything`, which the `seeds` of the table do"
+        for name, what in (("seed_everything", "the `seeds` of the table do"), (FOLDER, "the table does")):
+            if name in section.options:
+                yield f"{place} sets `{name}`, which {what}"
     shape = [len(layout.columns)] * len(layout.cases)
     for name, method in layout.methods.items():
         if method.paper is not None and [len(row) for row in method.paper] != shape:

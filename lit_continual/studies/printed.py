@@ -1,11 +1,17 @@
 """Cells as lines of a shell, for what queues or runs commands: GNU parallel, xargs, LSF, PBS."""
 
+import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_continual.files.whole_files import replaced_folder, write_text
+from lit_continual.files.folder_aside import replaced_folder
+from lit_continual.files.whole_files import write_text
 from lit_continual.studies.cell import Cell
+
+#: The files of a folder of commands.
+OURS = re.compile(r"jobs\.tsv|stage_\d+\.txt")
 
 
 def write_commands(cells: Sequence[Cell], folder: Path, threads: str) -> list[Path]:
@@ -24,8 +30,11 @@ def write_commands(cells: Sequence[Cell], folder: Path, threads: str) -> list[Pa
         The files of the stages.
 
     Raises:
-        ValueError: If an option has a line break or a tab in it.
+        ValueError: If an option has a line break or a tab in it, or something else is there.
     """
+    there = list(folder.iterdir()) if folder.is_dir() else [folder] if os.path.lexists(folder) else []
+    if others := [path for path in there if not OURS.fullmatch(path.name) or path == folder]:
+        raise ValueError(f"{others[0]} is there already, and of no table or sweep. Choose another --output.")
     left = [cell for cell in cells if not cell.finished]
     stage: dict[Path, int] = {}
     for cell in left:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from typing_extensions import Self
 
+from lit_continual.data.arguments import require_at_least
+from lit_continual.files.plain_data import fits
 from lit_continual.files.whole_files import read_json, write_json
 from lit_continual.stream.section import instantiate
 from lit_continual.stream.tracking import announce
@@ -20,6 +22,7 @@ from lit_continual.studies.cells import reason
 
 #: What submitit makes of its own beside the options of ``sbatch``.
 OF_SUBMITIT = ("setup", "teardown", "srun_args", "use_srun", "array_parallelism", "signal_delay_s")
+LONGEST = 10_000  # hours
 LOOK = 5.0  # seconds between two looks at all jobs
 
 
@@ -45,10 +48,12 @@ class Slurm:
     cluster: Literal["slurm", "local"] = "slurm"
 
     def __post_init__(self) -> None:
-        if self.hours <= 0:
-            raise ValueError(f"`hours` must be above 0, got {self.hours}")
-        if broken := [name for name, value in self.sbatch.items() if "\n" in f"{name}{value}"]:
-            raise ValueError(f"`sbatch` has a line break in {broken[0]!r}; write one line")
+        if not 0 < self.hours <= LONGEST:
+            raise ValueError(f"`hours` must be above 0, got {self.hours:g}, and are at most {LONGEST}")
+        require_at_least(0, gpus=self.gpus, requeues=self.requeues)
+        given = {"partition": self.partition, **self.sbatch}
+        if broken := [name for name, value in given.items() if {"\n", "\r"} & {*f"{name}{value}"}]:
+            raise ValueError(f"there is a line break in {broken[0]!r}; write one line")
 
 
 def read_slurm(section: Any, place: str) -> Slurm:
@@ -85,6 +90,8 @@ class SlurmJobs:
         here = slurm.cluster == "local"
         self.waits, self.count = not here, count or (1 if here else 0)
         self.ids: dict[str, str] = read_json(self.known) if self.known.exists() else {}
+        if not fits(self.ids, dict[str, str]):
+            raise ValueError(f"{self.known} does not name the jobs of cells. Remove it when none of them is queued.")
         self.jobs: dict[Cell, Any] = {}  # None: not submitted yet
         self._looked, self._gone = float("-inf"), set[Cell]()
         self._again = set[Cell]()  # submitted a second time

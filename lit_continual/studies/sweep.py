@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_continual.files.outputs import require_folder
 from lit_continual.files.printing import show
 from lit_continual.reports import Sweep, sweep_table, write_sweep
 from lit_continual.stream.tracking import announce
@@ -40,6 +41,7 @@ def sweep(
     """
     file = read_sweep(config)
     folder = output or Path("runs", "sweeps", config.stem)
+    require_folder(folder)
     limit = _limit(file, config, count)
     _require_possible(file, config, launch)
     more = ("--trainer.logger=true",) if csv else ()

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from math import inf, prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from lit_continual.stream.section import instantiate
 from lit_continual.studies.slurm import read_slurm
 
 CHOICES = ("categorical", "constant")
+LARGEST = 100_000  # trials of a grid
 RANGES = ("int_uniform", "uniform", "q_uniform", "log_uniform", "log_uniform_values")
 
 
@@ -104,8 +106,14 @@ class Parameter:
             raise ValueError(f"The distribution {self.distribution} cannot be searched here; use {', '.join(allowed)}")
         if self.values == []:
             raise ValueError("`values` is empty; name at least one")
-        if self.values is None and not self.min <= self.max:  # type: ignore[operator]  # a range has both
-            raise ValueError(f"`min` must not be above `max`, got {self.min} and {self.max}")
+        if self.values is None and not -inf < self.min <= self.max < inf:  # type: ignore[operator]  # a range has both
+            raise ValueError(f"`min` must be a number that is not above `max`, got {self.min} and {self.max}")
+        if self.distribution == "log_uniform_values" and not self.min > 0:  # type: ignore[operator]
+            raise ValueError(f"`min` of log_uniform_values must be above 0, got {self.min}")
+        if self.distribution == "log_uniform" and not -700 <= self.min <= self.max <= 700:  # type: ignore[operator]
+            raise ValueError(f"the ends of log_uniform are natural logarithms, got {self.min} and {self.max}")
+        if not 0 < self.q < inf:
+            raise ValueError(f"`q` must be above 0, got {self.q}")
 
 
 @dataclass
@@ -176,6 +184,8 @@ def read_sweep(path: Path) -> SweepFile:
         raise ValueError(f"{path}: `parameters` is empty; name at least one option and its values.")
     if ranges := [n for n, p in sweep.parameters.items() if p.values is None and sweep.method == "grid"]:
         raise ValueError(f"{path}: a grid needs `values`, and {', '.join(ranges)} has a range. Name values.")
+    if sweep.method == "grid" and (count := prod(len(p.values or ()) for p in sweep.parameters.values())) > LARGEST:
+        raise ValueError(f"{path}: the grid has {count} trials, and {LARGEST} are the most. Name fewer `values`.")
     words = [sweep.program if word == "${program}" else word for word in sweep.command]
     before = words[: words.index("fit")] if "fit" in words else []
     if not any(re.search(r"lit[-_]continual", word) for word in before) or "${args}" not in words:

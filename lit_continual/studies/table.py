@@ -9,14 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_continual.files.outputs import require_folder
+from lit_continual.files.plain_data import fits
 from lit_continual.files.printing import show
-from lit_continual.files.whole_files import read_json, read_yaml
+from lit_continual.files.whole_files import read_yaml
 from lit_continual.reports import Comparison, comparison_table, lines_of, write_comparison
 from lit_continual.reports.page import seconds_text
+from lit_continual.runs.experience import LONGEST
 from lit_continual.runs.run import Run
 from lit_continual.stream.stream import SCORES
 from lit_continual.stream.tracking import announce
-from lit_continual.studies.cell import Cell
+from lit_continual.studies.cell import Cell, described
 from lit_continual.studies.cells import run_cells
 from lit_continual.studies.launch import LOCAL, Launch
 from lit_continual.studies.layout import Layout, Recipe, read_layout
@@ -83,7 +86,7 @@ class RunTable:
         files = [self.path.parent / file for file in configs]
         made_of = [[read_yaml(file) for file in files], options, {n: self.digests[f] for n, f in starts.items()}]
         digest = hashlib.sha256(json.dumps(made_of, default=str, sort_keys=True).encode()).hexdigest()[:8]
-        names = [re.sub(r"[^\w.+-]+", "_", part) for part in place]
+        names = [re.sub(r"[^\w.+-]+", "_", part)[:LONGEST].strip(".") or "_" for part in place]
         folder = self.output.joinpath(*names, f"seed_{seed}-{digest}")
         arguments = [f"--config={file}" for file in files]
         arguments += [f"--{name}={_text(value, starts)}" for name, value in options]
@@ -175,6 +178,7 @@ def compare(
         SystemExit: If runs failed.
     """
     table = RunTable(config, read_layout(config, seeds or ()), output or Path("runs", "tables", config.stem))
+    require_folder(table.output)
     table.check(parse)
     cells = list(table.cells.values())
     if launch.launcher == "print":
@@ -206,8 +210,9 @@ def _run(table: RunTable, cells: Sequence[Cell], launch: Launch) -> int:
 
 def training_seconds(cells: Sequence[Cell]) -> float:
     """How long the fits of cells have trained so far, by their ``run.json``."""
-    described = [read_json(cell.folder / "run.json") for cell in cells if (cell.folder / "run.json").exists()]
-    return sum(float(experience.get("seconds", 0)) for run in described for experience in run["experiences"])
+    known = [described(cell.folder).get("experiences") for cell in cells]
+    learnt = [experience for found in known if fits(found, list[dict[str, Any]]) for experience in found or ()]
+    return sum(float(seconds) for one in learnt if fits(seconds := one.get("seconds"), float))
 
 
 def _text(value: Any, starts: Mapping[str, Path]) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_continual.files.outputs import require_apart, require_folder, require_new
+from lit_continual.data import read_cases
+from lit_continual.files.folder_aside import replaced_folder
+from lit_continual.files.outputs import require_folder, require_new, require_replaceable
 from lit_continual.files.printing import show
-from lit_continual.files.whole_files import replaced_folder
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.runs.checkpoints.formats import formats
 
@@ -40,11 +41,16 @@ def export(
         raise ValueError(f"There is no format {format!r} to export to. Give one of {', '.join(known)}.")
     folder, opened = Path(output), Checkpoint(checkpoint, trust)
     require_folder(folder)
-    inputs: list[str | Path] = [checkpoint, *Path(checkpoint).resolve().parents, *([images] if images else [])]
-    require_apart([folder], inputs)
+    require_replaceable(folder, [checkpoint, *(_files(images) if images else ())])
     require_new([folder], overwrite)
     with replaced_folder(folder) as temporary:
         said = known[format].write(opened, temporary, images)
     for line in said:
         show(line)
     return folder
+
+
+def _files(images: str) -> list[Path]:
+    """The files that images are read from."""
+    listed = read_cases(images)
+    return [path for path in (listed.source, *(file for case in listed.cases for file in case.files)) if path.is_file()]

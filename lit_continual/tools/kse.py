@@ -18,7 +18,7 @@ from lit_continual.methods.tgd.producers import find_producers
 from lit_continual.methods.tgd.redundancy import drop_kernels, kernel_scores
 from lit_continual.methods.tgd.report import Dropped, KernelReport, kernel_table, write_kernel_report
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
-from lit_continual.segmentation.network_input import require_channels
+from lit_continual.segmentation.network_input import named_failure, require_channels
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.tools.loader import loader_of
 
@@ -80,12 +80,12 @@ def _dropped(
     volume: Tensor = load(case)["image"]
     if isinstance(module, Segmenter):
         require_channels(module.body, volume, case.images[0])
-    shown, intact = _output(module, volume)
+    shown, intact = _output(module, volume, case.images[0])
     most = 1.0 if isinstance(module, Segmenter) else 2 * float(shown[shown > 0].median().nan_to_num())
     at = int(shown.clamp(max=most).flatten(0, 1).double().sum(0).argmax())  # a bladder alone is not much to see
     pictures, errors = {}, {}
     for phi in phis:
-        picture, output = _output(drop_kernels(module, scores, phi), volume)
+        picture, output = _output(drop_kernels(module, scores, phi), volume, case.images[0])
         pictures[phi] = picture[..., at].numpy()
         errors[phi] = float((output - intact).square().mean().sqrt())
     images = volume[0, ..., at].numpy(), shown[..., at].numpy()
@@ -94,11 +94,12 @@ def _dropped(
     return Dropped(case.patient, *images, pictures, errors, unchanged, labels)
 
 
-def _output(module: nn.Module, volume: Tensor) -> tuple[Tensor, Tensor]:
+def _output(module: nn.Module, volume: Tensor, path: Path) -> tuple[Tensor, Tensor]:
     """What is shown of a network's answer to ``(C, H, W, D)``, as ``(H, W, D)``, and what is compared."""
-    if isinstance(module, Segmenter):
-        logits = module.infer(volume[None])
-        return module.labels(logits)[0], module.probabilities(logits)
-    assert isinstance(module, Denoiser)
-    denoised = module.infer(volume.movedim(-1, 1))[0].movedim(0, -1)
-    return denoised, denoised
+    with named_failure(volume[None], [path]):
+        if isinstance(module, Segmenter):
+            logits = module.infer(volume[None])
+            return module.labels(logits)[0], module.probabilities(logits)
+        assert isinstance(module, Denoiser)
+        denoised = module.infer(volume.movedim(-1, 1))[0].movedim(0, -1)
+        return denoised, denoised

@@ -96,7 +96,7 @@ def predict(
     with _readable(images, pet) as (readable, series):
         listed = read_cases(readable)
         cases = listed.cases
-        _check_names(cases)
+        _check_names(cases, probabilities)
         if listed.source.name == "dataset.json":
             announce(f"{len(cases)} images that {listed.source} lists; for others, give the folder that they are in")
         folder, labels = Path(output), json.dumps({"background": 0, **label_values(module)}, indent=1) + "\n"
@@ -126,10 +126,12 @@ def predict(
 @contextlib.contextmanager
 def _readable(images: str, pet: str | None) -> Iterator[tuple[str, dict[str, DicomSeries]]]:
     """What to read in place of ``images``: of DICOM series, NIfTI files in a folder that is then removed."""
-    if not holds_dicom(images):
+    found = {series.name: series for series in (read_series(images) if holds_dicom(images) else ())}
+    if pet is not None and not any(series.kind == "PET" for series in found.values()):
+        raise ValueError(f"--pet is for DICOM series of PET, of which {images} holds none. Leave it out.")
+    if not found:
         yield images, {}
         return
-    found = {series.name: series for series in read_series(images)}
     with tempfile.TemporaryDirectory(prefix="lit-continual-") as folder:
         for name, series in found.items():
             write_nifti(Path(folder) / f"{name}.nii.gz", voxels_as(series, pet), series.affine)
@@ -154,10 +156,11 @@ def _set_inference(module: Segmenter, asked: Mapping[str, Any]) -> None:
     module.inference = replace(module.inference, **asked)
 
 
-def _check_names(cases: Sequence[Case]) -> None:
+def _check_names(cases: Sequence[Case], probabilities: bool) -> None:
     found: dict[str, Case] = {}
-    for case in cases:
-        if (other := found.setdefault(prediction_name(case.images[0], case.patient), case)) is not case:
+    names = [(prediction_name(case.images[0], case.patient), case) for case in cases]
+    for name, case in [*names, *((f"{name}_probabilities", case) for name, case in names if probabilities)]:
+        if (other := found.setdefault(name, case)) is not case:
             raise ValueError(
                 f"The predictions of {other.images[0]} and {case.images[0]} would have one name. Rename one,"
                 " or predict them into two folders."
@@ -180,7 +183,7 @@ def _make_room(
     maps += [folder / f"{name}.dcm" for name in series]
     named = folder / "labels.json"
     require_folder(folder)
-    files = [file for case in cases for file in (*case.images, case.label) if file is not None]
+    files = [file for case in cases for file in case.files]
     places = {file.parent for file in [*files, *map(Path, given[1:-1])]} if Path(given[-1]).is_dir() else set()
     require_apart([*maps, *chances, named, folder], [*given, *files, *places])
     same = named.is_file() and named.read_text(encoding="utf-8", errors="replace") == labels

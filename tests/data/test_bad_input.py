@@ -131,6 +131,10 @@ def experience(config, i):
 BAD_CONFIGS = {
     "class": (lambda c: experience(c, 1).update(classes={"thrid": 3}), r"`classes` has thrid: 3, but .* declares \{"),
     "value": (lambda c: experience(c, 1).update(classes={"second": 1}), r"`classes` has second: 1, but .* declares \{"),
+    "background": (
+        lambda c: experience(c, 1).update(classes={"background": 2}),
+        r"`classes` has background: 2, but|Experience two: A class cannot be called 'background'",
+    ),
     "two splits": (
         lambda c: experience(c, 1)["data"]["split"].update(seed=3),
         r"Patient P\d is in the \w+ split of (one|two) and the \w+ split of (one|two). Use one `split.seed`",

@@ -56,3 +56,12 @@ def test_a_file_is_no_folder(scan, tmp_path, path):
         require_folder(tmp_path / path)
     require_folder(tmp_path / "new/below")
     require_folder(Path("new"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(os.devnull)
+    for path in (tmp_path / "pipe", tmp_path / "link", os.devnull):
+        with pytest.raises(ValueError, match=r"is a device or a pipe, which no file can replace. Choose another"):
+            require_new([path], overwrite=True)

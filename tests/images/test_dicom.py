@@ -3,8 +3,10 @@
 import importlib.util
 import os
 import time
+import tracemalloc
 
 import numpy as np
+import pydicom
 import pytest
 
 from lit_continual.images.dicom import holds_dicom, read_series
@@ -128,6 +130,7 @@ BAD = {
     "huge": (of(None, Rows=65535, Columns=65535), rf"has {65535**2 * 6} voxels by its headers, and an image at most"),
     "enhanced": (of(None, SOPClassUID=ENHANCED), r"holds a whole stack of CT \(enhanced, multi-frame\), and series of"),
     "path in a tag": (of(None, SeriesInstanceUID="../../x"), r"has the series '\.\./\.\./x', which is no identifier"),
+    "dots for a series": (of(None, SeriesInstanceUID=".."), r"has the series '\.\.', which is no identifier"),
     "escape in a tag": (of(2, PatientID="\x1b[31m/../x"), r"mixes slices of another patient: .* \\x1b\[31m/../x"),
 }
 
@@ -163,6 +166,37 @@ def test_damaged_files_are_named(tmp_path):
         series.voxels()
     path.write_bytes(bytes(128) + b"DICM" + b"\xff" * 64)
     with pytest.raises(ValueError, match=r"0002.dcm cannot be read as DICOM|has the series ''|no series|lacks slices"):
+        read_series(tmp_path)
+
+
+def test_a_deflated_file_is_not_unpacked(tmp_path):
+    write_series(tmp_path / "s", stored())
+    part = pydicom.dcmread(tmp_path / "s/0002.dcm")
+    part.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    part.add_new((0x0009, 0x0010), "LO", "Filler")
+    part.add_new((0x0009, 0x1001), "OB", bytes(200_000_000))
+    part.save_as(tmp_path / "s/0002.dcm")
+    del part
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"0002.dcm cannot be read as DICOM \(it is deflated, and might unpack"):
+        read_series(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+
+
+def test_no_series_is_lost_by_a_name_that_is_hidden(tmp_path):
+    write_series(tmp_path / ".study", stored())
+    assert [series.name for series in read_series(tmp_path / ".study")] == ["study"]
+    write_series(tmp_path / ".study/.trash", stored())
+    assert [series.name for series in read_series(tmp_path / ".study")] == ["study"]
+
+
+@pytest.mark.parametrize("length", [0, 100])
+def test_a_file_of_which_nothing_is_left_is_no_slice_less(tmp_path, length):
+    write_series(tmp_path / "s", stored())
+    path = tmp_path / "s/0006.dcm"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"0006.dcm does not begin as files of DICOM do. Replace or remove it"):
         read_series(tmp_path)
 
 

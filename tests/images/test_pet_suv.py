@@ -44,8 +44,11 @@ def test_what_is_suv_or_no_pet_stays_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"PatientWeight": None}, "has no `PatientWeight` above 0"),
-        ({"RadionuclideTotalDose": "0"}, "has no `RadionuclideTotalDose` above 0"),
+        ({"PatientWeight": None}, r"has no `PatientWeight` from 0.001 to 1000 kg"),
+        ({"PatientWeight": "70000"}, r"has no `PatientWeight` from 0.001 to 1000 kg"),
+        ({"RadionuclideTotalDose": "0"}, r"has no `RadionuclideTotalDose` from 10000 to 1e\+12 Bq"),
+        ({"RadionuclideTotalDose": "370"}, r"has no `RadionuclideTotalDose` from 10000 to 1e\+12 Bq"),  # in MBq
+        ({"RadionuclideHalfLife": "1e-300"}, r"has no `RadionuclideHalfLife` from 1 to 1e\+09 s"),
         ({"Units": "CNTS"}, "is in 'CNTS', and not in Bq/ml"),
         ({"CorrectedImage": ["ATTN"]}, "is not corrected for DECY"),
         ({"DecayCorrection": "NONE"}, "has the `DecayCorrection` 'NONE', neither START nor ADMIN"),

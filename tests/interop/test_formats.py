@@ -1,8 +1,11 @@
 """What any format of trained models can count on, by one that holds a segmenter in a folder of its own."""
 
+import os
+import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +16,7 @@ from lit_continual.modules import RegionSegmenter, Segmenter
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.runs.checkpoints.formats import ReadableFormat
 from tests.conftest import NETWORK
+from tests.fixtures.data import write
 
 
 class Folder(ReadableFormat):
@@ -108,11 +112,43 @@ def test_an_export_is_there_whole_or_not_at_all(folder, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["weights.pt"]
 
 
-@pytest.mark.parametrize("output", ["model", "model/inside/..", "."])
-def test_an_export_does_not_fall_on_what_it_reads(folder, tmp_path, output):
-    with pytest.raises(ValueError, match="would be overwritten"):
-        main(["export", str(folder), "--format=folder", f"--output={tmp_path / output}", "--overwrite"])
-    assert (folder / "weights.pt").exists()
+@pytest.mark.parametrize(
+    "output", ["model", "model/inside", "model/inside/..", ".", "data", "data/images", "here", "link"]
+)
+def test_an_export_does_not_fall_on_what_it_reads(folder, tmp_path, monkeypatch, output):
+    for name in ("model/inside", "data", "here/deeper"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    write(tmp_path / "data/images/a.nii.gz", np.zeros((4, 4, 4), np.float32))
+    (tmp_path / "cases.csv").write_text("image\ndata/images/a.nii.gz\n")
+    monkeypatch.chdir(tmp_path / "here/deeper")
+    before = sorted(tmp_path.rglob("*"))
+    options = ["--images", str(tmp_path / "cases.csv"), "--overwrite"]
+    with pytest.raises(ValueError, match=r"would be overwritten. Choose another --output than"):
+        main(["export", str(folder), "--format=folder", f"--output={tmp_path / output}", *options])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_export_takes_the_place_of_a_link_and_not_of_what_it_leads_to(folder, tmp_path):
+    (tmp_path / "kept").mkdir()
+    for name, target in (("link", "kept"), ("dangling", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+        main(["export", str(folder), "--format=folder", f"--output={tmp_path / name}", "--overwrite"])
+        assert not (tmp_path / name).is_symlink()
+    assert list((tmp_path / "kept").iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "kept", "link", "model"]
+
+
+def test_what_killed_exports_left_is_removed_and_nothing_else(folder, tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = socket.gethostname()
+    kept = [f".new-{os.getpid()}-{host}-abc", f".new-{gone.pid}-elsewhere-abc", f".newer-{gone.pid}-{host}-abc"]
+    for name in (f".new-{gone.pid}-{host}-abc", *kept):
+        (tmp_path / name / "new").mkdir(parents=True)
+    main(["export", str(folder), "--format=folder", f"--output={tmp_path / 'new'}"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "model", "new"])
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "model").stat().st_mode
 
 
 def test_what_is_no_model_is_refused_in_one_sentence(folder, tmp_path):

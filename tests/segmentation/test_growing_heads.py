@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lit_continual.modules import GrowingHeads
+from lit_continual.segmentation.shared_head import SharedHead
 
 
 @pytest.fixture
@@ -29,9 +30,16 @@ def test_a_new_head_takes_device_and_dtype_of_the_old(heads):
 
 @pytest.mark.parametrize("classes", [[], ["scapula"], ["ulna", "ulna"], ["ulna", "humerus"]])
 def test_a_head_needs_new_names(heads, classes):
-    with pytest.raises(ValueError, match="A new head needs new class names"):
+    with pytest.raises(ValueError, match="A head needs new class names"):
         heads.grow(classes)
     assert len(heads.layers) == 2
+
+
+@pytest.mark.parametrize("name", ["background", " Background", "", " ", "a\ud800"])
+@pytest.mark.parametrize("kind", [GrowingHeads, SharedHead])
+def test_a_class_has_a_name_for_files_that_is_not_that_of_the_background(kind, name):
+    with pytest.raises(ValueError, match=r"A class cannot be called .*the label value 0 is the background. Rename it"):
+        kind(4, 2).grow(["ulna", name])
 
 
 def test_masks_and_probabilities_are_those_of_each_head_alone(heads, features):

@@ -81,7 +81,7 @@ def test_a_new_group_takes_device_and_dtype_of_the_old(head):
 
 @pytest.mark.parametrize("classes", [[], ["scapula"], ["ulna", "ulna"], ["ulna", "humerus"]])
 def test_a_head_grows_by_new_names(head, classes):
-    with pytest.raises(ValueError, match="A head grows by new class names"):
+    with pytest.raises(ValueError, match="A head needs new class names"):
         head.grow(classes)
     assert len(head.layers) == 2
 

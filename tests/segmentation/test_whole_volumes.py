@@ -142,6 +142,12 @@ def test_what_is_scored_may_be_the_label_map(volume):
     assert Inference.of(module.hparams["inference"]).scored == "labels"
 
 
+def test_post_processing_that_fails_is_named(volume):
+    module = segmenter(post=[{"_target_": "KeepLargestConnectedComponent", "connectivity": 77}])
+    with pytest.raises(ValueError, match=r"`post` fails on a label map \(Connectivity .*77\). Correct its transforms"):
+        module.predicted(volume())
+
+
 def test_of_regions_the_innermost_is_shown(volume):
     torch.manual_seed(1)
     module = RegionSegmenter(NETWORK, 4, {"whole": ["a", "b"], "core": ["b"]}, roi_size=[6, 6, 6]).eval()

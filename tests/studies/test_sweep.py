@@ -155,7 +155,21 @@ def test_what_cannot_run_is_refused_before_anything_does(sweep, tmp_path):
         "a grid needs `values`, and model.optimizer.lr has a range",
         parameters={"model.optimizer.lr": {"min": 0.1, "max": 1.0}},
     )
-    refused(sweep, "parameter x: `min` must not be above `max`, got 2 and 1", parameters={"x": {"min": 2, "max": 1}})
+    for part, said in {
+        "`min` must be a number that is not above `max`, got 2": {"min": 2, "max": 1},
+        "`min` must be a number that is not above `max`, got nan": {"min": float("nan"), "max": 1},
+        "`min` must be a number that is not above `max`, got 0": {"min": 0, "max": float("inf")},
+        "`min` of log_uniform_values must be above 0, got 0": {
+            "min": 0,
+            "max": 1,
+            "distribution": "log_uniform_values",
+        },
+        "the ends of log_uniform are natural logarithms": {"min": 0, "max": 1000, "distribution": "log_uniform"},
+        "`q` must be above 0, got 0": {"min": 0, "max": 1.0, "q": 0, "distribution": "q_uniform"},
+    }.items():
+        refused(sweep, f"parameter x: {part}", parameters={"x": said}, method="random")
+    tens = {f"x{k}": {"values": list(range(10))} for k in range(12)}
+    refused(sweep, "the grid has 1000000000000 trials, and 100000 are the most. Name fewer", parameters=tens)
     refused(sweep, "parameter x: it needs `value`, `values`, or `min` and `max`", parameters={"x": {"min": 2}})
     refused(sweep, "parameter x: nested", parameters={"x": {"parameters": {"y": {"value": 1}}}})
     refused(

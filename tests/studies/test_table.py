@@ -219,6 +219,42 @@ def refused(compare, said, **changed):
         compare(**changed)
 
 
+@pytest.mark.parametrize(
+    "said", ["[]", "null", '"x"', "{}", '{"experiences": 3}', '{"experiences": [{"seconds": "x"}]}']
+)
+def test_a_damaged_run_is_told_and_begun_anew_or_not_by_fit(compare, tmp_path, said):
+    compare("--launcher=print", seeds=[0])
+    folder = Path(next(w for w in (tmp_path / "out/commands/stage_01.txt").read_text().split() if "/out/all/" in w))
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(said)
+    compare(seeds=[0])
+    assert sum(begun(tmp_path).values()) == 2
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "x" * 300])
+def test_a_case_is_in_the_folder_of_the_table_whatever_it_is_called(compare, tmp_path, name):
+    compare("--launcher=print", cases={name: {}})
+    for word in (tmp_path / "out/commands/stage_01.txt").read_text().split():
+        if word.startswith(str(tmp_path / "out")):
+            assert Path(word).relative_to(tmp_path / "out").parts[-3] not in ("..", "out")
+            Path(word).mkdir(parents=True, exist_ok=True)
+            assert Path(word).resolve().parents[2] == tmp_path / "out"
+
+
+@pytest.mark.parametrize("output", ["file", "commands", "mine"])
+def test_commands_fall_on_nothing_of_others(compare, tmp_path, output):
+    mine = {"file": tmp_path / "out", "commands": tmp_path / "out/commands", "mine": tmp_path / "out/commands/mine.txt"}
+    mine[output].parent.mkdir(parents=True, exist_ok=True)
+    mine[output].write_text("mine")
+    with pytest.raises(ValueError, match=r"is a file, and --output needs a folder|is there already, and of no table"):
+        compare("--launcher=print")
+    assert mine[output].read_text() == "mine"
+
+
+def test_many_workers_take_no_memory(compare):
+    assert len(compare("--workers=10000000000", seeds=[0])) == 6
+
+
 def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
     fine = {"config": "fine.yaml"}
     refused(compare, "table.yaml: Option 'methud' is not accepted", methud=1)
@@ -228,6 +264,20 @@ def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
     refused(compare, "`columns`, x: A column has either an `experience` or a `measure`", columns={"x": {}})
     refused(compare, "`methods` is empty", methods={})
     refused(compare, "`seeds` has one twice", seeds=[0, 0])
+    refused(compare, r"`seeds` are \[0, -1\], and a seed is from 0 to 4294967295", seeds=[0, -1])
+    for option in ("--workers=-1", "--gpus=-1"):
+        for launcher in ("local", "slurm", "print"):
+            with pytest.raises(ValueError, match=rf"`{option[2:-3]}` must be 0 or more, got -1"):
+                compare(option, f"--launcher={launcher}")
+    for name, value in {"hours": float("nan"), "gpus": -1, "requeues": -1, "partition": "a\n#SBATCH --x"}.items():
+        refused(
+            compare, f"`slurm`: .*{name}.* -1|`hours` must be above 0|line break in 'partition'", slurm={name: value}
+        )
+    refused(
+        compare,
+        "method a sets `trainer.default_root_dir`, which the table does",
+        methods={"a": {**fine, "options": {"trainer.default_root_dir": "elsewhere"}}},
+    )
     refused(compare, "`baseline` is b, which is none of the methods a", methods={"a": fine}, baseline="b")
     refused(compare, "method a sets `seed_everything`", methods={"a": {**fine, "options": {"seed_everything": 1}}})
     refused(compare, "`options` sets `seed_everything`, which", options={"seed_everything": 1})

@@ -340,6 +340,15 @@ def test_options_out_of_range_are_refused(checkpoint, folder, tmp_path, option, 
     assert not (tmp_path / "out").exists()
 
 
+def test_an_image_is_not_called_as_the_probabilities_of_another(checkpoint, folder, tmp_path):
+    path = checkpoint()
+    write(folder, name="case_probabilities")
+    with pytest.raises(ValueError, match=r"The predictions of .* and .*case.nii.gz would have one name. Rename one"):
+        predict(path, folder, tmp_path, "--probabilities=true")
+    assert not (tmp_path / "out").exists()
+    assert len(list(predict(path, folder, tmp_path).glob("*.nii.gz"))) == 2
+
+
 def test_files_have_the_same_bytes_each_time(checkpoint, folder, tmp_path):
     output = predict(checkpoint(), folder, tmp_path)
     before = (output / "case.nii.gz").read_bytes()
@@ -375,6 +384,15 @@ def test_pet_in_becquerel_is_given_as_suv_or_as_stored_but_not_unasked(checkpoin
     assert (np.asarray(found.dataobj) == 2).all()
     found = nib.load(predict(checkpoint(), series.folder, tmp_path, "--pet=stored", "--overwrite") / "pet.nii.gz")
     np.testing.assert_array_equal(np.unique(np.asarray(found.dataobj)), np.unique(expected(meant)))
+
+
+@pytest.mark.parametrize("kind", ["CT", "NIfTI"])
+def test_what_pet_becomes_is_not_said_in_vain(checkpoint, folder, series, tmp_path, kind):
+    path = checkpoint()
+    series("ct")
+    with pytest.raises(ValueError, match=r"--pet is for DICOM series of PET, of which .* holds none. Leave it out"):
+        predict(path, series.folder if kind == "CT" else folder, tmp_path, "--pet=suv")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR", "PT"])

@@ -22,6 +22,11 @@ class Case:
     patient: str
     keys: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def files(self) -> list[Path]:
+        """All that it is read from."""
+        return [*self.images, *([self.label] if self.label else [])]
+
 
 @dataclass(frozen=True)
 class CaseList:

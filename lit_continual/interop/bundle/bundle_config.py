@@ -50,7 +50,12 @@ class BundleConfig:
         found = [] if not section else found
         if not isinstance(found, list) or not all(isinstance(step, Mapping) and name_of(step) for step in found):
             raise self.wrong(key, "is no list of transforms")
-        return [dict(step) for step in found if not self.value(step.get("_disabled_", False), f"{key}#_disabled_")]
+        return [dict(step) for step in found if not self._is_disabled(step, key)]
+
+    def _is_disabled(self, step: Mapping[str, Any], key: str) -> bool:
+        """Whether a step is left out, as MONAI reads it: of text, only ``true`` says so."""
+        said = self.value(step.get("_disabled_", False), f"{key}#_disabled_")
+        return said.strip().lower() == "true" if isinstance(said, str) else bool(said)
 
     def arguments(self, section: Mapping[str, Any], key: str, left_out: Collection[str] = ()) -> dict[str, Any]:
         """The arguments of a described object as plain values.

@@ -97,6 +97,16 @@ class BundleFiles:
         except UnicodeDecodeError as error:
             raise ValueError(f"{name} in {self.path} is no text in UTF-8. Write it anew.") from error
 
+    def license(self) -> str:
+        """The text of the license, which goes wherever the model does.
+
+        Raises:
+            ValueError: As :meth:`text`, and if it is a link out of the bundle, to what may be nobody's business.
+        """
+        if self.path.is_dir() and not (self.path / LICENSE).resolve().is_relative_to(self.path.resolve()):
+            raise ValueError(f"{LICENSE} in {self.path} is a link to elsewhere. Copy the text there, or remove it.")
+        return self.text(LICENSE)
+
     def mapping(self, name: str) -> dict[str, Any]:
         """What a file of JSON or YAML holds.
 

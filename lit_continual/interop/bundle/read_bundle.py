@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_continual.files.whole_files import in_one_line
 from lit_continual.interop.bundle.bundle_config import BundleConfig, name_of
-from lit_continual.interop.bundle.bundle_files import LICENSE, METADATA, WEIGHTS, BundleFiles, shown
+from lit_continual.interop.bundle.bundle_files import METADATA, WEIGHTS, BundleFiles, shown
 from lit_continual.interop.bundle.linear_heads import described, last_layer, lower_layers, parted
 from lit_continual.interop.bundle.read_steps import read_inferer, read_postprocessing, read_preprocessing
 from lit_continual.networks import NETWORKS
@@ -72,7 +72,7 @@ def read_bundle(path: Path, trust: Collection[str]) -> dict[str, Any]:
         "lit_continual": {"module": "BundleSegmenter" if lower else "Segmenter"},
         "origin": {
             "bundle": {key: metadata[key] for key in KEPT if is_plain(metadata.get(key))},
-            "license": files.text(LICENSE),
+            "license": files.license(),
             "activation": after["activation"] or "softmax",
         },
     }

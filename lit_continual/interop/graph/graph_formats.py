@@ -1,6 +1,7 @@
 """The network of a segmenter alone, as a graph that needs neither this package nor MONAI."""
 
 import importlib.util
+import io
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +28,11 @@ class GraphFormat(Format):
     Attributes:
         name: What ``--format`` calls it.
         file: The file of the graph.
+        needs: Packages that write it.
     """
 
     file: str
+    needs: Sequence[str] = ()
 
     @abstractmethod
     def convert(self, network: "nn.Module", image: "Tensor", path: Path) -> None:
@@ -49,20 +52,20 @@ class GraphFormat(Format):
     def write(self, opened: Checkpoint, folder: Path, images: str | None) -> Sequence[str]:
         from lit_continual.interop.graph.write_graph import write_graph
 
+        if missing := [name for name in self.needs if importlib.util.find_spec(name) is None]:
+            raise ValueError(f"An export to ONNX needs {' and '.join(missing)}. Run `pip install lit-continual[onnx]`.")
         return write_graph(self, opened, folder, images)
 
 
 class OnnxFormat(GraphFormat):
     """ONNX, for ONNX Runtime, TensorRT, OpenVINO and others."""
 
-    name, file = "onnx", "model.onnx"
+    name, file, needs = "onnx", "model.onnx", ("onnx", "onnxscript")
 
     @override
     def convert(self, network: "nn.Module", image: "Tensor", path: Path) -> None:
         import torch
 
-        if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
-            raise ValueError(f"An export to ONNX needs {' and '.join(missing)}. Run `pip install lit-continual[onnx]`.")
         size = sum(p.numel() * p.element_size() for p in network.parameters())
         shapes = ({0: torch.export.Dim("batch", min=1)},)
         torch.onnx.export(
@@ -98,7 +101,9 @@ class Pt2Format(GraphFormat):
         import torch
 
         shapes = ({0: torch.export.Dim("batch", min=1)},)
-        torch.export.save(torch.export.export(network, (image,), dynamic_shapes=shapes), path)
+        found = io.BytesIO()  # torch ends the process where the disk is full
+        torch.export.save(torch.export.export(network, (image,), dynamic_shapes=shapes), found)
+        path.write_bytes(found.getbuffer())
 
     @override
     def run(self, path: Path, image: "Tensor") -> "Tensor | None":
@@ -117,7 +122,9 @@ class TorchScriptFormat(GraphFormat):
     def convert(self, network: "nn.Module", image: "Tensor", path: Path) -> None:
         import torch
 
-        torch.jit.save(torch.jit.trace(network, (image,), check_trace=False), path)
+        found = io.BytesIO()
+        torch.jit.save(torch.jit.trace(network, (image,), check_trace=False), found)
+        path.write_bytes(found.getbuffer())
 
     @override
     def run(self, path: Path, image: "Tensor") -> "Tensor | None":

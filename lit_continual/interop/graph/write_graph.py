@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_continual import __version__
 from lit_continual.files.whole_files import in_one_line, write_json
@@ -14,7 +14,7 @@ from lit_continual.interop.agreement import agreement
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.interop.one_layer import OneLayer
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
-from lit_continual.segmentation.network_input import channels_taken
+from lit_continual.segmentation.network_input import channels_taken, named_failure
 from lit_continual.segmentation.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -46,25 +46,26 @@ def write_graph(form: "GraphFormat", opened: Checkpoint, folder: Path, images: s
     channels, path = channels_taken(one.module.body) or 1, folder / form.file
     image = torch.rand(3, channels, *window, generator=torch.Generator().manual_seed(0))
     network = one.network()
+    with named_failure(image, [opened.path]):
+        expected = network(image)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what parts of torch say of one another
         try:
             form.convert(network, image[:2], path)
             found = {batch: form.run(path, image[:batch]) for batch in (1, 3)}
-        except ValueError:
-            raise
+        except OSError:
+            raise  # of the disk
         except Exception as error:  # of anybody's network
             raise ValueError(
                 f"The network of {opened.path} cannot be written as {form.name} ({in_one_line(error)}). Choose another"
                 " format."
             ) from error
-    _require_equal(network, image, found, f"{opened.path} as {form.name}")
+    _require_equal(expected, found, f"{opened.path} as {form.name}")
     write_json(folder / "model.json", _described(form.file, one, opened, channels))
     return agreement(opened, one, images) if images else []
 
 
-def _require_equal(network: nn.Module, image: Tensor, found: dict[int, Tensor | None], what: str) -> None:
-    expected = network(image)
+def _require_equal(expected: Tensor, found: dict[int, Tensor | None], what: str) -> None:
     for batch, logits in found.items():
         apart = 0.0 if logits is None else float((logits - expected[:batch]).abs().max())
         if not apart <= TOLERANCE * max(1.0, float(expected.abs().max())):

@@ -17,7 +17,7 @@ from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 from lit_continual.runs.checkpoints.seal import SECTION
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
-SEGMENTATION_LAYER = re.compile(r"decoder\.seg_layers\.(\d+)\.(weight|bias)")
+SEGMENTATION_LAYER = re.compile(r"decoder\.seg_layers\.([0-9]|[1-9][0-9])\.(weight|bias)")
 #: What numpy builds a number from; its module was called otherwise in numpy 1.
 _SCALAR = np.float64(0).__reduce__()[0]
 NUMPY: list[Any] = [
@@ -47,17 +47,16 @@ def read_model_folder(path: Path, trust: Collection[str] = ()) -> dict[str, Any]
     folder = file.parent.parent
     fingerprint = folder / "dataset_fingerprint.json"
     content = load_model(file)
+    axes = content.get("inference_allowed_mirroring_axes")
     given = {
         "plans": read_json(folder / "plans.json"),
         "dataset": _json(folder / "dataset.json"),
         "configuration": content["init_args"]["configuration"],
         "trainer": content["trainer_name"],
-        "mirror_axes": content.get("inference_allowed_mirroring_axes"),
+        "mirror_axes": list(axes) if isinstance(axes, tuple) else axes,
         "fold": file.parent.name.removeprefix("fold_"),
         "fingerprint": read_json(fingerprint) if fingerprint.is_file() else None,
     }
-    if given["mirror_axes"] is not None:
-        given["mirror_axes"] = list(given["mirror_axes"])
     try:
         trained = Trained.of(given, trust)
         weights = _renamed(content["network_weights"], trained)
@@ -119,15 +118,16 @@ def _json(path: Path) -> Any:
 
 def _renamed(weights: Mapping[str, Tensor], trained: Trained) -> dict[str, Tensor]:
     """The weights under their names in the module: those of the last layer are the first head."""
-    layers = [int(found[1]) for name in weights if (found := SEGMENTATION_LAYER.fullmatch(name))]
+    convolutions = {name: weight for name, weight in weights.items() if weight.ndim > 3}
+    layers = {int(found[1]): w for name, w in convolutions.items() if (found := SEGMENTATION_LAYER.fullmatch(name))}
     if not layers:
         raise ValueError("the network has no `decoder.seg_layers`, and only U-Nets with a decoder are extended.")
-    rows, wanted = len(weights[f"decoder.seg_layers.{max(layers)}.weight"]), len(trained.classes) + 1
+    rows, wanted = len(layers[max(layers)]), len(trained.classes) + 1
     if rows != wanted:
         raise ValueError(
             f"the network has {rows} outputs, and dataset.json {wanted} labels. Give it those of the model."
         )
-    taken = next(weight.shape[1] for weight in weights.values() if weight.ndim > 3)
+    taken = next(iter(convolutions.values())).shape[1]
     if taken != trained.channels:
         raise ValueError(
             f"the network takes {taken} channels, and dataset.json names {trained.channels}. Give it those of the"

@@ -24,7 +24,6 @@ from lit_continual.runs.schedule import Schedule
 from lit_continual.segmentation.folded_layer import folded_heads
 from lit_continual.segmentation.heads import Heads, described, make_heads
 from lit_continual.segmentation.inference import Inference
-from lit_continual.segmentation.network_input import require_channels
 from lit_continual.segmentation.shared_head import SharedHead
 from lit_continual.segmentation.source_grid import Axis, Everywhere, Piece, pieces_of
 
@@ -164,8 +163,8 @@ class NNUNetSegmenter(DeeplySupervised):
 
     @override
     def _infer(self, batch: Batch) -> Tensor:
-        require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
-        folded = self._folded(batch["image"])[0]
+        with self._network_on(batch):
+            folded = self._folded(batch["image"])[0]
         return self._of_heads(restored(folded, batch, self.model, self._outside)[None].to(folded.device))
 
     @override
@@ -174,7 +173,6 @@ class NNUNetSegmenter(DeeplySupervised):
 
     @override
     def _pieces(self, batch: Batch) -> Iterator[tuple[Piece | Everywhere, Tensor]]:
-        require_channels(self.body, batch["image"][0], batch.get("path", ["An image"])[0])
         axes, image = self._axes(batch) or [], batch["image"]
         yield Everywhere(), self._of_heads(self._outside.half().view(1, -1, 1, 1, 1).to(image.device))
         ask, kind = self._convolved(), image.device.type
@@ -182,7 +180,7 @@ class NNUNetSegmenter(DeeplySupervised):
 
         def forward(windows: Tensor) -> Tensor:
             own = torch.autocast(kind, enabled=gpu) if gpu or torch.is_autocast_enabled(kind) else nullcontext()
-            with own:
+            with own, self._network_on(batch):
                 return ask(windows)
 
         given = (theirs(image[0], self.model), self.model, self.hparams["roi_size"], self.mirror, self.inference)

@@ -19,7 +19,7 @@ from lit_continual.data.case_lists.cases import Case
 from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.data.volumes import load_case, require_mm
 from lit_continual.files.printing import printable_errors
-from lit_continual.files.whole_files import in_one_line
+from lit_continual.files.whole_files import explaining, in_one_line
 from lit_continual.interop.nnunet.trained import MALFORMED, Trained, nnunetv2
 
 AS_STORED = Preprocessing(orientation=None, normalise=())
@@ -74,7 +74,7 @@ def prepared(case: Case, trained: Trained, label: Callable[[Sample], NDArray[Any
         )
     except MALFORMED as error:
         raise ValueError(
-            f"nnU-Net cannot prepare {case.images[0]} ({in_one_line(error)}). Convert it, or take it off the list."
+            f"nnU-Net cannot prepare {case.images[0]} ({in_one_line(error)}). Convert it, or take another model."
         ) from error
     sample: dict[str, Any] = {
         **found,
@@ -132,10 +132,11 @@ def restored(volume: Tensor, batch: Batch, trained: Trained, outside: Tensor) ->
     array = theirs(volume, trained).cpu().numpy()
     resample, inside = trained.settings.resampling_fn_probabilities, tuple(slice(a, b) for a, b in box)
     channels = (torch.as_tensor(resample(one[None], inner, current, spacing))[0] for one in array)
-    first = next(channels)
-    whole = outside.cpu().to(first.dtype).view(-1, 1, 1, 1).repeat(1, *shape)
-    for found, channel in zip(whole, chain([first], channels), strict=True):  # in float64, one at a time
-        found[inside] = channel
+    with explaining(f"nnU-Net cannot resample its answer for {batch['path'][0]}", "Take another model.", *MALFORMED):
+        first = next(channels)
+        whole = outside.cpu().to(first.dtype).view(-1, 1, 1, 1).repeat(1, *shape)
+        for found, channel in zip(whole, chain([first], channels), strict=True):  # in float64, one at a time
+            found[inside] = channel
     read = whole.permute(0, *(i + 1 for i in trained.manager.transpose_backward))
     return torch.from_numpy(as_stored(read.numpy(), batch["source_affine"][0], trained))
 

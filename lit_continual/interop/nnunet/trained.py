@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import isfinite, prod
+from reprlib import repr
 from typing import Any
 
 from lit_continual.files.plain_data import fits, require_types, types_of
 from lit_continual.files.whole_files import explaining, in_one_line
 from lit_continual.interop.nnunet.names import require_names
-from lit_continual.runs.checkpoints.parameters import CHECKS
+from lit_continual.runs.checkpoints.parameters import CHECKS, LARGEST, MOST
 from lit_continual.runs.checkpoints.trust import trusting
 
 #: What nnU-Net raises over plans of other types than its own.
@@ -59,11 +61,38 @@ class Trained:
                     f" {self.settings.previous_stage_name} too. Take another configuration"
                 )
             require_names(self.plans, configuration)
-            _require_within(1, 2**16, patch_size=self.patch_size)
+            _require_within(1, LARGEST, patch_size=self.patch_size)
             _require_within(1e-3, 1e3, spacing=self.spacing)
-            _ = self.manager.transpose_backward, self.manager.transpose_forward
+            self._require_agreement(configuration)
         except MALFORMED as error:
             raise ValueError(f"The plans of nnU-Net cannot be used: {in_one_line(error)}.") from error
+
+    def _require_agreement(self, known: Mapping[str, Any]) -> None:
+        """Refuse plans whose parts contradict one another: nnU-Net would fail on each image, or be wrong about it."""
+        there, back = self.manager.transpose_forward, self.manager.transpose_backward
+        if (
+            not fits([there, back], list[list[int]])
+            or sorted(there) != [0, 1, 2]
+            or [there[i] for i in back] != [0, 1, 2]
+        ):
+            raise ValueError(
+                f"`transpose_forward` {repr(there)} and `transpose_backward` {repr(back)} are no way and way back"
+            )
+        if prod(self.patch_size) > MOST:
+            raise ValueError(f"`patch_size` is {self.patch_size}, and a window has at most {MOST} voxels")
+        schemes, masked = known["normalization_schemes"], known["use_mask_for_norm"]
+        if not fits(masked, list[bool]) or not len(schemes) == len(masked) == self.channels:
+            raise ValueError(
+                f"they normalise by {repr(schemes)}, masked by {repr(masked)}, and dataset.json names {self.channels}"
+                " channels. Give it those of the model"
+            )
+        for channel in (k for k, scheme in enumerate(schemes) if scheme == "CTNormalization"):
+            found = self.plans["foreground_intensity_properties_per_channel"][str(channel)]
+            if not all(isfinite(found[name]) for name in ("mean", "std", "percentile_00_5", "percentile_99_5")):
+                raise ValueError(f"the intensities of channel {channel} are {repr(found)}, not all of them finite")
+        axes = self.mirror_axes or []
+        if not {*axes} <= {*range(len(self.patch_size))} or len({*axes}) < len(axes):
+            raise ValueError(f"`inference_allowed_mirroring_axes` are {repr(axes)}, not all of them axes of an image")
 
     @classmethod
     def of(cls, given: Any, trust: Collection[str] = ()) -> "Trained":
@@ -144,7 +173,7 @@ class Trained:
 def _require_within(least: float, most: float, **given: Sequence[float]) -> None:
     for name, sizes in given.items():
         if len(sizes) not in (2, 3) or not all(least <= size <= most for size in sizes):
-            raise ValueError(f"`{name}` is {sizes!r}, not two or three numbers from {least:g} to {most:g}")
+            raise ValueError(f"`{name}` is {repr(sizes)}, not two or three numbers from {least:g} to {most:g}")
 
 
 def nnunetv2() -> Any:
@@ -169,15 +198,15 @@ def _require_plain_labels(dataset: Mapping[str, Any]) -> None:
         raise ValueError("The dataset.json of nnU-Net needs `labels`, name to value, with `background: 0`. Correct it.")
     if region := next((name for name, value in labels.items() if isinstance(value, (list, tuple))), None):
         raise ValueError(
-            f"The model was trained on regions: its dataset.json gives {region!r} the values {labels[region]}. Models"
-            " of regions are not extended; take one with a value for each label."
+            f"The model was trained on regions: its dataset.json gives {repr(region)} the values"
+            f" {repr(labels[region])}. Models of regions are not extended; take one with a value for each label."
         )
     if not all(isinstance(name, str) and fits(value, int) for name, value in labels.items()):
-        raise ValueError(f"The labels of dataset.json are {dict(labels)!r}. Give each name a whole number.")
+        raise ValueError(f"The labels of dataset.json are {repr(dict(labels))}. Give each name a whole number.")
     if sorted(labels.values()) != list(range(len(labels))) or not labels.keys() - {"background", "ignore"}:
-        raise ValueError(f"The labels of dataset.json are {dict(labels)!r}. Number them 0, 1, 2, … without a gap.")
+        raise ValueError(f"The labels of dataset.json are {repr(dict(labels))}. Number them 0, 1, 2, … without a gap.")
     if labels.get("ignore", len(labels) - 1) != len(labels) - 1:
-        raise ValueError(f"The label `ignore` of dataset.json is {labels['ignore']}. Make it the last value.")
+        raise ValueError(f"The label `ignore` of dataset.json is {repr(labels['ignore'])}. Make it the last value.")
     channels = dataset.get("channel_names") or dataset.get("modality")
     if not isinstance(channels, Mapping) or not channels:
         raise ValueError("The dataset.json of nnU-Net names no channels. Give it `channel_names`, such as {'0': 'CT'}.")

@@ -1,6 +1,7 @@
 """Hyper-parameters of a checkpoint: plain data, and descriptions of the objects that a file may name."""
 
 from collections.abc import Callable, Collection, Mapping
+from math import prod
 from reprlib import repr
 from typing import Any
 
@@ -8,7 +9,7 @@ from lit_continual.files.plain_data import fits
 from lit_continual.runs.checkpoints.classes import NETWORKS, TRANSFORMS
 from lit_continual.runs.checkpoints.registry import Registry
 
-LARGEST = 2**16  # voxels along an axis of a window
+LARGEST, MOST = 2**16, 2**28  # voxels along an axis of a window, and in it
 
 #: Which hyper-parameters, beside ``network``, describe a list of objects, and of which kind.
 LISTED: dict[str, Registry] = {"post": TRANSFORMS, "normalise": TRANSFORMS}
@@ -31,7 +32,8 @@ def checked_parameter(key: str, value: Any, trust: Collection[str]) -> Any:
         return [LISTED[key].checked(step, trust) for step in steps]
     if key == "roi_size" and value is not None:
         sizes = list(value) if isinstance(value, (list, tuple)) else []
-        if len(sizes) not in (2, 3) or not all(fits(size, int) and 0 < size <= LARGEST for size in sizes):
+        known = len(sizes) in (2, 3) and all(fits(size, int) and 0 < size <= LARGEST for size in sizes)
+        if not known or prod(sizes) > MOST:
             raise ValueError(
                 f"`roi_size` is {repr(value)}, not two or three numbers of voxels. Use another checkpoint."
             )

@@ -58,7 +58,7 @@ def examine(case: Case, listed: CaseList, report: Callable[[str], None]) -> Case
         The facts; ``None`` where something is wrong.
     """
     faults: list[str] = []
-    files = [*case.images, *([case.label] if case.label else [])]
+    files = case.files
     volumes = [_tried(faults, read_volume, path) for path in files]
     images, label = volumes[: len(case.images)], volumes[-1] if case.label else None
     if case.label is None:
@@ -95,12 +95,12 @@ def _label_values(label: MetaTensor, path: Path, listed: CaseList, faults: list[
     if len(label) > 1:
         faults.append(f"{path} has {len(label)} channels. Give one label map with a value for each class.")
     values, counts = np.unique(label.as_tensor().numpy(), return_counts=True)
-    whole = np.isfinite(values) & (np.abs(values - np.round(values)) < 1e-3)
+    whole = np.isfinite(values) & (np.abs(values - np.round(values)) < 1e-3) & (values > -1e-3)
     if len(values) > VALUES or not whole.all():
         odd = values[~whole][0] if not whole.all() else values[-1]
         faults.append(
-            f"{path} has {len(values)} different values, such as {odd:g}, and a label map a whole number for each"
-            " class. Is it an image, or was it resampled?"
+            f"{path} has {len(values)} different values, such as {odd:g}, and a label map a whole number from 0 for"
+            " each class. Is it an image, or was it resampled?"
         )
         return {}
     found = {round(float(value)): int(count) for value, count in zip(values, counts, strict=True)}

@@ -45,13 +45,15 @@ def write_config(
         raise ValueError(f"--memory must be above 0 GB and --exemplars 0 or more, got {memory:g} and {exemplars}.")
     if Path(output).is_dir():
         raise ValueError(
-            f"{output} is a folder, and --output names the config in it. Give --output {output}/config.yaml."
+            f"{Path(output)} is a folder, and --output names the config in it. Give --output"
+            f" {Path(output) / 'config.yaml'}."
         )
     require_new([output], overwrite)
-    if twice := next((given for k, given in enumerate(datasets) if given in datasets[:k]), None):
+    places = [Path(given).expanduser().resolve() for given in datasets]
+    if twice := next((given for k, given in enumerate(datasets) if places[k] in places[:k]), None):
         raise ValueError(f"{twice} is given twice. Give each data set once.")
     data = _read(datasets)
-    files = [file for one in data for facts in one.cases for file in (*facts.case.images, facts.case.label) if file]
+    files = [file for one in data for facts in one.cases for file in facts.case.files]
     require_apart([output], [*datasets, *(one.listed.source for one in data), *files])
     proposal = Proposal(data, memory, exemplars, by, f"runs/{Path(output).stem}")
     written = f"Written by lit-continual init. lit-continual fit --config {os.fspath(output)}"

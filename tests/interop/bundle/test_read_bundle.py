@@ -29,6 +29,7 @@ from tests.interop.toys import (
     THRESHOLD,
     balanced,
     config,
+    metadata,
     network,
     run_with_monai,
     write_bundle,
@@ -143,6 +144,14 @@ def test_references_are_followed_and_disabled_steps_left_out(tmp_path):
     module = segmenter(write_bundle(tmp_path / "bundle", described))
     assert module.hparams["roi_size"] == [16, 16, 16]
     assert module.inference.overlap == 0.6
+
+
+@pytest.mark.parametrize("said", ["false", "False ", 0, "no", None])
+def test_a_step_is_disabled_by_what_monai_takes_for_true_alone(tmp_path, said):
+    crop = {"_target_": "CropForegroundd", "keys": "image", "_disabled_": said}
+    bundle = write_bundle(tmp_path / "bundle", config(steps=[*LOAD, crop, *GRID, *SCALE]))
+    with pytest.raises(ValueError, match=r"is the transform CropForegroundd, which has no counterpart here"):
+        segmenter(bundle)
 
 
 def test_a_config_may_be_yaml(tmp_path):
@@ -292,6 +301,14 @@ FILES = {
     "long": (lambda b: (b / "LICENSE").write_text("x" * 2_000_000), "LICENSE in .* has more than 1 MB"),
     "binary": (lambda b: (b / "LICENSE").write_bytes(b"\xff\xfe"), "LICENSE in .* is no text"),
     "names": (lambda b: (b / "configs/metadata.json").write_text("{}"), "must name the 3 channels of the output"),
+    "a class called background": (
+        lambda b: (b / "configs/metadata.json").write_text(json.dumps(metadata(["Background", "background", "b"]))),
+        "A class cannot be called 'background': files name it, and the label value 0 is the background. Rename it",
+    ),
+    "half a character in a name": (
+        lambda b: (b / "configs/metadata.json").write_text(json.dumps(metadata(["background", "a\ud800", "b"]))),
+        r"A class cannot be called 'a\\ud800': files name it",
+    ),
     "truncated": (
         lambda b: (b / "models/model.pt").write_bytes((b / "models/model.pt").read_bytes()[:3000]),
         "model.pt in .* cannot be read",
@@ -327,6 +344,15 @@ def test_damaged_files_are_named(tmp_path, kind):
         segmenter(bundle)
     assert str(bundle) in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+def test_a_link_out_of_a_bundle_is_no_license_that_goes_along(tmp_path):
+    (tmp_path / "secret").write_text("of nobody else")
+    bundle = write_bundle(tmp_path / "bundle")
+    (bundle / "LICENSE").unlink()
+    (bundle / "LICENSE").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"LICENSE in .*bundle is a link to elsewhere. Copy the text there"):
+        segmenter(bundle)
 
 
 @pytest.fixture

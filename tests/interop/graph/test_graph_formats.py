@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import re
+import subprocess
+import sys
 
 import numpy as np
 import onnxruntime
@@ -14,6 +17,7 @@ from lit_continual.data.volumes import load_case
 from lit_continual.interop import FORMATS
 from lit_continual.modules import RegionSegmenter, Segmenter
 from lit_continual.segmentation.label_map import folded_logits
+from tests.fixtures.data import write
 from tests.interop.toys import NETWORKS
 
 GRAPHS = ["onnx", "pt2", "torchscript"]
@@ -126,4 +130,41 @@ def test_what_has_no_window_or_computes_otherwise_is_refused(tmp_path, save, mon
     monkeypatch.setattr(form, "convert", lambda network, image, path: 1 / 0)
     with pytest.raises(ValueError, match=r"cannot be written as pt2 \(division by zero\)"):
         export(save(segmenter()), "pt2", tmp_path / "graph")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+@pytest.mark.parametrize("form", ["bundle", *GRAPHS])
+def test_a_network_that_fails_on_its_window_is_named(tmp_path, save, form):
+    checkpoint = save(segmenter(norm="INSTANCE"))  # one voxel is left of 16
+    image = tmp_path / "images/a.nii.gz"
+    write(image, np.zeros((16, 16, 16), np.float32))
+    with pytest.raises(ValueError, match=r"The network fails on .* of 16 x 16 x 16 voxels \(Expected more than 1"):
+        export(checkpoint, form, tmp_path / "new", "--images", str(image))
+    with pytest.raises(ValueError, match=r"The network fails on .*a.nii.gz of 16 x 16 x 16 voxels"):
+        main(["kse", str(checkpoint), "--image", str(image), f"--output={tmp_path / 'kse'}"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "model.ckpt"]
+
+
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from lit_continual.cli import main
+for form in sys.argv[2:]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    try:
+        main(["export", sys.argv[1], f"--format={form}", f"--output=new_{form}"])
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_an_export_onto_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, save):
+    checkpoint, forms = save(segmenter()), ["bundle", *GRAPHS]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FULL, checkpoint, *forms], capture_output=True, text=True, cwd=tmp_path
+    )
+    said = [line for line in done.stdout.splitlines() if line.startswith("Cannot write")]
+    assert len(said) == len(forms), done.stderr[-1000:]
+    for form, line in zip(forms, said, strict=True):
+        assert re.search(rf"^Cannot write \S*/new_{form} \(.*\); .* Free some space or choose another folder", line)
     assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]

@@ -159,7 +159,7 @@ BAD = {
     "ignore not last": (dataset(lambda d: d.update(labels={"background": 0, "ignore": 1, "a": 2})), "Make it the last"),
     "channels": (
         dataset(lambda d: d.update(channel_names={"0": "T1", "1": "T2"})),
-        "the network takes 1 channels, and dataset.json names 2",
+        r"they normalise by \['ZScoreNormalization'\], masked by \[True\], and dataset.json names 2 channels. Give it",
     ),
     "a cascade": (
         plans(lambda p, c: c.update(previous_stage="3d_lowres")),
@@ -200,6 +200,54 @@ BAD = {
     "a reader": (plans(lambda p, c: p.update(image_reader_writer="Tiff3DIO")), "reads images by 'Tiff3DIO'"),
     "a normalisation": (plans(lambda p, c: c.update(normalization_schemes=["np"])), "normalises by 'np'"),
     "a preprocessor": (plans(lambda p, c: c.update(preprocessor_name="np")), "prepares images by 'np'"),
+    "a last layer of one number": (
+        checkpoint(lambda c: c["network_weights"].update({"decoder.seg_layers.1.weight": torch.tensor(1.0)})),
+        "are not those of the NNUNetSegmenter",
+    ),
+    "a bias alone": (
+        checkpoint(lambda c: c["network_weights"].pop("decoder.seg_layers.1.weight")),
+        "are not those of the NNUNetSegmenter",
+    ),
+    "a last layer that is linear": (
+        checkpoint(lambda c: c.update(network_weights={"decoder.seg_layers.1.weight": torch.zeros(3, 4)})),
+        "the network has no `decoder.seg_layers`",
+    ),
+    "a number of mirrored axes": (
+        checkpoint(lambda c: c.update(inference_allowed_mirroring_axes=3)),
+        "no trained model of nnU-Net .`mirror_axes` is 3",
+    ),
+    "mirrored axes of no image": (
+        checkpoint(lambda c: c.update(inference_allowed_mirroring_axes=(0, 7))),
+        r"`inference_allowed_mirroring_axes` are \[0, 7\], not all of them axes",
+    ),
+    "an axis mirrored twice": (
+        checkpoint(lambda c: c.update(inference_allowed_mirroring_axes=(1, 1))),
+        r"`inference_allowed_mirroring_axes` are \[1, 1\], not all of them axes",
+    ),
+    "another way back": (
+        plans(lambda p, c: p.update(transpose_backward=[1, 2, 0])),
+        r"`transpose_forward` \[0, 1, 2\] and `transpose_backward` \[1, 2, 0\] are no way and way back",
+    ),
+    "an axis that is no number": (plans(lambda p, c: p.update(transpose_forward="021")), "are no way and way back"),
+    "schemes of fewer channels": (
+        plans(lambda p, c: c.update(normalization_schemes=[])),
+        "and dataset.json names 1 channels",
+    ),
+    "masks that are none": (plans(lambda p, c: c.update(use_mask_for_norm=3)), "and dataset.json names 1 channels"),
+    "intensities of nan": (
+        plans(
+            lambda p, c: (
+                c.update(normalization_schemes=["CTNormalization"]),
+                p["foreground_intensity_properties_per_channel"]["0"].update(mean=float("nan")),
+            )
+        ),
+        "the intensities of channel 0 are .* not all of them finite",
+    ),
+    "a billion layers": (names(n_conv_per_stage=10**9), "describe a network by numbers above 65536"),
+    "a window as large as memory": (
+        plans(lambda p, c: c.update(patch_size=[8000, 8000, 8000])),
+        r"`patch_size` is \[8000, 8000, 8000\], and a window has at most",
+    ),
     "patches of text": (plans(lambda p, c: c.update(patch_size="large")), "The plans of nnU-Net cannot be used"),
 }
 

@@ -79,3 +79,19 @@ def test_what_nnunet_does_not_know_is_refused(toy, tmp_path):
     folder, images = toy(), write_images(tmp_path / "images")
     with pytest.raises(ValueError, match=r"--sw_batch_size is not for models of nnU-Net, .* knows --overlap and --st"):
         we_predict(folder, images, tmp_path / "ours", "--sw_batch_size=4")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_size": [7, 13, 3]}, r"The network fails on .*case_0_0000.nii.gz of .* voxels \(Sizes of tensors"),
+        ({"resampling_fn_probabilities_kwargs": {"order": 99}}, r"cannot resample its answer for .*case_0_0000.nii.gz"),
+        ({"resampling_fn_data_kwargs": {"order": 99}}, r"cannot prepare .*case_0_0000.nii.gz .* or take another model"),
+    ],
+    ids=["window", "resampling", "preparation"],
+)
+def test_plans_that_fail_on_an_image_are_named_with_it(toy, images, tmp_path, change, message):
+    folder = toy(change=lambda plans, dataset: plans["configurations"]["3d_fullres"].update(change))
+    with pytest.raises(ValueError, match=message) as caught:
+        we_predict(folder, images, tmp_path / "out")
+    assert str(caught.value).isprintable()

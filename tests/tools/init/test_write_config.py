@@ -214,6 +214,16 @@ def test_a_header_of_more_voxels_than_an_image_has_is_not_read(decathlon, capsys
     assert f"case_1.nii has {32767**3} voxels by its header" in capsys.readouterr().out
 
 
+def test_a_label_map_has_no_negative_values(capsys):
+    edit(f"{plain('liver')}/labels/p01.nii.gz", lambda a, m: (-a.astype(np.int16), m))
+    with pytest.raises(ValueError, match=r"faults, which stand above \(1\)"):
+        init("liver")
+    assert (
+        "p01.nii.gz has 2 different values, such as -1, and a label map a whole number from 0"
+        in capsys.readouterr().out
+    )
+
+
 def test_an_image_as_a_label_map_is_no_thousand_classes(capsys):
     plain("liver")
     image = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
@@ -234,6 +244,8 @@ def test_an_image_as_a_label_map_is_no_thousand_classes(capsys):
         (["--memory", "0.1"], r"The smallest window, \[32, 32\] voxels in batches of 2, takes 0\.\d+ GB, more than"),
         (["--exemplars", "-3"], r"--exemplars 0 or more, got 8 and -3"),
         (["liver"], r"liver is given twice"),
+        (["images/../liver"], r"images/../liver is given twice"),
+        (["--output", ""], r"\. is a folder, and --output names the config in it. Give --output config.yaml"),
         (["--output", "liver"], r"liver is a folder, and --output names the config in it"),
         (["--output", "liver/images/p00.nii.gz", "--overwrite"], r"The input .*p00.nii.gz would be overwritten"),
         (["--output", "there.yaml"], r"there.yaml is there already. Add --overwrite"),
