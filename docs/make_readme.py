@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lit_continual.data import ShoulderDataModule
+from lit_continual.data import ShoulderDataModule, collate
 from lit_continual.data.volumes import load_evaluation_volume
 from lit_continual.files.whole_files import replaced, write_text
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
@@ -47,9 +47,13 @@ def groups(runs: Iterable[Run]) -> dict[tuple[str, ...], dict[str, Group]]:
     Raises:
         ValueError: If a run is not finished, or two of one method share a seed.
     """
-    runs = sorted(runs, key=lambda run: (len(run.experiences) == 1, run.mode != "continual", run.name, run.seed or 0))
+
+    def place(run: Run) -> tuple[Any, ...]:
+        baseline = METHODS.get(run.name, run.name) == "fine-tuning"
+        return len(run.experiences) == 1, run.mode != "continual", not baseline, run.name, run.seed or 0
+
     found: dict[tuple[str, ...], dict[str, list[Run]]] = {}
-    for run in runs:
+    for run in sorted(runs, key=place):
         if not run.finished:
             raise ValueError(f"{run.folder} is not finished. Run it to its end with --resume.")
         names, method = tuple(e.name for e in run.experiences), BOUNDS.get(run.mode) or METHODS.get(run.name, run.name)
@@ -143,13 +147,12 @@ def slices(runs: Sequence[Run]) -> tuple[NDArray[Any], dict[str, NDArray[Any]], 
     def turned(array: torch.Tensor) -> NDArray[Any]:
         return np.rot90(array[around][..., at].numpy())
 
-    batch = {key: value[None] for key, value in volume.items() if isinstance(value, torch.Tensor)}
-    predictions = []
+    batch, predictions = collate([volume]), []
     for run in runs:
         module = Checkpoint(run.checkpoint(len(run.experiences) - 1)).module(Segmenter)
         with torch.no_grad():
-            masks = module.eval().masks(module.to_source_grid(module.infer(batch["image"]), batch))[0]
-        predictions.append({name: turned(masks[k]) for k, name in enumerate(module.classes)})
+            masks = module.eval().predicted_masks(batch)
+        predictions.append({name: turned(masks[name][0]) for name in module.classes})
     return turned(volume["image"][0]), {name: turned(label == k) for k, name in enumerate(PHANTOM, 1)}, predictions
 
 

@@ -174,6 +174,13 @@ def test_configs_are_short():
     assert [path.name for path in configs if len(path.read_text(encoding="utf-8").splitlines()) > 40] == []
 
 
+@pytest.mark.parametrize("folder", ["configs", "lit_continual", "tests"])
+def test_pages_that_are_named_are_there(folder):
+    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml", ".j2")]
+    named = {page for path in files for page in re.findall(r"\bdocs/[\w/]+\.md\b", path.read_text(encoding="utf-8"))}
+    assert [page for page in sorted(named) if not (ROOT / page).is_file()] == []
+
+
 def test_changelog_and_package_name_the_same_version():
     versions = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.M)
     assert versions[0] == lit_continual.__version__

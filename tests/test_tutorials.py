@@ -340,3 +340,19 @@ class Organs(LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.slow
+def test_the_readme_is_made_of_finished_runs(folder, capsys, monkeypatch):
+    small = ["--data.subjects=8", "--data.samples_per_epoch=16", "--trainer.max_epochs=1", *QUICK]
+    for method in ("finetune", "lwfseg"):
+        config = str(ROOT / f"configs/{method}.yaml")
+        main(["fit", "--config", config, f"--trainer.default_root_dir=runs/{method}", *small])
+    script = runpy.run_path(str(ROOT / "docs/make_readme.py"))
+    readme, picture = folder / "README.md", folder / "demo.png"
+    readme.write_text(f"before\n{script['START']}\nold\n{script['END']}\nafter\n", encoding="utf-8")
+    script["main"].__globals__.update(README=readme, PICTURE=picture)
+    script["main"](["runs/lwfseg", "runs/finetune"])
+    rows = [line for line in readme.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| fine-tuning", "| LwfSeg"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
