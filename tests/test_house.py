@@ -177,7 +177,8 @@ def test_configs_are_short():
 @pytest.mark.parametrize("folder", ["configs", "lit_continual", "tests"])
 def test_pages_that_are_named_are_there(folder):
     files = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml", ".j2")]
-    named = {page for path in files for page in re.findall(r"\bdocs/[\w/]+\.md\b", path.read_text(encoding="utf-8"))}
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    named = {*re.findall(r"\bdocs/[\w/]+\.md\b", text)} - {"docs/README.md"}  # which a bundle has
     assert [page for page in sorted(named) if not (ROOT / page).is_file()] == []
 
 

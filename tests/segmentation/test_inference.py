@@ -51,7 +51,7 @@ def test_windows_are_laid_as_asked(asked):
 
 def test_a_stream_goes_on_as_it_was_started_unless_told_otherwise():
     tight, plain = Inference(overlap=0.5), Segmenter(NETWORK, 3, [["a"]])
-    started = {"hyper_parameters": dict(Segmenter(NETWORK, 3, [["a"]], inference=tight).hparams)}
+    started = {"hyper_parameters": dict(Segmenter(NETWORK, 3, [["a"]], inference=tight).hparams), "state_dict": {}}
     plain.on_load_checkpoint(started)
     assert plain.inference == tight
     other = Segmenter(NETWORK, 3, [["a"]], inference=Inference(overlap=0.1))
