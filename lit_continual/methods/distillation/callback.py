@@ -1,6 +1,6 @@
 """Distillation: the old network teaches the new one its answers (LwfSeg)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from lit_continual.methods.bases.old_network import answers
 from lit_continual.methods.bases.old_network.logits import heads_of, origins
 from lit_continual.methods.bases.old_network.taught_term import TaughtTerm
 from lit_continual.methods.distillation.loss import dice_distillation_loss, distillation_loss
-from lit_continual.segmentation.label_map import folded_winners, largest
+from lit_continual.segmentation.label_map import folded_logits, folded_winners, largest
+from lit_continual.segmentation.merged_background import merged_background
 
 
 class Distillation(TaughtTerm):
@@ -53,6 +54,9 @@ class Distillation(TaughtTerm):
             on each of its classes as often, and not on what is annotated. Where patches are small, old classes are
             else hardly seen. Needs a data module with ``centre_patches(predict, labels, share)``; 0 leaves the patches
             as they are.
+        exclusive: Whether classes exclude each other, old and new: the Dice term then compares one softmax over all
+            classes, in which new ones are a part of the background. A new head that claims the voxels of an old class,
+            which its own head still finds, costs the term, as it costs the label map.
 
     Raises:
         ValueError: If an argument is out of range, or the teacher cannot be read.
@@ -81,6 +85,7 @@ class Distillation(TaughtTerm):
         name: str = "distillation",
         dice: float = 0.0,
         old_patches: float = 0.0,
+        exclusive: bool = False,
     ) -> None:
         if not 0 <= alpha <= 1:
             raise ValueError(f"`alpha` must be in [0, 1], got {alpha}.")
@@ -93,7 +98,7 @@ class Distillation(TaughtTerm):
         if targets not in ("online", "cached"):
             raise ValueError(f"`targets` must be 'online' or 'cached', got {targets!r}.")
         super().__init__(teacher, logits, name)
-        self.dice, self.old_patches = dice, old_patches
+        self.dice, self.old_patches, self.exclusive = dice, old_patches, exclusive
         self.alpha, self.temperature, self.targets, self.heads = alpha, temperature, targets, heads
 
     @override
@@ -152,19 +157,36 @@ class Distillation(TaughtTerm):
         self.see_channels(pl_module, outputs)
         if self._teacher is None:
             return None
-        student, ask = self.question(pl_module, batch, outputs)
+        whole, ask = self.question(pl_module, batch, outputs)
         teacher = batch[self.name] if self.targets == "cached" and isinstance(batch, Mapping) else self.ask(ask)
-        student = student[:, : teacher.shape[1]]
+        student = whole[:, : teacher.shape[1]]
         answers.require_same_shape(student, teacher)
         heads = heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
         losses = distillation_loss(student, teacher, heads, self.temperature, "per_sample")
         if self.dice:
-            dice = dice_distillation_loss(student, teacher, heads, self.temperature, reduction="per_sample")
-            losses = losses + self.dice * dice
+            pair = (
+                self._in_one_softmax(pl_module, whole, teacher, heads) if self.exclusive else (student, teacher, heads)
+            )
+            losses = losses + self.dice * dice_distillation_loss(*pair, self.temperature, reduction="per_sample")
         if not (origin := origins(batch)):
             return (1 - self.alpha) * losses.mean()
         weights = [1.0 if o == "exemplar" else 1 - self.alpha for o in origin]
         return (losses * losses.new_tensor(weights)).mean()
+
+    def _in_one_softmax(
+        self, pl_module: LightningModule, student: Tensor, teacher: Tensor, heads: Sequence[Sequence[int]] | None
+    ) -> tuple[Tensor, Tensor, list[list[int]]]:
+        """Logits of the background and the old classes, as a label map of all classes weighs them."""
+        mine, count = heads_of(None, pl_module, student, self.logits is None) or [], teacher.shape[1]
+        known = [[c for c in head if c < count] for head in mine]
+        if heads is None or [head for head in known if len(head) > 1] != [[*head] for head in heads]:
+            raise MisconfigurationException(
+                f"`Distillation(exclusive=True)` needs softmax heads that both networks have: {mine} are those of the"
+                f" network in training, and {heads} of the old one. Leave out `exclusive`."
+            )
+        new = [k for k, c in enumerate((c for head in mine for c in head[1:]), 1) if c >= count]
+        old = folded_logits(teacher, heads)
+        return merged_background(folded_logits(student, mine), new), old, [[*range(old.shape[1])]]
 
     @override
     def share_of_loss(self, batch: Any) -> float:

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual.callbacks import Distillation
-from lit_continual.functional import distillation_loss
+from lit_continual.functional import dice_distillation_loss, distillation_loss
 
 
 class Foreign(LightningModule):
@@ -224,6 +224,50 @@ def test_patches_are_centred_on_what_the_teacher_finds(heads, numbers):
     image = torch.arange(1.0 + max(numbers)).reshape(1, 1, 1, -1)
     assert asked["l"](asked["p"](image)).flatten().tolist() == image.flatten().tolist()
     assert asked["s"] == 0.25
+
+
+def exclusive_dice(student, teacher, head_channels=None, heads=((0, 1, 2),)):
+    """The Dice term that the callback takes from two tensors of logits."""
+    module = Foreign()
+    if head_channels is not None:
+        module.head_channels = head_channels
+        heads = [head for head in head_channels if max(head) < teacher.shape[1]]
+    callback = Distillation(dice=1.0, exclusive=True)
+    return dice_distillation_loss(*callback._in_one_softmax(module, student, teacher, heads))
+
+
+def distance(s, t):
+    products, squares = (s * t).sum((2, 3)), s.square().sum((2, 3)) + t.square().sum((2, 3))
+    return (1 - (2 * products + 1) / (squares + 1)).mean()
+
+
+def test_the_exclusive_dice_term_is_that_of_one_softmax_written_by_hand():
+    """Heads of channels 0-1, 2-4 and the new 5-6; log-odds of each class against its own background."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 7, 3, 3), torch.randn(2, 5, 3, 3)
+    channels = [[0, 1], [2, 3, 4], [5, 6]]
+    odds = [(student[:, c] - student[:, b]).exp() for c, b in [(1, 0), (3, 2), (4, 2), (6, 5)]]
+    old = [(teacher[:, c] - teacher[:, b]).exp() for c, b in [(1, 0), (3, 2), (4, 2)]]
+    s = torch.stack([one / (1 + sum(odds)) for one in odds[:3]], 1)
+    t = torch.stack([one / (1 + sum(old)) for one in old], 1)
+    assert_close(exclusive_dice(student, teacher, channels), distance(s, t))
+    s, t = student.softmax(1)[:, 1:3], teacher[:, :3].softmax(1)[:, 1:]
+    assert_close(exclusive_dice(student, teacher[:, :3]), distance(s, t))  # of a softmax that has grown from 3 to 7
+
+
+def test_a_new_head_that_claims_an_old_class_costs_the_exclusive_term_alone():
+    agreeing = torch.tensor([0.0, 8.0, 0.0, -8.0])[None, :, None, None].expand(1, 4, 5, 5)
+    claiming = torch.tensor([0.0, 8.0, 0.0, 12.0])[None, :, None, None].expand(1, 4, 5, 5)
+    teacher, channels = agreeing[:, :2], [[0, 1], [2, 3]]
+    assert exclusive_dice(agreeing, teacher, channels) < 0.001
+    assert exclusive_dice(claiming, teacher, channels) > 0.7
+    assert dice_distillation_loss(claiming[:, :2], teacher, [[0, 1]]) == 0
+
+
+@pytest.mark.parametrize(("channels", "heads"), [(None, None), (None, [[0, 1], [2, 3]])])
+def test_heads_that_are_not_the_students_are_refused(channels, heads):
+    with pytest.raises(MisconfigurationException, match=r"exclusive=True.* needs softmax heads that both networks"):
+        exclusive_dice(torch.zeros(1, 4, 5, 5), torch.zeros(1, 4, 5, 5), channels, heads)
 
 
 def test_the_cached_teacher_is_asked_on_the_device_of_the_network_and_then_makes_room_there(trainer):
