@@ -187,11 +187,13 @@ class Proposal:
         self.comments["trainer.callbacks"] = (
             "LwfSeg: the network of the experience before teaches its answers. Compare with --trainer.callbacks null."
         )
-        arguments = {"alpha": 0.5}
+        arguments: dict[str, Any] = {"alpha": 0.5}
         if self.small:
-            self.comments["trainer.callbacks"] += " The Dice term (dice) defends what is small"
-            self.comments["trainer.callbacks"] += ", old_patches shows it." if self.grid.dims == 3 else "."
-            arguments |= {"dice": 1.0, **({"old_patches": 0.5} if self.grid.dims == 3 else {})}
+            one_map = len(self.data) == 1 and not self.regions  # whose values exclude each other
+            options = {"dice": 1.0, "exclusive": one_map, "old_patches": 0.5 if self.grid.dims == 3 else 0.0}
+            options = {name: value for name, value in options.items() if value}
+            self.comments["trainer.callbacks"] += f" For small classes: {', '.join(options)}."
+            arguments |= options
         return {**trainer, "callbacks": [{"class_path": "Distillation", "init_args": arguments}]}
 
 

@@ -201,7 +201,7 @@ def test_a_class_of_less_than_a_two_hundredth_is_small(shape, small):
     proposal = Proposal([data], 8, 0, "classes", "runs/x")
     (callback,) = proposal.config["trainer"]["callbacks"]
     patches = {"old_patches": 0.5} if proposal.grid.dims == 3 else {}
-    assert callback["init_args"] == {"alpha": 0.5, **({"dice": 1.0, **patches} if small else {})}
+    assert callback["init_args"] == {"alpha": 0.5, **({"dice": 1.0, "exclusive": True, **patches} if small else {})}
     loss = proposal.config["model"]["init_args"].get("loss", {"init_args": {}})
     assert loss["init_args"].get("include_background") == (False if small else None)
     assert ("a, b are below 0.5% of a volume" in proposal.comments.get("model.init_args.loss", "")) == small
