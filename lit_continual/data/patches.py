@@ -59,9 +59,8 @@ class PatchDataset(Dataset[Sample]):
         self.volumes, self.patch_size, self.seed = volumes, tuple(patch_size), seed
         self.epoch = SharedEpoch()
         self.targets: dict[str, Sequence[Tensor]] = {}  # of each volume, (K, H, W, D), on its grid
-        self.others: list[
-            list[Tensor]
-        ] = []  # of each volume: voxels of each class that is not annotated, by flat index
+        #: Of each volume, voxels of each class that is not annotated, by flat index.
+        self.others: list[list[Tensor]] = []
         self.share = 0.0  # of patches that are centred on them
         flat = len(self.patch_size) == 2
         known: list[Foreground] = getattr(volumes, "foregrounds", [])

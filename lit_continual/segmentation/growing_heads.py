@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_continual.segmentation.label_map import folded_winners, largest, require_new_names
+from lit_continual.segmentation.class_names import require_new_names
+from lit_continual.segmentation.label_map import folded_winners, largest
 
 
 class GrowingHeads(nn.Module):

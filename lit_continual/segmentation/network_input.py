@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_continual.data.case_lists.headers import channels_of, require_labels_on_images, shape_of
 from lit_continual.files.whole_files import in_one_line
-from lit_continual.segmentation.label_map import require_new_names
+from lit_continual.segmentation.class_names import require_new_names
 from lit_continual.windows.sizes import require_near_size
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_continual.segmentation.label_map import largest, require_new_names
+from lit_continual.segmentation.class_names import require_new_names
+from lit_continual.segmentation.label_map import largest
 from lit_continual.segmentation.merged_background import merged_background
 
 

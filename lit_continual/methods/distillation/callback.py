@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, device, nn
 from typing_extensions import override
 
+from lit_continual.methods.bases.fit.precision import full_precision
 from lit_continual.methods.bases.old_network import answers
 from lit_continual.methods.bases.old_network.logits import heads_of, origins
 from lit_continual.methods.bases.old_network.taught_term import TaughtTerm
@@ -59,7 +60,7 @@ class Distillation(TaughtTerm):
             which its own head still finds, costs the term, as it costs the label map.
 
     Raises:
-        ValueError: If an argument is out of range, or the teacher cannot be read.
+        ValueError: If an argument is out of range or without effect, or the teacher cannot be read.
         MisconfigurationException: If targets are to be cached, or patches centred, and the data module cannot; in the
             first step, if the two networks cannot be asked alike, the teacher answers otherwise in evaluation mode, or
             it is not clear what its channels are.
@@ -93,6 +94,8 @@ class Distillation(TaughtTerm):
             raise ValueError(f"`temperature` must be positive, got {temperature}.")
         if not 0 <= dice < float("inf"):
             raise ValueError(f"`dice` must be a finite number of at least 0, got {dice}.")
+        if exclusive and not dice:
+            raise ValueError("`exclusive` is of the Dice term, and `dice` is 0. Give it a weight, or drop `exclusive`.")
         if not 0 <= old_patches <= 1:
             raise ValueError(f"`old_patches` must be in [0, 1], got {old_patches}.")
         if targets not in ("online", "cached"):
@@ -164,20 +167,20 @@ class Distillation(TaughtTerm):
         heads = heads_of(self.heads, self._teacher.module, teacher, self.logits is None)
         losses = distillation_loss(student, teacher, heads, self.temperature, "per_sample")
         if self.dice:
-            pair = (
-                self._in_one_softmax(pl_module, whole, teacher, heads) if self.exclusive else (student, teacher, heads)
-            )
-            losses = losses + self.dice * dice_distillation_loss(*pair, self.temperature, reduction="per_sample")
+            losses = losses + self.dice * self._dice(pl_module, whole, teacher, heads)
         if not (origin := origins(batch)):
             return (1 - self.alpha) * losses.mean()
         weights = [1.0 if o == "exemplar" else 1 - self.alpha for o in origin]
         return (losses * losses.new_tensor(weights)).mean()
 
-    def _in_one_softmax(
+    def _dice(
         self, pl_module: LightningModule, student: Tensor, teacher: Tensor, heads: Sequence[Sequence[int]] | None
-    ) -> tuple[Tensor, Tensor, list[list[int]]]:
-        """Logits of the background and the old classes, as a label map of all classes weighs them."""
-        mine, count = heads_of(None, pl_module, student, self.logits is None) or [], teacher.shape[1]
+    ) -> Tensor:
+        """The Dice term of each sample, of all logits of the network in training and those of the old one."""
+        count = teacher.shape[1]
+        if not self.exclusive:
+            return dice_distillation_loss(student[:, :count], teacher, heads, self.temperature, reduction="per_sample")
+        mine = heads_of(None, pl_module, student, self.logits is None) or []
         known = [[c for c in head if c < count] for head in mine]
         if heads is None or [head for head in known if len(head) > 1] != [[*head] for head in heads]:
             raise MisconfigurationException(
@@ -185,8 +188,9 @@ class Distillation(TaughtTerm):
                 f" network in training, and {heads} of the old one. Leave out `exclusive`."
             )
         new = [k for k, c in enumerate((c for head in mine for c in head[1:]), 1) if c >= count]
-        old = folded_logits(teacher, heads)
-        return merged_background(folded_logits(student, mine), new), old, [[*range(old.shape[1])]]
+        old = folded_logits(full_precision(teacher) / self.temperature, heads)
+        found = merged_background(folded_logits(full_precision(student) / self.temperature, mine), new)
+        return dice_distillation_loss(found, old, [[*range(old.shape[1])]], reduction="per_sample")
 
     @override
     def share_of_loss(self, batch: Any) -> float:

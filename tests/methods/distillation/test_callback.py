@@ -226,14 +226,13 @@ def test_patches_are_centred_on_what_the_teacher_finds(heads, numbers):
     assert asked["s"] == 0.25
 
 
-def exclusive_dice(student, teacher, head_channels=None, heads=((0, 1, 2),)):
+def exclusive_dice(student, teacher, head_channels=None, heads=((0, 1, 2),), temperature=1.0):
     """The Dice term that the callback takes from two tensors of logits."""
     module = Foreign()
     if head_channels is not None:
         module.head_channels = head_channels
         heads = [head for head in head_channels if max(head) < teacher.shape[1]]
-    callback = Distillation(dice=1.0, exclusive=True)
-    return dice_distillation_loss(*callback._in_one_softmax(module, student, teacher, heads))
+    return Distillation(dice=1.0, exclusive=True, temperature=temperature)._dice(module, student, teacher, heads).mean()
 
 
 def distance(s, t):
@@ -251,6 +250,10 @@ def test_the_exclusive_dice_term_is_that_of_one_softmax_written_by_hand():
     s = torch.stack([one / (1 + sum(odds)) for one in odds[:3]], 1)
     t = torch.stack([one / (1 + sum(old)) for one in old], 1)
     assert_close(exclusive_dice(student, teacher, channels), distance(s, t))
+    assert_close(exclusive_dice(3 * student, 3 * teacher, channels, temperature=3.0), distance(s, t))
+    half = exclusive_dice(student.bfloat16(), teacher.bfloat16(), channels)
+    assert half.dtype == torch.float32
+    assert_close(half, exclusive_dice(student.bfloat16().float(), teacher.bfloat16().float(), channels))
     s, t = student.softmax(1)[:, 1:3], teacher[:, :3].softmax(1)[:, 1:]
     assert_close(exclusive_dice(student, teacher[:, :3]), distance(s, t))  # of a softmax that has grown from 3 to 7
 
@@ -303,6 +306,7 @@ def test_a_teacher_that_cannot_be_read_is_named(foreign, trainer, tmp_path):
         ({"alpha": 1.5}, r"`alpha` must be in \[0, 1\], got 1.5"),
         ({"temperature": -1.0}, "`temperature` must be positive, got -1.0"),
         ({"targets": "stored"}, "got 'stored'"),
+        ({"exclusive": True}, "`exclusive` is of the Dice term, and `dice` is 0"),
         ({"old_patches": 1.5}, r"`old_patches` must be in \[0, 1\], got 1.5"),
         ({"dice": -1.0}, "`dice` must be a finite number of at least 0, got -1.0"),
         ({"dice": float("nan")}, "`dice` must be a finite number of at least 0, got nan"),
