@@ -42,6 +42,20 @@ def test_channels_and_labels_are_those_of_dataset_json(raw):
     np.testing.assert_array_equal(image[1], -image[0])
 
 
+def test_the_name_alone_is_looked_up_in_the_folder_of_raw_data(raw, tmp_path, monkeypatch):
+    folder = raw()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="There is no data set at Dataset001_Toy"):
+        read_cases("Dataset001_Toy")
+    monkeypatch.setenv("nnUNet_raw", str(folder.parent))
+    assert read_cases("Dataset001_Toy") == read_cases(folder)
+    with pytest.raises(ValueError, match="There is no data set at Dataset002_Other"):
+        read_cases("Dataset002_Other")
+    (tmp_path / "Dataset001_Toy").mkdir()  # what is here comes first
+    with pytest.raises(ValueError, match="lists no case"):
+        read_cases("Dataset001_Toy")
+
+
 def test_channels_go_by_number_and_decathlon_calls_them_modality(raw, decathlon):
     names = {str(k): f"echo {k}" for k in reversed(range(12))}
     assert read_cases(raw(channel_names=names)).channels == tuple(f"echo {k}" for k in range(12))

@@ -1,6 +1,5 @@
 """Which volumes lie in the cache folder, and how they are removed."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from lit_continual.data.cache.cached_files import PASSING, CachedFiles, used_names
 from lit_continual.data.cache.volume_cache import read, volumes_folder
-from lit_continual.data.case_lists.cases import read_cases
+from lit_continual.data.case_lists.cases import data_set_path, read_cases
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def clear(dataset: str | None = None, patient: str | None = None) -> tuple[int, 
     """
     files, images, root = CachedFiles(volumes_folder()), set[Path](), None
     if dataset is not None:
-        root = Path(os.path.expandvars(os.path.expanduser(dataset))).resolve()
+        root = data_set_path(dataset).resolve()
         images = _images(dataset)
     gone = stay = 0
     for volume in cached_volumes():

@@ -54,6 +54,19 @@ def refuse(fault: str) -> None:
     raise ValueError(fault)
 
 
+def data_set_path(dataset: str | os.PathLike[str]) -> Path:
+    """Where a data set is: a path, in which ``~`` and environment variables are expanded.
+
+    The name of a raw data set of nnU-Net, such as ``Dataset001_Liver``, stands for its folder in ``nnUNet_raw``, an
+    environment variable, unless something of this name is in the current folder.
+    """
+    path = Path(os.path.expandvars(os.path.expanduser(dataset)))
+    raw = os.environ.get("nnUNet_raw")  # noqa: SIM112  # so it is spelt there
+    if raw and path.parent == Path() and path.name.startswith("Dataset") and not path.exists():
+        return named if (named := Path(raw) / path).is_dir() else path
+    return path
+
+
 @printable_errors()
 def read_cases(dataset: str | os.PathLike[str], report: Callable[[str], None] = refuse) -> CaseList:
     """Read a Decathlon ``dataset.json``, a CSV table, or a folder.
@@ -67,7 +80,8 @@ def read_cases(dataset: str | os.PathLike[str], report: Callable[[str], None] = 
       images stand alone.
     * Raw data of nnU-Net: ``imagesTr/`` and ``labelsTr/`` are such folders too, of which the files that end with
       ``file_ending`` are read, or those that its ``dataset`` lists. ``dataset.json`` names channels and label values;
-      where a label is a list of values it is a region, and a value without a name of its own is ``label_VALUE``.
+      where a label is a list of values it is a region, and a value without a name of its own is ``label_VALUE``. Its
+      name alone is looked up in ``nnUNet_raw``, by :func:`data_set_path`.
 
     The key ``patient`` says whose image it is, by default the name of the first image file. Paths in a list are
     relative to it, or absolute, and taken as they stand: ``~`` and environment variables are expanded in ``dataset``
@@ -82,7 +96,7 @@ def read_cases(dataset: str | os.PathLike[str], report: Callable[[str], None] = 
         ValueError: If the data set is missing, empty or malformed, a file that it names is not there, or it leaves open
             whose an image is.
     """
-    path = Path(os.path.expandvars(os.path.expanduser(dataset)))
+    path = data_set_path(dataset)
     if "$" in str(path) and not path.exists():
         raise ValueError(f"The data set {dataset} names an environment variable that is not set. Export it first.")
     if path.is_dir():

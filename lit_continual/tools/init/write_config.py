@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
+from lit_continual.data.case_lists.cases import data_set_path
 from lit_continual.files.outputs import require_apart, require_new
 from lit_continual.files.printing import show
 from lit_continual.files.whole_files import write_text
@@ -49,7 +50,7 @@ def write_config(
             f" {Path(output) / 'config.yaml'}."
         )
     require_new([output], overwrite)
-    places = [Path(given).expanduser().resolve() for given in datasets]
+    places = [data_set_path(given).resolve() for given in datasets]
     if twice := next((given for k, given in enumerate(datasets) if places[k] in places[:k]), None):
         raise ValueError(f"{twice} is given twice. Give each data set once.")
     data = _read(datasets)
