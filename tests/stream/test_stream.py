@@ -39,6 +39,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_stream_leaves_a_matrix_checkpoints_cases_and_overlays(stream, run, reports):
     main(["fit", "--config", stream(LWF)])
     R = matrix(run)
