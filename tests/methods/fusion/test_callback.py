@@ -166,7 +166,7 @@ def checkpoint(run, name):
     return torch.load(Path(run) / f"experiences/{name}/model.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("average", slow_but([False, True], False))
+@pytest.mark.parametrize("average", slow_but([False, True], True))
 def test_the_checkpoint_of_a_stream_is_fused(stream, tmp_path, average):
     ema = [{"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.7}}] if average else []
     path = stream(FUSION, *ema)
