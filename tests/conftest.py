@@ -163,6 +163,19 @@ def reports():
     """What a test asks for whose runs are to be followed by their reports."""
 
 
+#: One white dot.
+DOT = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"
+)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """What a test asks for whose pictures nobody looks at: laying them out and drawing takes longer than all else."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(DOT))
+
+
 @pytest.fixture(autouse=True)
 def _no_reports(request, monkeypatch):
     if "reports" not in request.fixturenames:

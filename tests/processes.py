@@ -100,7 +100,8 @@ def _at(function, call, act, after=False):
     setattr(owner, name, counted)
 
 
-def _quiet_process(log, reports):
+def quiet_process(log, reports):
+    """Write into a log, with one thread, as a process that nobody forked."""
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     os.dup2(1, 2)
     if sys.platform != "win32":
@@ -114,7 +115,7 @@ def _quiet_process(log, reports):
 
 
 def _run(args, kill, log, reports):
-    _quiet_process(log, reports)
+    quiet_process(log, reports)
     from lit_continual.cli import main
 
     if kill:
@@ -164,7 +165,7 @@ class Prepared:
 
 
 def _prepare(args, log, orders):
-    _quiet_process(log, reports=False)
+    quiet_process(log, reports=False)
     from lit_continual.cli import main
 
     owner, name = _place("lit_continual.cli.continual_cli.ContinualCLI._learn")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 from lit_continual.cli import main
 from lit_continual.modules import HydraNet, Segmenter
+from lit_continual.phantoms.brain.phantom import write_brain_phantom
+from lit_continual.phantoms.shoulder.phantom import write_shoulder_phantom
 from lit_continual.stream.stream_loop import StreamLoop
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -35,10 +38,8 @@ SMALL = {
     "pet": {**PET, "data.train_slices": [2, 8]},
     "pet_real": PET,
 }
-BRAIN = [
-    {"name": "glioma", "data": {"kind": "glioma", "split": {"limit": 2}}},
-    {"name": "metastasis", "data": {"split": {"limit": 4}}},
-]
+#: Phantoms of as wide slices, but a quarter of them.
+PHANTOMS = {"brain": (write_brain_phantom, (96, 112, 5)), "shoulder": (write_shoulder_phantom, (96, 96, 6))}
 
 
 def each_task(config, **arguments):
@@ -117,6 +118,9 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def fit(tmp_path, monkeypatch, cache, starts):
+    for kind, (write, size) in PHANTOMS.items():
+        place = f"lit_continual.phantoms.{kind}.{kind}_data_module.{write.__name__}"
+        monkeypatch.setattr(place, partial(write, size=size, spacing=(1.8, 1.8, 24.0)))
     monkeypatch.setenv("LIT_CONTINUAL_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
 

@@ -78,12 +78,12 @@ def test_two_of_three_patches_are_centred_on_a_class():
     assert 340 < centred < 460  # 400, give or take five deviations
 
 
-SPOTS = {1: (30, 31, 8), 2: (8, 30, 20), 3: (20, 9, 31)}  # a class each; the first is annotated
+SPOTS = {1: (15, 16, 4), 2: (4, 15, 10), 3: (10, 5, 16)}  # a class each; the first is annotated
 
 
 def spotted(annotated=True):
     """A volume in which a network that is the identity sees three classes."""
-    image, label = torch.zeros(1, 40, 40, 40), torch.zeros(1, 40, 40, 40, dtype=torch.uint8)
+    image, label = torch.zeros(1, 20, 20, 20), torch.zeros(1, 20, 20, 20, dtype=torch.uint8)
     for value, spot in SPOTS.items():
         image[(0, *spot)] = value
     if annotated:

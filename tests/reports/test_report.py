@@ -138,6 +138,7 @@ def test_several_runs_stand_side_by_side(make_run, plain_text):
         )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failure_leaves_the_old_report(make_run, monkeypatch):
     run = make_run(overlays=False)
     page = run / "report" / "report.html"
@@ -279,6 +280,7 @@ def test_what_stands_in_for_the_report_in_other_tests_takes_what_it_takes():
     assert list(inspect.signature(no_report).parameters) == list(inspect.signature(write_report).parameters)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_killed_reports_left_is_removed_and_nothing_else(make_run, tmp_path):
     run = make_run(overlays=False)
     process = subprocess.Popen([sys.executable, "-c", ""])
@@ -292,6 +294,7 @@ def test_what_killed_reports_left_is_removed_and_nothing_else(make_run, tmp_path
     assert {name: (run / name).exists() for name in names} == names
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_falls_on_nothing_that_is_no_report(make_run, tmp_path):
     run, folder = make_run(overlays=False), tmp_path / "mine"
     folder.mkdir()
@@ -314,6 +317,7 @@ def test_a_report_falls_on_nothing_that_is_no_report(make_run, tmp_path):
         (13, "get the permission"),
     ),
 )
+@pytest.mark.usefixtures("undrawn")
 def test_what_keeps_a_report_from_being_written_has_its_remedy(make_run, tmp_path, monkeypatch, number, words):
     def fails(*_):
         raise OSError(number, os.strerror(number))

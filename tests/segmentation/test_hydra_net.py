@@ -1,5 +1,5 @@
 import copy
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -22,8 +22,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` 
 
 
 def hydra(**arguments):
+    if not arguments:
+        return copy.deepcopy(_plain())
     torch.manual_seed(0)
     return HydraNet(NETWORK, features=4, heads=HEADS, **arguments)
+
+
+@cache
+def _plain():
+    """What is copied faster than it draws the weights of 121 layers."""
+    torch.manual_seed(0)
+    return HydraNet(NETWORK, features=4, heads=HEADS)
 
 
 def samples(size, classes, count, seed):
@@ -180,7 +189,7 @@ def test_post_processing_sees_the_classes_of_every_decoder():
 
 def test_a_checkpoint_brings_its_tasks(trainer, tmp_path):
     module = HydraNet(NETWORK, features=4)
-    fitted = trainer()
+    fitted = trainer(limit_train_batches=1)
     fitted.fit(module, datamodule=Tasks(((64, 64), (64, 64))))
     fitted.save_checkpoint(tmp_path / "hydra.ckpt")
     loaded = HydraNet.load_from_checkpoint(tmp_path / "hydra.ckpt", weights_only=True)

@@ -210,4 +210,5 @@ def test_a_batch_that_a_normalisation_cannot_take_is_refused_before_there_is_a_f
         assert re.search(said, refused("fit", "--config", stream(), *given))
         assert not (tmp_path / "run").exists()
     else:
-        main(["fit", "--config", stream(), "--trainer.max_epochs=1", *given])
+        one = [{"name": "ball", "classes": {"ball": 1}}]
+        main(["fit", "--config", stream(experiences=one), "--trainer.max_epochs=1", *given])

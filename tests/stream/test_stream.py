@@ -39,6 +39,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_stream_leaves_a_matrix_checkpoints_cases_and_overlays(stream, run, reports):
     main(["fit", "--config", stream(LWF)])
     R = matrix(run)
@@ -112,9 +113,9 @@ def test_three_experiences_each_with_its_epochs(stream, run, dim_shapes):
 
 
 def test_joint_mode_has_one_row_and_single_mode_the_diagonal(stream, run):
-    config = stream()
-    main(["fit", "--config", config, "--stream.mode=joint", "--trainer.default_root_dir", str(run / "joint")])
-    main(["fit", "--config", config, "--stream.mode=single", "--trainer.default_root_dir", str(run / "single")])
+    fit = ["fit", "--config", stream(), "--trainer.max_epochs=1"]
+    main([*fit, "--stream.mode=joint", "--trainer.default_root_dir", str(run / "joint")])
+    main([*fit, "--stream.mode=single", "--trainer.default_root_dir", str(run / "single")])
     assert np.isfinite(matrix(run / "joint")).tolist() == [[False, False], [True, True]]
     assert np.isfinite(matrix(run / "single")).tolist() == [[True, False], [False, True]]
     heads = load(run / "joint/experiences/1_box/model.ckpt")["hyper_parameters"]["heads"]
@@ -123,14 +124,14 @@ def test_joint_mode_has_one_row_and_single_mode_the_diagonal(stream, run):
 
 
 def test_fine_tuning_leaves_the_old_head_as_it_was(stream, run):
-    main(["fit", "--config", stream(), "--model.optimizer.weight_decay=0.0"])
+    main(["fit", "--config", stream(), "--model.optimizer.weight_decay=0.0", "--trainer.max_epochs=1"])
     first, last = (load(run / f"experiences/{name}/model.ckpt")["state_dict"] for name in ("0_ball", "1_box"))
     assert all(torch.equal(first[name], last[name]) for name in first if name.startswith("heads"))
     assert any(not torch.equal(first[name], last[name]) for name in first if name.startswith("body"))
 
 
 def test_extending_a_trained_model_begins_with_its_outputs_bit_for_bit(stream, run, tmp_path):
-    main(["fit", "--config", stream()])
+    main(["fit", "--config", stream(), "--trainer.max_epochs=1"])
     start = run / "experiences/0_ball/model.ckpt"
     callbacks = {"class_path": "Distillation", "init_args": {"alpha": 0.5, "teacher": "start"}}
     new = [{"name": "box", "classes": {"box": 2}}]
@@ -147,7 +148,9 @@ def test_extending_a_trained_model_begins_with_its_outputs_bit_for_bit(stream, r
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Distillation, "on_fit_start", on_fit_start)
-        main(["fit", "--config", config, "--trainer.default_root_dir", str(tmp_path / "extended")])
+        main(
+            ["fit", "--config", config, "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path / 'extended'}"]
+        )
     assert torch.equal(seen[0][:, :2], old(image))
     assert seen[0].shape[1] == 4
     extended = tmp_path / "extended/experiences/0_box/model.ckpt"

@@ -219,26 +219,29 @@ def refused(compare, said, **changed):
         compare(**changed)
 
 
-@pytest.mark.parametrize(
-    "said", ["[]", "null", '"x"', "{}", '{"experiences": 3}', '{"experiences": [{"seconds": "x"}]}']
-)
-def test_a_damaged_run_is_told_and_begun_anew_or_not_by_fit(compare, tmp_path, said):
-    compare("--launcher=print", seeds=[0])
-    folder = Path(next(w for w in (tmp_path / "out/commands/stage_01.txt").read_text().split() if "/out/all/" in w))
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(said)
-    compare(seeds=[0])
-    assert sum(begun(tmp_path).values()) == 2
+DAMAGED = ["[]", "null", '"x"', "{}", '{"experiences": 3}', '{"experiences": [{"seconds": "x"}]}']
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "x" * 300])
-def test_a_case_is_in_the_folder_of_the_table_whatever_it_is_called(compare, tmp_path, name):
-    compare("--launcher=print", cases={name: {}})
-    for word in (tmp_path / "out/commands/stage_01.txt").read_text().split():
-        if word.startswith(str(tmp_path / "out")):
-            assert Path(word).relative_to(tmp_path / "out").parts[-3] not in ("..", "out")
-            Path(word).mkdir(parents=True, exist_ok=True)
-            assert Path(word).resolve().parents[2] == tmp_path / "out"
+def test_a_damaged_run_is_told_and_begun_anew_or_not_by_fit(compare, tmp_path):
+    compare("--launcher=print", seeds=[0, 1, 2])
+    words = (tmp_path / "out/commands/stage_01.txt").read_text().split()
+    folders = {Path(word) for word in words if word.startswith(str(tmp_path / "out/all"))}
+    for folder, said in zip(sorted(folders), DAMAGED, strict=True):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(said)
+    compare(seeds=[0, 1, 2])
+    assert begun(tmp_path) == {(name, seed): 1 for name in ("fine-tuning", "LwfSeg") for seed in "012"}
+
+
+def test_a_case_is_in_the_folder_of_the_table_whatever_it_is_called(compare, tmp_path):
+    compare("--launcher=print", cases={name: {} for name in ("..", ".", "", "x" * 300)}, seeds=[0])
+    words = (tmp_path / "out/commands/stage_01.txt").read_text().split()
+    folders = {Path(word) for word in words if word.startswith(str(tmp_path / "out"))}
+    assert len(folders) == 4  # one that three names share, and that of the long one, for each method
+    for folder in folders:
+        assert folder.relative_to(tmp_path / "out").parts[-3] not in ("..", "out")
+        folder.mkdir(parents=True, exist_ok=True)
+        assert folder.resolve().parents[2] == tmp_path / "out"
 
 
 @pytest.mark.parametrize("output", ["file", "commands", "mine"])

@@ -63,6 +63,7 @@ def test_writes_the_denoised_study_and_the_adapted_network_and_leaves_the_origin
     assert content.keys() == {"state_dict", "hyper_parameters", "callbacks", "lit_continual"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_with_a_threshold_only_redundant_kernels_move(checkpoint, study, tmp_path):
     folder = run(checkpoint, study, tmp_path, "--phi=0.6")
     before, after = (
@@ -80,6 +81,7 @@ def test_with_a_threshold_only_redundant_kernels_move(checkpoint, study, tmp_pat
     assert moved
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_seed_makes_the_same_network(checkpoint, study, tmp_path):
     states = [Checkpoint(run(checkpoint, study, tmp_path) / "model.ckpt").state_dict for _ in range(2)]
     assert all(map(torch.equal, states[0].values(), states[1].values()))
@@ -105,6 +107,7 @@ def acquisition(path, counts=None, **options):
     return phantom
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_acquisition_is_split_count_by_count(checkpoint, tmp_path):
     phantom = acquisition(tmp_path / "scan.npz")
     pair = read_noisy_pair(tmp_path / "scan.npz")
@@ -141,6 +144,7 @@ def test_bad_input(checkpoint, study, tmp_path, frames):
     assert not (tmp_path / "adapted").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_adaptation_never_falls_on_the_study_nor_on_another(checkpoint, study, tmp_path, frames):
     fast = ["--epochs=1", "--accelerator=cpu"]
     with open(study, "rb") as file:

@@ -125,6 +125,7 @@ def test_what_is_learnt_on_a_few_slices_serves_the_others(checkpoint, study, par
     np.testing.assert_array_equal(predicted(str(folder / "model.ckpt"), tmp_path, "again"), after)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_step_is_that_of_the_loss_on_the_annotated_voxels(checkpoint, study, partial, image, tmp_path):
     original = checkpoint(heads=(("bright", "dark"),))
     options = ["--steps=1", "--optimizer=sgd", "--lr=0.5", "--batch_size=12"]  # all that the network sees as slices
@@ -139,6 +140,7 @@ def test_a_step_is_that_of_the_loss_on_the_annotated_voxels(checkpoint, study, p
         torch.testing.assert_close(found[name], p.detach() - 0.5 * p.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_not_annotated_has_no_part_in_it(checkpoint, study, partial, image, tmp_path):
     original, annotation = checkpoint(), partial()
     one = weights(run(original, study, tmp_path, f"--annotation={annotation}", "--steps=9", output="one"))
@@ -148,6 +150,7 @@ def test_what_is_not_annotated_has_no_part_in_it(checkpoint, study, partial, ima
     assert all(map(torch.equal, one.values(), other.values()))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_slices_and_ignored_voxels_say_the_same(checkpoint, study, partial, tmp_path):
     original, ignored = checkpoint(), partial(fill=-1, name="ignored.nii.gz")
     slices, value = [f"--annotation={partial()}", "--steps=9"], [f"--annotation={ignored}", "--ignore=-1", "--steps=9"]
@@ -156,6 +159,7 @@ def test_slices_and_ignored_voxels_say_the_same(checkpoint, study, partial, tmp_
     assert all(map(torch.equal, by_slices.values(), by_value.values()))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_empty_slice_is_annotated_where_it_is_named(checkpoint, study, partial, tmp_path):
     original, annotation = checkpoint(), partial(slices=(4,))
     named = ["--slices", "2", "4", "--steps=60"]
@@ -165,6 +169,7 @@ def test_an_empty_slice_is_annotated_where_it_is_named(checkpoint, study, partia
     assert found[0] < found[1]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_class_that_is_not_annotated_keeps_its_head(checkpoint, study, partial, tmp_path):
     original = checkpoint()
     annotation = partial(values=lambda truth: truth * (truth == 2))
@@ -174,6 +179,7 @@ def test_a_class_that_is_not_annotated_keeps_its_head(checkpoint, study, partial
     assert not torch.equal(before["heads.layers.1.weight"], after["heads.layers.1.weight"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_network_is_tuned_as_it_predicts(tmp_path, study, partial, checkpoint):
     """Statistics of a batch normalisation are used and stay as they are."""
     path, arguments = checkpoint(), {"spatial_dims": 2, "in_channels": 1, "features": [4, 4, 4, 4, 4, 4]}
@@ -193,12 +199,14 @@ def test_the_network_is_tuned_as_it_predicts(tmp_path, study, partial, checkpoin
     assert not torch.equal(one["heads.layers.0.weight"], module.state_dict()["heads.layers.0.weight"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_step_leaves_the_network_as_it_is(checkpoint, study, partial, tmp_path):
     original = checkpoint()
     folder = run(original, study, tmp_path, f"--annotation={partial()}", "--steps=0")
     assert all(map(torch.equal, Checkpoint(original).state_dict.values(), weights(folder).values()))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_channels_of_one_image_and_a_folder_of_one(checkpoint, partial, image, tmp_path):
     (tmp_path / "one").mkdir()
     save(tmp_path / "one/scan.nii.gz", image)
@@ -242,6 +250,7 @@ def test_an_annotation_is_needed(checkpoint, study, tmp_path):
         run(checkpoint(), study, tmp_path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_nothing_that_is_read_or_there_is_overwritten(checkpoint, study, partial, tmp_path):
     original, annotation = checkpoint(), partial()
     there = tmp_path / "there"

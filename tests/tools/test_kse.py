@@ -123,6 +123,7 @@ def test_bad_input(denoiser, image, tmp_path):
         main(["kse", checkpoint, f"--image={tmp_path / 'nowhere.nii'}"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_there_is_kept(denoiser, image, tmp_path):
     output = tmp_path / "kse"
     output.mkdir()

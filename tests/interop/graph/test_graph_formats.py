@@ -3,8 +3,7 @@
 import importlib.util
 import json
 import re
-import subprocess
-import sys
+import signal
 
 import numpy as np
 import onnxruntime
@@ -17,6 +16,7 @@ from lit_continual.data.volumes import load_case
 from lit_continual.interop import FORMATS
 from lit_continual.modules import RegionSegmenter, Segmenter
 from lit_continual.segmentation.label_map import folded_logits
+from tests import processes
 from tests.fixtures.data import write
 from tests.interop.toys import NETWORKS
 
@@ -145,26 +145,33 @@ def test_a_network_that_fails_on_its_window_is_named(tmp_path, save, form):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "model.ckpt"]
 
 
-FULL = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from lit_continual.cli import main
-for form in sys.argv[2:]:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-    try:
-        main(["export", sys.argv[1], f"--format={form}", f"--output=new_{form}"])
-    except OSError as error:
-        print(error)
-"""
+def fill(checkpoint, folder, forms, log):
+    """Export in a process that may write no file of more than some bytes, and note what is said."""
+    import resource
+
+    processes.quiet_process(log, reports=True)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    unlimited, said = resource.getrlimit(resource.RLIMIT_FSIZE), []
+    for form in forms:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, unlimited[1]))
+        try:
+            export(checkpoint, form, folder / f"new_{form}")
+        except OSError as error:
+            said.append(str(error))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    (folder / "said.txt").write_text("\n".join(said))
 
 
 def test_an_export_onto_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, save):
-    checkpoint, forms = save(segmenter()), ["bundle", *GRAPHS]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FULL, checkpoint, *forms], capture_output=True, text=True, cwd=tmp_path
-    )
-    said = [line for line in done.stdout.splitlines() if line.startswith("Cannot write")]
-    assert len(said) == len(forms), done.stderr[-1000:]
+    checkpoint, forms = save(segmenter("UNet", 4, (16, 16), spatial_dims=2)), ["bundle", *GRAPHS]
+    (folder := tmp_path / "full").mkdir()
+    process = processes.context.Process(target=fill, args=(checkpoint, folder, forms, str(tmp_path / "log.txt")))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0, (tmp_path / "log.txt").read_text()[-1000:]
+    said = (folder / "said.txt").read_text().splitlines()
+    assert len(said) == len(forms), said
     for form, line in zip(forms, said, strict=True):
         assert re.search(rf"^Cannot write \S*/new_{form} \(.*\); .* Free some space or choose another folder", line)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
+    assert [path.name for path in folder.iterdir()] == ["said.txt"]

@@ -83,6 +83,7 @@ def test_exemplars_are_kept_of_prepared_volumes(toy, raw, tmp_path):
     assert len(list((tmp_path / "run/memory").rglob("*.np*"))) == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_kernels_are_scored(toy, raw, tmp_path):
     image = str(raw / "imagesTr/case_0_0000.nii.gz")
     main(["kse", str(toy()), f"--image={image}", f"--output={tmp_path / 'kse'}", "--phis=[0.4]"])

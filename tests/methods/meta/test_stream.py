@@ -72,7 +72,7 @@ def test_plain_training_then_meta_tuning(meta_stream, tmp_path):
 def test_each_experience_trains_its_model(meta_stream, monkeypatch):
     seen, configure = [], Segmenter.configure_optimizers
     monkeypatch.setattr(Segmenter, "configure_optimizers", lambda self: seen.append(configure(self)) or seen[-1])
-    main(["fit", "--config", meta_stream("run")])
+    main(["fit", "--config", meta_stream("run"), "--trainer.max_epochs=1"])
     assert [(type(o).__name__, o.defaults["lr"]) for o in seen] == [("SGD", 0.01), ("AdamW", 0.01)]
 
 

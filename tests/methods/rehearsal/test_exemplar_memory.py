@@ -1,5 +1,4 @@
 import errno
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -9,9 +8,7 @@ import pytest
 import torch
 
 from lit_continual.data import Budget, Exemplar, ExemplarMemory
-
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["lit_continual.data"])
+from tests.processes import context
 
 
 def picks(experience, count, label="bone", patients=3):

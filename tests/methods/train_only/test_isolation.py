@@ -30,7 +30,7 @@ def test_a_stream_of_three_experiences_forgets_exactly_nothing(stream, tmp_path,
     third = {"name": "sphere", "classes": {"sphere": "ball"}, "data": {"split": {"part": [0, 2]}}}
     config["stream"]["experiences"].append(third)
     path.write_text(json.dumps(config))
-    main(["fit", "--config", str(path)])
+    main(["fit", "--config", str(path), "--trainer.max_epochs=1"])
     image = torch.randn(2, 1, *[16, 16, 4][:dims], generator=torch.Generator().manual_seed(0))
     modules = [Segmenter.load_from_checkpoint(tmp_path / f"run/experiences/{name}/model.ckpt").eval() for name in NAMES]
     with torch.no_grad():
