@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lit_continual.files.plain_data import require_types, types_of
-from lit_continual.files.whole_files import parsed_json, read_text
+from lit_continual.files.whole_files import is_first_rank, parsed_json, read_text, unwritten
 
 NAME = ".running"
 INHERITED = "LIT_CONTINUAL_LOCK"  # token of a lock that the process which started this one has taken for it
@@ -89,6 +89,17 @@ def _state(pid: int) -> tuple[str, ...]:
     return fields[0], fields[19], fields[1]
 
 
+def alone(folder: Path) -> contextlib.AbstractContextManager[str]:
+    """Keep other processes out of a folder for a block, which yields who was found dead in it, "" for nobody.
+
+    Of a distributed run the first rank does.
+
+    Raises:
+        ValueError: If another process is at work in it.
+    """
+    return FolderLock(folder).held() if is_first_rank() else contextlib.nullcontext("")
+
+
 class FolderLock:
     """Says that a process writes into a folder: a folder in it, with a file that names the process.
 
@@ -159,19 +170,35 @@ class FolderLock:
         Raises:
             ValueError: If another process holds it.
         """
+        is_new = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         before = self.take()
         if before is None:
-            raise ValueError(
-                f"{self.folder} is being written by {_name(self.holder())}. Wait for it or end it, or choose another"
-                f" folder; a process of another machine counts as gone after {SILENCE / 60:.0f} minutes of silence."
-            )
+            raise self._held_by(self.holder())
         self._over.clear()
         threading.Thread(target=self._beat, args=(self.path / f"{self.token}.json",), daemon=True).start()
         try:
             yield before
         finally:
             self.release()
+            if is_new:  # and stayed empty
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
+
+    def require_free(self) -> None:
+        """Check that no process holds the lock.
+
+        Raises:
+            ValueError: If one does.
+        """
+        if (holder := self.holder()) is not None:
+            raise self._held_by(holder)
+
+    def _held_by(self, process: Process | None) -> ValueError:
+        return ValueError(
+            f"{self.folder} is being written by {_name(process)}. Wait for it or end it, or choose another folder; a"
+            f" process of another machine counts as gone after {SILENCE / 60:.0f} minutes of silence."
+        )
 
     def _beat(self, file: Path) -> None:
         while not self._over.wait(BEAT):
@@ -196,8 +223,12 @@ class FolderLock:
         """Make the lock; return whether nobody else was faster."""
         token = uuid.uuid4().hex
         aside = self.folder / f"{NAME}-{token}"
-        aside.mkdir()
-        _write(aside / f"{token}.json", process)
+        try:
+            aside.mkdir()
+            _write(aside / f"{token}.json", process)
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise unwritten(self.path, error) or error from error
         try:
             if os.name == "nt":  # where nothing is renamed to what is there, be it empty
                 with contextlib.suppress(OSError):

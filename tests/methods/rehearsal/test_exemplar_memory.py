@@ -173,7 +173,7 @@ def test_a_bad_manifest_is_named(memory, text, message):
         _ = memory.exemplars
 
 
-@pytest.mark.parametrize("call", range(5))
+@pytest.mark.parametrize("call", range(6))
 def test_a_full_disk_leaves_what_was_there(memory, monkeypatch, call):
     before, written = stored(memory.folder), iter(range(call))
     write = Path.write_bytes
