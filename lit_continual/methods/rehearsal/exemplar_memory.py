@@ -219,8 +219,8 @@ class ExemplarMemory:
 
 
 def _remove(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():  # else it is no exemplar, whatever it is called
-        path.unlink(missing_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_dir()):  # else it is no exemplar, whatever it is called
+        path.unlink()
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:

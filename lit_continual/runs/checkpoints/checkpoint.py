@@ -218,10 +218,8 @@ def checked_weights(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> d
         ValueError: If they are something else, or some are nan or infinite.
     """
     for name, value in state.items():
-        plain = (
-            isinstance(value, Tensor) and value.layout is torch.strided and not (value.is_quantized or value.is_meta)
-        )
-        if not isinstance(name, str) or not plain:
+        dense = isinstance(value, Tensor) and value.layout is torch.strided
+        if not (isinstance(name, str) and dense) or value.is_quantized or value.is_meta:
             raise ValueError(f"{path} holds something else than tensors by name. Use another checkpoint.")
         wide = value.is_floating_point() and value.element_size() > 1  # of others torch does not say
         if wide and not bool(value.isfinite().all()):
