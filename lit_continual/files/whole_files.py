@@ -26,7 +26,7 @@ REMEDIES = {
     errno.ENAMETOOLONG: "Choose a shorter name",
     errno.ELOOP: "Choose a place whose links do not lead in a circle",
     errno.EROFS: "Choose a folder on a file system that may be written",
-    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY), "Move away what is in the place of the file"),
+    **dict.fromkeys((errno.EEXIST, errno.EISDIR, errno.ENOTDIR), "Move away what is in the place of the file"),
     errno.EIO: "Check the disk or choose a folder on another one",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files (`ulimit -n 4096`) or take fewer workers"),
 }

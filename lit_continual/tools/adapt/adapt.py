@@ -82,7 +82,7 @@ def adapt(
     require_at_least(1, batch_size=batch_size)
     require_at_least(0, epochs=epochs, steps=steps, seed=seed)
     if lr is not None and not 0 < lr <= HIGHEST:
-        raise ValueError(f"`lr` must be above 0 and at most {HIGHEST:g}, got {lr}.")
+        raise ValueError(f"`lr` must be above 0, got {lr:g}, and at most {HIGHEST:g}.")
     folder, opened = Path(output), Checkpoint(checkpoint, trust)
     with explained("The adaptation cannot run"):
         seed_everything(seed, verbose=False)
