@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -201,9 +202,10 @@ def test_what_is_wrong_is_refused(tmp_path, monkeypatch):
         read_slurm({"sbatch": {"comment": "a\nrm"}}, "table.yaml")
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", "3", "", "{", '{"a": 1}', '{"a": null}', '{"a": ["1"]}', "\ud800", "[" * 10**5]
-)
+DAMAGED = ["[]", "3", "", "{", '{"a": 1}', '{"a": null}', '{"a": ["1"]}', "\ud800", "[" * 10**5]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
 def test_a_damaged_list_of_jobs_is_refused(cluster, tmp_path, content):
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm/jobs.json").write_bytes(content.encode(errors="surrogatepass"))

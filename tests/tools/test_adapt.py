@@ -183,7 +183,7 @@ def test_numbers_that_cannot_be(checkpoint, study, tmp_path, option, said):
     assert not (tmp_path / "adapted").exists()
 
 
-def acquisition(tmp_path, **changes):
+def tiny_acquisition(tmp_path, **changes):
     lines = PetScanner(8, 4.0).system.shape[0]
     known = {"counts": np.full((2, lines), 3.0), "attenuation": np.zeros((2, 8, 8)), "version": np.array("v2")}
     known |= dict.fromkeys(("pixel", "thickness", "seconds"), np.array(4.0))
@@ -203,7 +203,7 @@ def acquisition(tmp_path, **changes):
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value", "ignore:divide by zero")
 def test_what_is_no_answer_is_written_nowhere(checkpoint, tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
-        run(checkpoint, acquisition(tmp_path, **changes), tmp_path, "--epochs=1")
+        run(checkpoint, tiny_acquisition(tmp_path, **changes), tmp_path, "--epochs=1")
     assert not (tmp_path / "adapted").exists()
 
 

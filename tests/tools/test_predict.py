@@ -501,10 +501,9 @@ def test_two_calls_do_not_mix_in_one_folder(checkpoint, folder, tmp_path, monkey
 
 def test_a_call_that_is_refused_makes_no_folder(checkpoint, folder, tmp_path):
     path = checkpoint()
-    (folder / "text.nii.gz").write_text("no image")
-    (folder / "text.nii").write_text("no image")
+    write(folder, name="case_probabilities")
     with pytest.raises(ValueError, match="would have one name"):
-        predict(path, folder, tmp_path)
+        predict(path, folder, tmp_path, "--probabilities=true")
     assert not (tmp_path / "out").exists()
 
 
