@@ -6,7 +6,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,15 @@ def part_of(name: str) -> str:
     """
     found = re.fullmatch(r"\.(.+)\.\d+\.part", name)
     return found[1] if found else ""
+
+
+def remove_parts(paths: Iterable[Path]) -> None:
+    """Remove what killed processes have left of files that nobody else may be writing."""
+    known = set(paths)
+    for folder in {path.parent for path in known}:
+        for part in folder.glob(".*.part"):
+            if folder / part_of(part.name) in known:
+                part.unlink(missing_ok=True)
 
 
 def in_one_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from typing_extensions import override
 from lit_continual.data import Case, Sample, collate, read_cases
 from lit_continual.files.folder_lock import alone
 from lit_continual.files.outputs import require_apart, require_folder, require_new
-from lit_continual.files.whole_files import is_first_rank, write_text
+from lit_continual.files.whole_files import is_first_rank, remove_parts, write_text
 from lit_continual.images.dicom import DicomSeries, holds_dicom, read_series
 from lit_continual.images.nifti import write_nifti
 from lit_continual.images.pet_suv import voxels_as
@@ -197,6 +197,7 @@ def _make_room(
     for path in set(chances) - written:
         path.unlink(missing_ok=True)
     record.begin()
+    remove_parts([named])
 
 
 def _inputs_and_outputs(

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from lit_continual.files.plain_data import fits
-from lit_continual.files.whole_files import part_of, read_json, write_json
+from lit_continual.files.whole_files import read_json, remove_parts, write_json
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.runs.checkpoints.seal import weights_digest
 
@@ -68,10 +68,9 @@ class Unfinished(Callback):
         there = [file for files in self.outputs.values() for file in files if file.is_file()]
         self.record["before"] = {f.name: f.stat().st_mtime_ns for f in there if f not in self.written}
         self._write(0)
-        names = {file.name for files in self.outputs.values() for file in files}
-        parts = [part for part in self.folder.glob(".*.part") if part_of(part.name) in names]
-        for left in [*self._records()[1:], *parts]:
-            left.unlink(missing_ok=True)
+        for record in self._records()[1:]:
+            record.unlink(missing_ok=True)
+        remove_parts([self._path(0), *(file for files in self.outputs.values() for file in files)])
 
     def end(self, rank: int) -> None:
         """Remove the record of a process: all is written."""

@@ -12,7 +12,7 @@ from lit_continual.data.arguments import require_at_least
 from lit_continual.denoising.denoiser import Denoiser
 from lit_continual.files.folder_lock import FolderLock
 from lit_continual.files.outputs import require_apart, require_folder, require_new
-from lit_continual.files.whole_files import HIGHEST, part_of
+from lit_continual.files.whole_files import HIGHEST, remove_parts
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.stream.rehearsal import explained
@@ -101,8 +101,7 @@ def adapt(
         after = _answered(task, "The adapted network answers with nan or infinite numbers. Choose a smaller `lr`.")
         write_adapted(outputs[0], opened, task.module, states, made_of)
         task.write(outputs[1:], before, after)
-        for part in [part for part in folder.glob(".*.part") if folder / part_of(part.name) in outputs]:
-            part.unlink()  # of a call that was killed
+        remove_parts(outputs)
     return folder
 
 
