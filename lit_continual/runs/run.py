@@ -243,9 +243,5 @@ def _score(name: str, described: Any) -> Score:
     baseline = described.get("baseline")
     if baseline is not None and not math.isfinite(baseline):
         raise ValueError(f"the baseline of `{name}` is {baseline}")
-    return Score(
-        name,
-        described["higher_is_better"],
-        described.get("unit", ""),
-        None if baseline is None else float(baseline),
-    )
+    chance = None if baseline is None else float(baseline)
+    return Score(name, described["higher_is_better"], described.get("unit", ""), chance)
