@@ -387,7 +387,9 @@ BREAKS = [
         f"{REHEARSAL}test_exemplar_memory.py",
         ("if exemplar.experience != experience]", "]"),
         ("if not same or checksum(content) != exemplar.sha256:", "if not same:"),
-        ("is_file_of_exemplar(whole) and path.name not in files:", "False:"),
+        ("is_file_of_exemplar(part_of(path.name) or path.name) and path.name not in files:", "False:"),
+        ("FolderLock(self.folder.parent).require_free()", "pass"),
+        ('_remove(self.folder / "exemplars" / file)', "pass"),
     ),
     # The door to checkpoints, and the registry
     *room(
@@ -402,6 +404,8 @@ BREAKS = [
         "runs/checkpoints/load_checkpoint.py",
         "tests/runs/test_checkpoint.py tests/runs/test_registry.py",
         ('map_location="cpu", weights_only=True)', 'map_location="cpu", weights_only=False)'),
+        ("_require_stored(path)", "pass"),
+        ("_require_bounded(checkpoint)", "pass"),
     ),
     *room("runs/checkpoints/trust.py", "tests/runs/test_registry.py", ("_TRUSTED.reset(token)", "pass")),
     *room(

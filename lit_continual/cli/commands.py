@@ -146,9 +146,10 @@ def memory(arguments: Sequence[str]) -> None:
     else:
         from lit_continual.data.cache.cached_volumes import clear
 
+        exemplars.require()
+        gone, stay = clear(patient=options["patient"])  # first, as this may be killed, and then begins anew
         count = exemplars.forget(options["patient"])
         show(f"{count} exemplars of {options['patient']} are gone from {exemplars.folder}.", soft_wrap=False)
-        gone, stay = clear(patient=options["patient"])
         if gone or stay:
             show(f"Of the cached volumes of {options['patient']}, {gone} are gone and {stay} in use.", soft_wrap=False)
 

@@ -16,6 +16,7 @@ from lit_continual.files.npz import Npz
 from lit_continual.files.whole_files import in_one_line
 from lit_continual.images.file_names import is_image, stem
 
+LARGEST = 600  # pixels a side, of which the scanner's matrix has some GB
 #: Kinds of dtype and axes of each array of an acquisition.
 _KINDS = {"counts": ("fiu", 2), "attenuation": ("fiu", 3), "version": ("U", 0)}
 _KINDS |= dict.fromkeys(("pixel", "thickness", "seconds"), ("fiu", 0))
@@ -98,7 +99,8 @@ def _halves(path: Path, seed: int) -> NoisyPair:
         how = RECONSTRUCTIONS[str(archive.read("version"))]
         if not 0 < min(pixel, thickness, seconds) <= max(pixel, thickness, seconds) < np.inf:
             raise ValueError(f"a pixel of {pixel} mm, slices of {thickness} mm, {seconds} s")
-        if len(counts) != len(attenuation) or not 0 < attenuation.shape[1] == attenuation.shape[2]:
+        square = 0 < attenuation.shape[1] == attenuation.shape[2] <= LARGEST
+        if not 0 < len(counts) == len(attenuation) or not square:
             raise ValueError(f"counts of shape {counts.shape}, attenuation of shape {attenuation.shape}")
     except (KeyError, ValueError) as error:
         raise ValueError(

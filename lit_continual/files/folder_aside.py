@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lit_continual.files.folder_lock import Process
+from lit_continual.files.process import Process
 from lit_continual.files.whole_files import unwritten
 
 

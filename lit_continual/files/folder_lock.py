@@ -4,17 +4,16 @@ import contextlib
 import json
 import os
 import shutil
-import socket
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from lit_continual.files.plain_data import require_types, types_of
-from lit_continual.files.whole_files import parsed_json, read_text
+from lit_continual.files.process import Process
+from lit_continual.files.whole_files import is_first_rank, parsed_json, read_text, unwritten
 
 NAME = ".running"
 INHERITED = "LIT_CONTINUAL_LOCK"  # token of a lock that the process which started this one has taken for it
@@ -22,71 +21,15 @@ BEAT = 30.0  # seconds between two signs of life
 SILENCE = 300.0  # seconds without one after which a process on another machine counts as gone
 
 
-@dataclass(frozen=True)
-class Process:
-    """A process, anywhere.
+def alone(folder: Path) -> contextlib.AbstractContextManager[str]:
+    """Keep other processes out of a folder for a block, which yields who was found dead in it, "" for nobody.
 
-    Attributes:
-        host: Its machine.
-        pid: Its id there.
-        space: What its id is an id in, as containers on one machine have ids of their own; "" if unknown.
-        begun: When it began, in ticks since the machine did, which distinguishes it from a later one of that id; "".
-        parent: Id of the process that has started it and waits for it; "" if unknown.
+    Of a distributed run the first rank does.
+
+    Raises:
+        ValueError: If another process is at work in it.
     """
-
-    host: str
-    pid: int
-    space: str = ""
-    begun: str = ""
-    parent: str = ""
-
-    @classmethod
-    def of(cls, pid: int) -> "Process":
-        """A process on this machine."""
-        _, begun, parent = _state(pid) or ("", "", "")
-        return cls(socket.gethostname(), pid, _space(), begun, parent)
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is, or was, on this machine."""
-        return (self.host, self.space) == (socket.gethostname(), _space())
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether it has ended; known only of one on this machine."""
-        if not self.is_here:
-            return False
-        if sys.platform.startswith("linux") and Path("/proc/self/stat").exists():
-            state, begun, _ = _state(self.pid) or ("Z", "", "")
-            return state == "Z" or (bool(self.begun) and begun != self.begun)
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False
-        return False
-
-    @property
-    def is_orphan(self) -> bool:
-        """Whether it goes on on this machine though what has started it has ended."""
-        return self.is_here and bool(self.parent) and not self.is_gone and _state(self.pid)[2:] != (self.parent,)
-
-
-def _space() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def _state(pid: int) -> tuple[str, ...]:
-    """State of a process, when it began and its parent; nothing where the system does not say."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ()
-    return fields[0], fields[19], fields[1]
+    return FolderLock(folder).held() if is_first_rank() else contextlib.nullcontext("")
 
 
 class FolderLock:
@@ -159,19 +102,35 @@ class FolderLock:
         Raises:
             ValueError: If another process holds it.
         """
+        is_new = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         before = self.take()
         if before is None:
-            raise ValueError(
-                f"{self.folder} is being written by {_name(self.holder())}. Wait for it or end it, or choose another"
-                f" folder; a process of another machine counts as gone after {SILENCE / 60:.0f} minutes of silence."
-            )
+            raise self._held_by(self.holder())
         self._over.clear()
         threading.Thread(target=self._beat, args=(self.path / f"{self.token}.json",), daemon=True).start()
         try:
             yield before
         finally:
             self.release()
+            if is_new:  # and stayed empty
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
+
+    def require_free(self) -> None:
+        """Check that no process holds the lock.
+
+        Raises:
+            ValueError: If one does.
+        """
+        if (holder := self.holder()) is not None:
+            raise self._held_by(holder)
+
+    def _held_by(self, process: Process | None) -> ValueError:
+        return ValueError(
+            f"{self.folder} is being written by {_name(process)}. Wait for it or end it, or choose another folder; a"
+            f" process of another machine counts as gone after {SILENCE / 60:.0f} minutes of silence."
+        )
 
     def _beat(self, file: Path) -> None:
         while not self._over.wait(BEAT):
@@ -196,8 +155,12 @@ class FolderLock:
         """Make the lock; return whether nobody else was faster."""
         token = uuid.uuid4().hex
         aside = self.folder / f"{NAME}-{token}"
-        aside.mkdir()
-        _write(aside / f"{token}.json", process)
+        try:
+            aside.mkdir()
+            _write(aside / f"{token}.json", process)
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise unwritten(self.path, error) or error from error
         try:
             if os.name == "nt":  # where nothing is renamed to what is there, be it empty
                 with contextlib.suppress(OSError):

@@ -4,8 +4,9 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ REMEDIES = {
     errno.ENAMETOOLONG: "Choose a shorter name",
     errno.ELOOP: "Choose a place whose links do not lead in a circle",
     errno.EROFS: "Choose a folder on a file system that may be written",
+    **dict.fromkeys((errno.EEXIST, errno.EISDIR, errno.ENOTDIR), "Move away what is in the place of the file"),
     errno.EIO: "Check the disk or choose a folder on another one",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files (`ulimit -n 4096`) or take fewer workers"),
 }
 LARGEST = 64_000_000  # bytes of a file of text
 LONGEST = 500  # characters that are said of an error
+HIGHEST = 1e30  # of a number in a file of this package: its square is a number too
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # those of Lightning, in its order
 
 
@@ -64,6 +67,26 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def part_of(name: str) -> str:
+    """Return which file a file of this name is an unfinished part of, as a killed process leaves one; "" for none.
+
+    Example:
+        >>> part_of(".scores.txt.4711.part"), part_of("scores.txt")
+        ('scores.txt', '')
+    """
+    found = re.fullmatch(r"\.(.+)\.\d+\.part", name)
+    return found[1] if found else ""
+
+
+def remove_parts(paths: Iterable[Path]) -> None:
+    """Remove what killed processes have left of files that nobody else may be writing."""
+    known = set(paths)
+    for folder in {path.parent for path in known}:
+        for part in folder.glob(".*.part"):
+            if folder / part_of(part.name) in known:
+                part.unlink(missing_ok=True)
 
 
 def in_one_line(error: BaseException) -> str:
@@ -159,26 +182,38 @@ def read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
     return Path(path).read_bytes().decode("utf-8", errors)  # with the ends of lines that it has
 
 
-def parsed_json(text: str) -> Any:
+def parsed_json(text: str, finite: bool = False) -> Any:
     """Parse JSON.
+
+    Args:
+        text: The text.
+        finite: Whether each number must be one to reckon with, as in files of this package: the standard library reads
+            NaN and Infinity, which JSON does not know and which cannot be written again.
 
     Raises:
         ValueError: If it is no JSON, or nested too deeply.
     """
+    number = _finite if finite else None
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=number, parse_constant=number)
     except (RecursionError, MemoryError) as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read ``path`` as JSON.
+def _finite(text: str) -> float:
+    if not abs(value := float(text)) <= HIGHEST:
+        raise ValueError(f"it holds the number {text[:30]}")
+    return value
+
+
+def read_json(path: str | os.PathLike[str], finite: bool = False) -> Any:
+    """Read ``path`` as JSON, see :func:`parsed_json`.
 
     Raises:
         ValueError: If it is not JSON, with the path.
     """
     with explaining(f"{path} is not valid JSON", "Restore the file or make it anew.", ValueError):
-        return parsed_json(read_text(path))
+        return parsed_json(read_text(path), finite)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -25,7 +25,8 @@ def logged_steps(folder: Path) -> dict[str, dict[int, float]]:
     """
     found: dict[str, dict[int, float]] = {}
     versions = {file: file.parent.name.partition("_")[2] for file in (folder / "logs").glob("version_*/metrics.csv")}
-    for file in sorted((f for f, version in versions.items() if version.isdecimal()), key=lambda f: int(versions[f])):
+    known = (file for file, version in versions.items() if version.isdecimal() and file.is_file())
+    for file in sorted(known, key=lambda f: int(versions[f])):
         with file.open(encoding="utf-8", errors="replace", newline="") as opened:
             for row in _rows(opened, file):
                 step = _number(row.get("step"))

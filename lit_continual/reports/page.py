@@ -10,6 +10,7 @@ from lit_continual.reports.summary import MEASURES, class_means, experiences_of,
 from lit_continual.runs.run import Run
 from lit_continual.runs.score import Score
 
+DRAWN = 50  # experiences, above which pictures of them take minutes and show nothing
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -18,7 +19,8 @@ def page(runs: Sequence[Run], pictures: Mapping[str, bytes]) -> str:
 
     Args:
         runs: The runs, in the order to show them.
-        pictures: PNG files by name: ``forgetting_<score>.png`` for each score, and those of :func:`overlay_files`.
+        pictures: PNG files by name: ``forgetting_<score>.png`` for each score, unless there are more than ``DRAWN``
+            experiences, and those of :func:`overlay_files`.
     """
     sources = {name: picture(png) for name, png in pictures.items()}
     named = zip(runs, labels(runs), overlay_files(runs), strict=True)
@@ -27,11 +29,12 @@ def page(runs: Sequence[Run], pictures: Mapping[str, bytes]) -> str:
         names=list(dict.fromkeys(run.name for run in runs)),
         experiences=experiences_of(runs),
         reference=_reference(runs),
-        scores=[_score(runs, score, sources[f"forgetting_{score.file}.png"]) for score in scores_of(runs)],
+        scores=[_score(runs, score, sources.get(f"forgetting_{score.file}.png")) for score in scores_of(runs)],
         runs=[
             {"run": run, "label": label, "classes": _classes(run), "overlays": sources.get(file)}
             for run, label, file in named
         ],
+        drawn=DRAWN,
         seconds=seconds_text,
         bytes=bytes_text,
     )
@@ -82,7 +85,7 @@ def _reference(runs: Sequence[Run]) -> str:
     return f"the reference is {'; '.join(' averaged with '.join(names) for names in found)}"
 
 
-def _score(runs: Sequence[Run], score: Score, curves: Mapping[str, Any]) -> dict[str, Any]:
+def _score(runs: Sequence[Run], score: Score, curves: Mapping[str, Any] | None) -> dict[str, Any]:
     rows, scale = summary(runs, score), scale_of(runs, score)
     measures = [m for m in MEASURES if m != "fwt" or any(isfinite(row.values[m]) for row in rows)]
     shades = ", ".join(scale.colour(scale.low + (scale.high - scale.low) * i / 8)[0] for i in range(9))

@@ -17,8 +17,8 @@ from lit_continual.reports.figures import DPI
 from lit_continual.reports.latex import write_latex
 from lit_continual.reports.matrices import matrix_figure
 from lit_continual.reports.overlays import overlays_figure
-from lit_continual.reports.page import overlay_files, page
-from lit_continual.reports.summary import scores_of
+from lit_continual.reports.page import DRAWN, overlay_files, page
+from lit_continual.reports.summary import experiences_of, scores_of
 from lit_continual.reports.tables import write_csv, write_json
 from lit_continual.runs.run import Run
 
@@ -75,7 +75,7 @@ def renewed(folder: Path, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
             targets = [folder / file.name for file in files]
             require_apart(targets, inputs)
             there = [target for target in targets if os.path.lexists(target)]
-            if there and not targets[-1].exists():
+            if (there and not targets[-1].exists()) or (there := [target for target in there if target.is_dir()]):
                 raise ValueError(f"{there[0]} is there already and of no report. Choose another --output.")
             folder.mkdir(exist_ok=True)
             for file, target in zip(files, targets, strict=True):
@@ -84,13 +84,13 @@ def renewed(folder: Path, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
         what = REMEDIES.get(error.errno or 0, "Name another folder")
         what = "make room or name another folder" if error.errno in FULL else what[0].lower() + what[1:]
         raise OSError(
-            error.errno, f"The report cannot be written to `{folder}` ({error.strerror or in_one_line(error)}); {what}."
+            f"The report cannot be written to `{folder}` ({error.strerror or in_one_line(error)}); {what}."
         ) from error
 
 
 def _write(runs: Sequence[Run], folder: Path) -> None:
     pictures = {}
-    for score in scores_of(runs):
+    for score in scores_of(runs) if len(experiences_of(runs)) <= DRAWN else []:
         pictures[f"matrix_{score.file}.png"] = png(matrix_figure(runs, score))
         pictures[f"forgetting_{score.file}.png"] = png(curves_figure(runs, score))
     for run, name in zip(runs, overlay_files(runs), strict=True):

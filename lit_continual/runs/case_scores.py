@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import isfinite, isnan, nan
+from math import isnan, nan
 from typing import Any
 
 from typing_extensions import Self
+
+from lit_continual.files.whole_files import HIGHEST
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class CaseScores:
         if not (0 <= after < experiences and 0 <= on < experiences):
             raise ValueError(f"experience {max(after, on)} of {experiences}")
         values = {score: float(row[score] or nan) for score in scores}
-        values = {k: v if isfinite(v) else nan for k, v in values.items()}
+        values = {k: v if abs(v) <= HIGHEST else nan for k, v in values.items()}
         return cls(after, on, row["patient"], row["class"], values, row.get("volume", ""))
 
     def row(self) -> dict[str, str | int]:

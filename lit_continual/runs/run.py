@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lit_continual.files.csv_text import csv_rows
 from lit_continual.files.plain_data import require_types, types_of
 from lit_continual.files.printing import printable_errors
-from lit_continual.files.whole_files import in_one_line, parsed_json, read_text
+from lit_continual.files.whole_files import HIGHEST, in_one_line, parsed_json, read_text
 from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.experience import Experience, Facts, is_name_of_a_file
 from lit_continual.runs.score import Score
@@ -72,7 +72,7 @@ class Run:
             ValueError: If the folder is missing, was not written by a stream, or a file in it is damaged.
         """
         folder = Path(folder)
-        described = _read_json(folder / "run.json")
+        described = _read_json(folder / "run.json", finite=True)
         if not isinstance(described, dict) or described.get("format") != FORMAT:
             found = described.get("format") if isinstance(described, dict) else None
             raise ValueError(
@@ -179,9 +179,9 @@ def _facts(described: dict[str, Any]) -> Facts:
     return Facts(**known)
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, finite: bool = False) -> Any:
     try:
-        return parsed_json(read_text(path))
+        return parsed_json(read_text(path), finite)
     except FileNotFoundError as error:
         raise ValueError(
             f"`{path.parent}` is not a run folder: it has no `{path.name}`; give a folder that `fit` wrote."
@@ -194,6 +194,8 @@ def _read_json(path: Path) -> Any:
 
 def _read_config(path: Path) -> str:
     try:
+        if path.is_symlink():  # to any text of this machine, which would stand in the report
+            raise ValueError("it is a symbolic link")
         return read_text(path, "replace") if path.exists() else ""
     except (OSError, ValueError) as error:
         raise ValueError(f"`{path}` cannot be read ({in_one_line(error)}); remove it or restore it.") from error
@@ -218,7 +220,7 @@ def _read_matrix(path: Path, run: Run) -> dict[str, NDArray[np.float64]]:
                 f"`{path}` holds a matrix of shape {R.shape} for `{score.name}`, and `run.json` beside it names {size}"
                 " experiences; the two are not of one run, so begin anew with `--overwrite`."
             )
-        matrix[score.name] = np.where(np.isfinite(R), R, nan)
+        matrix[score.name] = np.where(np.abs(R) <= HIGHEST, R, nan)
     return matrix
 
 
@@ -241,9 +243,5 @@ def _score(name: str, described: Any) -> Score:
     baseline = described.get("baseline")
     if baseline is not None and not math.isfinite(baseline):
         raise ValueError(f"the baseline of `{name}` is {baseline}")
-    return Score(
-        name,
-        described["higher_is_better"],
-        described.get("unit", ""),
-        None if baseline is None else float(baseline),
-    )
+    chance = None if baseline is None else float(baseline)
+    return Score(name, described["higher_is_better"], described.get("unit", ""), chance)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from lit_continual.files.csv_text import csv_rows, csv_text
-from lit_continual.files.folder_lock import FolderLock
-from lit_continual.files.whole_files import is_first_rank, read_text, replaced, write_json, write_text
+from lit_continual.files.folder_lock import alone
+from lit_continual.files.whole_files import is_first_rank, part_of, read_text, replaced, write_json, write_text
 from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.run import Run, checkpoint_path
 from lit_continual.runs.settings import differences, digest, in_words, settings
@@ -62,7 +62,7 @@ class RunFolder:
         Raises:
             ValueError: If another process is at work in it.
         """
-        return FolderLock(self.path).held() if is_first_rank() else contextlib.nullcontext("")
+        return alone(self.path)
 
     def start(
         self, config: str, run: Mapping[str, Any], resume: bool, overwrite: bool, with_changes: bool = False
@@ -118,7 +118,7 @@ class RunFolder:
             )
         for place, names in WRITTEN.items():  # what was being written when a process was killed
             for part in self.path.glob(f"{place}.*.part"):
-                if re.fullmatch(rf"\.(?:{names})\.\d+\.part", part.name):
+                if re.fullmatch(names, part_of(part.name)):
                     part.unlink()
 
     def _compare(self, config: str, before: str, with_changes: bool) -> str:

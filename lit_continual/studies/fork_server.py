@@ -20,7 +20,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_continual.files.folder_lock import Process
+from lit_continual.files.process import Process
 
 PAUSE = 0.02  # seconds between two looks at the processes
 POSSIBLE = sys.platform.startswith("linux")  # where what macOS's libraries start does not outlive a fork

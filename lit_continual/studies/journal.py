@@ -17,22 +17,26 @@ def open_journal(optuna: Any, folder: Path) -> Any:
     Raises:
         ValueError: If the journal is damaged.
     """
-    path = folder / NAME
-    if not path.exists() and (folder / OLD).exists():
-        with replaced(path) as temporary:
-            storage = _storage(optuna, temporary)
-            optuna.copy_study(
-                from_study_name=STUDY, from_storage=f"sqlite:///{folder / OLD}", to_storage=storage, to_study_name=STUDY
-            )
+    path, old = folder / NAME, folder / OLD
+    remedy = "Restore it, or begin the sweep in another folder by --output."
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file. {remedy}")
+    if (lock := Path(f"{path}.lock")).is_symlink():  # of no version, and waited for without end if it leads nowhere
+        lock.unlink()
     try:
+        if old.exists() and not path.exists():
+            with replaced(path) as temporary:
+                storage = _storage(optuna, temporary)
+                optuna.copy_study(
+                    from_study_name=STUDY, from_storage=f"sqlite:///{old}", to_storage=storage, to_study_name=STUDY
+                )
         _mend(optuna, path)
         return _storage(optuna, path)
     except Exception as error:
         if isinstance(error, OSError):
             raise
-        raise ValueError(
-            f"{path} is damaged ({in_one_line(error)}). Restore it, or begin the sweep in another folder by --output."
-        ) from error
+        damaged = path if path.exists() else old
+        raise ValueError(f"{damaged} is damaged ({in_one_line(error)}). {remedy}") from error
 
 
 def _storage(optuna: Any, path: Path) -> Any:

@@ -45,6 +45,7 @@ def export(
     require_new([folder], overwrite)
     with replaced_folder(folder) as temporary:
         said = known[format].write(opened, temporary, images)
+        require_new([folder], overwrite)  # which may have come meanwhile
     for line in said:
         show(line)
     return folder

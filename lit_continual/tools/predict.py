@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from lit_continual.data import Case, Sample, collate, read_cases
+from lit_continual.files.folder_lock import alone
 from lit_continual.files.outputs import require_apart, require_folder, require_new
-from lit_continual.files.whole_files import is_first_rank, write_text
+from lit_continual.files.whole_files import is_first_rank, remove_parts, write_text
 from lit_continual.images.dicom import DicomSeries, holds_dicom, read_series
 from lit_continual.images.nifti import write_nifti
 from lit_continual.images.pet_suv import voxels_as
@@ -82,7 +83,7 @@ def predict(
 
     Raises:
         ValueError: If the checkpoint is no Segmenter's, an image cannot be read, two images have one name, or a
-            prediction would fall on an image, or unasked on what is there.
+            prediction would fall on an image, or unasked on what is there, or another process writes there.
     """
     opened = Checkpoint(checkpoint, trust)
     module = opened.module(Segmenter)
@@ -93,13 +94,15 @@ def predict(
     asked |= {"stitch_device": stitch_device, "stitch_dtype": stitch_dtype}
     asked = {name: value for name, value in asked.items() if value is not None}
     _set_inference(module, asked)
-    with _readable(images, pet) as (readable, series):
+    folder = Path(output)
+    require_folder(folder)
+    with _readable(images, pet) as (readable, series), alone(folder):
         listed = read_cases(readable)
         cases = listed.cases
         _check_names(cases, probabilities)
         if listed.source.name == "dataset.json":
             announce(f"{len(cases)} images that {listed.source} lists; for others, give the folder that they are in")
-        folder, labels = Path(output), json.dumps({"background": 0, **label_values(module)}, indent=1) + "\n"
+        labels = json.dumps({"background": 0, **label_values(module)}, indent=1) + "\n"
         known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror, pet=pet, **asked)
         record = Unfinished(folder, known, *_inputs_and_outputs(folder, cases, series, probabilities), name_of)
         done = set() if overwrite else record.done
@@ -182,7 +185,6 @@ def _make_room(
     chances = [folder / f"{name}_probabilities.nii.gz" for name in names]
     maps += [folder / f"{name}.dcm" for name in series]
     named = folder / "labels.json"
-    require_folder(folder)
     files = [file for case in cases for file in case.files]
     places = {file.parent for file in [*files, *map(Path, given[1:-1])]} if Path(given[-1]).is_dir() else set()
     require_apart([*maps, *chances, named, folder], [*given, *files, *places])
@@ -195,6 +197,7 @@ def _make_room(
     for path in set(chances) - written:
         path.unlink(missing_ok=True)
     record.begin()
+    remove_parts([named])
 
 
 def _inputs_and_outputs(

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from lit_continual.files.plain_data import fits
-from lit_continual.files.whole_files import read_json, write_json
+from lit_continual.files.whole_files import read_json, remove_parts, write_json
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.runs.checkpoints.seal import weights_digest
 
@@ -64,12 +64,13 @@ class Unfinished(Callback):
         return {name for name in self.record["begun"] if self.written.issuperset(self.outputs[name])}
 
     def begin(self) -> None:
-        """Write the record of this call in place of those of the interrupted one; the first process does."""
+        """Write the record of this call in place of what the interrupted one has left; the first process does."""
         there = [file for files in self.outputs.values() for file in files if file.is_file()]
         self.record["before"] = {f.name: f.stat().st_mtime_ns for f in there if f not in self.written}
         self._write(0)
         for record in self._records()[1:]:
             record.unlink(missing_ok=True)
+        remove_parts([self._path(0), *(file for files in self.outputs.values() for file in files)])
 
     def end(self, rank: int) -> None:
         """Remove the record of a process: all is written."""

@@ -37,6 +37,9 @@ def said(monkeypatch, capsys):
         (errno.EIO, "Check the disk or choose"),
         (errno.EMFILE, "Allow more open files"),
         (errno.ENAMETOOLONG, "Choose a shorter name"),
+        (errno.EISDIR, "Move away what is in the place of the file"),
+        (errno.ENOTDIR, "Move away what is in the place of the file"),
+        (errno.EEXIST, "Move away what is in the place of the file"),
         (errno.ELOOP, "Choose a place whose links do not lead in a circle"),
     ],
 )

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from lit_continual.files import folder_lock
-from lit_continual.files.folder_lock import INHERITED, NAME, SILENCE, FolderLock, Process
+from lit_continual.files.folder_lock import INHERITED, NAME, SILENCE, FolderLock
+from lit_continual.files.process import Process
 
 
 @pytest.fixture

@@ -129,6 +129,20 @@ def test_an_export_does_not_fall_on_what_it_reads(folder, tmp_path, monkeypatch,
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_export_does_not_take_the_place_of_what_came_while_it_was_made(folder, tmp_path, monkeypatch):
+    write = Folder.write
+
+    def comes(self, opened, temporary, images):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new/mine").touch()
+        return write(self, opened, temporary, images)
+
+    monkeypatch.setattr(Folder, "write", comes)
+    with pytest.raises(ValueError, match="new is there already"):
+        main(["export", str(folder), "--format=folder", f"--output={tmp_path / 'new'}"])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"]
+
+
 def test_an_export_takes_the_place_of_a_link_and_not_of_what_it_leads_to(folder, tmp_path):
     (tmp_path / "kept").mkdir()
     for name, target in (("link", "kept"), ("dangling", "nowhere")):

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from lit_continual.files.whole_files import remedy
 from lit_continual.reports import matrix_table, report, write_report
 from lit_continual.reports.comparison import Column, Line
 from lit_continual.reports.overlay import Overlay
@@ -324,5 +325,51 @@ def test_what_keeps_a_report_from_being_written_has_its_remedy(make_run, tmp_pat
 
     run = make_run(overlays=False)
     monkeypatch.setattr(os, "replace", fails)
-    with pytest.raises(OSError, match=rf"cannot be written.*{os.strerror(number)}.*{words}"):
+    with pytest.raises(OSError, match=rf"cannot be written.*{os.strerror(number)}.*{words}") as caught:
         write_report([run])
+    assert remedy(caught.value) == ""  # the command line adds none
+
+
+def test_a_link_for_a_config_takes_no_text_of_this_machine_along(make_run, tmp_path):
+    run = make_run(overlays=False)
+    (tmp_path / "secret").write_text("s3cr3t")
+    (run / "config.yaml").unlink()
+    (run / "config.yaml").symlink_to(tmp_path / "secret")
+    with pytest.raises(
+        ValueError, match=r"config.yaml` cannot be read \(it is a symbolic link\); remove it or restore"
+    ):
+        write_report([run])
+    assert not (run / "report").exists()
+
+
+@pytest.mark.parametrize("number", [1e308, -1e308, 10.0**31])
+def test_numbers_that_no_score_reaches_are_undefined_or_refused(make_run, number):
+    run = make_run(matrix={"dice": [[number, None], [-number, 0.5]]}, overlays=False, patients=0)
+    np.testing.assert_array_equal(Run.load(run).matrix["dice"], [[np.nan, np.nan], [np.nan, 0.5]])
+    described = json.loads((run / "run.json").read_text())
+    described["scores"]["dice"]["baseline"] = number
+    (run / "run.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"run.json` cannot be read \(it holds the number -?1e"):
+        Run.load(run)
+
+
+@pytest.mark.parametrize("name", ["report.html", "scores.csv", "tables.tex"])
+def test_a_folder_in_the_place_of_a_file_leaves_the_report_as_it_was(make_run, name):
+    run = make_run(overlays=False)
+    (run / "report").mkdir()
+    (run / "report/report.html").write_text("of an earlier report")
+    (run / "report" / name).unlink(missing_ok=True)
+    (run / "report" / name).mkdir()
+    before = sorted((run / "report").iterdir())
+    with pytest.raises(ValueError, match=f"{name} is there already and of no report"):
+        write_report([run])
+    assert sorted((run / "report").iterdir()) == before
+
+
+def test_pictures_of_many_experiences_are_left_out_as_they_would_take_minutes(make_run, monkeypatch):
+    run = make_run(overlays=False)
+    monkeypatch.setattr("lit_continual.reports.report.DRAWN", 1)
+    found = write_report([run])
+    assert not list(found.parent.glob("*.png"))
+    assert "experiences are not drawn" in found.read_text("utf-8")
+    assert (found.parent / "matrix_dice.csv").is_file()

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,33 @@ def test_the_lock_is_a_file_that_one_alone_can_make(tmp_path):
     assert not lock.is_symlink()
     storage._backend._lock.release()
     assert not lock.exists()
+
+
+@pytest.mark.parametrize("name", ["study.log", "trials/0/logs/version_0/metrics.csv"])
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, name, kind):
+    trials = Trials(file(), tmp_path, 3)
+    trials.next()
+    finished(trials, 0, 0.5)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir() if kind == "folder" else os.mkfifo(tmp_path / name)
+    if name == "study.log":
+        with pytest.raises(ValueError, match=r"study.log is no file. Restore it, or begin the sweep in another"):
+            Trials(file(), tmp_path, 3)
+    else:
+        assert [trial.logged for trial in Trials(file(), tmp_path, 3).results()] == [{}]
+
+
+@pytest.mark.filterwarnings("ignore")  # of SQLAlchemy, over what is no database
+@pytest.mark.parametrize("kind", ["text", "folder"])
+def test_a_damaged_study_of_an_older_version_is_named(tmp_path, kind):
+    (tmp_path / "study.db").mkdir() if kind == "folder" else (tmp_path / "study.db").write_text("no database")
+    with pytest.raises(ValueError, match=r"study.db is damaged \(.*\)\. Restore it, or begin the sweep in another"):
+        Trials(file(), tmp_path, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.db"]
+
+
+def test_a_lock_that_leads_nowhere_is_not_waited_for(tmp_path):
+    Trials(file(), tmp_path, 3).next()
+    (tmp_path / "study.log.lock").symlink_to("nowhere")
+    assert len(Trials(file(), tmp_path, 3).open) == 1

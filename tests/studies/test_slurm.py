@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -199,3 +200,24 @@ def test_what_is_wrong_is_refused(tmp_path, monkeypatch):
         read_slurm({"hours": 0}, "table.yaml")
     with pytest.raises(ValueError, match="line break in 'comment'"):
         read_slurm({"sbatch": {"comment": "a\nrm"}}, "table.yaml")
+
+
+DAMAGED = ["[]", "3", "", "{", '{"a": 1}', '{"a": null}', '{"a": ["1"]}', "\ud800", "[" * 10**5]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_list_of_jobs_is_refused(cluster, tmp_path, content):
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm/jobs.json").write_bytes(content.encode(errors="surrogatepass"))
+    with pytest.raises(ValueError, match=r"jobs\.json (is not valid JSON|does not name the jobs of cells).*\.$"):
+        cluster()
+
+
+def test_a_list_of_jobs_names_only_those_that_are_queued(cluster, cells, tmp_path):
+    (tmp_path / "slurm").mkdir()
+    known = {str(cell.folder): job for cell, job in zip(cells, ("../../x", "99", "1; rm", "3"), strict=True)}
+    (tmp_path / "slurm/jobs.json").write_text(json.dumps(known))
+    jobs = cluster()
+    for cell in cells:
+        jobs.start(cell)
+    assert [job and job.job_id for job in jobs.jobs.values()] == [None, None, None, "3"]

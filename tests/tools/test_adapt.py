@@ -7,6 +7,7 @@ import torch
 
 from lit_continual.cli import main
 from lit_continual.data import PetScanner, pet_phantom, read_noisy_pair
+from lit_continual.files.folder_lock import FolderLock
 from lit_continual.modules import Denoiser
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 
@@ -175,6 +176,8 @@ def test_an_adaptation_never_falls_on_the_study_nor_on_another(checkpoint, study
         ("--seed=-1", "`seed` must be 0 or more"),
         ("--lr=-1", "`lr` must be above 0, got -1"),
         ("--lr=0", "`lr` must be above 0, got 0"),
+        ("--lr=1e38", r"`lr` must be above 0, got 1e\+38, and at most 1e\+30"),
+        (f"--seed={10**30}", "The adaptation cannot run: 10+ is not in bounds"),
         ("--accelerator=gup", "The adaptation cannot run: You selected an invalid accelerator"),
     ],
 )
@@ -182,3 +185,45 @@ def test_numbers_that_cannot_be(checkpoint, study, tmp_path, option, said):
     with pytest.raises(ValueError, match=said):
         run(checkpoint, study, tmp_path, option)
     assert not (tmp_path / "adapted").exists()
+
+
+def tiny_acquisition(tmp_path, **changes):
+    lines = PetScanner(8, 4.0).system.shape[0]
+    known = {"counts": np.full((2, lines), 3.0), "attenuation": np.zeros((2, 8, 8)), "version": np.array("v2")}
+    known |= dict.fromkeys(("pixel", "thickness", "seconds"), np.array(4.0))
+    np.savez(tmp_path / "study.npz", **{**known, **changes})
+    return str(tmp_path / "study.npz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"attenuation": np.full((2, 8, 8), np.nan)}, r"answers .*study.npz with numbers that are nan or infinite"),
+        ({"attenuation": np.full((2, 8, 8), -1e6)}, r"answers .*study.npz with numbers that are nan or infinite"),
+        ({"counts": np.zeros((0, 9)), "attenuation": np.zeros((0, 8, 8))}, "study.npz is no acquisition"),
+        ({"attenuation": np.zeros((2, 4000, 4000), np.uint8)}, "study.npz is no acquisition"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value", "ignore:divide by zero")
+def test_what_is_no_answer_is_written_nowhere(checkpoint, tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said):
+        run(checkpoint, tiny_acquisition(tmp_path, **changes), tmp_path, "--epochs=1")
+    assert not (tmp_path / "adapted").exists()
+
+
+def test_a_training_that_ends_in_no_numbers_is_written_nowhere(checkpoint, study, tmp_path):
+    with pytest.raises(ValueError, match=r"The adapted network answers with nan or infinite numbers. Choose a smaller"):
+        run(checkpoint, study, tmp_path, "--epochs=2", "--lr=1e25")
+    assert not (tmp_path / "adapted").exists()
+
+
+def test_two_processes_do_not_mix_in_one_folder(checkpoint, study, tmp_path):
+    with (
+        FolderLock(tmp_path / "adapted").held(),
+        pytest.raises(ValueError, match="adapted is being written by process"),
+    ):
+        run(checkpoint, study, tmp_path, "--epochs=1")
+    left = tmp_path / "adapted/.model.ckpt.1.part"
+    left.parent.mkdir()
+    left.touch()
+    assert not list(run(checkpoint, study, tmp_path, "--epochs=1").glob(".*"))

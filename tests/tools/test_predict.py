@@ -483,3 +483,34 @@ def test_headers_that_give_no_segmentation_are_said(checkpoint, series, tmp_path
     series("a", change=lambda part, k: delattr(part, "StudyInstanceUID"))
     with pytest.raises(ValueError, match=r"study/a gives no DICOM segmentation \(.*\). Restore the headers"):
         predict(checkpoint(), series.folder, tmp_path)
+
+
+def test_two_calls_do_not_mix_in_one_folder(checkpoint, folder, tmp_path, monkeypatch):
+    path, write_one, said = checkpoint(), SegmentationWriter._write, []
+
+    def meanwhile(self, *given):
+        with pytest.raises(ValueError, match=r"out is being written by process \d+ on .*Wait for it") as caught:
+            predict(path, folder, tmp_path)
+        said.append(caught)
+        write_one(self, *given)
+
+    monkeypatch.setattr(SegmentationWriter, "_write", meanwhile)
+    assert sorted(p.name for p in predict(path, folder, tmp_path).iterdir()) == ["case.nii.gz", "labels.json"]
+    assert said
+
+
+def test_a_call_that_is_refused_makes_no_folder(checkpoint, folder, tmp_path):
+    path = checkpoint()
+    write(folder, name="case_probabilities")
+    with pytest.raises(ValueError, match="would have one name"):
+        predict(path, folder, tmp_path, "--probabilities=true")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_call_was_writing_is_removed_and_nothing_else(checkpoint, folder, tmp_path):
+    path, output = checkpoint(), tmp_path / "out"
+    output.mkdir()
+    for name in (".case.nii.gz.123.part", ".other.nii.gz.123.part", ".case.nii.gz.part"):
+        (output / name).touch()
+    predict(path, folder, tmp_path)
+    assert sorted(p.name for p in output.glob(".*")) == [".case.nii.gz.part", ".other.nii.gz.123.part"]

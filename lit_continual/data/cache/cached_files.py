@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from lit_continual.files.folder_lock import BEAT, SILENCE, Process
+from lit_continual.files.folder_lock import BEAT, SILENCE
+from lit_continual.files.process import Process
 from lit_continual.files.whole_files import read_json, replaced, write_text
 
 LIMIT = "LIT_CONTINUAL_CACHE_GB"

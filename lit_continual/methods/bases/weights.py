@@ -32,7 +32,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     found = os.path.expandvars(path)
     content = Checkpoint(found if Path(found).exists() else path).content  # errors say the name of a variable
     content = content.get("state_dict", content)
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {k: value for k, value in content.items() if isinstance(value, Tensor) and isinstance(k, str)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name. Save a `state_dict()` there.")
     return tensors

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lit_continual.methods.bases.anchor import fit_anchor
 from lit_continual.methods.bases.weights import match_names, read_weights
+from lit_continual.runs.checkpoints.checkpoint import checked_weights
 
 
 def normalisations(module: nn.Module, parameters: Iterable[str]) -> list[nn.Module]:
@@ -21,7 +22,7 @@ def read_anchor(path: str, parameters: Mapping[str, nn.Parameter]) -> dict[str, 
     """Return the tensors of a checkpoint under the names of ``parameters``; its names may have another prefix.
 
     Raises:
-        ValueError: If the file is missing or unreadable, or lacks one of the parameters.
+        ValueError: If the file is missing or unreadable, lacks one of the parameters, or holds one that is not finite.
     """
     tensors = read_weights(path)
     sources = match_names(parameters, tensors)
@@ -31,6 +32,7 @@ def read_anchor(path: str, parameters: Mapping[str, nn.Parameter]) -> dict[str, 
             f" anchored parameters, such as `{absent[0]}`. Anchor to a checkpoint that has them, or narrow"
             " `parameters`."
         )
+    checked_weights(path, {source: tensors[source] for source in sources.values()})
     try:
         return fit_anchor({name: tensors[source] for name, source in sources.items()}, parameters)
     except ValueError as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_continual.methods.bases.weights import match_names, read_weights
+from lit_continual.runs.checkpoints.checkpoint import checked_weights
 
 _LINES = 40  # a table that still fits a screen
 
@@ -67,7 +68,7 @@ def load_pretrained(module: nn.Module, weights: str | Path | Mapping[str, Tensor
         One row for each tensor of the module and each of the file that the module has no place for.
 
     Raises:
-        ValueError: If the file cannot be read or no tensor of it fits.
+        ValueError: If the file cannot be read, no tensor of it fits, or one that fits is not finite.
 
     Example:
         >>> source = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.Conv2d(4, 9, 1, bias=False))
@@ -78,14 +79,15 @@ def load_pretrained(module: nn.Module, weights: str | Path | Mapping[str, Tensor
         skipped        1  1      shape (9, 4, 1, 1) in the file, (2, 4, 1, 1) in the module
     """
     tensors = dict(weights) if isinstance(weights, Mapping) else read_weights(weights)
+    where = "The given state dict" if isinstance(weights, Mapping) else str(weights)
     state = module.state_dict()
     sources, stem = match_names(state, tensors), _first_convolution(module)
+    checked_weights(where, {source: tensors[source] for source in sources.values()})
     rows = [_load(name, state[name], sources.get(name), tensors, name == stem) for name in state]
     used = set(sources.values())
     rows += [Row("skipped", "", name, "the module has no such tensor") for name in tensors if name not in used]
     report = LoadReport(tuple(rows))
     if not report.count("taken", "renamed", "adapted"):
-        where = "The given state dict" if isinstance(weights, Mapping) else str(weights)
         raise ValueError(
             f"{where} holds no tensor that fits {type(module).__name__} by name and shape, such as"
             f" `{next(iter(tensors))}` for `{next(iter(state), 'nothing')}`. Give weights of the same architecture."

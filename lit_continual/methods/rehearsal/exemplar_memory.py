@@ -2,15 +2,15 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lit_continual.files.folder_lock import FolderLock
 from lit_continual.files.plain_data import require_types
 from lit_continual.files.printing import printable, printable_errors
-from lit_continual.files.whole_files import explaining, read_json, replaced, write_json
+from lit_continual.files.whole_files import explaining, part_of, read_json, replaced, write_json
 from lit_continual.methods.rehearsal.budget import Budget
 from lit_continual.methods.rehearsal.exemplar import Exemplar, checksum, is_file_of_exemplar, packed, unpacked
 
@@ -22,7 +22,7 @@ class ExemplarMemory:
 
     The manifest is replaced in one step after the files it names were written, and files it no longer names go last: a
     process that is killed, or a disk that is full, leaves what was there before or what should be there, never less.
-    Every file is held against its checksum when it is read. Only one process may write.
+    Every file is held against its checksum when it is read. Only one process may write at a time.
 
     Args:
         folder: The folder; it need not be there yet.
@@ -51,7 +51,7 @@ class ExemplarMemory:
         self._require_no_link()
         if not self.path.exists():
             return {"format": FORMAT, "experiences": {}, "exemplars": []}
-        manifest = read_json(self.path)
+        manifest = read_json(self.path, finite=True)
         with explaining(
             f"{self.path} is no manifest of a memory of format {FORMAT}", "Restore it from a copy.", ValueError
         ):
@@ -110,26 +110,30 @@ class ExemplarMemory:
             budget: What the memory may hold in all.
             facts: What the manifest says of the experience beside.
         """
-        manifest, contents, new = self.manifest, dict[str, bytes](), list[Exemplar]()
+        contents, new = dict[str, bytes](), list[Exemplar]()
         for exemplar, sample in [] if budget.empty else picks:
             content, values = packed(sample)
             digest = checksum(content)
             file = f"{digest[:32]}.npz"
             contents[file] = content
             new.append(replace(exemplar, values=values, file=file, sha256=digest, bytes=len(content)))
-        experiences = {**manifest["experiences"], experience: {"classes": list(classes), **facts}}
-        old = [exemplar for exemplar in self.exemplars if exemplar.experience != experience]
-        kept = budget.kept([*old, *new], {name: e["classes"] for name, e in experiences.items()})
-        self._write({e.file: contents[e.file] for e in kept if e.file in contents})
-        self._commit(kept, {"exemplar_free": budget.empty, "budget": vars(budget), "experiences": experiences})
+        self._require_no_link()
+        with FolderLock(self.folder).held():
+            experiences = {**self.experiences, experience: {"classes": list(classes), **facts}}
+            old = [exemplar for exemplar in self.exemplars if exemplar.experience != experience]
+            kept = budget.kept([*old, *new], {name: e["classes"] for name, e in experiences.items()})
+            self._write({e.file: contents[e.file] for e in kept if e.file in contents})
+            self._commit(kept, {"exemplar_free": budget.empty, "budget": vars(budget), "experiences": experiences})
 
     def begin(self, start: str | os.PathLike[str]) -> None:
         """Take over what another memory holds, unless there is something here already."""
         other = ExemplarMemory(start)
         other.require()
         if not self.path.exists():
-            self._write({exemplar.file: other._content(exemplar) for exemplar in other.exemplars})
-            self._commit(other.exemplars, _facts(other.manifest))
+            contents = {exemplar.file: other._content(exemplar) for exemplar in other.exemplars}
+            with FolderLock(self.folder).held():
+                self._write(contents)
+                self._commit(other.exemplars, _facts(other.manifest))
 
     def require(self) -> None:
         """Check that there is a memory.
@@ -158,15 +162,22 @@ class ExemplarMemory:
     def forget(self, patient: str) -> int:
         """Remove all exemplars of a patient; return how many there were.
 
+        Their files go first: after a call that was killed the manifest still names them, and the same call goes on.
+
         Raises:
-            ValueError: If there are none.
+            ValueError: If there are none, or a run that is under way may have read them.
         """
-        exemplars = self.exemplars
-        kept = [exemplar for exemplar in exemplars if exemplar.patient != patient]
-        if len(kept) == len(exemplars):
-            patients = ", ".join(sorted({exemplar.patient for exemplar in exemplars})) or "nobody"
-            raise ValueError(printable(f"{self.folder} holds nothing of patient {patient}. It holds {patients}."))
-        self._commit(kept, _facts(self.manifest))
+        self.require()
+        FolderLock(self.folder.parent).require_free()
+        with FolderLock(self.folder).held():
+            exemplars = self.exemplars
+            kept = [exemplar for exemplar in exemplars if exemplar.patient != patient]
+            if len(kept) == len(exemplars):
+                patients = ", ".join(sorted({exemplar.patient for exemplar in exemplars})) or "nobody"
+                raise ValueError(printable(f"{self.folder} holds nothing of patient {patient}. It holds {patients}."))
+            for file in {exemplar.file for exemplar in exemplars} - {exemplar.file for exemplar in kept}:
+                _remove(self.folder / "exemplars" / file)
+            self._commit(kept, _facts(self.manifest))
         return len(exemplars) - len(kept)
 
     @printable_errors()
@@ -201,11 +212,15 @@ class ExemplarMemory:
         self._require_no_link()
         write_json(self.path, {"format": FORMAT, **facts, "exemplars": [exemplar.entry() for exemplar in kept]})
         files = {exemplar.file for exemplar in kept}
-        with contextlib.suppress(FileNotFoundError):  # nothing was ever kept
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # nothing was ever kept
             for path in (self.folder / "exemplars").iterdir():
-                whole = re.sub(r"^\.(.*)\.\d+\.part$", r"\1", path.name)  # of a part that a killed process left
-                if is_file_of_exemplar(whole) and path.name not in files:
-                    path.unlink()
+                if is_file_of_exemplar(part_of(path.name) or path.name) and path.name not in files:
+                    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_dir()):  # else it is no exemplar, whatever it is called
+        path.unlink()
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:

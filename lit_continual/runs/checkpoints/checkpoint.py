@@ -77,14 +77,7 @@ class Checkpoint:
         state = self.content.get("state_dict")
         if not isinstance(state, Mapping) or not state:
             raise ValueError(f"{self.path} holds no `state_dict`. Use an experiences/*/model.ckpt of a run.")
-        for name, value in state.items():
-            if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout is not torch.strided:
-                raise ValueError(f"{self.path} holds something else than tensors by name. Use another checkpoint.")
-            if value.is_floating_point() and not bool(value.isfinite().all()):
-                raise ValueError(
-                    f"`{printable(name)}` in {self.path} is nan or infinite. Use a checkpoint from before that."
-                )
-        return dict(state)
+        return checked_weights(self.path, state)
 
     @property
     def callbacks(self) -> dict[str, Any]:
@@ -216,3 +209,19 @@ class Checkpoint:
                 f"{self.path} does not fit the model of this config ({reason}). Use the `model` section it was"
                 " trained with."
             ) from error
+
+
+def checked_weights(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return weights of a file by name, of which a module can take each.
+
+    Raises:
+        ValueError: If they are something else, or some are nan or infinite.
+    """
+    for name, value in state.items():
+        dense = isinstance(value, Tensor) and value.layout is torch.strided
+        if not (isinstance(name, str) and dense) or value.is_quantized or value.is_meta:
+            raise ValueError(f"{path} holds something else than tensors by name. Use another checkpoint.")
+        wide = value.is_floating_point() and value.element_size() > 1  # of others torch does not say
+        if wide and not bool(value.isfinite().all()):
+            raise ValueError(f"`{printable(name)}` in {path} is nan or infinite. Use a checkpoint from before that.")
+    return dict(state)

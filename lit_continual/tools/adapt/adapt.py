@@ -4,13 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning.pytorch import LightningModule, seed_everything
+from numpy.typing import NDArray
 
 from lit_continual.data.arguments import require_at_least
 from lit_continual.denoising.denoiser import Denoiser
+from lit_continual.files.folder_lock import FolderLock
 from lit_continual.files.outputs import require_apart, require_folder, require_new
+from lit_continual.files.whole_files import HIGHEST, remove_parts
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.segmenter import Segmenter
+from lit_continual.stream.rehearsal import explained
 from lit_continual.tools.adapt.adapted_checkpoint import digest_of, origin, write_adapted
 from lit_continual.tools.adapt.denoising import NoisyStudy
 from lit_continual.tools.adapt.segmentation import AnnotatedStudy
@@ -71,14 +76,16 @@ def adapt(
 
     Raises:
         ValueError: If the checkpoint is neither's, the study or the annotation is not what it takes, a number is out of
-            range, an option is for the other kind, or a file would fall on what is read, or unasked on what is there.
+            range, an option is for the other kind, an answer is not finite, a file would fall on what is read, or
+            unasked on what is there, or another process writes there.
     """
     require_at_least(1, batch_size=batch_size)
     require_at_least(0, epochs=epochs, steps=steps, seed=seed)
-    if lr is not None and not 0 < lr < float("inf"):
-        raise ValueError(f"`lr` must be above 0, got {lr}.")
+    if lr is not None and not 0 < lr <= HIGHEST:
+        raise ValueError(f"`lr` must be above 0, got {lr:g}, and at most {HIGHEST:g}.")
     folder, opened = Path(output), Checkpoint(checkpoint, trust)
-    seed_everything(seed, verbose=False)
+    with explained("The adaptation cannot run"):
+        seed_everything(seed, verbose=False)
     to_segment: Options = {"annotation": annotation, "slices": slices, "ignore": ignore, "classes": classes}
     to_segment |= {"steps": steps, "optimizer": optimizer}
     both = {"lr": lr, "batch_size": batch_size, "seed": seed}
@@ -87,13 +94,22 @@ def adapt(
     require_folder(folder)
     require_apart([*outputs, folder], [checkpoint, study, *task.files])
     made_of = digest_of(opened, study, *task.options)
-    require_new(outputs, overwrite or origin(outputs[0]) == made_of)
-    before = task.answer()
-    states = task.train(accelerator)
-    after = task.answer()
-    write_adapted(outputs[0], opened, task.module, states, made_of)
-    task.write(outputs[1:], before, after)
+    with FolderLock(folder).held():
+        require_new(outputs, overwrite or origin(outputs[0]) == made_of)
+        before = _answered(task, f"{checkpoint} answers {study} with numbers that are nan or infinite. Correct it.")
+        states = task.train(accelerator)
+        after = _answered(task, "The adapted network answers with nan or infinite numbers. Choose a smaller `lr`.")
+        write_adapted(outputs[0], opened, task.module, states, made_of)
+        task.write(outputs[1:], before, after)
+        remove_parts(outputs)
     return folder
+
+
+def _answered(task: AnnotatedStudy | NoisyStudy, wrong: str) -> NDArray[Any]:
+    answer = task.answer()
+    if not np.isfinite(answer).all():
+        raise ValueError(wrong)
+    return answer
 
 
 Options = dict[str, Any]

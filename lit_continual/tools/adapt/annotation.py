@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lit_continual.images.reading import label_values, read_volume, require_one_grid
 
+LARGEST = 2**24  # label value that single precision tells from the next
+
 
 class Annotation(NamedTuple):
     """What is known of an image, in the grid of its file.
@@ -44,6 +46,8 @@ def read_annotation(
     """
     if slices is not None and ignore is not None:
         raise ValueError("Give `--slices` or `--ignore`, not both: each says which voxels are annotated.")
+    if abs(ignore or 0) > LARGEST:
+        raise ValueError(f"`--ignore` must be a label value, of up to {LARGEST}, got {ignore}.")
     volume = read_volume(path)
     affine = torch.tensor(image["source_affine"], dtype=torch.float64)
     require_one_grid(Path(image["path"]), image["source_shape"], affine, path, volume)

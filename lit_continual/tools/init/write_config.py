@@ -59,6 +59,7 @@ def write_config(
     proposal = Proposal(data, memory, exemplars, by, f"runs/{Path(output).stem}")
     written = f"Written by lit-continual init. lit-continual fit --config {os.fspath(output)}"
     head = "\n".join([*(one.described() for one in data), written])
+    require_new([output], overwrite)  # which may have come while the data were read
     write_text(output, config_text(proposal.config, proposal.comments, head))
     return Path(output)
 

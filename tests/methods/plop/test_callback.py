@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lit_continual.callbacks import PLOP
+from lit_continual.callbacks import ILT, PLOP
 from lit_continual.data import collate
 from lit_continual.functional import local_pod_distance
 from lit_continual.modules import Segmenter
@@ -81,11 +81,17 @@ def medians(old, loader, least):
     return torch.tensor([max(of_class.quantile(0.5).item(), least) if len(of_class) else least for of_class in found])
 
 
-@pytest.mark.parametrize(("spatial_dims", "new", "schedule"), [(2, 2, True), (2, 2, False), (3, 1, True), (2, 0, True)])
-def test_the_second_fit_of_anybodys_module_equals_the_loss_written_by_hand(trainer, spatial_dims, new, schedule):
+@pytest.mark.parametrize(
+    ("spatial_dims", "new", "schedule", "ilt"),
+    [(2, 2, True, None), (2, 2, False, None), (3, 1, True, None), (2, 0, True, None), (2, 2, True, 0), (2, 1, True, 1)],
+)
+def test_the_second_fit_of_anybodys_module_equals_the_loss_written_by_hand(trainer, spatial_dims, new, schedule, ilt):
     torch.manual_seed(0)
     module, method = Foreign(spatial_dims), PLOP(0.5, 0.2, threshold=0.05, schedule=schedule)
-    trainer(callbacks=method, max_epochs=3).fit(module, batches(spatial_dims))
+    methods = [method]
+    if ilt is not None:  # at one of both places, beside the term that takes the place of the module's own loss
+        methods.insert(ilt, ILT(3.0, ["down"]))
+    trainer(callbacks=list(methods), max_epochs=3).fit(module, batches(spatial_dims))
     module.grow(new)
     old, by_hand = copy.deepcopy(module), copy.deepcopy(module)
     loader, seen = batches(spatial_dims, 3 if new else 2), []
@@ -106,10 +112,12 @@ def test_the_second_fit_of_anybodys_module_equals_the_loss_written_by_hand(train
         z = z if new else logits  # a distance of rounding errors has a gradient
         pairs = zip(by_hand.features(image), features, strict=True)
         pod = 0.5 * sum(local_pod_distance(a, b) for a, b in pairs) + 0.2 * local_pod_distance(z, answer)
-        return supervised + pod / 4 * (((3 + new) / new) ** 0.5 if new and schedule else 1.0)
+        ours, theirs = by_hand.features(image)[1], features[1]
+        beside = 3.0 * (2 - 2 * torch.cosine_similarity(ours, theirs, dim=1)).mean() if ilt is not None else 0.0
+        return supervised + beside + pod / 4 * (((3 + new) / new) ** 0.5 if new and schedule else 1.0)
 
     by_hand.extra = total
-    fitted = trainer(callbacks=[method, look])
+    fitted = trainer(callbacks=[*methods, look])
     fitted.fit(module, loader)
     assert_close(seen[0], expected, rtol=0, atol=0.002)
     trainer().fit(by_hand, loader)

@@ -1,5 +1,7 @@
 import errno
+import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from lit_continual.data import Budget, Exemplar, ExemplarMemory
+from lit_continual.files.folder_lock import FolderLock
 from tests.processes import context
 
 
@@ -170,7 +173,7 @@ def test_a_bad_manifest_is_named(memory, text, message):
         _ = memory.exemplars
 
 
-@pytest.mark.parametrize("call", range(5))
+@pytest.mark.parametrize("call", range(6))
 def test_a_full_disk_leaves_what_was_there(memory, monkeypatch, call):
     before, written = stored(memory.folder), iter(range(call))
     write = Path.write_bytes
@@ -252,3 +255,93 @@ def test_refuses_what_it_cannot_keep(memory):
 def test_a_wrong_budget_is_named(limits, message):
     with pytest.raises(ValueError, match=message):
         Budget(**limits)
+
+
+def _killed_while_forgetting(folder, n):
+    left, unlink, replace = iter(range(n)), Path.unlink, os.replace
+
+    def step(function, *args, **kwargs):
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    Path.unlink = lambda path, **options: step(unlink, path, **options)
+    os.replace = lambda *places: step(replace, *places)
+    ExemplarMemory(folder).forget("first 0")
+
+
+@pytest.mark.parametrize("n", range(3))
+def test_a_patient_whose_removal_was_killed_is_removed_by_the_same_call(memory, n):
+    gone = {e.file for e in memory.exemplars if e.patient == "first 0"}
+    process = context.Process(target=_killed_while_forgetting, args=(memory.folder, n))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert memory.forget("first 0") == len(gone)
+    assert not orphans(memory.folder)
+    assert not gone & {path.name for path in memory.folder.rglob("*")}
+    assert "first 0" not in memory.path.read_text()
+
+
+def test_two_processes_that_forget_do_not_bring_back_what_the_other_forgets(memory, monkeypatch):
+    commit = ExemplarMemory._commit
+
+    def meanwhile(self, kept, facts):
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match=r"memory is being written by process \d+ on .*Wait for it"):
+            ExemplarMemory(memory.folder).forget("first 1")
+        commit(self, kept, facts)
+
+    monkeypatch.setattr(ExemplarMemory, "_commit", meanwhile)
+    memory.forget("first 0")
+    memory.forget("first 1")
+    assert {e.patient for e in memory.exemplars} == {"first 2"}
+    assert len(stored(memory.folder)) == 1
+
+
+def test_a_run_that_is_under_way_may_have_read_who_is_forgotten(memory):
+    before = stored(memory.folder)
+    with FolderLock(memory.folder.parent).held():
+        with pytest.raises(ValueError, match=r"is being written by process \d+ on .*Wait for it or end it"):
+            memory.forget("first 0")
+        memory.add("second", ["fat"], picks("second", 1, "fat"), Budget())  # which is the run itself
+    assert len(stored(memory.folder)) == len(before) + 1
+
+
+@pytest.mark.parametrize("place", ["exemplar", "another", "exemplars"])
+def test_what_is_no_file_is_no_exemplar_and_stays(memory, place):
+    first = next(e.file for e in memory.exemplars if e.patient == "first 0")
+    folder = memory.folder / "exemplars"
+    path = {"exemplar": folder / first, "another": folder / f"{'0' * 32}.npz", "exemplars": folder}[place]
+    if place == "exemplars":
+        shutil.rmtree(folder)
+        folder.write_text("mine")
+    else:
+        path.unlink(missing_ok=True)
+        path.mkdir()
+        (path / "mine").touch()
+    assert memory.forget("first 0") == 2
+    assert {e.patient for e in memory.exemplars} == {"first 1", "first 2"}
+    assert path.exists()
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "1e200"])
+@pytest.mark.parametrize("place", ["score", "values", "experiences"])
+def test_numbers_that_cannot_be_written_again_are_refused_when_they_are_read(memory, number, place):
+    manifest = json.loads(memory.path.read_text())
+    first = manifest["exemplars"][0]
+    {"score": first["score"], "values": first["values"], "experiences": manifest["experiences"]["first"]}[place][
+        "x"
+    ] = 7.5
+    memory.path.write_text(json.dumps(manifest).replace("7.5", number))
+    before = memory.path.read_bytes()
+    for action in (memory.require, lambda: memory.forget("first 0")):
+        with pytest.raises(ValueError, match=rf"manifest\.json is not valid JSON \(it holds the number {number}\)"):
+            action()
+    assert memory.path.read_bytes() == before
+
+
+def test_nobody_is_forgotten_where_there_is_no_memory(tmp_path):
+    with pytest.raises(ValueError, match=r"There is no memory in .*: it has no manifest.json"):
+        ExemplarMemory(tmp_path).forget("first 0")
+    assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ import yaml
 
 from lit_continual.cli import main
 from lit_continual.files.whole_files import read_json
+from lit_continual.tools.init import write_config
 from tests.fixtures.data import scan, write
 
 QUICK = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
@@ -312,3 +313,15 @@ def test_everything_that_is_chosen_has_a_reason(decathlon):
     comments = [line for line in Path("config.yaml").read_text().splitlines() if line.strip().startswith("#")]
     for word in ("10 images of 10 patients", "One experience a class", "where: {site: A}", "2D:", "--memory", "LwfSeg"):
         assert any(word in line for line in comments), word
+
+
+def test_a_config_that_came_while_the_data_were_read_is_kept(monkeypatch):
+    def comes(datasets):
+        Path("config.yaml").write_text("mine")
+        return read(datasets)
+
+    read = write_config._read
+    monkeypatch.setattr(write_config, "_read", comes)
+    with pytest.raises(ValueError, match=r"config.yaml is there already. Add --overwrite"):
+        init(plain("organs", count=3))
+    assert Path("config.yaml").read_text() == "mine"
