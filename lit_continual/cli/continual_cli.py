@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -115,7 +116,10 @@ class ContinualCLI(LightningCLI):
             signals.advise("go on with --ckpt_path" if self.command == "fit" else "run the command again")
             options = {name: self.config_init[name] for name in self.options}
             rehearse_ordinary(self.command, self.trainer, self.model, self.datamodule, options.get("ckpt_path"))
-            getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
+            with warnings.catch_warnings():
+                if self.command != "fit":  # a method has a state in the checkpoint, and no part in scores
+                    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint")
+                getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
 
     def _learn(self) -> None:
         """Learn the stream of the config."""
@@ -229,8 +233,7 @@ class ContinualCLI(LightningCLI):
         given = self.config_init.trainer.logger
         if given is False:
             return []
-        loggers = [] if given is True else _listed(given)
-        if loggers:
+        if loggers := [] if given is True else _listed(given):
             begin_tracking(loggers, self.config.as_dict(), folder.run.get("tracking_id", ""))
         return [*loggers, CSVLogger(folder.path, name="logs")]  # a sweep reads it
 

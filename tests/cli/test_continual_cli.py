@@ -316,6 +316,15 @@ def test_without_experiences_fit_and_test_are_those_of_lightning(stream, tmp_pat
     assert 0 <= tested.trainer.callback_metrics["test/dice/ball"] <= 1
 
 
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_a_config_without_the_method_scores_what_the_method_has_trained(trained, stream, command):
+    path = trained / "experiences/1_box/model.ckpt"
+    assert torch.load(path, weights_only=True)["callbacks"]  # its state
+    given = [command, "--config", stream(experiences=[]), "--data.classes={ball: 1}", "--trainer.logger=false"]
+    cli = main([*given, f"--ckpt_path={path}"])  # and says nothing of callbacks, which would be an error here
+    assert any(name.endswith("dice/ball") for name in cli.trainer.callback_metrics)
+
+
 def test_a_checkpoint_is_scored_on_the_experiences_whose_classes_it_has(trained, stream, capsys):
     matrix = json.loads((trained / "matrix.json").read_text())["dice"]
     for command, name in (("test", "1_box"), ("test", "0_ball"), ("validate", "1_box")):
