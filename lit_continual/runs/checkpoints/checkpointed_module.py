@@ -35,7 +35,7 @@ class CheckpointedModule(LightningModule):
         trust: Collection[str] = (),
         **arguments: Any,
     ) -> Self:
-        """Build the module of a checkpoint, without running any code that it names.
+        """Build the module of a checkpoint, in training mode as Lightning's own, without running any code that it names.
 
         Args:
             checkpoint_path: The file.
@@ -51,5 +51,5 @@ class CheckpointedModule(LightningModule):
         """
         if hparams_file is not None:
             raise ValueError(f"`hparams_file` is not read, got {hparams_file}. Give the arguments by name.")
-        module = Checkpoint(checkpoint_path, trust).build(cls, strict is not False, **arguments)
+        module = Checkpoint(checkpoint_path, trust).build(cls, strict is not False, **arguments).train()
         return module.to(map_location) if map_location is not None else module
