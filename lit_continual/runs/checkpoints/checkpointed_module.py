@@ -35,7 +35,7 @@ class CheckpointedModule(LightningModule):
         trust: Collection[str] = (),
         **arguments: Any,
     ) -> Self:
-        """Build the module of a checkpoint, in training mode as Lightning's own, without running any code that it names.
+        """Build the module of a checkpoint, in training mode as Lightning does, and run no code that it names.
 
         Args:
             checkpoint_path: The file.
