@@ -122,7 +122,7 @@ def test_a_bundle_of_another_network_is_refused_before_training(tmp_path, stream
 
 
 def test_a_bundle_is_read_in_python(bundle):
-    module = Segmenter.load_from_checkpoint(bundle)
+    module = Segmenter.load_from_checkpoint(bundle).eval()
     with torch.no_grad():
         found = module(torch.ones(1, 1, 16, 16, 16))
     np.testing.assert_array_equal(found, network(channels=2)(torch.ones(1, 1, 16, 16, 16)).detach())
