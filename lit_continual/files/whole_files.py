@@ -195,7 +195,7 @@ def parsed_json(text: str, finite: bool = False) -> Any:
     """
     number = _finite if finite else None
     try:
-        return json.loads(text, parse_float=number, parse_constant=number)
+        return json.loads(text, parse_float=number, parse_int=number, parse_constant=number)
     except (RecursionError, MemoryError) as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -203,7 +203,7 @@ def parsed_json(text: str, finite: bool = False) -> Any:
 def _finite(text: str) -> float:
     if not abs(value := float(text)) <= HIGHEST:
         raise ValueError(f"it holds the number {text[:30]}")
-    return value
+    return int(text) if text.lstrip("-").isdecimal() else value
 
 
 def read_json(path: str | os.PathLike[str], finite: bool = False) -> Any:

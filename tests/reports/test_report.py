@@ -347,10 +347,11 @@ def test_numbers_that_no_score_reaches_are_undefined_or_refused(make_run, number
     run = make_run(matrix={"dice": [[number, None], [-number, 0.5]]}, overlays=False, patients=0)
     np.testing.assert_array_equal(Run.load(run).matrix["dice"], [[np.nan, np.nan], [np.nan, 0.5]])
     described = json.loads((run / "run.json").read_text())
-    described["scores"]["dice"]["baseline"] = number
-    (run / "run.json").write_text(json.dumps(described))
-    with pytest.raises(ValueError, match=r"run.json` cannot be read \(it holds the number -?1e"):
-        Run.load(run)
+    for baseline in (number, 10**400):
+        described["scores"]["dice"]["baseline"] = baseline
+        (run / "run.json").write_text(json.dumps(described))
+        with pytest.raises(ValueError, match=r"run.json` cannot be read \(it holds the number -?1[e0]"):
+            Run.load(run)
 
 
 @pytest.mark.parametrize("name", ["report.html", "scores.csv", "tables.tex"])

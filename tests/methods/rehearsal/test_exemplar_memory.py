@@ -325,7 +325,7 @@ def test_what_is_no_file_is_no_exemplar_and_stays(memory, place):
     assert path.exists()
 
 
-@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "1e200"])
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "1e200", f"1{'0' * 400}"])
 @pytest.mark.parametrize("place", ["score", "values", "experiences"])
 def test_numbers_that_cannot_be_written_again_are_refused_when_they_are_read(memory, number, place):
     manifest = json.loads(memory.path.read_text())
@@ -336,7 +336,7 @@ def test_numbers_that_cannot_be_written_again_are_refused_when_they_are_read(mem
     memory.path.write_text(json.dumps(manifest).replace("7.5", number))
     before = memory.path.read_bytes()
     for action in (memory.require, lambda: memory.forget("first 0")):
-        with pytest.raises(ValueError, match=rf"manifest\.json is not valid JSON \(it holds the number {number}\)"):
+        with pytest.raises(ValueError, match=rf"manifest\.json is not valid JSON \(it holds the number {number[:30]}\)"):
             action()
     assert memory.path.read_bytes() == before
 
