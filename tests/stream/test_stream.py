@@ -123,6 +123,12 @@ def test_joint_mode_has_one_row_and_single_mode_the_diagonal(stream, run):
     assert load(run / "single/experiences/1_box/model.ckpt")["hyper_parameters"]["heads"] == [["box"]]
 
 
+def test_a_split_without_validation_volumes_is_no_warning(stream, run):  # which would be an error here
+    nobody = "--data.split.fractions=[0.5, 0, 0.5]"
+    main(["fit", "--config", stream(), nobody, "--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=2"])
+    assert np.isfinite(matrix(run)[-1]).all()
+
+
 def test_fine_tuning_leaves_the_old_head_as_it_was(stream, run):
     main(["fit", "--config", stream(), "--model.optimizer.weight_decay=0.0", "--trainer.max_epochs=1"])
     first, last = (load(run / f"experiences/{name}/model.ckpt")["state_dict"] for name in ("0_ball", "1_box"))
