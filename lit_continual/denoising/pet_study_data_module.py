@@ -50,6 +50,8 @@ class PetStudyDataModule(LightningDataModule):
     groups: tuple[str, ...] = ()
     #: Who is in each split.
     patients: dict[str, list[Case]]
+    #: The split of those whose whole studies are scored.
+    tested = "test"
 
     def __init__(
         self,
@@ -127,6 +129,6 @@ class PetStudyDataModule(LightningDataModule):
 
     @override
     def test_dataloader(self) -> Any:
-        bar = tqdm(self.patients["test"], desc="PET studies, test", leave=False, disable=None)
+        bar = tqdm(self.patients[self.tested], desc="PET studies, test", leave=False, disable=None)
         studies = WholeStudies([(c.patient, self.group(c), self.study(c, [], self.realisations)) for c in bar])
         return whole_loader(studies, self.trainer)

@@ -95,6 +95,8 @@ def load_bounded(text: str, load: Callable[[str], Any] = _LOAD) -> Any:
     Raises:
         UnfitYaml: As :func:`require_bounded`, and if it names other objects than plain ones; in one line.
     """
+    if text == "None":  # which jsonargparse 4.53 makes of the null of `--data.preprocessing.orientation=null`
+        return None
     try:
         if _NAME.fullmatch(text) and _KINDS.resolve(yaml.ScalarNode, text, (True, False)) == _TEXT:
             return text  # as most of what a parser asks about, a hundred times a command line

@@ -62,8 +62,8 @@ def labels(runs: Sequence[Run]) -> list[str]:
         >>> labels([a]), labels([a, b])
         (['lwf'], ['lwf, seed 0', 'lwf, seed 1'])
     """
-    names = [run.name for run in runs]
-    seeded = [f"{run.name}, seed {run.seed}" if names.count(run.name) > 1 else run.name for run in runs]
+    names = [run.title for run in runs]
+    seeded = [f"{n}, seed {run.seed}" if names.count(n) > 1 else n for n, run in zip(names, runs, strict=True)]
     return [f"{s} ({run.folder})" if seeded.count(s) > 1 else s for s, run in zip(seeded, runs, strict=True)]
 
 
@@ -98,6 +98,7 @@ def references(run: Run, runs: Iterable[Run]) -> list[Run]:
         return []
     stream = [(e.name, list(e.classes)) for e in run.experiences]
     alike = [r for r in runs if r.finished and [(e.name, list(e.classes)) for e in r.experiences] == stream]
+    alike = [other for other in alike if other.evaluated == run.evaluated]
     for mode in ("joint", "single"):
         others = [other for other in alike if other.mode == mode]
         if others:
@@ -134,7 +135,7 @@ def summary(runs: Sequence[Run], score: Score) -> list[Row]:
     for run, label in zip(runs, labels(runs), strict=True):
         values = _values(run, score, runs)
         row = Row(label, (run,), values, dict.fromkeys(values, nan))
-        groups.setdefault((run.name, run.mode, tuple(e.name for e in run.experiences)), []).append(row)
+        groups.setdefault((run.title, run.mode, tuple(e.name for e in run.experiences)), []).append(row)
     return [row for rows in groups.values() for row in [*_averaged(rows), *rows]]
 
 
@@ -146,7 +147,7 @@ def _averaged(rows: list[Row]) -> list[Row]:
         return []
     found = {key: mean_std([row.values[key] for row in chosen]) for key in chosen[0].values}
     means, spreads = ({key: pair[i] for key, pair in found.items()} for i in (0, 1))
-    return [Row(f"{runs[0].name}, mean of {len(runs)} seeds", runs, means, spreads)]
+    return [Row(f"{runs[0].title}, mean of {len(runs)} seeds", runs, means, spreads)]
 
 
 def _values(run: Run, score: Score, runs: Sequence[Run]) -> dict[str, float]:

@@ -26,7 +26,8 @@ MOST = 1000  # experiences of a run, and scores
 
 #: Types in `run.json`: what must be there, what may be, and what is known of an experience.
 _DESCRIBED = {"experiences": list[dict[str, Any]], "scores": dict[str, Any], "name": str, "mode": str, "status": str}
-_KNOWN = {"seed": int | None, "parameters": int | None, "device": str, "versions": dict[str, Any], "tracking_id": str}
+_TEXTS = dict.fromkeys(("device", "evaluated", "tracking_id"), str)
+_KNOWN: dict[str, Any] = {"seed": int | None, "parameters": int | None, "versions": dict[str, Any], **_TEXTS}
 _FACTS = types_of(Facts)
 
 
@@ -41,6 +42,7 @@ class Run:
             ``single`` (each experience trained alone, the diagonal).
         matrix: Per score ``R`` of shape ``(T, T)``: ``R[i, j]`` after experience ``i`` on experience ``j``, nan where
             it was not evaluated or is undefined.
+        evaluated: Whose scores these are, those of the ``test`` or of the ``val`` split.
         facts: What is known of each experience.
         cases: The rows of ``cases.csv``.
         described: All of ``run.json``.
@@ -62,6 +64,7 @@ class Run:
     device: str = ""
     parameters: int | None = None
     config: str = ""
+    evaluated: str = "test"
 
     @classmethod
     @printable_errors()
@@ -95,6 +98,11 @@ class Run:
     def finished(self) -> bool:
         """Whether the stream came to its end."""
         return self.status == "finished"
+
+    @property
+    def title(self) -> str:
+        """Its name, and whose scores it has where they are not those of the test cases."""
+        return self.name if self.evaluated == "test" else f"{self.name}, validation"
 
     @property
     def steps(self) -> int:
@@ -168,6 +176,7 @@ def _fields(described: dict[str, Any]) -> dict[str, Any]:
         **{key: described[key] for key in ("name", "mode", "status")},
         **{key: described.get(key) for key in ("seed", "parameters")},
         "device": described.get("device", ""),
+        "evaluated": described.get("evaluated", "test"),
     }
 
 

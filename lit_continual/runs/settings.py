@@ -19,6 +19,8 @@ _FREE = re.compile(
     r"|stream\.(name|pictures)"
     r"|(data|stream\.experiences\.\d+\.data)\..*\b(num_workers|persistent_workers|pin_memory|loading\..*|cache)"
 )
+#: Options that runs of earlier versions have not, and the value that did what these did.
+_LATER = {"stream.evaluate": "test"}
 _SHOWN = 6  # differences that an error names
 
 
@@ -37,7 +39,8 @@ def settings(config: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f"The `config.yaml` of a run cannot be read as YAML ({error}). Restore it.") from error
     found = ((name, sections[name]) for name in SECTIONS if isinstance(sections, Mapping) and name in sections)
-    return {name: value for section in found for name, value in _flat(*section) if not _FREE.fullmatch(name)}
+    named = (pair for section in found for pair in _flat(*section))
+    return {n: value for n, value in named if not _FREE.fullmatch(n) and not (n in _LATER and value == _LATER[n])}
 
 
 def digest(settings: Mapping[str, Any]) -> str:

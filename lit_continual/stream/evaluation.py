@@ -1,5 +1,6 @@
 """Scoring a network on an experience: the means, and scores and a picture of every case."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal
@@ -35,6 +36,27 @@ def evaluate(
     prefix = {"test": "test/", "validate": "val/"}[stage]
     logged = trainer.callback_metrics.items()
     return {name.removeprefix(prefix): float(value) for name, value in logged if name.startswith(prefix)}
+
+
+def validated(data: LightningDataModule) -> LightningDataModule:
+    """A twin of a data module that gives its volumes to validate on where those to test on are asked for."""
+    twin = copy.copy(data)
+    if hasattr(twin, "tested"):  # whose batches to validate and to test on differ
+        twin.tested = "val"
+        return twin
+
+    class Twin(type(data)):  # type: ignore[misc]
+        def setup(self, stage: str) -> None:
+            super().setup("validate")
+
+        def test_dataloader(self) -> Any:
+            return super().val_dataloader()
+
+        def teardown(self, stage: str) -> None:
+            super().teardown("validate")
+
+    twin.__class__ = Twin
+    return twin
 
 
 class CaseRecorder(Callback):

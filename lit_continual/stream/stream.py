@@ -34,6 +34,8 @@ class Stream:
             ``None`` for no memory. The bounds, ``joint`` and ``single``, have none.
         pictures: Whether loggers get pictures of test patients too, under numbers in place of their names. The report
             in the run's folder has them in any case.
+        evaluate: Whose scores fill the matrices: ``test``, or ``val`` to choose settings by, without a word from any
+            test patient. No volume of the other split is read.
     """
 
     experiences: list[Experience] = field(default_factory=list)
@@ -43,6 +45,7 @@ class Stream:
     name: str | None = None
     memory: Exemplars | None = None
     pictures: bool = False
+    evaluate: Literal["test", "val"] = "test"
 
     def __post_init__(self) -> None:
         for experience in self.experiences:
@@ -77,6 +80,7 @@ class Stream:
             "format": 1,
             "name": self.name or name,
             "mode": self.mode,
+            "evaluated": self.evaluate,
             "seed": seed,
             "status": "running",
             "experiences": [{"name": e.name, "classes": list(e.classes)} for e in self.experiences],
@@ -108,8 +112,10 @@ def check_stream(stream: Stream, data: list[LightningDataModule]) -> None:
             _ = module.values
         if hasattr(module, "cases"):
             splits[name] = module.cases
-            if not splits[name]["test"]:
-                raise ValueError(f"The test split of experience {name} is empty. Change the `split` of its data.")
+            if not splits[name][stream.evaluate]:
+                raise ValueError(
+                    f"The {stream.evaluate} split of experience {name} is empty. Change the `split` of its data."
+                )
     if unseen := [name for name in names if name not in splits]:
         announce(f"Nobody checks that no patient is in two splits of {', '.join(unseen)}: the data have no `cases`.")
     if stream.memory is not None and stream.memory.start is not None and stream.mode == "continual":

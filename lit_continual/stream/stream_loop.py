@@ -21,7 +21,7 @@ from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 from lit_continual.runs.checkpoints.seal import seal
 from lit_continual.runs.run_folder import RunFolder
 from lit_continual.segmentation.growth import GrowBeforeAverages
-from lit_continual.stream.evaluation import CaseRecorder, evaluate
+from lit_continual.stream.evaluation import CaseRecorder, evaluate, validated
 from lit_continual.stream.resumption import EpochSeed, ResumeFiles, ResumePoint
 from lit_continual.stream.stopping import Stopping
 from lit_continual.stream.stream import Stream
@@ -181,7 +181,8 @@ class StreamLoop:
             recorder = CaseRecorder(after, on)
             trainer = self.make_trainer([Stopping(), recorder], logger=False)
             _hand_on(states, trainer)
-            found = evaluate(trainer, module, self.data[on], "test")
+            data = self.data[on] if self.stream.evaluate == "test" else validated(self.data[on])
+            found = evaluate(trainer, module, data, "test")
             cases, logged = cases + recorder.cases, logged | found.keys()
             if recorder.overlays:
                 self.folder.write_overlays(after, on, recorder.overlays)

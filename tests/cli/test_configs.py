@@ -71,6 +71,30 @@ def test_an_option_changes_one_argument_of_a_network(config, capsys, old, option
     assert found["model"]["init_args"]["network"] == {"class_path": "UNet", "init_args": {**UNET, "act": "ELU"}}
 
 
+#: Options that may be null, each at another place of the config.
+NULLS = {
+    "data.preprocessing.orientation": ("data", "init_args", "preprocessing", "orientation"),
+    "data.preprocessing.spacing": ("data", "init_args", "preprocessing", "spacing"),
+    "data.init_args.split.key": ("data", "init_args", "split", "key"),
+    "data.samples_per_epoch": ("data", "init_args", "samples_per_epoch"),
+    "model.network.act": ("model", "init_args", "network", "init_args", "act"),
+    "trainer.callbacks": ("trainer", "callbacks"),
+    "stream.name": ("stream", "name"),
+}
+
+
+def test_null_is_nothing_however_deep_it_stands(config, capsys):
+    path = config()
+    given = [text for option in NULLS for text in (f"--{option}", "null")]
+    sections, _ = printed(capsys, "--config", path, "--data.preprocessing.orientation=LPS", *given)
+    for option, place in NULLS.items():
+        found = sections
+        for key in place:
+            found = found[key]
+        assert found is None, option
+    assert sections["model"]["init_args"]["network"]["init_args"]["channels"] == [4, 8]  # what stands beside stays
+
+
 def test_another_network_takes_the_place_of_the_one_before(config, capsys, tmp_path):
     other = {"class_path": "BasicUNet", "init_args": {"spatial_dims": 2}}
     (tmp_path / "more.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"network": other}}}))

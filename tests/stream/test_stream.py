@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 
@@ -127,6 +128,30 @@ def test_a_split_without_validation_volumes_is_no_warning(stream, run):  # which
     nobody = "--data.split.fractions=[0.5, 0, 0.5]"
     main(["fit", "--config", stream(), nobody, "--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=2"])
     assert np.isfinite(matrix(run)[-1]).all()
+
+
+def test_settings_are_chosen_on_validation_volumes_and_no_test_volume_is_read(stream, run, monkeypatch):
+    read, volumes = set(), SegmentationDataModule._volumes
+    monkeypatch.setattr(SegmentationDataModule, "_volumes", lambda d, s, *rest: read.add(s) or volumes(d, s, *rest))
+    fit = ["fit", "--config", stream(), "--trainer.max_epochs=1"]
+    main([*fit, "--stream.evaluate=val"])
+    found, experiences = Run.load(run), yaml.safe_load((run / "config.yaml").read_text())["stream"]["experiences"]
+    assert read == {"train", "val"}
+    assert (found.title, found.evaluated) == ("run, validation", "val")
+    data = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]["dataset"]
+    for on, part in enumerate(experiences):
+        split = Split(fractions=(0.5, 0.25, 0.25), part=tuple(part["data"]["split"]["part"]))
+        there = SegmentationDataModule(data, [16, 16], part["classes"], split=split).cases["val"]
+        assert {c.patient for c in found.cases if c.on == on} == {case.patient for case in there}
+    main([*fit, f"--trainer.default_root_dir={run}2"])
+    assert same_weights(run / "experiences/1_box/model.ckpt", f"{run}2/experiences/1_box/model.ckpt")
+    with pytest.raises(ValueError, match="The val split of experience ball is empty"):
+        main([*fit, "--stream.evaluate=val", "--data.split.fractions=[0.5, 0, 0.5]", "--overwrite"])
+
+
+def same_weights(one, other):
+    a, b = load(one)["state_dict"], load(other)["state_dict"]
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_fine_tuning_leaves_the_old_head_as_it_was(stream, run):
