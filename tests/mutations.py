@@ -59,7 +59,7 @@ def main(words):
     chosen = [broken for broken in BREAKS if not words or any(word in str(broken) for word in words)]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for part in ("lit_continual", "tests", "configs"):
+        for part in ("lit_continual", "tests", "configs", "docs"):
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         found, tests = [], sorted({test for broken in chosen for test in broken.tests.split()})
