@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ import yaml
 from scipy import stats
 
 from lit_continual.cli import main
+from lit_continual.runs.run_folder import RunFolder
 from lit_continual.studies.cells import Workers
 from lit_continual.studies.layout import read_layout
 from lit_continual.studies.table import RunTable
@@ -313,6 +315,34 @@ def test_shipped_tables_are_short_and_their_options_known(file, tmp_path):
     main(["compare", "--config", str(file), "--workers=0", f"--output={tmp_path}"])
     table = RunTable(file, read_layout(file), tmp_path)
     assert len(table.runs) == len(table.layout.cases) * len(table.layout.methods) * len(table.layout.seeds)
+
+
+class BegunError(Exception):
+    """A run has been rehearsed, and its folder is begun."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_each_method_and_each_case_of_shipped_tables_can_begin(file, tmp_path, monkeypatch):
+    def begin(*_, **__):
+        raise BegunError
+
+    monkeypatch.setattr(RunFolder, "start", begin)
+    table = RunTable(file, read_layout(file), tmp_path)
+    of_method, of_case = ({key[k]: cell for key, cell in table.runs.items()} for k in (1, 0))
+    chosen = [*of_method.values(), *of_case.values()]
+    chosen += [table.cells[folder] for cell in chosen for folder in cell.after]
+    for cell in {cell.folder: cell for cell in chosen if not cell.after}.values():  # else a checkpoint is not there yet
+        if "${LIT_CONTINUAL_DATA}" in cell_text(cell) and "LIT_CONTINUAL_DATA" not in os.environ:
+            pytest.skip("needs real data in LIT_CONTINUAL_DATA")
+        with pytest.raises(BegunError):
+            main(["fit", *cell.arguments, f"--trainer.default_root_dir={cell.folder}"])
+
+
+def cell_text(cell):
+    """The arguments of a run, and what its configs say."""
+    configs = [argument.removeprefix("--config=") for argument in cell.arguments if argument.startswith("--config=")]
+    return " ".join([*cell.arguments, *(Path(config).read_text() for config in configs)])
 
 
 @pytest.mark.slow
