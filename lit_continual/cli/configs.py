@@ -28,7 +28,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import register_type
 
 from lit_continual.files.printing import printable
 from lit_continual.files.whole_files import is_first_rank, read_yaml
@@ -37,6 +39,10 @@ from lit_continual.files.whole_files import is_first_rank, read_yaml
 #: first callback, stayed where another stands now.
 LISTS = ("stream.experiences", "trainer.callbacks")
 CONFIG = ("--config", "-c")
+
+# Numbers are a tensor where one is asked for: the weights of classes in a loss.
+register_type(torch.Tensor, torch.Tensor.tolist, lambda numbers: torch.tensor(numbers, dtype=torch.float32))
+register_type(torch.device, str, torch.device)
 
 
 def parsed_anew(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
