@@ -62,6 +62,8 @@ def rehearse(module: Any, data: Any) -> None:
     for part in getattr(data, "tasks", {"": data}).values():
         if not hasattr(part, "cases") or not hasattr(part, "patch_size"):
             continue
+        if not part.classes:
+            raise ValueError("The data reveal no class. Name what is learnt under `classes`, such as `{liver: 1}`.")
         require_new_names(list(part.classes), [])
         cases = [case for split in part.cases.values() for case in split]
         channels, taken = channels_of(cases), channels_taken(module.body)

@@ -50,6 +50,9 @@ WRONG = {
     "trainer.max_epochs=-3": "`trainer` is wrong: .*-3",
     "trainer.check_val_every_n_epoch=0": "`check_val_every_n_epoch` must be 1 or more",
     "trainer.callbacks=LearningRateFinder": "`LearningRateFinder` sets the attribute `lr` of a module, and Segmenter",
+    "data.augmentation=null": "The section `data` is wrong: `augmentation` is null. Leave it out",
+    "data.split=null": "The section `data` is wrong: `split` is null. Leave it out",
+    "data.preprocessing=null": "The section `data` is wrong: `preprocessing` is null. Leave it out",
     "trainer.limit_test_batches=0": "evaluated after each experience, and `limit_test_batches` is 0",
     "trainer.callbacks=BackboneFinetuning": "`BackboneFinetuning` freezes the attribute `backbone` .*`TrainOnly`",
     "ckpt_path=some.ckpt": "--ckpt_path is for an ordinary fit",
@@ -75,6 +78,25 @@ def test_a_stream_is_refused_before_there_is_a_folder(stream, tmp_path, option, 
 def test_an_ordinary_fit_says_the_same(stream, option):
     said = refused("fit", "--config", stream(experiences=[]), "--data.classes={ball: 1}", f"--{option}")
     assert re.search(WRONG[option], said)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "{augmentation: null}",
+        "{class_path: lit_continual.SegmentationDataModule, init_args: {dataset: a, patch_size: [8, 8], split: null}}",
+    ],
+)
+def test_null_for_a_group_of_an_experience_is_named(stream, own):
+    experience = f"--stream.experiences=[{{name: ball, classes: {{ball: 1}}, data: {own}}}]"
+    assert re.search(
+        "The data of experience ball are wrong: `.*` is null", refused("fit", "--config", stream(), experience)
+    )
+
+
+def test_a_plain_fit_without_classes_says_where_they_are_named(stream):
+    said = refused("fit", "--config", stream(experiences=[]))
+    assert said == "The data reveal no class. Name what is learnt under `classes`, such as `{liver: 1}`."
 
 
 @pytest.mark.parametrize("content", [{"layer.weight": torch.zeros(1)}, {"state_dict": {}}, {}])
