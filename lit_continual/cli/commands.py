@@ -1,5 +1,6 @@
 """The commands: each a function of its arguments, its first line of documentation the help."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +111,7 @@ def init(arguments: Sequence[str]) -> None:
     from lit_continual.tools.init.write_config import write_config as run
 
     path = run(**given)
-    show(f"Written: {path}. Next: lit-continual fit --config {path}")
+    show(f"Written: {path}. Next: lit-continual fit --config {shlex.quote(str(path))}")
 
 
 def kse(arguments: Sequence[str]) -> None:

@@ -28,15 +28,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import register_type
 
 from lit_continual.files.printing import printable
 from lit_continual.files.whole_files import is_first_rank, read_yaml
+from lit_continual.stream.section import require_groups
 
 #: Lists whose entries would else be laid over those before: the epochs of the first experience, or an argument of the
 #: first callback, stayed where another stands now.
 LISTS = ("stream.experiences", "trainer.callbacks")
 CONFIG = ("--config", "-c")
+
+# Numbers are a tensor where one is asked for: the weights of classes in a loss.
+register_type(torch.Tensor, torch.Tensor.tolist, lambda numbers: torch.tensor(numbers, dtype=torch.float32))
+register_type(torch.device, str, torch.device)
 
 
 def parsed_anew(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
@@ -53,6 +60,9 @@ def parsed_anew(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     with warnings.catch_warnings():  # of classes of other packages, which nobody has named
         warnings.filterwarnings("ignore", "(?s).*Hit failing import")
         parsed: Namespace = parser.parse_args([*_with_lists_anew(arguments)])
+    for key in ("model", "data"):
+        if section := parsed.get(key):
+            require_groups(section.as_dict(), f"The section `{key}` is wrong")
     return parsed
 
 

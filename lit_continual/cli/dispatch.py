@@ -69,11 +69,15 @@ def _overview() -> Parser:
 
 def _explained(error: Exception) -> str:
     """What an error says to the user; nothing where the error is not the user's."""
-    if not EXPECTED & {kind.__name__ for kind in type(error).__mro__}:
-        return ""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if not EXPECTED & kinds and raised_in.parts[-3:-1] != ("pytorch", "callbacks"):
+        return ""
     if "jsonargparse" in raised_in.parts:  # wraps what a constructor says
         return reason(str(error)) + "."
     if isinstance(error, OSError) and remedy(error):  # where others write, such as a logger
         return f"{in_one_line(error)}. {remedy(error)}"
-    return str(error) if raised_in.is_relative_to(Path(__file__).parents[1]) else ""
+    if raised_in.is_relative_to(Path(__file__).parents[1]):
+        return str(error)
+    theirs = {"lightning", "pytorch_lightning"} & {*raised_in.parts}  # of a metric that nobody logs, or an interval
+    return f"{in_one_line(error)}." if theirs and "OSError" not in kinds else ""

@@ -58,8 +58,11 @@ class Parser(ArgumentParser):
             kinds: Iterable[Any] = inspect.getmro(cast(type, locate(found[1])))  # one may hand `**kwargs` to the next
             return _most_like(found[2], {name for kind in kinds for name in inspect.signature(kind).parameters})
         if found := re.search(r"Expected a (?:dot import path string:|path but) (\w+)", message):
-            none = "Write `null` for none." if found[1].lower() == "none" else ""
-            return none or _most_like(found[1], lit_continual.__all__)
+            if found[1].lower() == "none":
+                return "Write `null` for none."
+            if found[1] in lit_continual.__all__:  # where nobody knows of which kind it is to be
+                return f"Write `{lit_continual.__name__}.{found[1]}` here."
+            return _most_like(found[1], lit_continual.__all__)
         return ""
 
 

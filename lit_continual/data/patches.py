@@ -1,12 +1,12 @@
 """Training samples: slices or patches of volumes, augmented the same whoever draws them and whenever."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
-from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -16,6 +16,7 @@ from typing_extensions import override
 from lit_continual.data.batch import Sample
 from lit_continual.data.cache.volume_cache import Room, filled
 from lit_continual.data.foreground import Foreground
+from lit_continual.data.random_changes import certain, transformed
 from lit_continual.data.shared_epoch import SharedEpoch
 from lit_continual.runs.checkpoints.classes import TRANSFORMS
 from lit_continual.runs.checkpoints.spec import Spec
@@ -110,6 +111,12 @@ class PatchDataset(Dataset[Sample]):
         }
         return cast(Sample, drawn)
 
+    def rehearse(self) -> None:
+        """Draw a sample to which each transform is applied, whatever its probability, and let go of it."""
+        tried, where = copy.copy(self), self.foreground
+        tried.spatial, tried.intensity = certain(self.spatial), certain(self.intensity)
+        _ = tried[where.index(max(where))]
+
     def _augmented(
         self, volume: Mapping[str, Any], layers: list[Tensor], window: tuple[Any, ...], random: np.random.Generator
     ) -> tuple[Sequence[Tensor], Tensor]:
@@ -120,11 +127,11 @@ class PatchDataset(Dataset[Sample]):
         """
         sample: Any = {"image": torch.cat([x[window].float() for x in layers]), "label": volume["label"][window]}
         if self.spatial.transforms:
-            sample = _transformed(self.spatial, sample, random)
+            sample = transformed(self.spatial, sample, random)
             self._check(sample)
         image, *targets = torch.split(_plain(sample["image"]), [x.shape[0] for x in layers])
         if self.intensity.transforms:
-            image = _plain(_transformed(self.intensity, {"image": image}, random)["image"])
+            image = _plain(transformed(self.intensity, {"image": image}, random)["image"])
         return [image, *targets], _plain(sample["label"])
 
     def ask(self, key: str, predict: Callable[[Tensor], Tensor]) -> None:
@@ -222,16 +229,6 @@ def _centres(
         where = (slice(s, s + n) for s, n in zip(block.start, block.values.shape[1:], strict=True))
         found[(slice(None), *where)] = labels(block.values[None]).to(found)
     return [Foreground.of(found == k, centres=True).centres for k in found.unique().tolist() if k]
-
-
-def _transformed(transforms: Compose, sample: dict[str, Any], random: np.random.Generator) -> Any:
-    transforms.set_random_state(int(random.integers(2**32)))
-    tracked = get_track_meta()
-    set_track_meta(False)  # a patch has no place in the world any more, and keeping one takes half of the time
-    try:
-        return transforms(sample)
-    finally:
-        set_track_meta(tracked)
 
 
 def _plain(tensor: Tensor) -> Tensor:

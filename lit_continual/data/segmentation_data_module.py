@@ -182,7 +182,7 @@ class SegmentationDataModule(LightningDataModule):
                 )
         dataset = self._samples(volumes)
         try:
-            _ = dataset[0]  # in a worker process, and in the middle of a fit, errors are long
+            dataset.rehearse()  # in a worker process, and in the middle of a fit, errors are long
         except Exception as error:
             cause = in_one_line(error.__cause__ or error)  # MONAI wraps what a transform says
             raise ValueError(

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import get_loader, set_dumper, set_loader
 
 from lit_continual.files.printing import printable
 
@@ -106,4 +107,18 @@ def load_bounded(text: str, load: Callable[[str], Any] = _LOAD) -> Any:
         raise UnfitYaml(printable(" ".join(str(error).split()) or type(error).__name__)) from error
 
 
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types here
+    """Of an enumeration it writes the value, such as that of the default ``interval`` of Lightning's ``Timer``."""
+
+
+_Dumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
+
+
+def dump(content: Any) -> str:
+    """Write plain values as jsonargparse does by default, and the values of enumerations."""
+    text: str = yaml.dump(content, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    return text
+
+
 set_loader(MODE, load_bounded, (yaml.YAMLError,))
+set_dumper("yaml", dump)

@@ -171,7 +171,7 @@ def _fields(described: dict[str, Any]) -> dict[str, Any]:
     return {
         "experiences": experiences,
         "facts": facts,
-        "scores": tuple(_score(n, s) for n, s in scores),
+        "scores": tuple(Score.read(n, s) for n, s in scores),
         "versions": {str(k): str(v) for k, v in described.get("versions", {}).items()},
         **{key: described[key] for key in ("name", "mode", "status")},
         **{key: described.get(key) for key in ("seed", "parameters")},
@@ -244,13 +244,3 @@ def _read_cases(path: Path, run: Run) -> tuple[CaseScores, ...]:
         raise ValueError(
             f"`{path}` is damaged ({said}); restore it from a copy, or begin anew with `--overwrite`."
         ) from error
-
-
-def _score(name: str, described: Any) -> Score:
-    require_types(described, {"higher_is_better": bool})
-    require_types(described, {"unit": str, "baseline": float | None}, required=False)
-    baseline = described.get("baseline")
-    if baseline is not None and not math.isfinite(baseline):
-        raise ValueError(f"the baseline of `{name}` is {baseline}")
-    chance = None if baseline is None else float(baseline)
-    return Score(name, described["higher_is_better"], described.get("unit", ""), chance)

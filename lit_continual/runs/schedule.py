@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 from typing_extensions import Self, override
 
 from lit_continual.files.whole_files import explaining
@@ -29,7 +29,8 @@ class ScheduledModule(CheckpointedModule):
     """A module with an optimizer and a learning-rate schedule, stepped once an epoch, that its caller gives.
 
     Where ``total_steps`` of a ``OneCycleLR`` or ``T_max`` of a ``CosineAnnealingLR`` is left out, the schedule ends
-    with the fit: with E epochs they are E + 1, one more than there are steps, and E.
+    with the fit: with E epochs they are E + 1, one more than there are steps, and E. Lightning's ``ReduceLROnPlateau``
+    looks at its ``monitor`` each time that it is measured.
     """
 
     optimizer: OptimizerCallable
@@ -59,7 +60,12 @@ class ScheduledModule(CheckpointedModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        return _optimizers(self, self.scheduler, _epochs(self.trainer) if self.scheduler is not None else None)
+        made = _optimizers(self, self.scheduler, _epochs(self.trainer) if self.scheduler is not None else None)
+        if isinstance(made, dict) and (monitor := getattr(made["lr_scheduler"], "monitor", None)):
+            measured = self.trainer.check_val_every_n_epoch if monitor.startswith("val/") else 1
+            given = {"scheduler": made["lr_scheduler"], "monitor": monitor, "frequency": measured or 1}
+            return {**made, "lr_scheduler": given}
+        return made
 
 
 def _optimizers(module: ScheduledModule, scheduler: Schedule | None, epochs: int | None) -> Any:
@@ -70,6 +76,11 @@ def _optimizers(module: ScheduledModule, scheduler: Schedule | None, epochs: int
     make = _of_length(scheduler, epochs)
     with explaining("The schedule cannot be made", "Correct its arguments.", ValueError, TypeError):
         schedule = make(optimizer)
+    if isinstance(schedule, ReduceLROnPlateau) and not hasattr(schedule, "monitor"):
+        raise ValueError(
+            "`torch.optim.lr_scheduler.ReduceLROnPlateau` does not say what it looks at. Give"
+            " `lightning.pytorch.cli.ReduceLROnPlateau`, and its `monitor`, such as `val/dice` with `mode: max`."
+        )
     total = schedule.total_steps if isinstance(schedule, OneCycleLR) else None
     if epochs is not None and total is not None and epochs > total:
         raise ValueError(

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from math import isfinite, nan
+from typing import Any
+
+from lit_continual.files.plain_data import require_types
 
 _TITLES = {"dice": "Dice", "precision": "Precision", "assd": "ASSD", "hd95": "HD95", "psnr": "PSNR", "ssim": "SSIM"}
 _WORDS = {"cov": "CoV", "rmse": "RMSE"}
@@ -22,6 +25,21 @@ class Score:
     higher_is_better: bool = True
     unit: str = ""
     baseline: float | None = None
+
+    @classmethod
+    def read(cls, name: str, described: Any) -> "Score":
+        """Make the score of a name of what ``run.json`` says of it.
+
+        Raises:
+            ValueError: If that is not what a run writes.
+        """
+        require_types(described, {"higher_is_better": bool})
+        require_types(described, {"unit": str, "baseline": float | None}, required=False)
+        baseline = described.get("baseline")
+        if baseline is not None and not isfinite(baseline):
+            raise ValueError(f"the baseline of `{name}` is {baseline}")
+        chance = None if baseline is None else float(baseline)
+        return cls(name, described["higher_is_better"], described.get("unit", ""), chance)
 
     @property
     def file(self) -> str:

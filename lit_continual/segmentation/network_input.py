@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_continual.data.case_lists.headers import channels_of, require_labels_on_images, shape_of
 from lit_continual.files.whole_files import in_one_line
 from lit_continual.segmentation.class_names import require_new_names
+from lit_continual.segmentation.class_ratio_cross_entropy import ClassRatioCrossEntropy
 from lit_continual.windows.sizes import require_near_size
 
 
@@ -56,11 +57,13 @@ def rehearse(module: Any, data: Any) -> None:
 
     Raises:
         ValueError: If a class has no name of its own, an image cannot be opened or has other channels than the network
-            takes, or the network fails on a patch.
+            takes, the network fails on a patch, or the loss on the answer to one.
     """
     for part in getattr(data, "tasks", {"": data}).values():
         if not hasattr(part, "cases") or not hasattr(part, "patch_size"):
             continue
+        if not part.classes:
+            raise ValueError("The data reveal no class. Name what is learnt under `classes`, such as `{liver: 1}`.")
         require_new_names(list(part.classes), [])
         cases = [case for split in part.cases.values() for case in split]
         channels, taken = channels_of(cases), channels_taken(module.body)
@@ -74,6 +77,7 @@ def rehearse(module: Any, data: Any) -> None:
         for name, size in {"patch_size": part.patch_size, "roi_size": module.hparams["roi_size"]}.items():
             if size is not None:
                 _rehearse(module, name, [channels, *size], list(part.classes))
+        _require_loss(module, part)
         single = _batch_of_one(part)
         if single and (reason := _failure(module, [1, channels, *part.patch_size], part.classes)):
             raise ValueError(f"The network fails on the {single} ({reason}). Change `batch_size` or `norm`.")
@@ -87,6 +91,30 @@ def _rehearse(module: Any, name: str, shape: Sequence[int], classes: Sequence[st
         raise ValueError(
             f"The network fails on {channels} channels of {' x '.join(map(str, size))} voxels ({reason}). Correct"
             f" `{name}` or the arguments of `network`."
+        )
+
+
+def _require_loss(module: Any, data: Any) -> None:
+    """Ask a copy of a segmenter for the loss of a small batch of noise."""
+    if isinstance(module.loss, ClassRatioCrossEntropy):  # which has to see annotations first
+        return
+    classes, size = list(data.classes), [min(16, voxels) for voxels in data.patch_size]
+    with torch.random.fork_rng(devices=[]):
+        asked = copy.deepcopy(module)
+        asked.grow(classes)
+        channels = 1 + max(channel for head in asked.head_channels for channel in head)
+        logits = torch.randn(2, channels, *size, requires_grad=True)
+        label = torch.randint(len(classes) + 1, (2, 1, *size))
+        try:
+            loss = asked.batch_loss(logits, {"image": logits, "label": label, "classes": [tuple(classes)] * 2})
+            reason = "" if loss.numel() == 1 else f"it returns {' x '.join(map(str, loss.shape))} values"
+        except Exception as error:
+            reason = in_one_line(error)
+    if reason:
+        raise ValueError(
+            f"`loss` {type(module.loss).__name__} fails on {' x '.join(map(str, logits.shape))} logits and"
+            f" {' x '.join(map(str, label.shape))} label values ({reason}). Correct it; one of MONAI needs"
+            " `softmax: true` and `to_onehot_y: true`."
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.data.batch import Batch
+from lit_continual.runs.checkpoints.checkpointed_module import CheckpointedModule
 from lit_continual.runs.checkpoints.classes import MODULES
 from lit_continual.runs.checkpoints.spec import Spec
 from lit_continual.runs.schedule import Schedule
@@ -116,4 +117,5 @@ class RegionSegmenter(Segmenter):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        CheckpointedModule.on_load_checkpoint(self, checkpoint)
         self.hparams["roi_size"] = self.hparams["roi_size"] or checkpoint["hyper_parameters"]["roi_size"]

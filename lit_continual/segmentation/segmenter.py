@@ -202,6 +202,7 @@ class Segmenter(WholeVolumes):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         known = checkpoint["hyper_parameters"]
         for group in classes_beyond(self.heads, known):
             self.grow(group)

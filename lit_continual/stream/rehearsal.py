@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, Timer
+from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping, LearningRateFinder, Timer
 
 from lit_continual.files.whole_files import in_one_line
 from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
@@ -30,6 +30,8 @@ def rehearse(
         MisconfigurationException: If a callback cannot train a module.
     """
     epochs = _length(trainer)
+    if trainer.limit_test_batches == 0:
+        raise ValueError("A stream is evaluated after each experience, and `limit_test_batches` is 0. Give 1 or more.")
     for experience, module, part in zip(stream.experiences, models, data, strict=True):
         own = experience.max_epochs if stream.mode != "joint" else None
         try:
@@ -45,6 +47,11 @@ def rehearse_fit(module: LightningModule, data: Any, trainer: Trainer, epochs: i
             raise MisconfigurationException(
                 f"`LearningRateFinder` sets the attribute `lr` of a module, and {type(module).__name__} has its rate in"
                 " `optimizer`. Drop it; `lit-continual sweep` tries several rates."
+            )
+        if isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):
+            raise MisconfigurationException(
+                f"`BackboneFinetuning` freezes the attribute `backbone` of a module, and {type(module).__name__} has"
+                " none. Take `TrainOnly`, whose `parts` are trained and all else is not."
             )
         if hasattr(callback, "rehearse"):
             callback.rehearse(module)

@@ -76,6 +76,12 @@ class ResumePoint(Checkpoint):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        bad = (name for name, value in pl_module.state_dict().items() if not checkpoint.is_finite(value))
+        if name := next(bad, None):
+            raise ValueError(
+                f"The training has diverged: in epoch {trainer.current_epoch + 1}, `{name}` became nan or infinite."
+                " Take a smaller learning rate, another precision or `gradient_clip_val`, and --overwrite."
+            )
         epochs, steps = trainer.max_epochs, trainer.max_steps
         ends = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
         if self.each_epoch and not (ends or trainer.should_stop or 0 <= steps <= trainer.global_step):

@@ -1,7 +1,10 @@
 """Objects from the sections of a config."""
 
+import inspect
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from dataclasses import is_dataclass
+from pydoc import locate
+from typing import Any, TypeVar, cast
 
 from jsonargparse import ArgumentParser
 
@@ -39,8 +42,21 @@ def instantiate(kind: type[T], section: Any, place: str) -> T:
             return kind(**parser.parse_object(dict(section)).as_dict())
     except Exception as error:
         raise ValueError(f"{place}: {reason(str(error))}.") from error
+    require_groups(parsed.object.as_dict(), place)
     result: T = parser.instantiate_classes(parsed).object
     return result
+
+
+def require_groups(section: Mapping[str, Any], place: str) -> None:
+    """Check that no group of arguments of an object is null, which jsonargparse would unpack.
+
+    Raises:
+        ValueError: If one is.
+    """
+    expected = inspect.signature(cast(type, locate(section["class_path"]))).parameters
+    for name, value in (section.get("init_args") or {}).items():
+        if value is None and name in expected and is_dataclass(expected[name].annotation):
+            raise ValueError(f"{place}: `{name}` is null. Leave it out, or give those of its arguments that differ.")
 
 
 def reason(message: str) -> str:

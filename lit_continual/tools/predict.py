@@ -23,7 +23,7 @@ from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.stream.rehearsal import explained
-from lit_continual.stream.tracking import announce
+from lit_continual.stream.tracking import announce, quiet
 from lit_continual.tools.loader import loader_of
 from lit_continual.tools.segmentation_writer import (
     Predictor,
@@ -96,7 +96,7 @@ def predict(
     _set_inference(module, asked)
     folder = Path(output)
     require_folder(folder)
-    with _readable(images, pet) as (readable, series), alone(folder):
+    with _readable(images, pet) as (readable, series), alone(folder), quiet():
         listed = read_cases(readable)
         cases = listed.cases
         _check_names(cases, probabilities)

@@ -83,6 +83,30 @@ NULLS = {
 }
 
 
+def test_weights_of_classes_are_a_list_of_numbers(stream, tmp_path):
+    loss = "{class_path: monai.losses.DiceCELoss, init_args: {softmax: true, to_onehot_y: true, weight: [1, 3]}}"
+    fit = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.logger=false"]
+    first = main(["fit", "--config", stream(), f"--model.loss={loss}", *fit])
+    again = main(["fit", "--config", str(tmp_path / "run/config.yaml"), f"--trainer.default_root_dir={tmp_path / 'b'}"])
+    for cli in (first, again):
+        assert cli.model.loss.cross_entropy.weight.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        "{class_path: Timer, init_args: {duration: {hours: 1}}}",  # whose `interval` is an enumeration
+        "{class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.01}}",  # whose `device` is one of torch
+    ],
+)
+def test_what_lightnings_callbacks_have_by_default_can_be_written_and_read_again(stream, tmp_path, callback):
+    fit = ["--trainer.limit_train_batches=1", "--trainer.logger=false", f"--trainer.callbacks=[{callback}]"]
+    first = main(["fit", "--config", stream(), *fit])
+    again = main(["fit", "--config", str(tmp_path / "run/config.yaml"), f"--trainer.default_root_dir={tmp_path / 'b'}"])
+    (mine,), (theirs,) = first.config.trainer.callbacks, again.config.trainer.callbacks
+    assert mine.init_args == theirs.init_args
+
+
 def test_null_is_nothing_however_deep_it_stands(config, capsys):
     path = config()
     given = [text for option in NULLS for text in (f"--{option}", "null")]

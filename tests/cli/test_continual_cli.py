@@ -245,6 +245,10 @@ def test_callbacks_that_are_given_again_inherit_nothing(stream, tmp_path, capsys
         ("--data.batchsize=4", "Did you mean batch_size"),
         ("--trainer.callbacks=Destillation", "Did you mean Distillation?"),
         ("--trainer.callbacks=none", "Write `null` for none."),
+        (
+            "--stream.experiences=[{name: a, data: {class_path: DecathlonDataModule, init_args: {batch_size: 1}}}]",
+            "Write `lit_continual.DecathlonDataModule` here.",
+        ),
         ("--stream.mode=both", "both"),
         ("--trainer.callbacks+=Destillation", "Destillation"),
         ("--data.batch_size=many", "many"),

@@ -4,8 +4,9 @@ import errno
 import os
 
 import pytest
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lit_continual.cli import dispatch
+from lit_continual.cli import dispatch, main
 
 
 @pytest.fixture
@@ -51,6 +52,27 @@ def test_an_error_of_a_disk_is_one_sentence_with_its_own_remedy(said, number, re
     assert os.strerror(number) in line
     assert "logs/metrics.csv" in line
     assert remedy in line
+
+
+PLATEAU = "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val_loss}}"
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: val_loss}}]", "`val_loss` which is not"),
+        ("trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {monitor: val_loss}}]", "not find the monitored"),
+        ("trainer.callbacks=LearningRateMonitor", "with `Trainer` that has no logger"),
+        ("trainer.val_check_interval=100", "`val_check_interval` (100) must be less than or equal to the number of"),
+        (f"model.scheduler={PLATEAU}", "metric val_loss which is not available"),
+    ],
+)
+def test_what_lightning_says_in_a_fit_is_one_sentence(stream, option, says):
+    with pytest.raises((RuntimeError, ValueError, MisconfigurationException)) as caught:
+        main(["fit", "--config", stream(), "--trainer.logger=false", f"--{option}"])
+    said = dispatch._explained(caught.value)
+    assert says in said
+    assert "\n" not in said
 
 
 def test_an_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):

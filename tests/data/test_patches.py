@@ -316,7 +316,7 @@ def test_leaving_out_the_place_in_the_world_changes_no_voxel(volumes, transform,
     dataset = PatchDataset(volumes, [20, 20], [transform])
     quick = [dataset[k] for k in range(3)]
     assert get_track_meta()
-    monkeypatch.setattr("lit_continual.data.patches.set_track_meta", lambda track: None)
+    monkeypatch.setattr("lit_continual.data.random_changes.set_track_meta", lambda track: None)
     assert all(map(same, quick, [dataset[k] for k in range(3)]))
 
 

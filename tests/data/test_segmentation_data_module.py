@@ -143,6 +143,13 @@ def test_failing_augmentation_is_found_before_training(module):
     for spatial, message in (
         ({**FLIP, "keys": ["image", "lable"]}, "`augmentation` fails on the training cases of .*lable"),
         ({"_target_": "Resized", "keys": ["image", "label"], "spatial_size": [4, 4]}, r"makes the image \(4, 4\)"),
+        # What fails only when it is applied, in one sample of a thousand:
+        ({"_target_": "RandFlip", "prob": 0.001}, "`augmentation` fails on the training cases of "),
+        (
+            {"_target_": "RandRotated", "keys": ["image", "label"], "range_x": 0.3, "prob": 0.001},
+            "interpolates between",
+        ),
+        ({"_target_": "RandSimulateLowResolutiond", "keys": "image", "prob": 0.001}, "trilinear mode needs 5D input"),
     ):
         with pytest.raises(ValueError, match=message):
             module(augmentation=Augmentation((spatial,))).setup("fit")

@@ -293,6 +293,30 @@ def test_weights_that_are_nan(tmp_path):
         Checkpoint(tmp_path / "a.ckpt").module()
 
 
+class Weighted(torch.nn.MSELoss):
+    """A loss with weights of its own, as those of MONAI and torch have for classes."""
+
+    def __init__(self, *weights):
+        super().__init__()
+        self.register_buffer("weight", torch.tensor(weights))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_is_how_to_train_and_no_part_of_what_was_learnt(kind, tmp_path):
+    """With weights in its loss a run could neither predict nor be extended, and others than its own were taken over."""
+    trained = KINDS[kind]()
+    trained.loss = Weighted(1.0, 3.0)
+    torch.save(content_of(trained), tmp_path / "a.ckpt")
+    assert "loss.weight" not in Checkpoint(tmp_path / "a.ckpt").module().state_dict()
+    for weights in ([], [[1.0, 1.0]], [[1.0, 2.0, 5.0]]):
+        module = KINDS[kind]()
+        module.loss = Weighted(*weights[0]) if weights else module.loss
+        Checkpoint(tmp_path / "a.ckpt").restore(module)
+        assert [module.loss.weight.tolist()] == weights if weights else "loss.weight" not in module.state_dict()
+        (_, mine), (_, theirs) = next(module.named_parameters()), next(trained.named_parameters())
+        assert torch.equal(mine, theirs)
+
+
 def test_a_torch_that_is_too_old_reads_no_checkpoint(tmp_path, monkeypatch):
     torch.save(content_of(KINDS[Denoiser]()), tmp_path / "a.ckpt")
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")

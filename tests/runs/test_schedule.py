@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -75,6 +76,28 @@ def test_steps_limit_a_fit_as_epochs_do(rates):
     by_hand = by_torch(partial(CosineAnnealingLR, T_max=4), 4)
     assert rates(CosineAnnealingLR, max_epochs=-1, max_steps=7, accumulate_grad_batches=2) == by_hand
     assert rates(CosineAnnealingLR, max_epochs=100, max_steps=7, accumulate_grad_batches=2) == by_hand
+
+
+class Watched(Line):
+    """Its score is worse from the third epoch on."""
+
+    def validation_step(self, batch):
+        self.log("val/dice", 1.0 - 0.5 * (self.current_epoch > 1), batch_size=1)
+
+
+@pytest.mark.parametrize(("every", "looks"), [(1, [1, 2, 3, 4, 5, 6]), (2, [2, 4, 6]), (3, [3, 6])])
+def test_a_plateau_is_looked_for_each_time_that_the_score_is_measured(trainer, every, looks):
+    module, ones = Watched(partial(ReduceLROnPlateau, monitor="val/dice", mode="max", patience=0)), torch.ones(4, 1)
+    data = DataLoader(TensorDataset(ones), 1)
+    trainer(max_epochs=6, check_val_every_n_epoch=every, num_sanity_val_steps=0).fit(module, data, data)
+    by_hand = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), mode="max", patience=0
+    )
+    for epoch in range(1, 7):
+        if epoch in looks:
+            by_hand.step(1.0 - 0.5 * (epoch > 2))
+        if epoch < 6:
+            assert module.rates[epoch] == by_hand.optimizer.param_groups[0]["lr"]
 
 
 def test_a_schedule_that_cannot_be_is_refused(rates):

@@ -16,6 +16,7 @@ from lit_continual.data import ExemplarMemory
 from lit_continual.stream.rehearsal import _length
 from tests.marks import slow_but
 
+DICE = "model.loss={{class_path: monai.losses.DiceLoss, init_args: {{softmax: true, to_onehot_y: true, {}}}}}"
 WRONG = {
     "data.batch_size=0": "`batch_size` must be 1 or more, got 0",
     "data.batch_size=-2": "`batch_size` must be 1 or more, got -2",
@@ -33,6 +34,12 @@ WRONG = {
     "model.roi_size=[8,8,8]": "`roi_size` .* is not for a network of 2 dimensions",
     "model.network.in_channels=3": r"case_\d+.nii has 1 channels, and the network takes 3",
     "model.optimizer.lr=-1": r"The optimizer cannot be made \(Invalid learning rate: -1",
+    "model.loss=monai.losses.DiceCELoss": r"`loss` DiceCELoss fails on 2 x 2 x 16 x 16 .*`softmax: true` and",
+    "model.loss=torch.nn.CrossEntropyLoss": r"`loss` CrossEntropyLoss fails on .*got targets of dimension: 4",
+    "model.loss=torch.nn.BCEWithLogitsLoss": r"`loss` BCEWithLogitsLoss fails on .*same as input size",
+    DICE.format("reduction: none"): r"`loss` DiceLoss fails on .*it returns 2 x 2 x 1 x 1 values",
+    DICE.format("weight: [1, 1, 1]"): r"`loss` DiceLoss fails on .*`weight` sequence should be the same as the number",
+    "model.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau": "does not say what it looks at. Give `lightning.pyt",
     "seed_everything=-1": "`seed_everything` must be from 0 to 4294967295, got -1",
     "seed_everything=4294967296": "`seed_everything` must be from 0",
     "trainer.accelerator=gup": "`trainer` is wrong: You selected an invalid accelerator name",
@@ -43,6 +50,11 @@ WRONG = {
     "trainer.max_epochs=-3": "`trainer` is wrong: .*-3",
     "trainer.check_val_every_n_epoch=0": "`check_val_every_n_epoch` must be 1 or more",
     "trainer.callbacks=LearningRateFinder": "`LearningRateFinder` sets the attribute `lr` of a module, and Segmenter",
+    "data.augmentation=null": "The section `data` is wrong: `augmentation` is null. Leave it out",
+    "data.split=null": "The section `data` is wrong: `split` is null. Leave it out",
+    "data.preprocessing=null": "The section `data` is wrong: `preprocessing` is null. Leave it out",
+    "trainer.limit_test_batches=0": "evaluated after each experience, and `limit_test_batches` is 0",
+    "trainer.callbacks=BackboneFinetuning": "`BackboneFinetuning` freezes the attribute `backbone` .*`TrainOnly`",
     "ckpt_path=some.ckpt": "--ckpt_path is for an ordinary fit",
 }
 
@@ -66,6 +78,25 @@ def test_a_stream_is_refused_before_there_is_a_folder(stream, tmp_path, option, 
 def test_an_ordinary_fit_says_the_same(stream, option):
     said = refused("fit", "--config", stream(experiences=[]), "--data.classes={ball: 1}", f"--{option}")
     assert re.search(WRONG[option], said)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "{augmentation: null}",
+        "{class_path: lit_continual.SegmentationDataModule, init_args: {dataset: a, patch_size: [8, 8], split: null}}",
+    ],
+)
+def test_null_for_a_group_of_an_experience_is_named(stream, own):
+    experience = f"--stream.experiences=[{{name: ball, classes: {{ball: 1}}, data: {own}}}]"
+    assert re.search(
+        "The data of experience ball are wrong: `.*` is null", refused("fit", "--config", stream(), experience)
+    )
+
+
+def test_a_plain_fit_without_classes_says_where_they_are_named(stream):
+    said = refused("fit", "--config", stream(experiences=[]))
+    assert said == "The data reveal no class. Name what is learnt under `classes`, such as `{liver: 1}`."
 
 
 @pytest.mark.parametrize("content", [{"layer.weight": torch.zeros(1)}, {"state_dict": {}}, {}])

@@ -40,6 +40,17 @@ def resumed(stream, tmp_path):
     return run
 
 
+@pytest.mark.parametrize("options", [[], ["--trainer.enable_checkpointing=false"]])
+def test_a_training_that_diverges_ends_in_the_epoch_in_which_it_does(stream, tmp_path, options):
+    """And writes no checkpoint of it: the run would be refused for ever after, with nothing to go back to."""
+    fit = ["fit", "--config", stream(), "--trainer.max_epochs=3", "--trainer.logger=false", *options]
+    fit.append("--model.optimizer={class_path: torch.optim.SGD, init_args: {lr: 1.0e+30}}")
+    for resume in ([], ["--resume"]):
+        with pytest.raises(ValueError, match=r"has diverged: in epoch 1, `.*` became nan or infinite.*--overwrite"):
+            main([*fit, *resume])
+        assert not list(tmp_path.rglob("*.ckpt"))
+
+
 STEP = "lit_continual.modules.Segmenter.training_step"
 TEST_STEP = "lit_continual.modules.Segmenter.test_step"
 

@@ -1,5 +1,7 @@
 import gzip
+import io
 import json
+import logging
 
 import highdicom
 import nibabel as nib
@@ -110,6 +112,16 @@ def test_a_checkpoint_brings_its_post_processing(checkpoint, folder, tmp_path, s
     whole = expected(nib.load(folder / "case.nii.gz").get_fdata())
     assert (whole == 2).any()
     np.testing.assert_array_equal(np.asarray(nib.load(output / "case.nii.gz").dataobj), np.where(whole == 2, 0, whole))
+
+
+def test_lightning_does_not_say_what_there_is_not(checkpoint, folder, tmp_path):
+    logger, handler = logging.getLogger("lightning.pytorch"), logging.StreamHandler(said := io.StringIO())
+    logger.addHandler(handler)
+    try:
+        predict(checkpoint(), folder, tmp_path)
+    finally:
+        logger.removeHandler(handler)
+    assert said.getvalue() == ""
 
 
 def test_probabilities_are_those_of_the_heads(checkpoint, folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,19 +67,25 @@ class OnnxFormat(GraphFormat):
     def convert(self, network: "nn.Module", image: "Tensor", path: Path) -> None:
         import torch
 
+        logger = logging.getLogger("torch.onnx")
+        before = logger.level
+        logger.setLevel(logging.ERROR)  # it warns of operators that torchvision would have
         size = sum(p.numel() * p.element_size() for p in network.parameters())
         shapes = ({0: torch.export.Dim("batch", min=1)},)
-        torch.onnx.export(
-            network,
-            (image,),
-            path,
-            dynamo=True,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=shapes,
-            external_data=size > LARGEST_ONNX,
-            verbose=False,
-        )
+        try:
+            torch.onnx.export(
+                network,
+                (image,),
+                path,
+                dynamo=True,
+                input_names=["image"],
+                output_names=["logits"],
+                dynamic_shapes=shapes,
+                external_data=size > LARGEST_ONNX,
+                verbose=False,
+            )
+        finally:
+            logger.setLevel(before)
 
     @override
     def run(self, path: Path, image: "Tensor") -> "Tensor | None":

@@ -22,6 +22,11 @@ from lit_continual.methods.bases.gradient_edit import GradientEdit, has_gradient
 from lit_continual.methods.bases.importance.single_samples import on_device
 from lit_continual.methods.bases.old_network.logits import memory_of, origins
 
+_ALONE = (
+    "`AGEM` compares new samples with exemplars in each step, and a batch has exemplars alone. Set `batches: mixed`"
+    " in the memory (`Exemplars`), or give a `reference`."
+)
+
 
 class AGEM(GradientEdit):
     r"""Let no step make the loss on samples of the past worse, on any LightningModule.
@@ -80,6 +85,8 @@ class AGEM(GradientEdit):
                 f"`AGEM` asks `training_step` for the loss on the past, and under manual optimization that of"
                 f" {type(pl_module).__name__} steps its optimizers. Set `automatic_optimization = True`."
             )
+        if self.reference is None and getattr(memory_of(trainer), "batches", "mixed") != "mixed":
+            raise MisconfigurationException(_ALONE)  # in the first fit of a stream, which has no exemplars yet
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -98,10 +105,7 @@ class AGEM(GradientEdit):
         if len(old) < len(origin):
             batch.update(take_rows(batch, [row for row in range(len(origin)) if row not in old]))
         elif trainer.world_size == 1 or not getattr(getattr(trainer.train_dataloader, "sampler", None), "mixed", True):
-            raise MisconfigurationException(  # of several processes one may have no new sample in a batch
-                "`AGEM` compares new samples with exemplars in each step, and this batch has exemplars alone. Set"
-                " `batches='mixed'` in `Exemplars`, or give a `reference`."
-            )
+            raise MisconfigurationException(_ALONE)  # of several processes one may have no new sample in a batch
 
     @override
     def edit(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

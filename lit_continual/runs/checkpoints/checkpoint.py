@@ -211,6 +211,12 @@ class Checkpoint:
             ) from error
 
 
+def is_finite(value: Any) -> bool:
+    """Whether a value of a ``state_dict`` has no number that is nan or infinite, as far as torch can say."""
+    asked = isinstance(value, Tensor) and value.is_floating_point() and value.element_size() > 1
+    return not asked or bool(value.isfinite().all())
+
+
 def checked_weights(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> dict[str, Tensor]:
     """Return weights of a file by name, of which a module can take each.
 
@@ -221,7 +227,6 @@ def checked_weights(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> d
         dense = isinstance(value, Tensor) and value.layout is torch.strided
         if not (isinstance(name, str) and dense) or value.is_quantized or value.is_meta:
             raise ValueError(f"{path} holds something else than tensors by name. Use another checkpoint.")
-        wide = value.is_floating_point() and value.element_size() > 1  # of others torch does not say
-        if wide and not bool(value.isfinite().all()):
+        if not is_finite(value):
             raise ValueError(f"`{printable(name)}` in {path} is nan or infinite. Use a checkpoint from before that.")
     return dict(state)

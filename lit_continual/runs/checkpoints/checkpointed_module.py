@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from torch import nn
 from typing_extensions import Self, override
 
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
@@ -22,6 +23,17 @@ class CheckpointedModule(LightningModule):
         seal(checkpoint, type(self))
         if self.origin:
             checkpoint["origin"] = dict(self.origin)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is not None and self.trainer.state.fn == "fit":  # which goes on as it began
+            return
+        # How to train is said by a config and not by a file, the weights of classes in a loss too.
+        state, loss = checkpoint["state_dict"], getattr(self, "loss", None)
+        for name in [name for name in state if str(name).startswith("loss.")]:
+            del state[name]
+        if isinstance(loss, nn.Module):
+            state |= loss.state_dict(prefix="loss.")
 
     @classmethod
     @override

@@ -98,7 +98,7 @@ def choose_split(planned: Sequence[Planned]) -> tuple[dict[str, Any], list[Plann
                     else ""
                 )
                 return {**options, **seed}, list(tried), why + chance
-    names = ", ".join(one.data.given for one in whole)
+    names = ", ".join(dict.fromkeys(one.data.given for one in whole))
     raise ValueError(
         f"No split of {names} has every class among the patients who train, and nobody on two sides: two people of one"
         " name count as one. Give more cases, or a CSV table with the key `patient`."

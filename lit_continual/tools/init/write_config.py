@@ -1,6 +1,7 @@
 """``lit-continual init``: from data sets to a config that runs."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
@@ -57,7 +58,7 @@ def write_config(
     files = [file for one in data for facts in one.cases for file in facts.case.files]
     require_apart([output], [*datasets, *(one.listed.source for one in data), *files])
     proposal = Proposal(data, memory, exemplars, by, f"runs/{Path(output).stem}")
-    written = f"Written by lit-continual init. lit-continual fit --config {os.fspath(output)}"
+    written = f"Written by lit-continual init. lit-continual fit --config {shlex.quote(os.fspath(output))}"
     head = "\n".join([*(one.described() for one in data), written])
     require_new([output], overwrite)  # which may have come while the data were read
     write_text(output, config_text(proposal.config, proposal.comments, head))

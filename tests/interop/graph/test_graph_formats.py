@@ -1,7 +1,9 @@
 """A graph computes what its checkpoint does, for those who have neither this package nor MONAI."""
 
 import importlib.util
+import io
 import json
+import logging
 import re
 import signal
 
@@ -110,6 +112,17 @@ def test_regions_are_sigmoids(tmp_path, save):
     with torch.no_grad():
         torch.testing.assert_close(run(folder, image).sigmoid(), module.probabilities(module(image)))
     assert json.loads((folder / "model.json").read_text())["output"]["activation"] == "sigmoid"
+
+
+@pytest.mark.slow
+def test_an_export_says_nothing_of_libraries_that_it_does_not_need(tmp_path, save):
+    logger, handler = logging.getLogger("torch.onnx"), logging.StreamHandler(said := io.StringIO())
+    logger.addHandler(handler)
+    try:
+        export(save(segmenter()), "onnx", tmp_path / "graph")
+    finally:
+        logger.removeHandler(handler)
+    assert said.getvalue() == ""
 
 
 def test_onnx_needs_its_libraries(tmp_path, save, monkeypatch):

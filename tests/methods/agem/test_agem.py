@@ -3,10 +3,12 @@ import copy
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, StackDataset, TensorDataset
 
 from lit_continual.callbacks import AGEM, LossTerm
+from lit_continual.data import Exemplars
 from lit_continual.functional import project_gradient
 from tests.methods.importances import PRECISIONS, Network, batches, network, weights
 
@@ -220,8 +222,12 @@ def test_the_draw_depends_on_seed_and_step_alone(trainer):
 
 def test_refuses_what_it_cannot_project(trainer):
     exemplars = DataLoader([{**sample, "origin": "exemplar"} for sample in mixed().dataset], batch_size=4)
-    with pytest.raises(MisconfigurationException, match=r"exemplars alone\. Set `batches='mixed'`"):
+    with pytest.raises(MisconfigurationException, match=r"exemplars alone\. Set `batches: mixed`"):
         trainer(callbacks=AGEM()).fit(Marked(), exemplars)
+    data = LightningDataModule.from_datasets(mixed().dataset)  # the first fit of a stream: there are no exemplars yet
+    data.exemplars = Exemplars(batches="pure")
+    with pytest.raises(MisconfigurationException, match=r"exemplars alone\. Set `batches: mixed`"):
+        trainer(callbacks=AGEM()).fit(Marked(), data)
     manual = network()
     manual.automatic_optimization = False
     with pytest.raises(MisconfigurationException, match=r"that of Network steps its optimizers"):
