@@ -57,6 +57,20 @@ def test_no_tensor_of_an_earlier_experience_is_left(stream, tmp_path, monkeypatc
     assert list((tmp_path / "cache").rglob("used/*")) == []
 
 
+def test_a_memory_that_begins_empty_behind_a_trained_model_is_told(stream, tmp_path, capsys):
+    """Nothing of what the model knows is in it, and the methods that rehearse would be plain training in silence."""
+    quick = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.logger=false"]
+    main(["fit", "--config", stream(**MEMORIES["exemplars"]), *quick])
+    first = tmp_path / "run/experiences/0_ball/model.ckpt"
+    box = [{"name": "box", "classes": {"box": 2}, "data": {"split": {"part": [1, 2]}}}]
+    begun = {"policy": "Random", "start": str(tmp_path / "run/memory")}
+    for memory, told in ((None, False), (MEMORIES["exemplars"]["memory"], True), (begun, False)):
+        capsys.readouterr()
+        more = stream(start=str(first), experiences=box, memory=memory, name="more")
+        main(["fit", "--config", more, *quick, f"--trainer.default_root_dir={tmp_path / str(memory)[:25]}"])
+        assert ("The memory begins empty: `stream.memory.start` takes" in capsys.readouterr().out) == told
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
 @pytest.mark.parametrize("cache", ["memory", "disk"])
