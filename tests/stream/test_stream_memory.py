@@ -64,10 +64,12 @@ def test_a_memory_that_begins_empty_behind_a_trained_model_is_told(stream, tmp_p
     first = tmp_path / "run/experiences/0_ball/model.ckpt"
     box = [{"name": "box", "classes": {"box": 2}, "data": {"split": {"part": [1, 2]}}}]
     begun = {"policy": "Random", "start": str(tmp_path / "run/memory")}
-    for memory, told in ((None, False), (MEMORIES["exemplars"]["memory"], True), (begun, False)):
+    ball = [{"name": "ball", "classes": {"ball": 1}, "max_epochs": 0}]  # what the model knows fills the memory
+    empty = MEMORIES["exemplars"]["memory"]
+    for i, (known, memory, told) in enumerate([([], None, 0), ([], empty, 1), ([], begun, 0), (ball, empty, 0)]):
         capsys.readouterr()
-        more = stream(start=str(first), experiences=box, memory=memory, name="more")
-        main(["fit", "--config", more, *quick, f"--trainer.default_root_dir={tmp_path / str(memory)[:25]}"])
+        more = stream(start=str(first), experiences=[*known, *box], memory=memory, name="more")
+        main(["fit", "--config", more, *quick, f"--trainer.default_root_dir={tmp_path / str(i)}"])
         assert ("The memory begins empty: `stream.memory.start` takes" in capsys.readouterr().out) == told
 
 
