@@ -2,7 +2,6 @@
 
 import copy
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -116,9 +115,8 @@ class ContinualCLI(LightningCLI):
             signals.advise("go on with --ckpt_path" if self.command == "fit" else "run the command again")
             options = {name: self.config_init[name] for name in self.options}
             rehearse_ordinary(self.command, self.trainer, self.model, self.datamodule, options.get("ckpt_path"))
-            with warnings.catch_warnings():
-                if self.command != "fit":  # a method has a state in the checkpoint, and no part in scores
-                    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint")
+            states = "$^" if self.command == "fit" else ".*callbacks used to create the checkpoint"  # no part of scores
+            with quiet(infos=True, also=states):
                 getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
 
     def _learn(self) -> None:

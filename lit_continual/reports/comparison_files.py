@@ -42,7 +42,9 @@ def write_comparison(found: Comparison, folder: Path) -> Path:
         write_rows(aside / "runs.csv", ["case", "method", "seed", *found.columns, "folder"], _runs(found))
         (aside / "table.tex").write_text(_latex(found), "utf-8")
         shown = {name: picture(content) for name, content in pictures.items()}
+        split = {run.evaluated for lines in found.settings.values() for run in runs_of(lines)}
         parts = {"runs": [*_runs(found)], "legend": _legend(found), "streams": _streams, "pictures": shown}
+        parts["split"] = "validation" if split == {"val"} else "test"
         text = render("comparison.html.j2", found=found, **parts)
         (aside / "table.html").write_text(text, "utf-8")
     return folder / "table.html"

@@ -142,7 +142,8 @@ def _failure(module: Any, shape: Sequence[int], classes: Sequence[str]) -> str:
             asked = copy.deepcopy(module)
             if not asked.classes:
                 asked.grow(classes)
-            asked = asked.to("meta")
+            asked, given = asked.to("meta"), []
+            asked.body.register_forward_hook(lambda body, image, features: given.append(features))
         except Exception:
             return ""
         try:
@@ -150,5 +151,11 @@ def _failure(module: Any, shape: Sequence[int], classes: Sequence[str]) -> str:
         except NotImplementedError:
             return ""
         except Exception as error:
+            if given and not isinstance(given[0], Tensor):
+                return f"it returns a {type(given[0]).__name__}, and one tensor is needed, as without deep supervision"
+            if given and given[0].ndim != len(shape):
+                return (
+                    f"it returns {given[0].ndim} dimensions, and {len(shape)} are needed, as without deep supervision"
+                )
             return "" if "meta" in str(error) else in_one_line(error)  # which it may not know
     return "" if found == tuple(shape[2:]) else f"it returns {' x '.join(map(str, found))}"

@@ -192,7 +192,7 @@ class Segmenter(WholeVolumes):
 
     def _log_scores(self, stage: str) -> None:
         for name, value in self.scores.logged(counts=stage == "test").items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == "dice", sync_dist=not name.endswith("left_out"))
+            self.log(f"{stage}/{name}", value, prog_bar=name == "dice", sync_dist=True)
         self.scores = VolumeScores([], [], self.device)
 
     @override

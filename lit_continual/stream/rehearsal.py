@@ -30,6 +30,11 @@ def rehearse(
         MisconfigurationException: If a callback cannot train a module.
     """
     epochs = _length(trainer)
+    if type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher":
+        raise MisconfigurationException(
+            "A stream hands its network on from fit to fit, and spawned or forked processes end with each. Use"
+            " `strategy: ddp`."
+        )
     if trainer.limit_test_batches == 0:
         raise ValueError("A stream is evaluated after each experience, and `limit_test_batches` is 0. Give 1 or more.")
     for experience, module, part in zip(stream.experiences, models, data, strict=True):
@@ -107,6 +112,8 @@ def rehearse_ordinary(command: str, trainer: Trainer, module: LightningModule, d
     """
     if command == "fit":
         rehearse_fit(module, data, trainer, trainer.max_epochs if trainer.max_steps == -1 else None)
+    if path is None and command != "fit" and getattr(module, "classes", None) == []:
+        raise ValueError(f"`{command}` needs --ckpt_path: without a checkpoint {type(module).__name__} has no class.")
     if path is None or str(path) in ("best", "last", "hpc") or "://" in str(path) or str(path).startswith("registry"):
         return
     if not Path(path).is_file():

@@ -63,6 +63,9 @@ class StreamLoop:
     def run(self) -> None:
         """Learn what is left to learn, and evaluate what is left to evaluate."""
         steps = range(len(self.stream.experiences))
+        memory = self.stream.memory if self._remembers and self.stream.start is not None else None
+        if memory is not None and memory.start is None and self.stream.experiences[0].max_epochs != 0:
+            announce("The memory begins empty: `stream.memory.start` takes that of the run that the stream starts from")
         for i in [steps[-1]] if self.stream.mode == "joint" else steps:
             if not self.folder.checkpoint(i).exists():
                 self._fit(i)

@@ -153,12 +153,17 @@ def announce(text: str) -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep back what Lightning says of itself at every fit and test, and no warning that a user can act on."""
+def quiet(infos: bool = False, also: str = "$^") -> Iterator[None]:
+    """Keep back what Lightning says of itself at every fit and test, and no warning that a user can act on.
+
+    Args:
+        infos: Let through what it says and does not warn of.
+        also: Pattern of a warning that is kept back too.
+    """
 
     def keep(record: logging.LogRecord) -> bool:
         place = Path(record.pathname).as_posix()
-        return record.levelno > logging.INFO or not re.search(r"lightning/pytorch/(trainer|loops)/", place)
+        return infos or record.levelno > logging.INFO or not re.search(r"lightning/pytorch/(trainer|loops)/", place)
 
     handlers = [h for name in ("pytorch", "fabric") for h in logging.getLogger(f"lightning.{name}").handlers]
     for handler in handlers:
@@ -167,6 +172,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6.6 on torch 2.13
             warnings.filterwarnings("ignore", "Total length of `list`")  # of a split that leaves nobody to validate on
+            warnings.filterwarnings("ignore", also)
             yield
     finally:
         for handler in handlers:

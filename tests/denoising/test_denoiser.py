@@ -69,6 +69,7 @@ def test_reports_psnr_and_ssim_over_all_batches(trainer):
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_trains_under_targeted_gradient_descent(trainer):
+    torch.manual_seed(0)  # of other weights it may be the kernels of the first block that are useful
     module = Denoiser(SMALL)
     last = module.network.blocks[-1][0].weight.detach().clone()
     first = module.network.blocks[0][0].weight.detach().clone()

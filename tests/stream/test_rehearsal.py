@@ -17,6 +17,10 @@ from lit_continual.stream.rehearsal import _length
 from tests.marks import slow_but
 
 DICE = "model.loss={{class_path: monai.losses.DiceLoss, init_args: {{softmax: true, to_onehot_y: true, {}}}}}"
+DEEP = (
+    "model.network={class_path: DynUNet, init_args: {spatial_dims: 2, in_channels: 1, kernel_size: [3, 3, 3, 3],"
+    " strides: [1, 2, 2, 2], upsample_kernel_size: [2, 2, 2], filters: [4, 4, 4, 4], deep_supervision: true}}"
+)
 WRONG = {
     "data.batch_size=0": "`batch_size` must be 1 or more, got 0",
     "data.batch_size=-2": "`batch_size` must be 1 or more, got -2",
@@ -53,6 +57,11 @@ WRONG = {
     "data.augmentation=null": "The section `data` is wrong: `augmentation` is null. Leave it out",
     "data.split=null": "The section `data` is wrong: `split` is null. Leave it out",
     "data.preprocessing=null": "The section `data` is wrong: `preprocessing` is null. Leave it out",
+    "trainer.strategy=ddp_spawn": "spawned or forked processes end with each. Use `strategy: ddp`",
+    "model.network={class_path: SegResNetVAE, init_args: {input_image_size: [16, 16], spatial_dims: 2}}": (
+        "The network fails .*it returns a tuple, and one tensor is needed"
+    ),
+    DEEP: "The network fails .*it returns 5 dimensions, and 4 are needed, as without deep",
     "trainer.limit_test_batches=0": "evaluated after each experience, and `limit_test_batches` is 0",
     "trainer.callbacks=BackboneFinetuning": "`BackboneFinetuning` freezes the attribute `backbone` .*`TrainOnly`",
     "ckpt_path=some.ckpt": "--ckpt_path is for an ordinary fit",
@@ -92,6 +101,12 @@ def test_null_for_a_group_of_an_experience_is_named(stream, own):
     assert re.search(
         "The data of experience ball are wrong: `.*` is null", refused("fit", "--config", stream(), experience)
     )
+
+
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_scores_of_a_network_that_has_learnt_nothing_need_a_checkpoint(stream, command):
+    said = refused(command, "--config", stream(experiences=[]), "--data.classes={ball: 1}")
+    assert said == f"`{command}` needs --ckpt_path: without a checkpoint Segmenter has no class."
 
 
 def test_a_plain_fit_without_classes_says_where_they_are_named(stream):

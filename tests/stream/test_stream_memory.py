@@ -57,6 +57,22 @@ def test_no_tensor_of_an_earlier_experience_is_left(stream, tmp_path, monkeypatc
     assert list((tmp_path / "cache").rglob("used/*")) == []
 
 
+def test_a_memory_that_begins_empty_behind_a_trained_model_is_told(stream, tmp_path, capsys):
+    """Nothing of what the model knows is in it, and the methods that rehearse would be plain training in silence."""
+    quick = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.logger=false"]
+    main(["fit", "--config", stream(**MEMORIES["exemplars"]), *quick])
+    first = tmp_path / "run/experiences/0_ball/model.ckpt"
+    box = [{"name": "box", "classes": {"box": 2}, "data": {"split": {"part": [1, 2]}}}]
+    begun = {"policy": "Random", "start": str(tmp_path / "run/memory")}
+    ball = [{"name": "ball", "classes": {"ball": 1}, "max_epochs": 0}]  # what the model knows fills the memory
+    empty = MEMORIES["exemplars"]["memory"]
+    for i, (known, memory, told) in enumerate([([], None, 0), ([], empty, 1), ([], begun, 0), (ball, empty, 0)]):
+        capsys.readouterr()
+        more = stream(start=str(first), experiences=[*known, *box], memory=memory, name="more")
+        main(["fit", "--config", more, *quick, f"--trainer.default_root_dir={tmp_path / str(i)}"])
+        assert ("The memory begins empty: `stream.memory.start` takes" in capsys.readouterr().out) == told
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
 @pytest.mark.parametrize("cache", ["memory", "disk"])

@@ -164,6 +164,17 @@ def test_no_workers_show_what_is_there(compare, tmp_path):
     assert not (tmp_path / "log").exists()
 
 
+def test_the_page_says_whose_scores_it_has(compare, tmp_path):
+    compare()
+    page = tmp_path / "out/table/table.html"
+    assert "over the test patients" in page.read_text(encoding="utf-8")
+    for path in (tmp_path / "out").rglob("run.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "evaluated": "val"}))
+    compare("--workers=0")
+    assert "over the validation patients" in page.read_text(encoding="utf-8")
+    assert "of each experience the validation volumes" in page.read_text(encoding="utf-8")
+
+
 START = "{prepare.source}/experiences/0_ball/model.ckpt"
 
 

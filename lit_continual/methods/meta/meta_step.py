@@ -125,8 +125,8 @@ def _pairs(batch: Any) -> Sequence[tuple[Any, Any]]:
     is_pair = [isinstance(task, (tuple, list)) and len(task) == 2 for task in batch] if isinstance(batch, list) else []
     if not is_pair or not all(is_pair):
         raise ValueError(
-            f"`MetaTune` takes a list of pairs (inner batch, outer batch), got {type(batch).__name__}: make the"
-            " batches with `PatientEpisodes`, and leave `batch_size=None` in the loader."
+            f"`MetaTune` takes a list of pairs (inner batch, outer batch), got {type(batch).__name__}: give"
+            " `episodes`, or make the batches with `PatientEpisodes`, and leave `batch_size=None` in the loader."
         )
     pairs: Sequence[tuple[Any, Any]] = batch
     return pairs

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import nibabel as nib
@@ -325,3 +326,10 @@ def test_a_config_that_came_while_the_data_were_read_is_kept(monkeypatch):
     with pytest.raises(ValueError, match=r"config.yaml is there already. Add --overwrite"):
         init(plain("organs", count=3))
     assert Path("config.yaml").read_text() == "mine"
+
+
+def test_the_command_that_is_printed_can_be_copied(capsys):
+    main(["init", plain("liver"), "--output", "my data's config.yaml"])
+    head = Path("my data's config.yaml").read_text(encoding="utf-8").partition("Written by lit-continual init. ")[2]
+    for told in (capsys.readouterr().out.partition("Next: ")[2], head.partition("\n")[0]):
+        assert shlex.split(told) == ["lit-continual", "fit", "--config", "my data's config.yaml"]
