@@ -75,6 +75,9 @@ class Distillation(TaughtTerm):
         >>> callback = Distillation(alpha=0.5)
     """
 
+    #: Exemplars are trained on the old network's answers alone.
+    hides_labels = True
+
     def __init__(
         self,
         alpha: float = 0.5,

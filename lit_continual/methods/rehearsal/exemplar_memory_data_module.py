@@ -18,7 +18,7 @@ from lit_continual.files.whole_files import is_first_rank
 from lit_continual.methods.rehearsal.candidates import Candidates, ItemCandidates, SliceCandidates
 from lit_continual.methods.rehearsal.exemplar import Exemplar
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
-from lit_continual.methods.rehearsal.exemplars import Exemplars
+from lit_continual.methods.rehearsal.exemplars import Exemplars, warn_of_statistics
 from lit_continual.methods.rehearsal.replay import ReplayDataset, ReplaySampler
 from lit_continual.methods.rehearsal.selection.measurement import measure_samples
 
@@ -116,6 +116,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
         if not len(self.stored):
             return loader
         keep = self.exemplars
+        warn_of_statistics(keep, self.trainer)
         return DataLoader(
             ReplayDataset(loader.dataset, self.stored),
             batch_size=None,  # the sampler makes the batches

@@ -7,6 +7,10 @@ from functools import partial
 from math import isfinite
 from typing import Any, Literal
 
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from lit_continual.methods.rehearsal.budget import Budget
 from lit_continual.methods.rehearsal.candidates import Candidates
 from lit_continual.methods.rehearsal.exemplar import Exemplar
@@ -30,7 +34,8 @@ class Exemplars:
         passes: Monte Carlo dropout passes for policies that need certainty.
         certainty: ``absolute`` is the variance over the passes, the mean over pixels, of which slices have little that
             show little of a class; ``relative`` divides it by what was seen of the class.
-        batches: ``pure`` gives a batch one origin, as in the paper, and ``mixed`` puts exemplars in every batch.
+        batches: ``pure`` gives a batch one origin, as in the paper, and ``mixed`` puts exemplars in every batch, which
+            those need that are trained on their own labels under batch normalisation.
         share: Of exemplars among the samples of an epoch; ``None`` draws each about once an epoch.
         start: Memory of an earlier run to begin with, to extend what that run has learnt.
 
@@ -149,3 +154,16 @@ def _uncertainty(samples: Samples, k: int, classes: list[str]) -> dict[str, floa
         return {}
     found = {name: float(known[k, j]) for j, name in enumerate(classes) if samples.contains[k, j]}
     return {name: value for name, value in found.items() if isfinite(value)}
+
+
+def warn_of_statistics(exemplars: Exemplars, trainer: Trainer | None) -> None:
+    """Warn where a network can tell batches of exemplars by their statistics, which it does not see in evaluation."""
+    if trainer is None or exemplars.batches == "mixed":
+        return
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    by_statistics = any(isinstance(layer, _BatchNorm) for layer in trainer.lightning_module.modules())
+    if by_statistics and not any(getattr(callback, "hides_labels", False) for callback in callbacks):
+        rank_zero_warn(
+            "Batches of exemplars alone have statistics of their own, and a network with batch normalisation may know"
+            " by them what it forgets in evaluation. Set `batches: mixed` in the memory, or use instance normalisation."
+        )

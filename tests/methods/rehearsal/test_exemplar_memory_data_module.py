@@ -1,3 +1,4 @@
+import contextlib
 import json
 from functools import partial
 
@@ -233,6 +234,25 @@ def test_alone_exemplars_train_their_own_head(memory, segmenter, trainer, data):
 
     assert trained(memory()) > 1e-4
     assert trained(data("box", 1)) < 1e-4  # no gradient, only weight decay
+
+
+@pytest.mark.parametrize(
+    ("norm", "batches", "callbacks", "warned"),
+    [
+        ("BATCH", "pure", [], True),
+        ("BATCH", "mixed", [], False),
+        ("INSTANCE", "pure", [], False),
+        ("BATCH", "pure", [Distillation(teacher="start")], False),
+    ],
+)
+def test_a_network_that_may_know_exemplars_by_their_statistics_is_warned_of(
+    memory, trainer, norm, batches, callbacks, warned
+):
+    module = Segmenter({**NETWORK, "norm": norm}, features=4, heads=[["ball"]])
+    data = memory(Exemplars(budget=Budget(samples=5), share=0.5, batches=batches))
+    says = pytest.warns(UserWarning, match="Set `batches: mixed`") if warned else contextlib.nullcontext()
+    with says:  # any other warning is an error
+        trainer(callbacks=callbacks, limit_val_batches=0).fit(module, datamodule=data)
 
 
 def test_cached_targets_of_exemplars_are_those_of_the_teacher(memory, segmenter, trainer):
