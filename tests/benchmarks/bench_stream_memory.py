@@ -28,7 +28,7 @@ from lit_continual import cli
 from lit_continual.cli import continual_cli
 from lit_continual.stream.stream_loop import StreamLoop
 
-SHAPE = (256, 256, 32)
+SHAPE = (128, 128, 128)  # of small slices: a batch of windows, whose logits grow with the heads, is little beside data
 BYTES = 4 * int(np.prod(SHAPE))  # of a preprocessed volume without its label
 
 
@@ -37,7 +37,7 @@ def write_volumes(folder, experiences, count):
     rng, folders = np.random.default_rng(0), []
     noise = rng.integers(0, 100, SHAPE).astype(np.int16)
     label = np.zeros(SHAPE, np.uint8)
-    label[100:150, 100:150, 10:20] = 1
+    label[50:75, 50:75, 40:80] = 1
     for e in range(experiences):
         listed = []
         for k in range(count + 2):
@@ -66,7 +66,7 @@ def config(folder, datasets, options):
     network = {"class_path": "torch.nn.Conv2d", "init_args": {"in_channels": 1, "kernel_size": 3, "padding": 1}}
     distillation = {"class_path": "Distillation", "init_args": {"targets": options.targets}}
     loading = {"threads": options.threads}
-    data = {"dataset": datasets[0], "patch_size": [256, 256], "batch_size": 4, "samples_per_epoch": 32}
+    data = {"dataset": datasets[0], "patch_size": [128, 128], "batch_size": 4, "samples_per_epoch": 32}
     data |= {"split": {"key": "set"}, "cache": options.cache, "num_workers": options.workers, "loading": loading}
     trainer = {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_progress_bar": False}
     trainer |= {"default_root_dir": str(folder / "run"), "enable_model_summary": False, "callbacks": [distillation]}

@@ -10,6 +10,7 @@ from lit_continual.callbacks import MetaTune
 from lit_continual.data import Episodes, SegmentationDataModule, slice_dice
 from lit_continual.data.case_lists.splits import Split
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
+from lit_continual.methods.rehearsal.exemplars import Exemplars
 from lit_continual.modules import MAML, Segmenter
 
 NETWORK = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2], "norm": "BATCH"}
@@ -103,7 +104,7 @@ def test_refuses_a_loader_of_something_else(data, segmenter, trainer, tmp_path):
         patch_size = (16, 16)
 
     ExemplarMemoryDataModule(data, tmp_path / "memory", experience="old").remember(segmenter)
-    remembering = ExemplarMemoryDataModule(data, tmp_path / "memory", experience="new")
+    remembering = ExemplarMemoryDataModule(data, tmp_path / "memory", Exemplars(batches="mixed"), "new")
     for given, found in ((Boring(), "Subset"), (remembering, "ReplayDataset")):
         tuning = MetaTune(MAML(), episodes=Episodes())
         match = f"the data module loads {found}: use a `SegmentationDataModule`, without a memory of exemplars"
