@@ -18,6 +18,7 @@ from lit_continual.data import (
     pet_volume,
     read_cases,
 )
+from lit_continual.stream.evaluation import validated
 
 SMALL = {"size": 32, "depth": 8}
 
@@ -207,6 +208,13 @@ def test_a_data_module_lets_go_of_its_studies(tmp_path):
     assert (kept(), data.trainer) == (None, None)
     data.setup("fit")
     assert len(data.train_dataset) == 8
+
+
+def test_whole_studies_are_of_those_to_validate_on_where_settings_are_chosen(tmp_path):
+    data = PetDataModule(low=[0], val=[100], test=[200], seconds=[60], cache=tmp_path, **SMALL)
+    for of, split in ((validated(data), "val"), (data, "test")):
+        seen = [batch["patient"][0] for batch in of.test_dataloader()]
+        assert seen == [case.patient for case in data.patients[split]]
 
 
 @pytest.mark.parametrize("wrong", ["batch_size", "samples_per_epoch", "size", "depth"])
