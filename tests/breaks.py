@@ -55,12 +55,18 @@ BREAKS = [
     *room(
         "methods/bases/importance/path_importance.py",
         "tests/methods/si/test_si.py",
-        ("p.grad.detach().clone() for p", "p.grad.detach() for p"),
+        ("torch._foreach_copy_(before, list(mine.values()))", "pass"),
     ),
     *room(
         "methods/bases/importance/quadratic_penalty.py",
-        "tests/methods/ewc/test_callback.py",
-        ("(differences, weights)", "(differences, anchors)"),
+        "tests/methods/bases/test_quadratic_penalty.py",
+        ("(differences, [*weights])", "(differences, [*anchors])"),
+    ),
+    *room(
+        "methods/bases/importance/held_weights.py",
+        "tests/methods/bases/test_held_weights.py",
+        ("mul(difference, importance, ", "mul(difference, anchor, "),
+        ("            if id(p) in mine:\n", "            if mine:\n"),
     ),
     *room(
         "methods/bases/importance/importance_penalty.py",

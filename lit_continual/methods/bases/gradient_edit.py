@@ -104,15 +104,12 @@ def has_gradients(optimizer: Optimizer) -> bool:
     return any(p.grad is not None for p in stepped(optimizer))
 
 
-def add_gradient(
-    optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], gradient: Mapping[str, Tensor], factor: float = 1.0
-) -> None:
-    """Let a multiple of a gradient, by name, join the gradients of those of the parameters that are the optimizer's."""
-    mine = among(parameters, stepped(optimizer))
+def add_gradient(pairs: Sequence[tuple[nn.Parameter, Tensor]], factor: float = 1.0) -> None:
+    """Let a multiple of a gradient join that of its parameter; one that is outside the loss of the module gets one."""
     gradients = []
-    for p in mine.values():
+    for p, _ in pairs:
         if p.grad is None:
-            p.grad = torch.zeros_like(p)  # a parameter outside the loss of the module is still in the penalty
+            p.grad = torch.zeros_like(p)
         gradients.append(p.grad)
-    if mine:
-        torch._foreach_add_(gradients, [gradient[name] for name in mine], alpha=factor)
+    if pairs:
+        torch._foreach_add_(gradients, [value for _, value in pairs], alpha=factor)

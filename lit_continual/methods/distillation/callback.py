@@ -11,6 +11,7 @@ from torch import Tensor, device, nn
 from typing_extensions import override
 
 from lit_continual.methods.bases.fit.precision import full_precision
+from lit_continual.methods.bases.layout import lay_for_evaluation
 from lit_continual.methods.bases.old_network import answers
 from lit_continual.methods.bases.old_network.logits import heads_of, origins
 from lit_continual.methods.bases.old_network.taught_term import TaughtTerm
@@ -111,6 +112,7 @@ class Distillation(TaughtTerm):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
         if self._teacher is not None:
+            lay_for_evaluation(self._teacher.module, pl_module.device)  # the loss is smooth: last bits do not matter
             self._look_ahead(trainer, pl_module.device)
 
     def _look_ahead(self, trainer: Trainer, where: device) -> None:

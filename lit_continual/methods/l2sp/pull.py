@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_continual.methods.bases.gradient_edit import add_gradient, among, has_gradients
+from lit_continual.methods.bases.gradient_edit import add_gradient, among, has_gradients, stepped
 from lit_continual.methods.l2sp.penalty import l2_sp, l2_sp_gradient, l2_sp_proximal_
 
 
@@ -27,7 +27,8 @@ class Pull:
                 return l2_sp(self.parameters, self.anchor, self.strength)
         penalty, gradient = l2_sp_gradient(self.parameters, self.anchor, self.strength)
         if self.strength > 0 and has_gradients(explicit_step_of):
-            add_gradient(explicit_step_of, self.parameters, gradient)
+            mine = among(self.parameters, stepped(explicit_step_of))
+            add_gradient([(p, gradient[name]) for name, p in mine.items()])
         return penalty
 
     def step_proximally(self, optimizer: Optimizer) -> None:

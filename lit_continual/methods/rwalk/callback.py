@@ -78,7 +78,8 @@ class RWalk(PathImportance):
     @override
     def gather(self, names: list[str], gradients: list[Tensor], work: list[Tensor]) -> None:
         fisher = [self.sums["fisher"][name] for name in names]
-        squares = [square.to(f) for square, f in zip(torch._foreach_mul(gradients, gradients), fisher, strict=True)]
+        torch._foreach_mul_(gradients, gradients)
+        squares = [square.to(f) for square, f in zip(gradients, fisher, strict=True)]
         torch._foreach_lerp_(fisher, squares, self.alpha)
         torch._foreach_add_([self.sums["work"][name] for name in names], work)
         for name in names:

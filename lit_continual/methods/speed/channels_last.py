@@ -2,17 +2,13 @@
 
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.bases.guards import require_whole_weights
+from lit_continual.methods.bases.layout import lay_channels_last
 from lit_continual.methods.bases.releasing import Releasing
-
-CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-#: Layout of the weight of a convolution, by its axes.
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class ChannelsLast(Releasing):
@@ -33,19 +29,11 @@ class ChannelsLast(Releasing):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         require_whole_weights(trainer, self)
-        self._lay(pl_module)  # before the strategy, as DDP lays its gradients like the weights
+        self._laid += lay_channels_last(pl_module)  # before the strategy, as DDP lays its gradients like the weights
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._lay(pl_module)  # what the module has made since, such as a new head
-
-    def _lay(self, module: nn.Module) -> None:
-        for layer in module.modules():
-            for weight in layer.parameters(recurse=False) if isinstance(layer, CONVOLUTIONS) else ():
-                layout = FORMATS.get(weight.ndim)
-                if layout and weight.is_contiguous() and not weight.is_contiguous(memory_format=layout):
-                    weight.data = weight.data.contiguous(memory_format=layout)
-                    self._laid.append(weight)
+        self._laid += lay_channels_last(pl_module)  # what the module has made since, such as a new head
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

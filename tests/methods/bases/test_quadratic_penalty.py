@@ -29,7 +29,7 @@ def test_weights_in_half_precision_have_a_penalty_in_single_precision(parts):
     half, anchor = ({name: value.bfloat16() for name, value in part.items()} for part in parts[:2])
     wide, at = ({name: value.float() for name, value in part.items()} for part in (half, anchor))
     importance = {name: value.float() for name, value in parts[2].items()}
-    total, _ = weighted_differences(half, anchor, importance)
+    total, _ = weighted_differences(*(list(part.values()) for part in (half, anchor, importance)))
     assert total.dtype == torch.float32
     assert_close(total, importance_penalty(wide, at, importance, 1.0), rtol=2e-2, atol=0)
 

@@ -322,3 +322,17 @@ def test_a_module_whose_batches_are_several_is_refused_outside_of_a_stream_too(m
     with pytest.raises(MisconfigurationException, match=r"a batch of `TinyModule` has one of every task. Use `L2SP`"):
         trainer(callbacks=Distillation(teacher="start")).fit(module, loader)
     trainer(callbacks=Distillation(teacher="start", logits=lambda module, batch: module(batch[0]))).fit(module, loader)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_a_teacher_on_a_processor_lies_as_it_is_fastest(foreign, trainer, norm):
+    foreign.net[1] = norm(4)
+    callback, seen = Distillation(teacher="start"), []
+
+    def look(t, student, *_):
+        layout = {"memory_format": torch.channels_last}
+        seen.extend(module.net[4].weight.is_contiguous(**layout) for module in (callback._teacher.module, student))
+
+    foreign.net[4] = nn.Conv2d(4, 3, 3, padding=1)
+    trainer(callbacks=[callback, LambdaCallback(on_train_batch_start=look)], max_steps=1).fit(foreign, batches(0))
+    assert seen[:2] == [norm is nn.BatchNorm2d, False]

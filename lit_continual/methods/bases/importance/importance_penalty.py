@@ -13,8 +13,9 @@ from typing_extensions import override
 
 from lit_continual.methods.bases.anchor import fit_anchor, select_parameters, snapshot
 from lit_continual.methods.bases.fit.precision import wide
-from lit_continual.methods.bases.gradient_edit import GradientEdit, add_gradient, has_gradients
-from lit_continual.methods.bases.importance.quadratic_penalty import sum_of_penalties, weighted_differences
+from lit_continual.methods.bases.gradient_edit import GradientEdit, has_gradients, stepped
+from lit_continual.methods.bases.importance.held_weights import HeldWeights
+from lit_continual.methods.bases.importance.quadratic_penalty import sum_of_penalties
 
 
 class ImportancePenalty(GradientEdit, ABC):
@@ -60,7 +61,7 @@ class ImportancePenalty(GradientEdit, ABC):
         #: :math:`\theta^*` by the name of the parameter.
         self.anchor: dict[str, Tensor] = {}
         self._constant = 0.0  # of the sum of several penalties
-        self._held: dict[str, nn.Parameter] = {}
+        self._held: HeldWeights | None = None
         self._unmeasured = False  # what an earlier fit has left, and this one will train
 
     def follow(self, pl_module: LightningModule) -> None:
@@ -74,7 +75,9 @@ class ImportancePenalty(GradientEdit, ABC):
         self.anchor = fit_anchor(grown(self.anchor, selected), selected)
         importance = grown(self.importance, selected)
         self.importance = {name: value.to(selected[name].device) for name, value in importance.items()}
-        self._held = {name: p for name, p in selected.items() if name in self.importance and p.requires_grad}
+        names = [name for name, p in selected.items() if name in self.importance and p.requires_grad]
+        anchors, importances = ([of[name] for name in names] for of in (self.anchor, self.importance))
+        self._held = HeldWeights([selected[name] for name in names], anchors, importances)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # of a fit that has steps
@@ -90,11 +93,9 @@ class ImportancePenalty(GradientEdit, ABC):
     @override
     def edit(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self._held:
-            anchor, importance = ({name: of[name] for name in self._held} for of in (self.anchor, self.importance))
             strength = self.factor * self.strength
-            total, weighted = weighted_differences(self._held, anchor, importance)
-            if strength > 0 and has_gradients(optimizer):
-                add_gradient(optimizer, self._held, weighted, 2.0 * strength)  # one pass, where most of the time goes
+            pulls = strength > 0 and has_gradients(optimizer)
+            total = self._held.pull(stepped(optimizer) if pulls else [], strength)
             pl_module.log(f"train/{self.name}", strength * (total + self._constant))
 
     def consolidate(self, pl_module: LightningModule, importance: Mapping[str, Tensor], separate: bool = False) -> None:
@@ -121,7 +122,7 @@ class ImportancePenalty(GradientEdit, ABC):
     @override
     def release(self, pl_module: LightningModule) -> None:
         super().release(pl_module)
-        self._held = {}
+        self._held = None
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class PathImportance(ImportancePenalty):
         self.sums: dict[str, Named] = {}
         self._under_way = self._to_resume = self._scaled = False
         self._tracked: dict[str, nn.Parameter] = {}
+        self._kept: tuple[Named, Named] = {}, {}  # gradients and weights before a step, always in the same memory
         self._pending: list[tuple[dict[str, nn.Parameter], list[Tensor], list[Tensor]]] = []
 
     @abstractmethod
@@ -45,7 +46,7 @@ class PathImportance(ImportancePenalty):
 
         Args:
             names: Of the parameters that had a gradient.
-            gradients: :math:`g` of each.
+            gradients: :math:`g` of each, to change in place if that is of use.
             work: :math:`-g \Delta\theta` of each: by how much the move made the loss smaller, to first order.
         """
 
@@ -59,6 +60,7 @@ class PathImportance(ImportancePenalty):
         selected = select_parameters(pl_module, self.patterns)
         self._tracked = {name: p for name, p in selected.items() if p.requires_grad}
         resumes = self._to_resume and trainer.ckpt_path is not None
+        self._kept = self._blank(), self._blank()
         self._under_way = resumes or not trainer.fit_loop.skip  # a fit of no steps has nothing to gather
         if self._under_way and not resumes:
             self.sums = self.begin(self._tracked)
@@ -67,13 +69,19 @@ class PathImportance(ImportancePenalty):
         self._to_resume, self._pending = False, []
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
 
+    def _blank(self) -> Named:
+        return {name: torch.empty_like(p) for name, p in self._tracked.items()}
+
     @override
+    @torch.no_grad()
     def edit(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._settle()
         mine = {n: p for n, p in among(self._tracked, stepped(optimizer)).items() if p.grad is not None}
         if mine:
-            gradients = [p.grad.detach().clone() for p in mine.values() if p.grad is not None]
-            self._pending.append((mine, gradients, [p.detach().clone() for p in mine.values()]))
+            gradients, before = ([kept[name] for name in mine] for kept in self._kept)
+            torch._foreach_copy_(gradients, [p.grad for p in mine.values() if p.grad is not None])
+            torch._foreach_copy_(before, list(mine.values()))
+            self._pending.append((mine, gradients, before))
         super().edit(trainer, pl_module, optimizer)
 
     @override
@@ -86,9 +94,9 @@ class PathImportance(ImportancePenalty):
         for parameters, gradients, before in self._pending:
             # A scaler does not step with what is not finite; without one, training itself is lost.
             if not self._scaled or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all()):
-                work = list(torch._foreach_sub(before, list(parameters.values())))
-                torch._foreach_mul_(work, gradients)
-                self.gather(list(parameters), gradients, work)
+                torch._foreach_sub_(before, list(parameters.values()))
+                torch._foreach_mul_(before, gradients)
+                self.gather(list(parameters), gradients, before)
         self._pending = []
 
     @override
@@ -101,7 +109,7 @@ class PathImportance(ImportancePenalty):
     @override
     def release(self, pl_module: LightningModule) -> None:
         super().release(pl_module)
-        self._tracked, self._pending = {}, []
+        self._tracked, self._kept, self._pending = {}, ({}, {}), []
 
     @override
     def state_dict(self) -> dict[str, Any]:

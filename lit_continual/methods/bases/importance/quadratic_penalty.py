@@ -1,6 +1,6 @@
 """The penalty of weighted squared distances that EWC, MAS, SI and RWalk share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -59,27 +59,28 @@ def importance_penalty_gradient(
         >>> importance_penalty_gradient(theta, {"w": torch.zeros(2)}, omega, strength=2.0)
         (tensor(34.), {'w': tensor([12.,  8.])})
     """
-    total, weighted = weighted_differences(parameters, anchor, importance)
-    torch._foreach_mul_(list(weighted.values()), 2.0 * strength)
-    return strength * total, weighted
+    values, anchors = matched(parameters, anchor)
+    _, weights = matched(parameters, importance)
+    total, weighted = weighted_differences(values, anchors, weights)
+    torch._foreach_mul_(weighted, 2.0 * strength)
+    return strength * total, dict(zip(parameters, weighted, strict=True))
 
 
 @torch.no_grad()
-def weighted_differences(parameters: Named, anchor: Named, importance: Named) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Return :math:`\sum_i \Omega_i (\theta_i - \theta^*_i)^2`, and by name half its gradient.
+def weighted_differences(
+    values: Sequence[Tensor], anchors: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    r"""Return :math:`\sum_i \Omega_i (\theta_i - \theta^*_i)^2`, and half its gradient.
 
     Example:
-        >>> one = {"w": torch.ones(2)}
-        >>> weighted_differences({"w": torch.tensor([3.0, 4.0])}, one, one)
-        (tensor(13.), {'w': tensor([2., 3.])})
+        >>> weighted_differences([torch.tensor([3.0, 4.0])], [torch.ones(2)], [torch.ones(2)])
+        (tensor(13.), [tensor([2., 3.])])
     """
-    values, anchors = matched(parameters, anchor)
-    _, weights = matched(parameters, importance)
-    differences = torch._foreach_sub(values, anchors)
-    weighted = torch._foreach_mul(differences, weights)
+    differences = torch._foreach_sub([*values], [*anchors])
+    weighted = torch._foreach_mul(differences, [*weights])
     pairs = zip(differences, weighted, strict=True)  # of weights in half precision the latter are in a wider one
     terms = [torch.linalg.vecdot(d.flatten().to(w.dtype), w.flatten()) for d, w in pairs]
-    return torch.stack(terms).sum(), dict(zip(parameters, weighted, strict=True))
+    return torch.stack(terms).sum(), list(weighted)
 
 
 def sum_of_penalties(
