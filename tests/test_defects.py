@@ -13,7 +13,6 @@ TEXT = (TESTS / "DEFECTS.md").read_text(encoding="utf-8")
 SECTIONS = re.findall(r"^## (\d)\. .*?\n\n\| fault \| test \|\n\|---\|---\|\n(.*?)(?:\n\n|\Z)", TEXT, flags=re.S | re.M)
 FILES = sorted(TESTS.rglob("test_*.py"))
 BENCHES = sorted((TESTS / "benchmarks").glob("bench_*.py"))
-LIMITED = [bench for bench in BENCHES if bench.stem != "bench_gpu"]  # which shows what a GPU does, and has no limit
 
 
 @cache
@@ -69,7 +68,7 @@ def test_each_bench_takes_its_arguments(bench):
             assert "choices" not in given or getattr(given.get("nargs"), "value", None) not in ("*", "+")
 
 
-@pytest.mark.parametrize("bench", LIMITED, ids=lambda bench: bench.stem)
+@pytest.mark.parametrize("bench", BENCHES, ids=lambda bench: bench.stem)
 def test_a_bench_that_passes_a_limit_fails(bench):
     (main,) = (node for node in parsed(bench).body if isinstance(node, ast.FunctionDef) and node.name == "main")
     last = ast.unparse(main.body[-1])
