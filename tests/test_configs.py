@@ -63,7 +63,7 @@ CHANGES = {
     "many epochs": lambda config: {"trainer.max_epochs": 50},
     "batch size": lambda config: each_task(config, batch_size=3),
     "spacing": lambda config: (
-        {"data.depth": 6} if "pet" in config else each_task(config, **{"preprocessing.spacing": [2.0, 2.0, 6.0]})
+        {"data.depth": 10} if "pet" in config else each_task(config, **{"preprocessing.spacing": [2.0, 2.0, 6.0]})
     ),
     "patch": patch,
     "devices": lambda config: {"trainer.devices": 1},

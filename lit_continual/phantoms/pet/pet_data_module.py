@@ -8,7 +8,7 @@ from typing_extensions import override
 from lit_continual.data.case_lists.cases import Case
 from lit_continual.denoising.pet_study import Study
 from lit_continual.denoising.pet_study_data_module import PetStudyDataModule
-from lit_continual.phantoms.pet.phantom import pet_study
+from lit_continual.phantoms.pet.phantom import pet_study, require_room
 
 
 class PetDataModule(PetStudyDataModule):
@@ -22,7 +22,7 @@ class PetDataModule(PetStudyDataModule):
         **options: Those of :class:`~lit_continual.data.PetStudyDataModule`.
 
     Raises:
-        ValueError: If there is nobody to train on, or somebody is in two splits.
+        ValueError: If there is nobody to train on, somebody is in two splits, or there are too few pixels or slices.
     """
 
     regions = ("lesion", "liver", "bladder")
@@ -37,6 +37,7 @@ class PetDataModule(PetStudyDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        require_room(self.size, self.depth)  # before a run has a folder
         seeds = [{*low, *high}, {*val}, {*test}]
         if self.pairs == "twin":
             seeds[0] = set()  # it learns on the study to be denoised

@@ -23,6 +23,12 @@ _UPTAKE = {"body": 0.7, "lung": 0.4, "heart": 2.5, "spine": 1.4, "liver": 2.1, "
 _LUNG, _BONE = 0.0030, 0.0120
 
 
+def require_room(size: int, depth: int) -> None:
+    """Raise ``ValueError`` if organs have too few pixels or slices to be drawn in."""
+    if size < 32 or depth < 8:
+        raise ValueError(f"`size` must be at least 32 and `depth` at least 8, got {size} and {depth}.")
+
+
 def pet_phantom(
     seed: int, bmi: Literal["low", "high"] = "low", size: int = 96, depth: int = 24, field_of_view: float = 480.0
 ) -> PetPhantom:
@@ -48,8 +54,7 @@ def pet_phantom(
     """
     if bmi not in ("low", "high"):
         raise ValueError(f"`bmi` must be 'low' or 'high', got {bmi!r}.")
-    if size < 32 or depth < 8:
-        raise ValueError(f"`size` must be at least 32 and `depth` at least 8, got {size} and {depth}.")
+    require_room(size, depth)
     rng = np.random.default_rng([seed, bmi == "high"])
     pixel = field_of_view / size
     axis = (np.arange(size) - (size - 1) / 2) * pixel

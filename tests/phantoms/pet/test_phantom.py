@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lit_continual.data import pet_phantom
+from lit_continual.data import PetDataModule, pet_phantom
 
 
 def test_patients_are_seeded_and_a_high_bmi_is_a_larger_body():
@@ -30,3 +30,9 @@ def test_bad_input():
         pet_phantom(0, "middle")
     with pytest.raises(ValueError, match="`size` must be at least 32"):
         pet_phantom(0, size=8)
+
+
+@pytest.mark.parametrize("option", [{"size": 16}, {"depth": 6}])
+def test_too_few_voxels_are_refused_before_a_run_begins(option):
+    with pytest.raises(ValueError, match="at least 32 and `depth` at least 8"):
+        PetDataModule(**option)
