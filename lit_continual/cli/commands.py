@@ -120,8 +120,12 @@ def kse(arguments: Sequence[str]) -> None:
 
     parser = _parser(kse)
     parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter or a Denoiser.")
-    parser.add_function_arguments(run, skip={"checkpoint"})
-    show(f"Kernels: {run(**parser.parsed(arguments))}")
+    parser.add_argument("--image", type=str | list[str], nargs="+", help="An image to try it on; one file a channel.")
+    parser.add_argument("--phis", type=float | list[float], nargs="+", help="Thresholds; by default 0.3 to 0.6.")
+    parser.add_function_arguments(run, skip={"checkpoint", "image", "phis"})
+    given = parser.parsed(arguments)
+    lists = {name: _flat(given.pop(name)) for name in ("image", "phis")}
+    show(f"Kernels: {run(**given, **{name: values for name, values in lists.items() if values})}")
 
 
 def memory(arguments: Sequence[str]) -> None:
@@ -202,6 +206,11 @@ def cell(arguments: Sequence[str]) -> None:
     from lit_continual.studies.cell_command import run_cell as run
 
     run(**given, arguments=arguments[end + 1 :])
+
+
+def _flat(values: Sequence[Any] | None) -> list[Any]:
+    """The values of an option that takes several, ``0.3 0.4`` or ``[0.3, 0.4]``."""
+    return [one for value in values or () for one in (value if isinstance(value, list) else [value])]
 
 
 def _add_launch(parser: Parser) -> None:
