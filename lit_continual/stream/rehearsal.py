@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping, LearningRateFinder, Timer
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    LearningRateFinder,
+    LearningRateMonitor,
+    Timer,
+)
 
 from lit_continual.files.whole_files import in_one_line
 from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
@@ -18,7 +25,11 @@ from lit_continual.stream.stream import Stream
 
 
 def rehearse(
-    stream: Stream, models: Sequence[LightningModule], data: Sequence[LightningDataModule], trainer: Trainer
+    stream: Stream,
+    models: Sequence[LightningModule],
+    data: Sequence[LightningDataModule],
+    trainer: Trainer,
+    logged: bool = True,
 ) -> None:
     """Let each module check that its fit can begin, if it knows how to.
 
@@ -27,6 +38,7 @@ def rehearse(
         models: The module of each experience.
         data: The data module of each experience.
         trainer: One like those that will train.
+        logged: Whether those have a logger.
 
     Raises:
         ValueError: If a fit cannot begin, with the experience.
@@ -40,6 +52,11 @@ def rehearse(
         )
     if trainer.limit_test_batches == 0:
         raise ValueError("A stream is evaluated after each experience, and `limit_test_batches` is 0. Give 1 or more.")
+    for callback in _callbacks(trainer):
+        if not logged and isinstance(callback, (LearningRateMonitor, DeviceStatsMonitor)):
+            raise MisconfigurationException(
+                f"`{type(callback).__name__}` writes to a logger, and `trainer.logger` is false. Leave one of them out."
+            )
     _require_directions(stream, trainer)
     grown: dict[int, LightningModule] = {}  # as the fits before leave each module
     if stream.start is not None:
