@@ -121,11 +121,12 @@ def kse(arguments: Sequence[str]) -> None:
     parser = _parser(kse)
     parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter or a Denoiser.")
     parser.add_argument("--image", type=str | list[str], nargs="+", help="An image to try it on; one file a channel.")
-    parser.add_argument("--phis", type=float | list[float], nargs="+", help="Thresholds; by default 0.3 to 0.6.")
+    several, what = float | list[float], "Thresholds on the scores, from 0 to 1."
+    parser.add_argument("--phis", type=several, nargs="+", default=[0.3, 0.4, 0.5, 0.6], help=what)
     parser.add_function_arguments(run, skip={"checkpoint", "image", "phis"})
     given = parser.parsed(arguments)
-    lists = {name: _flat(given.pop(name)) for name in ("image", "phis")}
-    show(f"Kernels: {run(**given, **{name: values for name, values in lists.items() if values})}")
+    given |= {name: _flat(given[name]) for name in ("image", "phis")}
+    show(f"Kernels: {run(**given)}")
 
 
 def memory(arguments: Sequence[str]) -> None:

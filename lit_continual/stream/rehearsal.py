@@ -80,9 +80,10 @@ def rehearse(
 def rehearse_fit(module: LightningModule, data: Any, trainer: Trainer, epochs: int | None) -> None:
     """Let callbacks and a module check that a fit can begin, those that know how to."""
     _rehearse_module(module, data, epochs)
-    begun = copy.deepcopy(module)
-    _grow(begun, data)
-    _rehearse_callbacks(trainer, begun, data)
+    if _grows(module, data):
+        module = copy.deepcopy(module)  # others may be none that can be copied
+        _grow(module, data)
+    _rehearse_callbacks(trainer, module, data)
 
 
 def _rehearse_module(module: LightningModule, data: Any, epochs: int | None) -> None:
@@ -107,9 +108,13 @@ def _rehearse_callbacks(trainer: Trainer, module: LightningModule, data: Any) ->
             callback.rehearse(trainer, module, data)
 
 
+def _grows(module: LightningModule, data: Any) -> bool:
+    return hasattr(module, "grow") and hasattr(module, "classes") and hasattr(data, "classes")
+
+
 def _grow(module: LightningModule, data: Any) -> None:
     """Let a module grow for the classes of data, where both have some, with no draw from the seed of the run."""
-    if hasattr(module, "grow") and hasattr(module, "classes") and hasattr(data, "classes"):
+    if _grows(module, data):
         with torch.random.fork_rng(devices=[]):
             grow_for(module, data)
 
