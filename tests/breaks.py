@@ -333,7 +333,7 @@ BREAKS = [
     *room(
         "methods/train_only/callback.py",
         "tests/methods/train_only/",
-        ("trained = fresh.union(*found.values())", "trained = set[str]().union(*found.values())"),
+        ("trained = fresh.union(self._named(network))", "trained = self._named(network)"),
     ),
     *room(
         "stream/stream_loop.py",

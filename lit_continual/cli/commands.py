@@ -120,8 +120,13 @@ def kse(arguments: Sequence[str]) -> None:
 
     parser = _parser(kse)
     parser.add_argument("checkpoint", type=str, help="Checkpoint of a Segmenter or a Denoiser.")
-    parser.add_function_arguments(run, skip={"checkpoint"})
-    show(f"Kernels: {run(**parser.parsed(arguments))}")
+    parser.add_argument("--image", type=str | list[str], nargs="+", help="An image to try it on; one file a channel.")
+    several, what = float | list[float], "Thresholds on the scores, from 0 to 1."
+    parser.add_argument("--phis", type=several, nargs="+", default=[0.3, 0.4, 0.5, 0.6], help=what)
+    parser.add_function_arguments(run, skip={"checkpoint", "image", "phis"})
+    given = parser.parsed(arguments)
+    given |= {name: _flat(given[name]) for name in ("image", "phis")}
+    show(f"Kernels: {run(**given)}")
 
 
 def memory(arguments: Sequence[str]) -> None:
@@ -202,6 +207,11 @@ def cell(arguments: Sequence[str]) -> None:
     from lit_continual.studies.cell_command import run_cell as run
 
     run(**given, arguments=arguments[end + 1 :])
+
+
+def _flat(values: Sequence[Any] | None) -> list[Any]:
+    """The values of an option that takes several, ``0.3 0.4`` or ``[0.3, 0.4]``."""
+    return [one for value in values or () for one in (value if isinstance(value, list) else [value])]
 
 
 def _add_launch(parser: Parser) -> None:

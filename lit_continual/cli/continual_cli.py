@@ -138,7 +138,8 @@ class ContinualCLI(LightningCLI):
         if isinstance(self.model, Segmenter) and type(self.model).__module__.startswith(f"{lit_continual.__name__}."):
             self.stream.require_logged(with_added(SCORES, trainer), type(self.model).__name__)
         begun = {id(model): _restored(model, start) for model in models}  # often one for all
-        rehearse(self.stream, [begun[id(model)] for model in models], data, trainer)
+        logged = config.trainer.logger is not False
+        rehearse(self.stream, [begun[id(model)] for model in models], data, trainer, logged)
         folder = RunFolder(Path(config.trainer.default_root_dir or Path("runs") / (self.stream.name or "stream")))
         self._require_apart(folder)
         with folder.lock() as left:

@@ -43,6 +43,11 @@ class Parser(ArgumentParser):
         """Name what is most like the option, command or class that a message says is not there."""
         if said := how_to_convert(message):
             return said
+        if found := re.search("SequentialLR|ChainedScheduler|lr_lambda", message):
+            return (
+                f"`{found[0]}` takes what no config can hold. Write a function of your own, and name it by its import"
+                " path: one of the optimizer as `scheduler`, or one of the epoch as `lr_lambda`."
+            )
         parsers = [
             self,
             *(p for action in self._actions for p in (getattr(action, "_name_parser_map", None) or {}).values()),

@@ -28,6 +28,8 @@ def read_volume(path: Path) -> MetaTensor:
     Raises:
         ValueError: If the file cannot be read, or is no image of numbers that have a place.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Give one file of it.")
     if not is_nifti(path) and not HAS_ITK:
         raise ValueError(f"{path} cannot be read without ITK. Run `pip install itk`, or convert it to NIfTI.")
     _require_numbers(path)

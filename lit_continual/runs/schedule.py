@@ -5,6 +5,7 @@ from functools import partial
 from math import ceil, isfinite
 from typing import Any, Protocol
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import Optimizer
@@ -47,6 +48,8 @@ class ScheduledModule(CheckpointedModule):
             ValueError: If it cannot.
         """
         _optimizers(self, self.scheduler if epochs else None, epochs)
+        with explaining("The optimizer cannot step", "Take another.", RuntimeError):
+            _require_step(self.optimizer)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy all but what makes the optimizer and the schedule.
@@ -88,6 +91,13 @@ def _optimizers(module: ScheduledModule, scheduler: Schedule | None, epochs: int
             " out, and it is as long as the fit."
         )
     return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+
+def _require_step(make: Any) -> None:
+    """Let an optimizer step one weight with a gradient like those of any layer."""
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.zeros(2, 2)
+    make([weight]).step(lambda: torch.zeros(()))
 
 
 def _of_length(scheduler: Any, epochs: int | None) -> Any:

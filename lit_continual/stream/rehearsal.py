@@ -1,21 +1,35 @@
 """What can be known of a stream before its folder is made and anything is trained."""
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping, LearningRateFinder, Timer
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    LearningRateFinder,
+    LearningRateMonitor,
+    Timer,
+)
 
 from lit_continual.files.whole_files import in_one_line
 from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
+from lit_continual.segmentation.growth import grow_for
 from lit_continual.stream.stream import Stream
 
 
 def rehearse(
-    stream: Stream, models: Sequence[LightningModule], data: Sequence[LightningDataModule], trainer: Trainer
+    stream: Stream,
+    models: Sequence[LightningModule],
+    data: Sequence[LightningDataModule],
+    trainer: Trainer,
+    logged: bool = True,
 ) -> None:
     """Let each module check that its fit can begin, if it knows how to.
 
@@ -24,6 +38,7 @@ def rehearse(
         models: The module of each experience.
         data: The data module of each experience.
         trainer: One like those that will train.
+        logged: Whether those have a logger.
 
     Raises:
         ValueError: If a fit cannot begin, with the experience.
@@ -37,16 +52,47 @@ def rehearse(
         )
     if trainer.limit_test_batches == 0:
         raise ValueError("A stream is evaluated after each experience, and `limit_test_batches` is 0. Give 1 or more.")
+    for callback in _callbacks(trainer):
+        if not logged and isinstance(callback, (LearningRateMonitor, DeviceStatsMonitor)):
+            raise MisconfigurationException(
+                f"`{type(callback).__name__}` writes to a logger, and `trainer.logger` is false. Leave one of them out."
+            )
+    _require_directions(stream, trainer)
+    grown: dict[int, LightningModule] = {}  # as the fits before leave each module
+    if stream.start is not None:
+        _follow(trainer, models[0])
     for experience, module, part in zip(stream.experiences, models, data, strict=True):
         own = experience.max_epochs if stream.mode != "joint" else None
         try:
-            rehearse_fit(module, part, trainer, epochs if own is None else own)
-        except ValueError as error:
-            raise ValueError(f"Experience {experience.name}: {error}") from error
+            _rehearse_module(module, part, epochs if own is None else own)
+            if stream.mode == "single" or id(module) not in grown:
+                grown[id(module)] = copy.deepcopy(module)
+            for known in data if stream.mode == "joint" else [part]:
+                _grow(grown[id(module)], known)
+            _rehearse_callbacks(trainer, grown[id(module)], part)
+        except (ValueError, MisconfigurationException) as error:
+            kind = MisconfigurationException if isinstance(error, MisconfigurationException) else ValueError
+            raise kind(f"Experience {experience.name}: {error}") from error
+        if stream.mode == "continual":
+            _follow(trainer, grown[id(module)])
 
 
 def rehearse_fit(module: LightningModule, data: Any, trainer: Trainer, epochs: int | None) -> None:
     """Let callbacks and a module check that a fit can begin, those that know how to."""
+    _rehearse_module(module, data, epochs)
+    if _grows(module, data):
+        module = copy.deepcopy(module)  # others may be none that can be copied
+        _grow(module, data)
+    _rehearse_callbacks(trainer, module, data)
+
+
+def _rehearse_module(module: LightningModule, data: Any, epochs: int | None) -> None:
+    if hasattr(module, "rehearse"):
+        module.rehearse(data, epochs)  # type: ignore[operator]
+
+
+def _rehearse_callbacks(trainer: Trainer, module: LightningModule, data: Any) -> None:
+    """Let callbacks check that they can train a module, which has grown for the fit."""
     for callback in _callbacks(trainer):
         if isinstance(callback, LearningRateFinder) and not hasattr(module, "lr"):
             raise MisconfigurationException(
@@ -59,9 +105,39 @@ def rehearse_fit(module: LightningModule, data: Any, trainer: Trainer, epochs: i
                 " none. Take `TrainOnly`, whose `parts` are trained and all else is not."
             )
         if hasattr(callback, "rehearse"):
-            callback.rehearse(module)
-    if hasattr(module, "rehearse"):
-        module.rehearse(data, epochs)  # type: ignore[operator]
+            callback.rehearse(trainer, module, data)
+
+
+def _grows(module: LightningModule, data: Any) -> bool:
+    return hasattr(module, "grow") and hasattr(module, "classes") and hasattr(data, "classes")
+
+
+def _grow(module: LightningModule, data: Any) -> None:
+    """Let a module grow for the classes of data, where both have some, with no draw from the seed of the run."""
+    if _grows(module, data):
+        with torch.random.fork_rng(devices=[]):
+            grow_for(module, data)
+
+
+def _follow(trainer: Trainer, module: LightningModule) -> None:
+    """Let callbacks take a module as what a fit has left."""
+    for callback in _callbacks(trainer):
+        if hasattr(callback, "follow"):
+            callback.follow(module)
+
+
+def _require_directions(stream: Stream, trainer: Trainer) -> None:
+    """Refuse callbacks that would keep or wait for the worst of a score: the best of a Dice is no ``min``."""
+    for callback in _callbacks(trainer):
+        monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
+        stage, _, rest = str(monitor).partition("/")
+        score = (stream.scores or {}).get(rest.partition("/")[0]) if stage in ("val", "test") else None
+        best = "max" if score is not None and score.higher_is_better else "min"
+        if score is not None and mode in ("min", "max") and mode != best:
+            raise MisconfigurationException(
+                f"`{type(callback).__name__}` looks for the {mode} of `{monitor}`, and of {score.name} the {best} is"
+                f" the best. Give it `mode: {best}`."
+            )
 
 
 @contextlib.contextmanager

@@ -252,6 +252,15 @@ def test_callbacks_that_are_given_again_inherit_nothing(stream, tmp_path, capsys
         ("--stream.mode=both", "both"),
         ("--trainer.callbacks+=Destillation", "Destillation"),
         ("--data.batch_size=many", "many"),
+        (
+            "--model.scheduler={class_path: torch.optim.lr_scheduler.LambdaLR, init_args: {lr_lambda: 1}}",
+            "`lr_lambda` takes what no config can hold. Write a function of your own",
+        ),
+        (
+            "--model.scheduler={class_path: torch.optim.lr_scheduler.SequentialLR, init_args: {milestones: [1],"
+            " schedulers: [torch.optim.lr_scheduler.LinearLR]}}",
+            "`SequentialLR` takes what no config can hold",
+        ),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(stream, capsys, tmp_path, option, said):

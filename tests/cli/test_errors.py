@@ -62,7 +62,7 @@ PLATEAU = "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {mon
     [
         ("trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: val_loss}}]", "`val_loss` which is not"),
         ("trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {monitor: val_loss}}]", "not find the monitored"),
-        ("trainer.callbacks=LearningRateMonitor", "with `Trainer` that has no logger"),
+        ("trainer.callbacks=LearningRateMonitor", "writes to a logger, and `trainer.logger` is false"),
         ("trainer.val_check_interval=100", "`val_check_interval` (100) must be less than or equal to the number of"),
         (f"model.scheduler={PLATEAU}", "metric val_loss which is not available"),
     ],

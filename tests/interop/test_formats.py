@@ -169,6 +169,12 @@ def test_what_is_no_model_is_refused_in_one_sentence(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty is a folder, and none of a trained model \(nnunet, .*folder\)"):
         Checkpoint(tmp_path / "empty")
+    (tmp_path / "run/experiences/0_liver").mkdir(parents=True)
+    (tmp_path / "run/experiences/0_liver/model.ckpt").touch()
+    with pytest.raises(
+        ValueError, match=r"run is a folder. Give a checkpoint in it, such as .*run/experiences/0_liver/mo"
+    ):
+        Checkpoint(tmp_path / "run")
     with pytest.raises(ValueError, match=r"There is no format 'flder' to export to. Give one of nnunet"):
         main(["export", str(folder), "--format=flder", f"--output={tmp_path / 'new'}"])
 

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from lit_continual.cli import main
 from lit_continual.cli.dispatch import _explained
-from lit_continual.data import ExemplarMemory
-from lit_continual.stream.rehearsal import _length
+from lit_continual.data import ExemplarMemory, SegmentationDataModule
+from lit_continual.segmentation.segmenter import Segmenter
+from lit_continual.stream.rehearsal import _length, rehearse_fit
+from tests.conftest import NETWORK
 from tests.marks import slow_but
 
 DICE = "model.loss={{class_path: monai.losses.DiceLoss, init_args: {{softmax: true, to_onehot_y: true, {}}}}}"
@@ -65,6 +68,14 @@ WRONG = {
     "trainer.limit_test_batches=0": "evaluated after each experience, and `limit_test_batches` is 0",
     "trainer.callbacks=BackboneFinetuning": "`BackboneFinetuning` freezes the attribute `backbone` .*`TrainOnly`",
     "ckpt_path=some.ckpt": "--ckpt_path is for an ordinary fit",
+    "model.optimizer=torch.optim.SparseAdam": r"The optimizer cannot step \(SparseAdam does not support dense",
+    "trainer={logger: false, callbacks: [LearningRateMonitor]}": "writes to a logger, and `trainer.logger` is false",
+    "trainer.callbacks={class_path: EarlyStopping, init_args: {monitor: val/dice}}": (
+        "`EarlyStopping` looks for the min of `val/dice`, and of dice the max is the best. Give it `mode: max`"
+    ),
+    "trainer.callbacks={class_path: ModelCheckpoint, init_args: {monitor: val/assd/box, mode: max}}": (
+        "`ModelCheckpoint` looks for the max of `val/assd/box`, and of assd the min is the best"
+    ),
 }
 
 
@@ -81,6 +92,47 @@ def refused(*arguments):
 def test_a_stream_is_refused_before_there_is_a_folder(stream, tmp_path, option, said):
     assert re.search(said, refused("fit", "--config", stream(), f"--{option}"))
     assert not (tmp_path / "run").exists()
+
+
+MAML = {"class_path": "MAML", "init_args": {"inner_lr": 0.1}}
+CALLBACKS = [
+    ("L2SP", {"parameters": "nothere"}, r"ball: `parameters=\['nothere'\]` matches no parameter of Segmenter"),
+    ("L2SP", {"parameters": "body", "anchor": "nothere.ckpt"}, "ball: .*nothere.ckpt"),
+    ("EWC", {"parameters": "nothere"}, r"ball: `parameters=\['nothere'\]` matches no parameter of Segmenter"),
+    ("TrainOnly", {"parts": ["nothere"], "after": 1}, "box: `Segmenter` has nothing to train called `nothere`"),
+    ("TrainOnly", {"network": "bodi", "after": 1}, "ball: `network` of TrainOnly is 'bodi'.* at any depth are body"),
+    ("LoRA", {"layers": ["bodi"], "after": 1}, "box: `Segmenter` has no linear layer .* in `bodi`"),
+    ("LoRA", {"parts": ["bodi"], "after": 1}, "box: `Segmenter` has nothing to train called `bodi`"),
+    ("MetaTune", {"strategy": MAML, "after": 1}, "ball: `Distillation` adds to the loss of one batch"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "said"), CALLBACKS)
+def test_a_callback_is_refused_before_there_is_a_folder(stream, tmp_path, name, arguments, said):
+    if name == "LoRA":
+        pytest.importorskip("peft")
+    beside = [{"class_path": "Distillation"}] if name == "MetaTune" else []
+    config = stream({"class_path": name, "init_args": arguments}, *beside)
+    assert re.search(f"Experience {said}", refused("fit", "--config", config))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", ["continual", "joint", "single"])
+def test_a_callback_may_name_what_has_grown_by_then(stream, monkeypatch, mode):
+    monkeypatch.setattr("lit_continual.stream.stream_loop.StreamLoop.run", lambda loop: loop.folder.finish())
+    named = [{"class_path": "L2SP", "init_args": {"parameters": ["heads.layers.1" if mode == "joint" else "heads"]}}]
+    if mode == "continual":
+        named.append({"class_path": "TrainOnly", "init_args": {"parts": ["heads.layers.1"], "after": 1}})
+    main(["fit", "--config", stream(*named, mode=mode)])
+
+
+def test_a_rehearsal_leaves_the_module_and_the_seed_as_they_are(shapes):
+    module = Segmenter(NETWORK, features=4)
+    data = SegmentationDataModule(shapes, patch_size=[16, 16], classes={"ball": 1}, batch_size=4)
+    before = torch.get_rng_state()
+    rehearse_fit(module, data, Trainer(accelerator="cpu", logger=False), 1)
+    assert module.classes == []
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("option", ["trainer.accelerator=gup", "trainer.devices=0", "seed_everything=-1"])

@@ -231,7 +231,7 @@ def test_without_the_command_line_a_plain_trainer_does_it(shapes, trainer):
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # two fits into one folder
 def test_callbacks_of_lightning_go_along(stream, run):
     stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/dice", "mode": "max", "patience": 1}}
-    keep = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/dice"}}
+    keep = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/dice", "mode": "max"}}
     names = {c.__name__ for c in (EarlyStopping, ModelCheckpoint, LearningRateMonitor)}
     listed = [stop, keep, {"class_path": "LearningRateMonitor"}]
     assert {c["class_path"] for c in listed} == names

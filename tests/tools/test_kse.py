@@ -110,6 +110,11 @@ def test_bad_input(denoiser, image, tmp_path):
     _, checkpoint = denoiser
     with pytest.raises(ValueError, match=r"`phis` must be thresholds in \[0, 1\], got \[0.2, 1.4\]"):
         main(["kse", checkpoint, "--phis=[0.2, 1.4]"])
+    with pytest.raises(ValueError, match=r"\[0, 1\], got \[0.2, 1.4\]"):  # as other commands take several
+        main(["kse", checkpoint, "--phis", "1.4", "0.2"])
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(ValueError, match=r"scans is a folder. Give one file of it."):
+        main(["kse", checkpoint, "--image", str(tmp_path / "scans")])
     other = {"state_dict": {}, "hyper_parameters": {"layers": 3}}
     torch.save(other, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"other.ckpt is no checkpoint of a Segmenter or Denoiser"):

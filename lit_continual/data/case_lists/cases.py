@@ -103,7 +103,9 @@ def read_cases(dataset: str | os.PathLike[str], report: Callable[[str], None] = 
         path = path / "dataset.json" if (path / "dataset.json").is_file() else path
     if not path.exists():
         seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
-        raise ValueError(f"There is no data set at {dataset}{seen_from}. Give a dataset.json, a CSV table or a folder.")
+        raise ValueError(
+            f"There is no data set at {dataset}{seen_from}. Give a dataset.json, a CSV table or a folder, or one image."
+        )
     said = DatasetJson({}, {}, (), None)
     if path.is_dir():
         entries = _folder(path, report)

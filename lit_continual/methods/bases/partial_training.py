@@ -20,6 +20,7 @@ from lit_continual.methods.bases.guards import (
     require_persistent_replicas,
     require_whole_weights,
 )
+from lit_continual.methods.bases.names import similar_names
 from lit_continual.methods.bases.releasing import Releasing
 
 
@@ -71,6 +72,15 @@ class PartialTraining(Releasing):
             pl_module: The module that it is a part of.
             fresh: Names of parameters that the last fit did not have, such as those of a new head.
         """
+
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> None:
+        """Check, before a fit, that a module has what the arguments name."""
+        network = self._find(pl_module)
+        if self._fits >= self.after:
+            self.require_named(network)
+
+    def require_named(self, network: nn.Module) -> None:  # most name nothing in the network
+        """Raise a ``ValueError`` if a network has not what the arguments name in it."""
 
     def follow(self, pl_module: LightningModule) -> None:
         """Take the module as what a fit has left, be it one that this callback did not see."""
@@ -132,7 +142,13 @@ class PartialTraining(Releasing):
         self._evaluated = EvaluatedLayers(whole)
 
     def _find(self, pl_module: LightningModule) -> nn.Module:
-        network = pl_module.get_submodule(self.network) if self.network else pl_module
+        network = dict(pl_module.named_modules()).get(self.network) if self.network else pl_module
+        if network is None:
+            names = [name for name, _ in pl_module.named_modules() if name]
+            raise ValueError(
+                f"`network` of {type(self).__name__} is {self.network!r}, and {type(pl_module).__name__} has no such"
+                f" submodule. The most like it at any depth are {similar_names(str(self.network), names)}."
+            )
         return getattr(network, "_orig_mod", network)  # what `torch.compile` wraps
 
     @override

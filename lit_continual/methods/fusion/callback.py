@@ -83,7 +83,7 @@ class WeightFusion(NamedMethod):
         self._known = {name: list(value.shape) for name, value in _fusible(pl_module).items()}
         self._classes = _count(pl_module)
 
-    def rehearse(self, pl_module: LightningModule) -> None:
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> None:
         """Check, before a fit, that the classes of a module can be counted."""
         if self.share == "class_count" and _count(pl_module) is None:
             raise MisconfigurationException(
@@ -95,7 +95,7 @@ class WeightFusion(NamedMethod):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self.rehearse(pl_module)
+            self.rehearse(trainer, pl_module, getattr(trainer, "datamodule", None))
             if self.old == "start":
                 make_layers(trainer, pl_module, self)
                 self.follow(pl_module)  # before the module's own setup, where heads grow

@@ -98,6 +98,12 @@ class L2SP(GradientEdit):
     def remembers(self) -> bool:
         return self.anchor == "last_fit"
 
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> None:
+        """Check, before a fit, that there is what is to be held, and an anchor of it."""
+        selected = select_parameters(pl_module, self.patterns)
+        if self.anchor not in ("start", "last_fit"):
+            read_anchor(self.anchor, selected)
+
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)

@@ -89,6 +89,16 @@ class LoRA(PartialTraining):
             if self._fits >= self.after:  # before the optimizers, and before the module's own setup, where heads grow
                 self._adapt(pl_module, self._chosen(self._find(pl_module)))
 
+    @override
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> None:
+        self._require_alone(trainer)
+        super().rehearse(trainer, pl_module, data)
+
+    @override
+    def require_named(self, network: nn.Module) -> None:
+        self._chosen(network)
+        self._in_parts(network)
+
     def _require_alone(self, trainer: Trainer) -> None:
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         for one in callbacks:
@@ -140,6 +150,11 @@ class LoRA(PartialTraining):
         learnt, adapters = learnt_values(network), self._adapters.of if self._adapters is not None else {}
         mine = {name for name in learnt if any(lies_in(name, adapter) for adapter in adapters)}
         trained = {name for name in mine if ".lora_" in name} | (fresh - mine)
+        trained |= self._in_parts(network)
+        return {name: torch.tensor(name in trained) for name in learnt}
+
+    def _in_parts(self, network: nn.Module) -> set[str]:
+        learnt, trained = learnt_values(network), set[str]()
         for part in self.parts:
             found = {name for name in learnt if lies_in(name, part)}
             if not found:
@@ -148,7 +163,7 @@ class LoRA(PartialTraining):
                     f" are {similar_names(part, learnt)}."
                 )
             trained |= found
-        return {name: torch.tensor(name in trained) for name in learnt}
+        return trained
 
     @override
     def follow(self, pl_module: LightningModule) -> None:

@@ -99,13 +99,17 @@ class MetaTune(Releasing):
         """Take the module as what a fit has left that this callback did not see."""
         self._fits += 1
 
+    def rehearse(self, trainer: Any, pl_module: Any, data: Any) -> None:
+        """Check, before a fit, that it can be trained so."""
+        self._refuse(trainer, pl_module)
+        if (episodes := self._episodes(data)) is not None:
+            episodes.check(data, pl_module)
+
     @override
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
-        self._refuse(trainer, pl_module)
-        if (episodes := self._episodes(trainer)) is not None:
-            episodes.check(getattr(trainer, "datamodule", None), pl_module)
+        self.rehearse(trainer, pl_module, getattr(trainer, "datamodule", None))
         if self.inner_rates is not None:
             self._replace(pl_module, "configure_optimizers", lambda own: self._with_rates(pl_module, own()))
 
@@ -116,7 +120,7 @@ class MetaTune(Releasing):
         step = MetaStep(trainer, pl_module, self.strategy, self.reduction, self.inner_rates)
         self._replace(pl_module, "training_step", step.train)
         self._adapt_in_evaluation(step)
-        if (episodes := self._episodes(trainer)) is not None:
+        if (episodes := self._episodes(getattr(trainer, "datamodule", None))) is not None:
 
             def train_dataloader(own: Callable[[], Any]) -> PatientEpisodes:
                 return episodes.loader(own(), pl_module)
@@ -150,9 +154,9 @@ class MetaTune(Releasing):
     def _waits(self) -> bool:
         return self._fits < self.after
 
-    def _episodes(self, trainer: Any) -> Episodes | None:
+    def _episodes(self, data: Any) -> Episodes | None:
         """The episodes of the callback, or else of the data module."""
-        return self.episodes or Episodes.of(getattr(getattr(trainer, "datamodule", None), "episodes", None))
+        return self.episodes or Episodes.of(getattr(data, "episodes", None))
 
     def _replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
         self._replaced.append(ReplacedMethod(owner, name, function))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -73,8 +73,8 @@ class MiB(TaughtTerm):
         self.loss_kd, self.target = loss_kd, target
 
     @override
-    def rehearse(self, pl_module: LightningModule) -> None:
-        super().rehearse(pl_module)
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> None:
+        super().rehearse(trainer, pl_module, data)
         require_one_softmax(pl_module, self)
 
     @override

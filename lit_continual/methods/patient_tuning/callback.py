@@ -70,8 +70,15 @@ class PatientTuning(Releasing):
         """What is logged beside the module's own scores."""
         return [f"{score}_after_{steps}" for score in scores for steps in self.steps]
 
-    def rehearse(self, pl_module: LightningModule) -> None:
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> None:
         """Check, before a fit, that slices of a file can be shown to the network of a module."""
+        self._require_tunable(pl_module)
+
+    def _require_tunable(self, pl_module: LightningModule) -> None:
+        if not all(hasattr(pl_module, part) for part in ("batch_loss", "spatial_dims", "infer")):
+            raise MisconfigurationException(
+                f"`PatientTuning` tunes a `Segmenter`, and this is a {type(pl_module).__name__}. Leave it out."
+            )
         if hasattr(pl_module, "load_case"):
             raise MisconfigurationException(
                 f"`PatientTuning` shows a network annotated slices of the file, and {type(pl_module).__name__} prepares"
@@ -94,11 +101,7 @@ class PatientTuning(Releasing):
         self._replaced, self._scores = [], {}
 
     def _replace(self, pl_module: LightningModule, name: str) -> None:
-        if not all(hasattr(pl_module, part) for part in ("batch_loss", "spatial_dims", "infer")):
-            raise MisconfigurationException(
-                f"`PatientTuning` tunes a `Segmenter`, and this is a {type(pl_module).__name__}. Leave it out."
-            )
-        self.rehearse(pl_module)
+        self._require_tunable(pl_module)
 
         def step(own: Callable[..., Any], batch: Any, *indices: int) -> Any:
             return self._tuned(pl_module, own, batch, *indices)

@@ -108,8 +108,8 @@ class PLOP(FeatureTerm):
         self._thresholds: Tensor | None = None  # of each class of the teacher, for the fit that is under way
 
     @override
-    def rehearse(self, pl_module: LightningModule) -> None:
-        super().rehearse(pl_module)
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> None:
+        super().rehearse(trainer, pl_module, data)
         require_one_softmax(pl_module, self)
 
     @override

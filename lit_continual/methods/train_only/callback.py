@@ -51,7 +51,16 @@ class TrainOnly(PartialTraining):
         self.parts = list(parts)
 
     @override
+    def require_named(self, network: nn.Module) -> None:
+        self._named(network)
+
+    @override
     def choose_masks(self, network: nn.Module, pl_module: LightningModule, fresh: set[str]) -> Mapping[str, Tensor]:
+        trained = fresh.union(self._named(network))
+        return {name: torch.tensor(name in trained) for name in learnt_values(network)}
+
+    def _named(self, network: nn.Module) -> set[str]:
+        """What lies in the parts that are named."""
         learnt, named = learnt_values(network), names_of_values(network)
         found = {part: {named[name] for name in named if lies_in(name, part)} & learnt.keys() for part in self.parts}
         for part, names in found.items():
@@ -61,5 +70,4 @@ class TrainOnly(PartialTraining):
                     f" {', '.join(name for name, _ in network.named_children())}. The most like it at any depth are"
                     f" {similar_names(part, named)}."
                 )
-        trained = fresh.union(*found.values())
-        return {name: torch.tensor(name in trained) for name in learnt}
+        return set().union(*found.values())

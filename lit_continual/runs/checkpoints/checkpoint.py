@@ -142,7 +142,7 @@ class Checkpoint:
             names = " or ".join(kind.__name__ for kind in wanted)
             what = f" but of a {found[0].__name__}" if found else ""
             raise ValueError(
-                f"{self.path} is no checkpoint of a {names}{what}. Use an experiences/*/model.ckpt of a run."
+                f"{self.path} is no checkpoint of a {names}{what}. Use an experiences/*/model.ckpt of a run of one."
             )
         for kind in mine[:-1]:
             try:

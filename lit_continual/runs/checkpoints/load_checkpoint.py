@@ -31,6 +31,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if Path(path).is_dir():
         known = ", ".join(one.name for one in readable_formats())
+        inside = [found for place in ("", "*/", "experiences/*/") for found in Path(path).glob(f"{place}model.ckpt")]
+        if inside:
+            raise ValueError(f"{path} is a folder. Give a checkpoint in it, such as {max(inside)}.")
         raise ValueError(
             f"{path} is a folder, and none of a trained model ({known}). Give a checkpoint, or such a folder."
         )

@@ -64,6 +64,10 @@ class ImportancePenalty(GradientEdit, ABC):
         self._held: HeldWeights | None = None
         self._unmeasured = False  # what an earlier fit has left, and this one will train
 
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> None:
+        """Check, before a fit, that there is what is to be held."""
+        select_parameters(pl_module, self.patterns)
+
     def follow(self, pl_module: LightningModule) -> None:
         """Note that nothing was measured of a module that a fit has left which this callback did not see."""
         self._unmeasured = True

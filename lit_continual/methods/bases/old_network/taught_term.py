@@ -61,7 +61,7 @@ class TaughtTerm(LossTerm):
     def remembers(self) -> bool:
         return self.teacher is None  # a teacher that is given is given again
 
-    def rehearse(self, pl_module: LightningModule) -> None:
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> None:
         """Check, before a fit, that a module can be taught."""
         if self.logits is None:
             answers.require_one_batch(pl_module, self)
@@ -74,7 +74,7 @@ class TaughtTerm(LossTerm):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        self.rehearse(pl_module)
+        self.rehearse(trainer, pl_module, getattr(trainer, "datamodule", None))
         if self.teacher == "start":  # The module's own setup, where heads grow, comes after this one.
             self._channels = answers.channels_of(pl_module, None)
 
