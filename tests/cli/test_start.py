@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+from tests.conftest import DOT
+
 SEEN = """
 import contextlib, io, sys
 from lit_continual.cli import main
@@ -17,6 +19,8 @@ run("--version")
 run("report", "--help")
 run("init", "--help")
 run("memory", "show", sys.argv[1])
+import matplotlib.figure
+matplotlib.figure.Figure.savefig = lambda figure, file, **_: file.write(bytes.fromhex(sys.argv[3]))
 run("report", sys.argv[2])
 """
 
@@ -25,7 +29,7 @@ def test_commands_that_train_nothing_start_without_lightning(tmp_path, make_run)
     run, memory = make_run(), tmp_path / "memory"
     memory.mkdir()
     (memory / "manifest.json").write_text(json.dumps({"format": 1, "experiences": {}, "exemplars": []}))
-    done = subprocess.run([sys.executable, "-c", SEEN, memory, run], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", SEEN, memory, run, DOT.hex()], capture_output=True, text=True)
     assert done.stderr == ""
     help_, version, help_of_report, help_of_init, memory, report = (line.split() for line in done.stdout.splitlines())
     assert help_ == version == help_of_report == help_of_init == ["True", "False", "False"]

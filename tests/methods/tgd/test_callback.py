@@ -1,6 +1,7 @@
 import copy
 from functools import partial
 from itertools import product
+from math import inf, nan
 
 import pytest
 import torch
@@ -46,6 +47,8 @@ OPTIMIZERS = {
 
 
 PAIRS = [*product(["parameter", "activation"], OPTIMIZERS)]
+#: Momentum, decoupled decay, one kernel for all and a closure; all optimizers make a first update below.
+FAST = [*product(["parameter"], ["SGD", "AdamW fused", "LBFGS"]), ("activation", "AdamW")]
 
 
 class Module(LightningModule):
@@ -125,6 +128,7 @@ def check(module, before, masks):
             assert (after[name] != old)[free].float().mean() > 0.9, f"{name} did not move"
 
 
+HUGE = [1e30, inf, nan]
 PHI = 0.7  # frees two to four kernels of each layer below
 
 
@@ -139,7 +143,7 @@ def test_masks_are_those_of_the_paper_through_sum_and_concatenation(module, load
     assert all(0 < count < 6 for count in counts)
 
 
-@pytest.mark.parametrize(("gradient", "optimizer"), slow_but(PAIRS, *PAIRS[: len(OPTIMIZERS)], ("activation", "AdamW")))
+@pytest.mark.parametrize(("gradient", "optimizer"), slow_but(PAIRS, *FAST))
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
 def test_fifty_steps_and_a_resume_leave_what_is_held_bit_identical(loader, trainer, tmp_path, optimizer, gradient):
     seed_everything(0)
@@ -165,9 +169,13 @@ PRECISIONS = {
 }
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("clip", [None, 0.1])
+#: Each value of one with each of another.
+TRAININGS = [("32", 1, None), ("32", 3, 0.1), ("bf16", 1, 0.1), ("bf16", 3, None), ("fp16", 1, None), ("fp16", 3, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("precision", "accumulate", "clip"), slow_but(product(PRECISIONS, [1, 3], [None, 0.1]), *TRAININGS)
+)
 def test_holds_under_every_precision_accumulation_and_clipping(module, loader, trainer, precision, accumulate, clip):
     before, masks = snapshot(module), expected_masks(module.net, PHI)
     options = {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip, **PRECISIONS[precision]()}
@@ -175,8 +183,10 @@ def test_holds_under_every_precision_accumulation_and_clipping(module, loader, t
     check(module, before, masks)
 
 
-@pytest.mark.parametrize("value", [1e30, float("inf"), float("nan")])
-@pytest.mark.parametrize("algorithm", ["norm", "value"])
+@pytest.mark.parametrize(
+    ("value", "algorithm"),
+    slow_but(product(HUGE, ["norm", "value"]), (1e30, "value"), (inf, "norm"), (nan, "norm"), (nan, "value")),
+)
 def test_a_huge_gradient_on_what_is_held_changes_nothing(module, loader, trainer, value, algorithm):
     masks, plain = expected_masks(module.net, PHI), copy.deepcopy(module)
 
