@@ -13,6 +13,7 @@ from typing_extensions import override
 from lit_continual.data.cache.volume_cache import cache_folder
 from lit_continual.data.case_lists.cases import CaseList, read_cases
 from lit_continual.data.segmentation_data_module import SegmentationDataModule
+from lit_continual.files.folder_aside import made_folder
 from lit_continual.files.whole_files import in_one_line, is_first_rank
 
 
@@ -53,7 +54,7 @@ class DecathlonDataModule(SegmentationDataModule):
             return
         if not self.download:
             raise ValueError(f"{self.task} is not in {folder.parent}. Set `download: true`, or unpack {url} there.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        made_folder(folder.parent)
         with tempfile.TemporaryDirectory(prefix=f".{self.task}.", suffix=".part", dir=folder.parent) as temporary:
             try:
                 archive = Path(temporary) / f"{self.task}.tar"

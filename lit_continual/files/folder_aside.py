@@ -17,7 +17,7 @@ from lit_continual.files.whole_files import unwritten
 @contextlib.contextmanager
 def aside(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``folder`` that is removed when the block ends."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(folder.parent)
     _remove_left(folder)
     prefix = f".{folder.name}-{os.getpid()}-{socket.gethostname()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as made:
@@ -57,3 +57,15 @@ def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         if (said := unwritten(path, error)) is not None:
             raise said from error
         raise
+
+
+def made_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder, and those around it, if it is not there.
+
+    Raises:
+        OSError: If it cannot be made, with the path and the remedy.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritten(Path(path), error) or error from error

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from lit_continual.files.folder_aside import made_folder
 from lit_continual.files.plain_data import require_types, types_of
 from lit_continual.files.process import Process
 from lit_continual.files.whole_files import is_first_rank, parsed_json, read_text, unwritten
@@ -103,7 +104,7 @@ class FolderLock:
             ValueError: If another process holds it.
         """
         is_new = not self.folder.exists()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        made_folder(self.folder)
         before = self.take()
         if before is None:
             raise self._held_by(self.holder())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.files.folder_aside import made_folder
 from lit_continual.runs.checkpoints.classes import NETWORKS
 from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 
@@ -131,7 +132,7 @@ def published_weights(convention: Convention) -> Path:
     url = URLS[convention]
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
+        made_folder(file.parent)
         checksum = file.stem.rsplit("-", 1)[1]
         try:
             torch.hub.download_url_to_file(url, str(file), hash_prefix=checksum, progress=False)

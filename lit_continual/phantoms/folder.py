@@ -12,6 +12,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_continual.files.folder_aside import made_folder
+
 SUBJECTS_PER_SEED = 10_000
 Scan = Callable[[int], tuple[NDArray[Any], NDArray[Any]]]
 
@@ -46,7 +48,7 @@ def write_phantom(
     description |= {"training": training, "test": []}
     if _is_complete(folder, description):
         return folder / "dataset.json"
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(folder.parent)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         draft = Path(scratch) / folder.name
         for item in training:
@@ -76,7 +78,7 @@ def _save(volume: NDArray[Any], spacing: Sequence[float], path: Path) -> None:
     nifti = nib.Nifti1Image(volume, affine)
     nifti.set_sform(affine, code="scanner")
     nifti.set_qform(affine, code="scanner")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(path.parent)
     nib.save(nifti, path)
 
 

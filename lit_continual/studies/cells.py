@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from typing_extensions import Self
 
+from lit_continual.files.folder_aside import made_folder
 from lit_continual.files.folder_lock import INHERITED, FolderLock
 from lit_continual.studies.cell import COMMAND, OUTPUT, Cell, threads_of
 from lit_continual.studies.devices import VISIBLE, devices_of, visible_devices
@@ -88,7 +89,7 @@ class Workers:
 
     def start(self, cell: Cell) -> None:
         """Run a cell that is not finished, or wait for who runs it already."""
-        cell.folder.mkdir(parents=True, exist_ok=True)
+        made_folder(cell.folder)
         lock, self.jobs[cell] = FolderLock(cell.folder), None
         self.left.discard(cell)
         if lock.take() is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from lit_continual.files.folder_aside import made_folder
 from lit_continual.reports import Trial, logged_values
 from lit_continual.studies.cell import Cell
 from lit_continual.studies.journal import STUDY, open_journal
@@ -40,7 +41,7 @@ class Trials:
     def __init__(self, sweep: SweepFile, folder: Path, count: int) -> None:
         self.optuna = _optuna()
         self.sweep, self.folder, self.count = sweep, folder, count
-        folder.mkdir(parents=True, exist_ok=True)
+        made_folder(folder)
         stop = sweep.early_terminate
         pruners = self.optuna.pruners
         self.study = self.optuna.create_study(

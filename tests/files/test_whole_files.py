@@ -3,11 +3,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 
 from lit_continual.files import whole_files
+from lit_continual.files.folder_aside import made_folder
+from lit_continual.files.folder_lock import FolderLock
 from lit_continual.files.whole_files import in_one_line, read_json, replaced, write_json, write_text
 
 
@@ -17,6 +20,13 @@ def names(folder):
 
 def full(*_args, **_kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that makes no folders")
+@pytest.mark.parametrize("write", [made_folder, lambda path: FolderLock(path / "run").held().__enter__()])
+def test_a_folder_that_cannot_be_made_is_named_with_the_remedy(write):
+    with pytest.raises(OSError, match=r"^Cannot write /proc/\S+ \(No such file .*Choose another folder"):
+        write(Path("/proc/out"))
 
 
 def test_the_file_is_whole_or_as_it_was(tmp_path):
