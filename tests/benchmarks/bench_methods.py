@@ -57,8 +57,7 @@ ONE_HEAD = {"MiB", "PLOP", "ILT"}  # of a softmax over all classes
 REPLAYS = {"replay", "DER++"}
 FOR_GPUS = {"ChannelsLast", "CompiledNetwork", "both of these"}
 #: Of a CPU. What the hooks of the penalties add, which is less than such ratios show, is in bench_importance.py.
-#: Replay has none: it is plain training on twice the batch, which takes 2.0 to 2.3 times as long by the cache of a CPU.
-LIMITS = {"Distillation, Dice": 1.42}
+LIMITS = {"Distillation, Dice": 1.42, "replay": 2.00}
 #: Of a GPU, and where there is none.
 SIZES = {
     "cuda": {"batch": 2, "size": [96, 96, 96], "widths": [32, 32, 64, 128, 256, 32], "precision": "bf16-mixed"},
@@ -125,13 +124,12 @@ def steps(options, name):
     """Seconds of each step, and the largest memory of the device in bytes."""
     method, clock = METHODS[name](), Clock()
     module = segmenter(options, "shared" if name in ONE_HEAD else "separate")
-    few, how = argparse.Namespace(**{**vars(options), "steps": 0}), {"pairs": name == "MetaTune"}
+    few = argparse.Namespace(**{**vars(options), "steps": 0})
     trainer(few, *method).fit(module, datamodule=Batches(few, {"first": 1}, pairs=False, exemplars=False))
+    data = Batches(options, {"second": 1}, pairs=name == "MetaTune", exemplars=name in REPLAYS)
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    trainer(options, *method, clock).fit(
-        module, datamodule=Batches(options, {"second": 1}, exemplars=name in REPLAYS, **how)
-    )
+    trainer(options, *method, clock).fit(module, datamodule=data)
     peak = torch.cuda.max_memory_allocated() if options.device == "cuda" else 0
     return clock.seconds, peak
 
