@@ -54,7 +54,8 @@ def know_once(setattr=setattr):
     setattr(registry, "entry_points", cache(registry.entry_points))  # reads files of all that is installed
     if not torch.accelerator.is_available():  # each seed would be kept for devices, with the stack it came from
         for device in (torch.cuda, torch.xpu, torch.mtia):
-            setattr(device, "manual_seed_all", lambda seed: None)
+            if hasattr(device, "manual_seed_all"):  # torch 2.10's mtia has none
+                setattr(device, "manual_seed_all", lambda seed: None)
     path = jsonargparse._util.get_import_path  # imports and compares, some thousand times a command line
     known = cache(path)
     for module in (jsonargparse._util, jsonargparse.typing):

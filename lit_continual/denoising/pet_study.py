@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_continual.denoising.pet_scanner import RECONSTRUCTIONS, PetScanner, split_counts
+from lit_continual.files.npz import write_npz
 from lit_continual.files.whole_files import replaced
 
 #: Seconds a bed of the paper's noise-adaptive training, of its targets, and of its noise realisations.
@@ -105,7 +106,7 @@ def kept(cache: str | Path | None, name: str, options: Options, simulate: Callab
     path = Path(cache, f"{version}_{name}_{'-'.join(map(str, seconds))}s_{realisations}x{each}s_{LAYOUT}.npz")
     if not path.exists():
         study = simulate()
-        with replaced(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **study)  # type: ignore[arg-type]
+        with replaced(path) as temporary:
+            write_npz(temporary, study)
     with np.load(path) as file:
         return dict(file)

@@ -1,4 +1,4 @@
-"""Arrays from an ``.npz`` of somebody else: looked at from the outside before anything is unpacked."""
+"""Arrays of an ``.npz``: written, and read of somebody else's, looked at from the outside before it is unpacked."""
 
 import io
 import math
@@ -17,6 +17,23 @@ KINDS = "biufcSU?"  # of numbers and text
 MOST, LONGEST = 10_000, 20_000  # files in the archive, and bytes of a header
 
 Shape = tuple[int, ...]
+
+
+def write_npz(file: str | Path | IO[bytes], arrays: Mapping[str, NDArray[Any]], compress: bool = False) -> None:
+    """Write arrays of any names as `numpy.savez` does, which takes some names for its own arguments.
+
+    Args:
+        file: The path, or a file that is open.
+        arrays: The arrays by name, of numbers or text.
+        compress: Write less, which takes longer.
+
+    Raises:
+        ValueError: If an array holds objects.
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                npy.write_array(part, np.asanyarray(array), allow_pickle=False)
 
 
 class Npz:

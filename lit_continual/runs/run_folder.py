@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lit_continual.files.csv_text import csv_rows, csv_text
 from lit_continual.files.folder_lock import alone
+from lit_continual.files.npz import write_npz
 from lit_continual.files.whole_files import is_first_rank, part_of, read_text, replaced, write_json, write_text
 from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.run import Run, checkpoint_path
@@ -208,8 +207,8 @@ class RunFolder:
         if is_first_rank():
             numbered = [("" if n == 0 else f"_{n}", overlay) for n, overlay in enumerate(overlays)]
             arrays = {key + number: value for number, overlay in numbered for key, value in overlay.items()}
-            with replaced(self.path / "overlays" / f"{after}_{on}.npz") as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
+            with replaced(self.path / "overlays" / f"{after}_{on}.npz") as temporary:
+                write_npz(temporary, arrays, compress=True)
 
     def finish(self) -> None:
         """Mark the run as finished."""

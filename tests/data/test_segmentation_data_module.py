@@ -149,7 +149,10 @@ def test_failing_augmentation_is_found_before_training(module):
             {"_target_": "RandRotated", "keys": ["image", "label"], "range_x": 0.3, "prob": 0.001},
             "interpolates between",
         ),
-        ({"_target_": "RandSimulateLowResolutiond", "keys": "image", "prob": 0.001}, "trilinear mode needs 5D input"),
+        (
+            {"_target_": "RandCoarseDropoutd", "keys": "image", "holes": 1, "spatial_size": [4] * 3, "prob": 0.001},
+            "Sequence must have length 2, got 3",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             module(augmentation=Augmentation((spatial,))).setup("fit")

@@ -86,7 +86,7 @@ MEANWHILE = {
     "rows": [
         *(after(TEST_STEP, n) for n in (2, 5)),
         before(TEST_STEP, 4),
-        before("numpy.savez_compressed", 2),
+        before("lit_continual.runs.run_folder.write_npz", 2),
         after(OVERLAYS, 1),
         before(REPLACE, 1, (ROW, 1)),
         after(ROW, 2),

@@ -231,9 +231,9 @@ def test_twelve_trials_killed_twice_end_with_twelve_finished_none_twice(sweep, t
 def test_shipped_sweeps_are_what_the_wandb_client_takes(file, tmp_path, monkeypatch, capsys):
     sweeps, utils = (pytest.importorskip(f"wandb.{name}") for name in ("apis.public.sweeps", "sdk.launch.sweeps.utils"))
     described = utils.load_sweep_config(str(file))
-    assert (
-        sweeps._validate_config_and_fill_distribution(described)["parameters"].keys() == described["parameters"].keys()
-    )
+    if hasattr(sweeps, "_validate_config_and_fill_distribution"):  # of its newer releases
+        filled = sweeps._validate_config_and_fill_distribution(described)
+        assert filled["parameters"].keys() == described["parameters"].keys()
     ours, chosen = read_sweep(file), read_sweep(file).samples()[-1]
     flags = utils.create_sweep_command_args({"args": {n: {"value": v} for n, v in chosen.items()}})["args"]
     assert sorted(set(flags)) == sorted(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lit_continual.files.npz import Npz
+from lit_continual.files.npz import Npz, write_npz
 from lit_continual.files.plain_data import require_types, types_of
 from lit_continual.files.whole_files import in_one_line
 
@@ -103,7 +103,7 @@ def packed(sample: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
             f" {type(sample[name]).__name__}."
         )
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    write_npz(buffer, arrays)
     return buffer.getvalue(), values
 
 

@@ -15,9 +15,12 @@ Flow = tuple[frozenset[Kernel], ...]
 #: What is known of each value; a list for an operator with several outputs, ``None`` where nothing is.
 Flows = Mapping[Node, Flow | list[Flow] | None]
 
-#: Operators that keep every channel in its place, by their first letters, besides those that torch tags as pointwise.
+#: Operators that keep every channel in its place, by their first letters, besides those that torch tags as pointwise:
+#: of the activations these are not the same in its releases.
 _CHANNELWISE = (
-    *("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "prelu", "hardswish", "log_sigmoid"),
+    *("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "log_sigmoid"),
+    *("prelu", "leaky_relu", "rrelu", "relu6", "elu", "celu", "selu", "gelu"),
+    *("mish", "hardtanh", "hardswish", "hardsigmoid", "threshold"),
     *("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "upsample_"),
     *("pad", "constant_pad_nd", "reflection_pad", "replication_pad"),
     *("contiguous", "detach", "alias", "lift_fresh_copy", "to", "_to_copy"),

@@ -1,6 +1,7 @@
 """Reading a file of torch: tensors and plain containers, and no code."""
 
 import os
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     with explaining(what, remedy, Exception):
         _require_stored(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Validating sparse tensor")  # torch 2.15; they are refused below
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         if foreign := _foreign_globals(path):
             raise ValueError(

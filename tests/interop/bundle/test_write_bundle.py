@@ -32,7 +32,7 @@ from tests.interop.toys import (
 from tests.marks import slow_but
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*labels:FutureWarning", "ignore:Using a non-tuple sequence", "ignore:.*torch.jit:DeprecationWarning"
+    "ignore:.*labels:FutureWarning", "ignore:Using a non-tuple sequence", "ignore:.*torch.jit"
 )
 HEADS = [["a", "b"], ["c"], ["d", "e"]]
 PREPROCESSING = {

@@ -59,7 +59,7 @@ def export(checkpoint, form, folder, *options):
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("form", GRAPHS)
 @pytest.mark.slow
 def test_a_graph_has_the_logits_of_all_classes_for_any_batch(tmp_path, save, form):
@@ -78,7 +78,7 @@ def test_a_graph_has_the_logits_of_all_classes_for_any_batch(tmp_path, save, for
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("form", GRAPHS)
 @pytest.mark.parametrize(("name", "features"), [("SegResNet", 8), ("DynUNet", 4), ("UNETR", 4), ("UNet", 5)])
 def test_graphs_of_other_networks(tmp_path, save, form, name, features):
@@ -103,7 +103,7 @@ def test_onnx_runtime_says_what_torch_says_of_a_real_image(tmp_path, save, real_
     torch.testing.assert_close(run(folder, patch), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_regions_are_sigmoids(tmp_path, save):
     torch.manual_seed(0)
     spec = {"_target_": "BasicUNet", "spatial_dims": 2, "in_channels": 2, "features": [4] * 6}

@@ -131,7 +131,7 @@ def test_images_that_cannot_be_read_leave_nothing_behind(toy, images, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("form", slow_but(["torchscript", "pt2", "onnx"], "torchscript"))
 def test_the_network_goes_out_as_a_graph_that_names_the_plans(toy, tmp_path, form):
     checkpoint = extended(toy(), tmp_path / "model.ckpt", ["cone"])
@@ -154,7 +154,7 @@ def test_the_network_goes_out_as_a_graph_that_names_the_plans(toy, tmp_path, for
         (["--format=torchscript", "--images=IMAGES"], "decide as the one output layer on all images. Leave out"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_what_is_said_by_no_other_format_is_refused(toy, images, tmp_path, options, message):
     folder = toy()
     before = sorted(tmp_path.rglob("*"))

@@ -1,4 +1,5 @@
 import copy
+import inspect
 from functools import cache, partial
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from monai.networks.nets import BasicUNet, DenseNet, SegResNet, UNet
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules import activation
 
 from lit_continual.methods.tgd.producers import find_producers
 
@@ -46,6 +48,21 @@ def test_chain_through_norm_activation_pooling_dropout_and_interpolation():
     assert set(found.affine) == affine
     assert all(flow == found.layers["16.weight"].inputs for flow in found.affine.values())
     assert found.held == {("16.weight", 0), ("16.weight", 1)}
+    assert found.notes == []
+
+
+MIXING = {"GLU", "MultiheadAttention", "Softmax", "Softmax2d", "Softmin", "LogSoftmax"}  # what is no activation of each
+ACTIVATIONS = [getattr(nn, name) for name in activation.__all__ if name not in MIXING]
+IN_PLACE = [one for one in ACTIVATIONS if "inplace" in inspect.signature(one).parameters]
+
+
+@pytest.mark.parametrize(
+    "layer", [*ACTIVATIONS, *(partial(one, inplace=True) for one in IN_PLACE)], ids=lambda one: str(one).split(".")[-1]
+)
+def test_every_activation_is_followed(layer):
+    made = layer(0.1, 20.0) if "Threshold" in str(layer) else layer()
+    found = find_producers(nn.Sequential(conv(1, 4), made, conv(4, 2)))
+    assert made_by(found, "2.weight") == whole("0", 4)
     assert found.notes == []
 
 
