@@ -1,10 +1,13 @@
 """What is printed: names from files are shown as they stand, and neither style nor steer a terminal."""
 
 import contextlib
+import os
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+WIDTH, WIDEST = 160, 10_000  # characters of a line in a file or a pipe, and of the widest table
 #: Control characters, ends of lines, halves of characters, and what turns the direction of writing.
 _ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
@@ -45,8 +48,13 @@ def show(what: Any, soft_wrap: bool = True) -> None:
         soft_wrap: Leave it to the terminal to break long lines.
     """
     from rich.console import Console  # as long to import as a short command takes
+    from rich.measure import Measurement
 
-    console = Console(markup=False, emoji=False, highlight=False)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    if not isinstance(what, str):  # a terminal breaks lines that are too long, and rich would cut numbers
+        needed = Measurement.get(console, console.options.update(max_width=WIDEST), what).minimum
+        console.width = max(console.width, needed)
     console.print(printable(what) if isinstance(what, str) else _Drawn(what), soft_wrap=soft_wrap)
 
 

@@ -54,13 +54,21 @@ def comparison_table(found: Comparison) -> RenderableType:
     """What ``rich`` prints: a table a setting, with the paper's numbers below ours."""
     parts: list[RenderableType] = []
     for setting, lines in found.settings.items():
-        shown = Table("method", title=Text(setting, style="bold"), title_justify="left", header_style="dim")
-        for heading in found.columns:
-            shown.add_column(Text(heading), justify="right")
-        for line in lines:
-            shown.add_row(Text(found.label(line)), *(_with_paper(e, score) for e, score in found.scored(line)))
+        shown = Table(title=Text(setting, style="bold"), title_justify="left", header_style="dim")
+        labels = [Text(found.label(line)) for line in lines]
+        rows = [[_with_paper(entry, score) for entry, score in found.scored(line)] for line in lines]
+        shown.add_column("method", overflow="fold", min_width=_longest(labels))
+        for heading, column in zip(found.columns, zip(*rows, strict=True), strict=True):
+            shown.add_column(Text(heading), justify="right", overflow="fold", min_width=_longest(column))
+        for label, row in zip(labels, rows, strict=True):
+            shown.add_row(label, *row)
         parts.append(shown)
     return Group(*parts, Text(_legend(found), style="dim"))
+
+
+def _longest(cells: Iterable[Text]) -> int:
+    """The longest word, so that no number loses its end on a narrow terminal."""
+    return max((len(word) for cell in cells for word in cell.plain.split()), default=0)
 
 
 def _with_paper(entry: Entry, score: Score) -> Text:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -114,6 +115,16 @@ def test_a_callback_is_refused_before_there_is_a_folder(stream, tmp_path, name, 
     beside = [{"class_path": "Distillation"}] if name == "MetaTune" else []
     config = stream({"class_path": name, "init_args": arguments}, *beside)
     assert re.search(f"Experience {said}", refused("fit", "--config", config))
+    assert not (tmp_path / "run").exists()
+
+
+def test_shares_by_classes_are_refused_before_there_is_a_folder_where_no_class_is_new(stream, tmp_path):
+    fusion = {"class_path": "WeightFusion", "init_args": {"share": "class_count"}}
+    main(["fit", "--config", stream(fusion), "--trainer.max_epochs=1"])
+    shutil.rmtree(tmp_path / "run")
+    config = stream(fusion, experiences=[{"name": name, "classes": {"ball": 1}} for name in ("first", "again")])
+    said = "Experience again: `share='class_count'` has no value in a fit without a new class: .* had 1 and has 1"
+    assert re.search(said, refused("fit", "--config", config))
     assert not (tmp_path / "run").exists()
 
 

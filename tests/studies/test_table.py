@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -80,6 +81,16 @@ def test_a_table_has_means_over_seeds_tests_over_patients_and_the_papers_numbers
     assert "http" not in page.replace("http-equiv", "")
     assert r"0.903 $\pm$ 0.007*" in tex
     assert len(rows(tmp_path / "out/table/runs.csv")) == 4
+
+
+def test_no_number_loses_its_end_on_a_narrow_terminal(compare, capsys, monkeypatch):
+    columns = {f"forgetting {n}": {"measure": "acc"} for n in range(10)}
+    compare(columns=columns)
+    wide = re.findall(r"\d\.\d{3}", capsys.readouterr().out)
+    assert len(wide) == 4 * len(columns)  # mean and deviation of two methods
+    monkeypatch.setenv("COLUMNS", "60")
+    compare(columns=columns)
+    assert sorted(re.findall(r"\d\.\d{3}", capsys.readouterr().out)) == sorted(wide)
 
 
 def test_means_over_patients_and_a_curve_over_steps(compare, tmp_path, capsys):

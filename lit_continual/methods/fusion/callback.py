@@ -84,21 +84,26 @@ class WeightFusion(NamedMethod):
         self._classes = _count(pl_module)
 
     def rehearse(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> None:
-        """Check, before a fit, that the classes of a module can be counted."""
-        if self.share == "class_count" and _count(pl_module) is None:
-            raise MisconfigurationException(
-                f"`share='class_count'` counts classes, and `{type(pl_module).__name__}` has neither `classes` nor"
-                " `head_channels`. Give the module one of them, or a number as `share`."
-            )
+        """Check, before a fit, that the classes of a module, which has grown for it, can be counted, and are more."""
+        self._require_counted(pl_module)
+        if self._known:
+            self._share_of(pl_module)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self.rehearse(trainer, pl_module, getattr(trainer, "datamodule", None))
+            self._require_counted(pl_module)
             if self.old == "start":
                 make_layers(trainer, pl_module, self)
                 self.follow(pl_module)  # before the module's own setup, where heads grow
+
+    def _require_counted(self, module: LightningModule) -> None:
+        if self.share == "class_count" and _count(module) is None:
+            raise MisconfigurationException(
+                f"`share='class_count'` counts classes, and `{type(module).__name__}` has neither `classes` nor"
+                " `head_channels`. Give the module one of them, or a number as `share`."
+            )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
