@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -152,10 +153,20 @@ class PatchDataset(Dataset[Sample]):
             predict: Maps images ``(B, C, *patch_size)``, preprocessed but not augmented, to logits ``(B, K, …)``.
             labels: Maps logits of a volume, ``(1, K, …)``, to a label map ``(1, …)``, in which 0 is no class.
             share: Of the patches that are centred on a class; all are, where none is annotated.
+
+        Warns where every patch is a whole slice or volume, which nothing centres.
         """
         bar = tqdm(self.volumes, desc="Looking for old classes", leave=False, disable=None)
-        self.others = [_centres(predict, labels, volume["image"], self.patch_size) for volume in bar]
-        self.share = share
+        self.others, self.share, room = [], share, False
+        for volume in bar:
+            self.others.append(_centres(predict, labels, volume["image"], self.patch_size))
+            room |= tuple(volume["image"].shape[1 : 1 + len(self.patch_size)]) != self.patch_size
+        if not room:
+            size = " x ".join(map(str, self.patch_size))
+            rank_zero_warn(
+                f"A patch of {size} is the whole of each training slice or volume, so none is centred on old classes."
+                " Leave `old_patches` out, or make `patch_size` smaller."
+            )
 
     def close(self) -> None:
         """Let go of the volumes and the targets, whoever holds this."""

@@ -1,4 +1,5 @@
 from collections import Counter
+from contextlib import nullcontext
 from itertools import islice
 
 import numpy as np
@@ -118,6 +119,13 @@ def test_windows_of_a_slice_are_centred_on_other_classes_of_that_slice():
         seen = [drawn(dataset, epoch, z)["image"][0] for epoch in range(60)]
         assert 25 < sum(int(one[2, 2]) == value for one in seen) < 55  # 40
     drawn(dataset, 0, 0)  # no class is in this slice
+
+
+@pytest.mark.parametrize(("size", "told"), [([20, 20], True), ([20, 20, 20], True), ([20, 19], False)])
+def test_patches_that_nothing_centres_are_told(size, told):
+    dataset = PatchDataset([spotted()], size)
+    with pytest.warns(UserWarning, match="is the whole of each training slice") if told else nullcontext():
+        dataset.centre(lambda images: images, lambda values: values[:, 0], 0.5)
 
 
 def test_two_of_three_windows_are_centred_on_a_class_of_their_slice_where_there_is_room():
