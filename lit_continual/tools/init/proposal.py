@@ -190,7 +190,8 @@ class Proposal:
         arguments: dict[str, Any] = {"alpha": 0.5}
         if self.small:
             one_map = len(self.data) == 1 and not self.regions  # whose values exclude each other
-            options = {"dice": 1.0, "exclusive": one_map, "old_patches": 0.5 if self.grid.dims == 3 else 0.0}
+            deep = self.grid.dims == 3  # in short fits of slices a strong term lets no new small class begin
+            options = {"dice": 1.0 if deep else 0.25, "exclusive": one_map, "old_patches": 0.5 if deep else 0.0}
             options = {name: value for name, value in options.items() if value}
             self.comments["trainer.callbacks"] += f" For small classes: {', '.join(options)}."
             arguments |= options

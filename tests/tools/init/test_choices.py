@@ -195,13 +195,14 @@ def test_splits_that_are_given_are_taken(tmp_path):
     assert choose_split(planned)[0] == {"fold": 0, "fractions": [0.9, 0.1, 0.0]}
 
 
-@pytest.mark.parametrize(("shape", "small"), [((20, 20, 50), False), ((20, 20, 51), True)])  # 100 voxels have the class
+# 100 voxels have the class
+@pytest.mark.parametrize(("shape", "small"), [((20, 20, 50), False), ((20, 20, 51), True), ((200, 200, 4), True)])
 def test_a_class_of_less_than_a_two_hundredth_is_small(shape, small):
     data = data_set([facts(str(k), shape, voxels=(1, 2)) for k in range(20)], classes={"a": 1, "b": 2})
     proposal = Proposal([data], 8, 0, "classes", "runs/x")
     (callback,) = proposal.config["trainer"]["callbacks"]
-    patches = {"old_patches": 0.5} if proposal.grid.dims == 3 else {}
-    assert callback["init_args"] == {"alpha": 0.5, **({"dice": 1.0, "exclusive": True, **patches} if small else {})}
+    term = {"dice": 1.0, "old_patches": 0.5} if proposal.grid.dims == 3 else {"dice": 0.25}
+    assert callback["init_args"] == {"alpha": 0.5, **({"exclusive": True, **term} if small else {})}
     loss = proposal.config["model"]["init_args"].get("loss", {"init_args": {}})
     assert loss["init_args"].get("include_background") == (False if small else None)
     assert ("a, b are below 0.5% of a volume" in proposal.comments.get("model.init_args.loss", "")) == small
