@@ -376,6 +376,6 @@ def test_in_a_process_of_its_own_an_error_is_one_line_and_exit_code_1(stream, tm
     assert ended.returncode == 1
     (line,) = [line for line in ended.stderr.splitlines() if "error" in line]
     where = f"There is no data set at nowhere, seen from {Path.cwd()}"
-    assert line == f"lit-continual: error: {where}. Give a dataset.json, a CSV table or a folder."
+    assert line == f"lit-continual: error: {where}. Give a dataset.json, a CSV table, a folder or one image."
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "run").exists()

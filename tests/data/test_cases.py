@@ -212,7 +212,7 @@ def test_bad_folder(touch, files, message):
 
 def test_no_data_set(tmp_path, monkeypatch):
     monkeypatch.delenv("NO_SUCH_FOLDER", raising=False)
-    with pytest.raises(ValueError, match=r"There is no data set at .*nowhere. Give a dataset.json, a CSV table or"):
+    with pytest.raises(ValueError, match=r"There is no data set at .*nowhere. Give a dataset.json, a CSV table, a"):
         read_cases(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"names an environment variable that is not set. Export it"):
         read_cases("$NO_SUCH_FOLDER/Task04")

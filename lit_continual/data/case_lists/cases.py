@@ -104,7 +104,7 @@ def read_cases(dataset: str | os.PathLike[str], report: Callable[[str], None] = 
     if not path.exists():
         seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
         raise ValueError(
-            f"There is no data set at {dataset}{seen_from}. Give a dataset.json, a CSV table or a folder, or one image."
+            f"There is no data set at {dataset}{seen_from}. Give a dataset.json, a CSV table, a folder or one image."
         )
     said = DatasetJson({}, {}, (), None)
     if path.is_dir():
