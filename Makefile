@@ -44,8 +44,7 @@ format: env  ## mend lint and format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-# glibc gives each tensor of more than 32 MB back, and the kernel clears new pages for the next: see docs/large_data.md.
-bench: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184
+bench: export OMP_NUM_THREADS := 1  # threads that share a core count waiting as work
 bench: env  ## print step time and memory relative to bare PyTorch
 	@failed=; for script in tests/benchmarks/bench_*.py; do \
 	  test -e "$$script" || { echo "There is no tests/benchmarks/bench_*.py." >&2; exit 1; }; \

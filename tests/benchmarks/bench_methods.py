@@ -14,6 +14,7 @@ import argparse
 import logging
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -54,6 +55,11 @@ METHODS = {
     "DER++": lambda: [methods.DarkExperienceReplay(beta=1.0)],
 }
 ONE_HEAD = {"MiB", "PLOP", "ILT"}  # of a softmax over all classes
+#: Memory of large tensors is kept and lies in large pages, as docs/large_data.md says, for plain steps too.
+KEPT = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184"
+    ":glibc.malloc.top_pad=67108864"
+)
 REPLAYS = {"replay", "DER++"}
 FOR_GPUS = {"ChannelsLast", "CompiledNetwork", "both of these"}
 #: Of a CPU. What the hooks of the penalties add, which is less than such ratios show, is in bench_importance.py.
@@ -216,4 +222,6 @@ def main():
 
 
 if __name__ == "__main__":
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:  # glibc reads it when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "GLIBC_TUNABLES": KEPT})
     main()
