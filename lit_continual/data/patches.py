@@ -159,8 +159,9 @@ class PatchDataset(Dataset[Sample]):
         bar = tqdm(self.volumes, desc="Looking for old classes", leave=False, disable=None)
         self.others, self.share, room = [], share, False
         for volume in bar:
-            self.others.append(_centres(predict, labels, volume["image"], self.patch_size))
-            room |= tuple(volume["image"].shape[1 : 1 + len(self.patch_size)]) != self.patch_size
+            larger = tuple(volume["image"].shape[1 : 1 + len(self.patch_size)]) != self.patch_size
+            self.others.append(_centres(predict, labels, volume["image"], self.patch_size) if larger else [])
+            room |= larger
         if not room:
             size = " x ".join(map(str, self.patch_size))
             rank_zero_warn(
