@@ -79,6 +79,8 @@ def compare(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", type=Path, required=True, help="The table, such as configs/tables/lwfseg.yaml.")
     _add_launch(parser)
     parser.add_argument("--seeds", type=int, nargs="+", help="Seeds in place of those of the table.")
+    parser.add_argument("--cases", type=str, nargs="+", help="Cases of the table to run, in place of all.")
+    parser.add_argument("--methods", type=str, nargs="+", help="Methods to run beside the baseline, in place of all.")
     parser.add_argument("--output", type=Path | None, default=None, help="Folder of the runs and the table.")
     given = parser.parsed(arguments)
     from lit_continual.cli.options_of_fit import OptionsOfFit

@@ -97,15 +97,20 @@ class Layout:
 
 
 @printable_errors()
-def read_layout(path: Path, seeds: Sequence[int] = ()) -> Layout:
+def read_layout(
+    path: Path, seeds: Sequence[int] = (), cases: Sequence[str] = (), methods: Sequence[str] = ()
+) -> Layout:
     """Read a table file.
 
     Args:
         path: The file.
         seeds: Seeds in place of those of the file.
+        cases: The cases to keep; by default all.
+        methods: The methods to keep, beside the baseline; by default all.
 
     Raises:
-        ValueError: If something in it is missing, unknown or does not fit the rest, with the place.
+        ValueError: If something in it is missing, unknown or does not fit the rest, with the place, or if it has no
+            such case or method.
     """
     kinds: dict[str, type[Any]] = {"methods": Method, "columns": Column, "cases": Setting, "prepare": Recipe}
     given = read_yaml(path)
@@ -120,7 +125,20 @@ def read_layout(path: Path, seeds: Sequence[int] = ()) -> Layout:
     layout.baseline = layout.baseline or next(iter(layout.methods), "")
     if wrong := next(_contradictions(layout), ""):
         raise ValueError(f"{path}: {wrong}.")
+    _keep(layout, cases, [layout.baseline, *methods] if methods else [], str(path))
     return layout
+
+
+def _keep(layout: Layout, cases: Sequence[str], methods: Sequence[str], path: str) -> None:
+    """Leave out the cases and the methods that nobody asked for."""
+    for part, wanted in (("cases", cases), ("methods", methods)):
+        if unknown := [name for name in wanted if name not in getattr(layout, part)]:
+            raise ValueError(f"{path} has no {unknown[0]} among its `{part}`: {', '.join(getattr(layout, part))}.")
+    kept = [number for number, name in enumerate(layout.cases) if not cases or name in cases]
+    layout.cases = {name: case for name, case in layout.cases.items() if not cases or name in cases}
+    layout.methods = {name: one for name, one in layout.methods.items() if not methods or name in methods}
+    for method in layout.methods.values():
+        method.paper = method.paper and [method.paper[number] for number in kept]
 
 
 def _contradictions(layout: Layout) -> Iterator[str]:

@@ -163,6 +163,8 @@ def compare(
     launch: Launch = LOCAL,
     seeds: Sequence[int] | None = None,
     output: Path | None = None,
+    cases: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
 ) -> None:
     """Run what is missing of a table, then show and write it.
 
@@ -172,12 +174,15 @@ def compare(
         launch: How to run them.
         seeds: Seeds in place of those of the file.
         output: Folder of the runs and of the table; by default ``runs/tables/<file>``.
+        cases: The cases to run and show; by default all.
+        methods: The methods to run and show, beside the baseline; by default all.
 
     Raises:
-        ValueError: If the table is wrong.
+        ValueError: If the table is wrong, or has no such case or method.
         SystemExit: If runs failed.
     """
-    table = RunTable(config, read_layout(config, seeds or ()), output or Path("runs", "tables", config.stem))
+    layout = read_layout(config, seeds or (), cases or (), methods or ())
+    table = RunTable(config, layout, output or Path("runs", "tables", config.stem))
     require_folder(table.output)
     table.check(parse)
     cells = list(table.cells.values())

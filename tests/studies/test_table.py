@@ -203,6 +203,19 @@ def test_runs_that_others_start_from_are_made_first_and_shared(compare, tmp_path
     assert count["a", "0"] == count["b", "0"] == count["c", "0"] == 3
 
 
+def test_a_part_of_a_table_shares_its_runs_with_the_whole(compare, tmp_path):
+    methods = {name: {"config": "fine.yaml"} for name in "abc"}
+    methods["c"]["paper"] = [[0.1, 0.1], [0.2, 0.2]]
+    table = {"methods": methods, "columns": {"old": {"experience": 0}, "new": {"experience": 1}}, "seeds": [0]}
+    table["cases"] = {"first case": {}, "second": {"options": {"trainer.max_epochs": 3}}}
+    found = compare("--cases", "second", "--methods", "c", **table)
+    assert {(line["case"], line["method"]) for line in found} == {("second", "a"), ("second", "c")}  # a: the baseline
+    assert entry(found, "c", "old", "second")["paper"] == "0.2"
+    assert begun(tmp_path) == {("a", "0"): 1, ("c", "0"): 1}
+    assert {line["method"] for line in compare(**table)} == {"a", "b", "c"}
+    assert set(begun(tmp_path).values()) == {2}  # each once a case
+
+
 def test_one_source_for_all_seeds(compare, tmp_path):
     prepare = {"source": {"config": "fine.yaml", "options": {"seed_everything": 7}}}
     compare(methods={"a": {"config": "lwf.yaml", "options": {"stream.start": START}}}, prepare=prepare)
@@ -291,6 +304,9 @@ def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):
     refused(compare, "`columns`, x: A column has either an `experience` or a `measure`", columns={"x": {}})
     refused(compare, "`methods` is empty", methods={})
     refused(compare, "`seeds` has one twice", seeds=[0, 0])
+    for part in ("cases", "methods"):
+        with pytest.raises(ValueError, match=f"table.yaml has no nothing among its `{part}`: "):
+            compare(f"--{part}", "nothing")
     refused(compare, r"`seeds` are \[0, -1\], and a seed is from 0 to 4294967295", seeds=[0, -1])
     for option in ("--workers=-1", "--gpus=-1"):
         for launcher in ("local", "slurm", "print"):
