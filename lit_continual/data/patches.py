@@ -17,6 +17,7 @@ from typing_extensions import override
 from lit_continual.data.batch import Sample
 from lit_continual.data.cache.volume_cache import Room, filled
 from lit_continual.data.foreground import Foreground
+from lit_continual.data.old_classes import OldClasses
 from lit_continual.data.random_changes import certain, transformed
 from lit_continual.data.shared_epoch import SharedEpoch
 from lit_continual.runs.checkpoints.classes import TRANSFORMS
@@ -61,9 +62,7 @@ class PatchDataset(Dataset[Sample]):
         self.volumes, self.patch_size, self.seed = volumes, tuple(patch_size), seed
         self.epoch = SharedEpoch()
         self.targets: dict[str, Sequence[Tensor]] = {}  # of each volume, (K, H, W, D), on its grid
-        #: Of each volume, voxels of each class that is not annotated, by flat index.
-        self.others: list[list[Tensor]] = []
-        self.share = 0.0  # of patches that are centred on them
+        self.old = OldClasses()  #: Classes that are not annotated, where patches are centred on them too.
         flat = len(self.patch_size) == 2
         known: list[Foreground] = getattr(volumes, "foregrounds", [])
         #: Of each volume, where its classes are.
@@ -146,33 +145,45 @@ class PatchDataset(Dataset[Sample]):
         answers = (partial(_answered, predict, volume["image"], self.patch_size) for volume in bar)
         self.targets[key] = getattr(self.volumes, "beside", filled)(answers)
 
-    def centre(self, predict: Callable[[Tensor], Tensor], labels: Callable[[Tensor], Tensor], share: float) -> None:
-        """Centre a share of the patches on classes that are not annotated, each of a volume as often.
+    def centre(
+        self,
+        predict: Callable[[Tensor], Tensor],
+        labels: Callable[[Tensor], Tensor],
+        share: float,
+        slices: bool = False,
+    ) -> None:
+        """Centre a share of the patches on classes that are not annotated, each as often.
 
         Args:
             predict: Maps images ``(B, C, *patch_size)``, preprocessed but not augmented, to logits ``(B, K, …)``.
             labels: Maps logits of a volume, ``(1, K, …)``, to a label map ``(1, …)``, in which 0 is no class.
             share: Of the patches that are centred on a class; all are, where none is annotated.
+            slices: Whether the sampler chooses slices for a class, and so for these too, by :meth:`old_slices`.
 
-        Warns where every patch is a whole slice or volume, which nothing centres.
+        Warns where every patch is a whole slice or volume, which nothing centres, and no slice is chosen.
         """
-        bar = tqdm(self.volumes, desc="Looking for old classes", leave=False, disable=None)
-        self.others, self.share, room = [], share, False
-        for volume in bar:
-            larger = tuple(volume["image"].shape[1 : 1 + len(self.patch_size)]) != self.patch_size
-            self.others.append(_centres(predict, labels, volume["image"], self.patch_size) if larger else [])
-            room |= larger
-        if not room:
-            size = " x ".join(map(str, self.patch_size))
-            rank_zero_warn(
-                f"A patch of {size} is the whole of each training slice or volume, so none is centred on old classes."
-                " Leave `old_patches` out, or make `patch_size` smaller."
-            )
+        n = len(self.patch_size)
+        if slices or any(tuple(volume["image"].shape[1 : 1 + n]) != self.patch_size for volume in self.volumes):
+            self.old.share = share
+            self.old.look(self.volumes, predict, labels, self.patch_size)
+            return
+        size, remedy = " x ".join(map(str, self.patch_size)), " Leave `old_patches` out, or make `patch_size` smaller"
+        remedy += "." if n == 3 else ", or give `data.foreground`, for which slices are chosen."
+        rank_zero_warn(
+            f"A patch of {size} is the whole of each training slice or volume, so none is centred on old classes."
+            + remedy
+        )
+
+    def old_slices(self) -> list[tuple[float, list[int]]]:
+        """Shares of the samples that are chosen for a class, and which samples show the old class they are for."""
+        if len(self.patch_size) == 3:
+            return []
+        return list(self.old.slices(self.index, [len(one.slices) for one in self.foregrounds]))
 
     def close(self) -> None:
         """Let go of the volumes and the targets, whoever holds this."""
         self.targets.clear()
-        self.others.clear()
+        self.old.found.clear()
         if hasattr(self.volumes, "close"):
             self.volumes.close()
 
@@ -185,23 +196,12 @@ class PatchDataset(Dataset[Sample]):
         flat = len(size) == 2
         if last.any():
             centres = label[0, ..., z].flatten().nonzero().flatten() if flat else self.foregrounds[i].centres
-            if self.others:
-                centres = self._other(self.others[i], label.shape[-1], z if flat else None, centres, random)
+            centres = self.old.centres(i, centres, random, *((shape[-1], z) if flat else ()))
             if len(centres) and random.random() < FOREGROUND:
                 centre = np.unravel_index(int(centres[random.integers(len(centres))]), shape[: len(size)])
                 start = np.clip(np.array(centre) - size // 2, 0, last)
         box = [slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True)]
         return (slice(None), *box, z) if flat else (slice(None), *box)
-
-    def _other(
-        self, others: Sequence[Tensor], depth: int, z: int | None, centres: Tensor, random: np.random.Generator
-    ) -> Tensor:
-        """Choose between what is annotated and the other classes of a volume, or of its slice ``z``."""
-        if z is not None:
-            others = [inside for one in others if len(inside := one[one % depth == z] // depth)]
-        if not others or (len(centres) and random.random() >= self.share):
-            return centres
-        return others[int(random.integers(len(others)))]
 
     def _check(self, sample: Mapping[str, Any]) -> None:
         for name in ("image", "label"):
@@ -229,18 +229,6 @@ def _answered(predict: Callable[[Tensor], Tensor], image: Tensor, window: Sequen
         found[(slice(None), *where)] = block.values
     assert found is not None  # there is a window
     return found
-
-
-@torch.no_grad()
-def _centres(
-    predict: Callable[[Tensor], Tensor], labels: Callable[[Tensor], Tensor], image: Tensor, window: Sequence[int]
-) -> list[Tensor]:
-    """Some voxels of each class that a network finds in a volume, by flat index."""
-    found = torch.zeros(1, *image.shape[1:], dtype=torch.int16)
-    for block in blocks(predict, image, window):
-        where = (slice(s, s + n) for s, n in zip(block.start, block.values.shape[1:], strict=True))
-        found[(slice(None), *where)] = labels(block.values[None]).to(found)
-    return [Foreground.of(found == k, centres=True).centres for k in found.unique().tolist() if k]
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ class EpochSampler(DistributedSampler[Any]):
             says which epoch it is.
         share: Least share of an epoch that is drawn from the ``preferred``, again where they are too few.
         preferred: Which samples those are; asked for if there is a share.
+        parts: Shares of the preferred that are of some samples instead, and which; asked for in each epoch.
     """
 
     def __init__(
@@ -88,9 +89,10 @@ class EpochSampler(DistributedSampler[Any]):
         epoch: int = 0,
         share: float | None = None,
         preferred: Callable[[], Sequence[bool]] = list,
+        parts: Callable[[], Sequence[tuple[float, Sequence[int]]]] = list,
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
-        self.epoch, self.share = epoch, share
+        self.epoch, self.share, self.parts = epoch, share, parts
         self.preferred = np.array(preferred() if share else [], dtype=bool)
         total = min(samples or len(dataset), len(dataset))
         self.num_samples = -(-total // num_replicas)
@@ -110,10 +112,16 @@ class EpochSampler(DistributedSampler[Any]):
         size = len(self.dataset)  # type: ignore[arg-type]
         random = np.random.default_rng([self.seed, self.epoch])
         order, total = random.permutation(size), self.num_samples * self.num_replicas
-        if self.share and self.preferred.any():
-            first = np.resize(order[self.preferred[order]], ceil(self.share * total))
+        if self.share and len(first := self._first(order, ceil(self.share * total))):
             order = random.permutation([*first, *order[~np.isin(order, first)]][:total])
         return [int(k) for k in np.resize(order, total)]
+
+    def _first(self, order: np.ndarray, count: int) -> np.ndarray:
+        """The samples that the share asks for, again where they are too few."""
+        sources = [(round(share * count), order[np.isin(order, some)]) for share, some in self.parts()]
+        left = count - sum(n for n, some in sources if len(some))
+        sources.append((left, order[self.preferred[order]]))
+        return np.concatenate([np.resize(some, n) for n, some in sources if len(some)] or [order[:0]])
 
 
 class WholeSampler(DistributedSampler[Any]):

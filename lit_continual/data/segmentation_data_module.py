@@ -223,7 +223,8 @@ class SegmentationDataModule(LightningDataModule):
     @override
     def train_dataloader(self) -> Any:
         data, place = self.train_dataset, place_in_fit(self.trainer)
-        order = EpochSampler(data, self.seed, self.samples_per_epoch, *place, self.foreground, lambda: data.foreground)
+        chosen = self.foreground, lambda: data.foreground, data.old_slices
+        order = EpochSampler(data, self.seed, self.samples_per_epoch, *place, *chosen)
         options = self.loading.options(self.num_workers, self.trainer)
         return DataLoader(data, self.batch_size, sampler=order, collate_fn=collate, **options)
 
@@ -244,6 +245,6 @@ class SegmentationDataModule(LightningDataModule):
         """
         self.train_dataset.ask(key, predict)
 
-    def centre_patches(self, *given: Any) -> None:
+    def centre_patches(self, predict: Any, labels: Any, share: float) -> None:
         """Centre training patches on classes that are not annotated too; see :meth:`.PatchDataset.centre`."""
-        self.train_dataset.centre(*given)
+        self.train_dataset.centre(predict, labels, share, slices=bool(self.foreground) and len(self.patch_size) == 2)

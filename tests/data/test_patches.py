@@ -121,6 +121,21 @@ def test_windows_of_a_slice_are_centred_on_other_classes_of_that_slice():
     drawn(dataset, 0, 0)  # no class is in this slice
 
 
+@pytest.mark.parametrize(("share", "annotated"), [(0.0, True), (0.5, True), (1.0, True), (0.5, False)])
+def test_a_share_of_the_slices_that_are_chosen_show_other_classes_each_as_often(share, annotated):
+    """A patch is a whole slice; 0.8 of an epoch of 30 samples are slices of a class."""
+    dataset = PatchDataset([spotted(annotated), spotted(annotated)], [20, 20])
+    dataset.centre(lambda images: images, lambda values: torch.where(values > 1, values, 0)[:, 0], share, slices=True)
+    sampler = EpochSampler(dataset, 0, 30, 1, 0, 0, 0.8, lambda: dataset.foreground, dataset.old_slices)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        seen = Counter(dataset.index[k][1] for k in sampler)
+        count = {value: seen[z] for value, (_, _, z) in SPOTS.items()}
+        expected = {1: 24 * (1 - share) if annotated else 0, 2: 12 * share, 3: 12 * share}
+        assert sum(seen.values()) == 30
+        assert all(expected[value] <= count[value] <= expected[value] + 2 for value in SPOTS), count
+
+
 @pytest.mark.parametrize(("size", "told"), [([20, 20], True), ([20, 20, 20], True), ([20, 19], False)])
 def test_patches_that_nothing_centres_are_told(size, told):
     dataset = PatchDataset([spotted()], size)

@@ -53,9 +53,9 @@ class Distillation(TaughtTerm):
         name: Tells this instance from others of its class, in the logs and in checkpoints.
         dice: Weight of the Dice term in :math:`L_d`; 0 is the paper's loss.
         old_patches: Share of the patches with a centre that are centred on what the teacher finds in the new images,
-            on each of its classes as often, and not on what is annotated. Where patches are small, old classes are
-            else hardly seen. Needs a data module with ``centre_patches(predict, labels, share)``; 0 leaves the patches
-            as they are.
+            on each of its classes as often, and not on what is annotated; and of the slices that are chosen for a
+            class (``data.foreground``), the share that show what it finds. Else old classes are hardly seen. Needs a
+            data module with ``centre_patches(predict, labels, share)``; 0 leaves patches and slices as they are.
         exclusive: Whether classes exclude each other, old and new: the Dice term then compares one softmax over all
             classes, in which new ones are a part of the background. A new head that claims the voxels of an old class,
             which its own head still finds, costs the term, as it costs the label map.

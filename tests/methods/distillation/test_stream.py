@@ -26,9 +26,9 @@ PAIRS = itertools.product(["online", "cached"], ["separate", "shared"])
 def test_patches_of_a_second_experience_are_centred_on_what_the_first_taught(stream, monkeypatch, heads, targets):
     found, centre = [], PatchDataset.centre
 
-    def noted(self, *given):
-        centre(self, *given)
-        found.extend(self.others)
+    def noted(self, *given, **options):
+        centre(self, *given, **options)
+        found.extend(self.old.found)
 
     monkeypatch.setattr(PatchDataset, "centre", noted)
     callback = {**SMALL, "init_args": {**OPTIONS, "targets": targets}}
@@ -38,7 +38,7 @@ def test_patches_of_a_second_experience_are_centred_on_what_the_first_taught(str
     main(["fit", "--config", path, *MORE, f"--model.heads={heads}"])
     assert len(found) == 2  # the volumes of the second experience alone
     assert all(len(classes) <= 1 for classes in found)  # the teacher knows one class
-    assert any(len(voxels) for classes in found for voxels in classes)
+    assert any(len(voxels) for classes in found for voxels in classes.values())
 
 
 @pytest.mark.slow
