@@ -22,7 +22,8 @@ class Recipe:
     Args:
         config: One config file or several, seen from the table's folder.
         options: What goes over them, dotted name -> value. In a value, ``{prepare.NAME}`` is the folder of a run of
-            ``prepare``, of the same setting and seed.
+            ``prepare``, of the same setting and seed, and ``{seed}`` is the seed: ``data.split.fold: "{seed}"`` with
+            ``spread: patients`` cross-validates.
     """
 
     config: str | list[str]

@@ -27,6 +27,7 @@ from lit_continual.studies.layout import Layout, Recipe, read_layout
 Check = Callable[[Sequence[str]], Any]
 Options = Mapping[str, Any]
 REFERENCE = re.compile(r"\{prepare\.([^{}]*)\}")
+SEED = "{seed}"
 
 
 class RunTable:
@@ -89,7 +90,7 @@ class RunTable:
         names = [re.sub(r"[^\w.+-]+", "_", part)[:LONGEST].strip(".") or "_" for part in place]
         folder = self.output.joinpath(*names, f"seed_{seed}-{digest}")
         arguments = [f"--config={file}" for file in files]
-        arguments += [f"--{name}={_text(value, starts)}" for name, value in options]
+        arguments += [f"--{name}={_text(value, starts)}".replace(SEED, str(seed)) for name, value in options]
         self.digests[folder] = digest
         cell = Cell(f"{', '.join(place)}, seed {seed}", folder, tuple(arguments), tuple(starts.values()))
         return self.cells.setdefault(folder, cell)

@@ -216,6 +216,17 @@ def test_a_part_of_a_table_shares_its_runs_with_the_whole(compare, tmp_path):
     assert set(begun(tmp_path).values()) == {2}  # each once a case
 
 
+def test_each_seed_is_a_fold_where_an_option_says_so(compare, tmp_path):
+    options = {"trainer.callbacks": [{**LWF, "init_args": {**LWF["init_args"], "name": "fold {seed}"}}]}
+    folds = {"config": "lwf.yaml", "options": {**options, "data.split.seed": "{seed}"}}
+    compare(methods={"fine-tuning": {"config": "fine.yaml"}, "folds": folds}, seeds=[3, 4])
+    for seed in (3, 4):
+        (path,) = (tmp_path / "out/all/folds").glob(f"seed_{seed}-*/given.json")
+        given = json.loads(path.read_text())
+        assert given["data.split.seed"] == str(seed)
+        assert f'"fold {seed}"' in given["trainer.callbacks"]
+
+
 def test_one_source_for_all_seeds(compare, tmp_path):
     prepare = {"source": {"config": "fine.yaml", "options": {"seed_everything": 7}}}
     compare(methods={"a": {"config": "lwf.yaml", "options": {"stream.start": START}}}, prepare=prepare)
