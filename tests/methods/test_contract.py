@@ -276,7 +276,13 @@ def test_a_fit_goes_on_from_the_checkpoint_of_its_exception(make, trainer, tmp_p
 def test_an_evaluation_of_a_checkpoint_is_no_fit(make, trainer, tmp_path):
     module, callback = small(), make()
     for _ in range(2):
-        fit(trainer, module, callback, ModelCheckpoint(tmp_path, "last", save_top_k=1), enable_checkpointing=True)
+        fit(
+            trainer,
+            module,
+            callback,
+            ModelCheckpoint(tmp_path, "last", enable_version_counter=False),
+            enable_checkpointing=True,
+        )
     left = listed(callback.state_dict())
     evaluated = trainer(callbacks=callback)
     evaluated.predict(module, batches(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
