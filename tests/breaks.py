@@ -308,7 +308,7 @@ BREAKS = [
         "tests/methods/fusion/test_callback.py",
         ("(count - before) / count)", "(count - before) / max(before, 1))"),
         ("value.detach().cpu().clone() for", "value.detach() for"),
-        ("self._old = {}\n        self.follow", "self.follow"),
+        ("values[name].copy_(value)\n        self._old = {}", "values[name].copy_(value)"),
     ),
     *room(
         "methods/der/callback.py",

@@ -69,6 +69,9 @@ class Small(LightningModule):
         logits = self(batch[0])
         return {"loss": cross_entropy(logits, batch[1]), "logits": logits}
 
+    def predict_step(self, batch):
+        return self(batch[0])
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
@@ -244,6 +247,46 @@ def test_a_resumed_fit_ends_as_the_one_that_was_not_stopped(make, trainer, tmp_p
     fit(trainer, resumed, again, save, **options, ckpt_path=path, weights_only=True)
     exact(resumed, module)
     assert listed(again.state_dict()) == listed(callback.state_dict())
+
+
+def test_a_fit_goes_on_from_the_checkpoint_of_its_exception(make, trainer, tmp_path):
+    def fail(trainer, *_):
+        if trainer.current_epoch == 1:
+            raise ZeroDivisionError
+
+    module, callback = small(), make()
+    fit(trainer, module, callback)
+    stopped, other = copy.deepcopy(module), copy.deepcopy(callback)
+    torch.manual_seed(1)  # adapters are drawn
+    fit(trainer, module, callback, max_epochs=2)
+    path, failing = tmp_path / "stopped.ckpt", LambdaCallback(on_train_batch_start=fail)
+    save = LambdaCallback(on_exception=lambda trainer, *_: trainer.save_checkpoint(path))
+    torch.manual_seed(1)
+    with pytest.raises(ZeroDivisionError):
+        fit(trainer, stopped, other, failing, save, max_epochs=2)
+    resumed, again = Small(), make()
+    fit(trainer, resumed, again, max_epochs=2, ckpt_path=path, weights_only=True)
+    exact(resumed, module)
+    assert listed(again.state_dict()) == listed(callback.state_dict())
+    fit(trainer, stopped, other)  # a fit that begins anew knows nothing of the one that failed
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_an_evaluation_of_a_checkpoint_is_no_fit(make, trainer, tmp_path):
+    module, callback = small(), make()
+    for _ in range(2):
+        fit(
+            trainer,
+            module,
+            callback,
+            ModelCheckpoint(tmp_path, "last", enable_version_counter=False),
+            enable_checkpointing=True,
+        )
+    left = listed(callback.state_dict())
+    evaluated = trainer(callbacks=callback)
+    evaluated.predict(module, batches(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert listed(callback.state_dict()) == left
 
 
 def traces(module, fitted):

@@ -19,8 +19,10 @@ from lit_continual.methods.bases.fit.batch_rows import count_rows, take_rows
 from lit_continual.methods.bases.fit.replaced_method import ReplacedMethod
 from lit_continual.methods.bases.fit.training_step import ask_step, loss_of
 from lit_continual.methods.bases.gradient_edit import GradientEdit, has_gradients, stepped
+from lit_continual.methods.bases.guards import require_real
 from lit_continual.methods.bases.importance.single_samples import on_device
 from lit_continual.methods.bases.old_network.logits import memory_of, origins
+from lit_continual.methods.bases.partial_training import PartialTraining
 
 _ALONE = (
     "`AGEM` compares new samples with exemplars in each step, and a batch has exemplars alone. Set `batches: mixed`"
@@ -80,6 +82,7 @@ class AGEM(GradientEdit):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
         self._exemplars, self._warned = [], False
+        require_real(dict(pl_module.named_parameters()), self, "Take `L2SP` or a memory.")
         if not pl_module.automatic_optimization:
             raise MisconfigurationException(
                 f"`AGEM` asks `training_step` for the loss on the past, and under manual optimization that of"
@@ -117,7 +120,12 @@ class AGEM(GradientEdit):
         if not float(trainer.strategy.reduce(count, reduce_op="sum")):
             return
         parameters = [p for p in stepped(optimizer) if p.requires_grad]
-        reference = trainer.strategy.reduce(_flat_gradient(trainer, pl_module, batches, parameters), reduce_op="sum")
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        held = [callback for callback in callbacks if isinstance(callback, PartialTraining)]
+        for callback in held:  # what does not move has no part in the projection
+            callback.clear_gradients(parameters, [p.grad for p in parameters])
+        own = _flat_gradient(trainer, pl_module, batches, parameters, held)
+        reference = trainer.strategy.reduce(own, reduce_op="sum")
         gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
         edited = project_gradient(gradient, reference.to(gradient))
         projected = not torch.equal(edited, gradient)
@@ -146,7 +154,11 @@ class AGEM(GradientEdit):
 
 
 def _flat_gradient(
-    trainer: Trainer, module: LightningModule, batches: Sequence[Any], parameters: Sequence[nn.Parameter]
+    trainer: Trainer,
+    module: LightningModule,
+    batches: Sequence[Any],
+    parameters: Sequence[nn.Parameter],
+    held: Sequence[PartialTraining],
 ) -> Tensor:
     """The gradient of the module's own loss on batches, each by its samples, up to a factor. Nothing is logged."""
     scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
@@ -158,7 +170,10 @@ def _flat_gradient(
                 loss = loss_of(ask_step(module, batch))
             if loss is not None and loss.requires_grad:
                 scaled = loss * count_rows(batch) * (scaler.get_scale() if scaler is not None else 1.0)
-                gradients = torch.autograd.grad(scaled, parameters, materialize_grads=True)
+                found = torch.autograd.grad(scaled, parameters, materialize_grads=True)
+                gradients = [gradient.clone() for gradient in found] if held else found
+                for callback in held:
+                    callback.clear_gradients(parameters, gradients)
                 total += torch.cat([gradient.flatten() for gradient in gradients])
     finally:
         silent.remove()

@@ -1,6 +1,6 @@
 """Checks that stop a run before it trains something else than it says."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 
@@ -37,6 +37,15 @@ def require_initialised(module: nn.Module) -> None:
             raise MisconfigurationException(
                 f"`{name}` of {type(module).__name__} is lazy, and has no shape yet. Call the module once on an example"
                 " before the fit."
+            )
+
+
+def require_real(parameters: Mapping[str, nn.Parameter], who: object, remedy: str) -> None:
+    """Raise if one of the named parameters is complex, of which no importance and no projection is defined."""
+    for name, parameter in parameters.items():
+        if parameter.is_complex():
+            raise MisconfigurationException(
+                f"`{type(who).__name__}` is defined for real weights, and `{name}` is complex. {remedy}"
             )
 
 

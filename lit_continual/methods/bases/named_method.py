@@ -3,10 +3,11 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from lit_continual.methods.bases.fit_memory import FitMemory
 from lit_continual.methods.bases.guards import require_batches, require_persistent_replicas
 
 
-class NamedMethod(Callback):
+class NamedMethod(FitMemory):
     """A method with a name of its own, whose state has a place of its own in checkpoints.
 
     Raises:

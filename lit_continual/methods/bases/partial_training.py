@@ -1,7 +1,7 @@
 """Train a part of a network, and keep the rest as it was to the last bit."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from typing_extensions import override
 from lit_continual.methods.bases.fit.evaluated_layers import EvaluatedLayers
 from lit_continual.methods.bases.fit.frozen_entries import FrozenEntries, free_share, learnt_values
 from lit_continual.methods.bases.fit.hook_of_this_fit import HookOfThisFit
+from lit_continual.methods.bases.fit.replaced_method import ReplacedMethod
+from lit_continual.methods.bases.fit_memory import FitMemory
 from lit_continual.methods.bases.guards import (
     require_batches,
     require_eager,
@@ -24,7 +26,7 @@ from lit_continual.methods.bases.names import similar_names
 from lit_continual.methods.bases.releasing import Releasing
 
 
-class PartialTraining(Releasing):
+class PartialTraining(Releasing, FitMemory):
     """Base of callbacks that choose, when a fit starts, what it may move.
 
     All else stays bit-identical, whatever the optimizer, its weight decay and its state do, and its gradients are 0
@@ -59,6 +61,7 @@ class PartialTraining(Releasing):
         self._under_way, self._to_resume = False, False
         self._frozen, self._hooks, self._share = FrozenEntries(nn.Module(), {}), list[Any](), 1.0
         self._evaluated = EvaluatedLayers()  # normalisations that are held whole
+        self._clipping: ReplacedMethod | None = None
 
     #: What a user can do where nothing is free.
     how_to_free = "let `choose_masks` free more"
@@ -119,6 +122,7 @@ class PartialTraining(Releasing):
         self._hooks = [
             o.register_step_post_hook(lambda *_: self._frozen.restore_parameters()) for o in trainer.optimizers
         ]
+        self._clipping = ReplacedMethod(pl_module, "configure_gradient_clipping", self._clear_and_clip)
         if self.hold_statistics:
             self._hold_statistics(network, pl_module)
         if self.guarded:
@@ -126,6 +130,14 @@ class PartialTraining(Releasing):
         for name in self.guarded:
             layer = network.get_submodule(name.rpartition(".")[0])
             self._hooks.append(layer.register_forward_hook(HookOfThisFit(_mask_backward, self.masks[name])))
+
+    def clear_gradients(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+        """Set gradients, of a loss beside that of the module, to 0 in place where a fit holds their parameters."""
+        self._frozen.clear_gradients({id(p): g for p, g in zip(parameters, gradients, strict=True)})
+
+    def _clear_and_clip(self, clip: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._frozen.clear_gradients()  # callbacks that edit gradients may have given new ones to what is held
+        return clip(*args, **kwargs)
 
     def _hold_statistics(self, network: nn.Module, pl_module: LightningModule) -> None:
         whole = []
@@ -153,12 +165,12 @@ class PartialTraining(Releasing):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._evaluated.evaluate()
         pl_module.log("train/free_share", self._share)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._frozen.restore_buffers()  # which a hook of the module may have moved after the last batch
+        self._evaluated.evaluate()  # or put in training
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -191,11 +203,14 @@ class PartialTraining(Releasing):
         for hook in self._hooks:
             hook.remove()
         self._evaluated.release(pl_module.training)
-        self._hooks, self._evaluated, self._frozen = [], EvaluatedLayers(), FrozenEntries(nn.Module(), {})
+        if self._clipping is not None:
+            self._clipping.remove()
+        self._hooks, self._evaluated, self._clipping = [], EvaluatedLayers(), None
+        self._frozen = FrozenEntries(nn.Module(), {})
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        progress = {"fits": self._fits, "under_way": self._under_way, "known": self._known}
+        progress = {"fits": self._fits, "under_way": self._under_way or self._to_resume, "known": self._known}
         return {"masks": self.masks, "guarded": self.guarded, **progress}
 
     @override

@@ -93,7 +93,7 @@ def _log_probabilities(logits: Tensor, heads: Sequence[Sequence[int]] | str | No
 
 def _draw(log_p: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw a class for each voxel, ``(N, *spatial)``."""
-    flat = log_p.movedim(1, -1).flatten(0, -2).exp()
+    flat = log_p.movedim(1, -1).flatten(0, -2).exp().nan_to_num(1.0)  # of a network that is lost any label will do
     return torch.multinomial(flat, 1, generator=generator).view(log_p[:, 0].shape)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.bases.early_layers import make_layers
+from lit_continual.methods.bases.final_weights import settle_weights
 from lit_continual.methods.bases.named_method import NamedMethod
 from lit_continual.methods.fusion.fuse import beginning, fuse_weights, require_share
 
@@ -136,19 +137,19 @@ class WeightFusion(NamedMethod):
         if self._old:
             pl_module.log(f"train/{self.name}_share", self._share, batch_size=1, sync_dist=True)
 
-    @override
     @torch.no_grad()
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not before: averages of the weights are copied back when training ends.
+    def settle(self, pl_module: LightningModule) -> None:
+        """Fuse, once a fit."""
         values = _fusible(pl_module)
         for name, value in fuse_weights(self._old, values, self._share).items() if self._old else ():
             values[name].copy_(value)
         self._old = {}
-        self.follow(pl_module)
 
     @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._old = {}
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not before: averages of the weights are copied back when training ends.
+        settle_weights(trainer, pl_module)
+        self.follow(pl_module)
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from lit_continual.methods.bases.anchor import fit_anchor, select_parameters, snapshot
+from lit_continual.methods.bases.final_weights import settle_weights
 from lit_continual.methods.bases.fit.evaluated_layers import EvaluatedLayers
 from lit_continual.methods.bases.gradient_edit import GradientEdit
 from lit_continual.methods.l2sp.anchor import layer_distances, normalisations, read_anchor
-from lit_continual.methods.l2sp.pull import Pull, warn_of_optimizers
+from lit_continual.methods.l2sp.pull import Pull, require_rates, warn_of_optimizers
 
 
 class L2SP(GradientEdit):
@@ -128,6 +129,7 @@ class L2SP(GradientEdit):
         if self.step == "explicit":
             super().on_fit_start(trainer, pl_module)
         else:
+            require_rates({**self._frozen, **(self._rest if self.decoder_strength else {})}, trainer.optimizers)
             hook = partial(self._step_proximally, trainer)
             self._handles = [optimizer.register_step_post_hook(hook) for optimizer in trainer.optimizers]
         warn_of_optimizers(
@@ -135,8 +137,8 @@ class L2SP(GradientEdit):
         )
 
     @override
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._norms.evaluate()
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._norms.evaluate()  # a hook of the module may have put all of it in training, such as after a validation
 
     @override
     def edit(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -155,6 +157,7 @@ class L2SP(GradientEdit):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        settle_weights(trainer, pl_module)
         selected = select_parameters(pl_module, self.patterns)
         self._anchor = snapshot(selected) if self.remembers else {}  # any other is taken anew, and is no memory
 

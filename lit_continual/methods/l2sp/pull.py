@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -39,13 +40,27 @@ class Pull:
                 l2_sp_proximal_(mine, {name: self.anchor[name] for name in mine}, self.strength, float(group["lr"]))
 
 
+def require_rates(held: Mapping[str, nn.Parameter], optimizers: Sequence[Optimizer]) -> None:
+    """Raise ``MisconfigurationException`` if a group of anchored parameters has no learning rate to step by."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            name = next(iter(among(held, group["params"])), None)
+            if name and group.get("lr") is None:
+                raise MisconfigurationException(
+                    f"The proximal step of `L2SP` is as long as the learning rate says, and {type(optimizer).__name__}"
+                    f" has none for `{name}`. Set `step='explicit'`, or give the optimizer an `lr`."
+                )
+
+
 def warn_of_optimizers(
     held: Mapping[str, nn.Parameter], optimizers: Sequence[Optimizer], explicit_strength: float
 ) -> None:
     """Warn of weight decay on anchored parameters, and of a learning rate at which the explicit step diverges."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         name = next(iter(among(held, group["params"])), None)
-        lr = max(float(group.get(key, 0)) for key in ("lr", "initial_lr", "max_lr"))  # schedules keep their peak there
+        lr = max(
+            float(group.get(key) or 0) for key in ("lr", "initial_lr", "max_lr")
+        )  # schedules keep their peak there
         if name and group.get("weight_decay"):
             rank_zero_warn(
                 f"The optimizer's weight decay of {group['weight_decay']} pulls `{name}` to 0, where `L2SP` pulls it to"

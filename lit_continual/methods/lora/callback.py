@@ -78,11 +78,13 @@ class LoRA(PartialTraining):
             raise ValueError(f"`layers` and `parts` must be lists of names, got {layers!r} and {parts!r}.")
         self.rank, self.alpha, self.layers, self.parts = rank, alpha, list(layers), list(parts)
         self._adapters: Adapters | None = None
+        self._left: dict[str, dict[str, Tensor]] = {}  # of an exception, after which a checkpoint may be written
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
+            self._left = {}
             self._require_alone(trainer)
             make_layers(trainer, pl_module, self)
             require_eager(pl_module, "`LoRA`")
@@ -133,6 +135,7 @@ class LoRA(PartialTraining):
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
         state = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("adapters", {})
         if trainer.training and self._adapters is not None and self._adapters.of and not state:
             raise MisconfigurationException(
@@ -171,10 +174,19 @@ class LoRA(PartialTraining):
         super().follow(pl_module)
 
     @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        state = {} if self._adapters is None else self._adapters.state_dict()
+        self._left = {name: {part: value.clone() for part, value in parts.items()} for name, parts in state.items()}
+        super().on_exception(trainer, pl_module, exception)
+
+    @override
     def release(self, pl_module: LightningModule) -> None:
         super().release(pl_module)
         self._merge()
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "adapters": {} if self._adapters is None else self._adapters.state_dict()}
+        return {
+            **super().state_dict(),
+            "adapters": self._left if self._adapters is None else self._adapters.state_dict(),
+        }

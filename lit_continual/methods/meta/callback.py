@@ -93,6 +93,7 @@ class MetaTune(Releasing):
         self.episodes, self.after = episodes, after
         self.inner_rates = InnerRates(strategy.inner_lr) if learn_inner_lr else None
         self._fits = 0  # that the module has behind it
+        self._own: dict[str, Any] | None = None  # its state, while an evaluation has that of a checkpoint
         self._replaced: list[ReplacedMethod] = []
 
     def follow(self, pl_module: Any) -> None:
@@ -126,6 +127,11 @@ class MetaTune(Releasing):
                 return episodes.loader(own(), pl_module)
 
             self._replace(trainer.datamodule, "train_dataloader", train_dataloader)
+
+    @override
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != "fit":  # which adapts by the rates of the checkpoint, and is no fit that was left
+            self._own = self.state_dict()
 
     @override
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -165,7 +171,9 @@ class MetaTune(Releasing):
     def release(self, pl_module: Any) -> None:
         for replaced in self._replaced:
             replaced.remove()
-        self._replaced = []
+        self._replaced, own, self._own = [], self._own, None
+        if own is not None:
+            self.load_state_dict(own)
 
     def _evaluate(self, trainer: Any, pl_module: Any) -> None:
         """Adapt in an evaluation by itself, not in that of a fit, which has begun with this already."""

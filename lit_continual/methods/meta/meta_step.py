@@ -1,6 +1,5 @@
 """What a module does with a batch of tasks in place of its own step."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from lit_continual.methods.bases.fit.training_step import count_arguments
 from lit_continual.methods.meta.inner_loop import Rates
 from lit_continual.methods.meta.inner_rates import InnerRates
 from lit_continual.methods.meta.known_gradient import known_gradient
@@ -37,9 +37,7 @@ class MetaStep:
     ) -> None:
         self.trainer, self.module, self.strategy = trainer, module, strategy
         self.reduction, self.rates, self.step = reduction, rates, module.training_step
-        kinds = [parameter.kind for parameter in inspect.signature(self.step).parameters.values()]
-        several = inspect.Parameter.VAR_POSITIONAL in kinds
-        self.takes = len(kinds) + 1 if several else kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self.takes = count_arguments(self.step)
         strategy.check(trainable(module))
 
     def train(self, step: Callable[..., Any], batch: Any, *index: int) -> Tensor:

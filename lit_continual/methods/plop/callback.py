@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from lit_continual.methods.bases.fit.precision import full_precision
-from lit_continual.methods.bases.importance.single_samples import on_device
+from lit_continual.methods.bases.importance.single_samples import batches_of_epoch, on_device
 from lit_continual.methods.bases.old_network import answers
 from lit_continual.methods.bases.old_network.feature_term import FeatureTerm
 from lit_continual.methods.bases.old_network.one_softmax import (
@@ -117,6 +116,12 @@ class PLOP(FeatureTerm):
         return 1.0 if self._teacher is None else 0.0
 
     @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.ckpt_path is None:
+            self._thresholds = None  # of a fit that ended in an exception
+        super().on_fit_start(trainer, pl_module)
+
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._teacher is not None and self._thresholds is None:
             self._thresholds = self._measure(trainer, pl_module)
@@ -206,6 +211,5 @@ def _training_batches(trainer: Trainer) -> Iterator[Any]:
     if count == float("inf") and trainer.max_steps != -1:  # data that may have no end
         count = trainer.max_steps * trainer.accumulate_grad_batches
     with isolate_rng():
-        batches = iter(CombinedLoader(trainer.train_dataloader, "max_size_cycle"))
-        for batch, *_ in islice(batches, None if count == float("inf") else int(count)):
+        for batch in islice(batches_of_epoch(trainer), None if count == float("inf") else int(count)):
             yield on_device(trainer, batch)

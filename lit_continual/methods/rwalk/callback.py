@@ -72,7 +72,7 @@ class RWalk(PathImportance):
         zeros = {name: torch.zeros_like(p, dtype=wide(p)) for name, p in parameters.items()}
         fisher = {name: value.clone() for name, value in {**zeros, **known["fisher"]}.items()}
         own = {sort: {name: zero.clone() for name, zero in zeros.items()} for sort in ("score", "work")}
-        self._steps_of = dict.fromkeys(zeros, 0)
+        self._steps_of = {**self._steps_of, **dict.fromkeys(zeros, 0)}
         return {"fisher": fisher, "old score": known["old score"], **own, "from": snapshot(parameters)}
 
     @override
@@ -97,9 +97,9 @@ class RWalk(PathImportance):
 
     @override
     def importances(self, parameters: Mapping[str, nn.Parameter]) -> Named:
-        for name, steps in self._steps_of.items():
-            if steps:
-                self._gain(name, parameters[name])
+        for name, p in parameters.items():
+            if self._steps_of[name]:
+                self._gain(name, p)
         fisher, old, new = self.sums["fisher"], self.sums["old score"], self.sums["score"]
         score = {name: (old[name] + one) / 2 if name in old else one for name, one in new.items()}
         score = {**old, **score}  # of what did not train this time too

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.methods.bases.final_weights import settle_weights
 from lit_continual.methods.bases.fit.frozen_entries import free_share
 from lit_continual.methods.bases.partial_training import PartialTraining
 from lit_continual.methods.tgd.measured_channels import MeasuredChannels, producers_of, random_channels
@@ -150,6 +151,7 @@ class TargetedGradientDescent(PartialTraining):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_end(trainer, pl_module)
         if self.channels is not None:
+            settle_weights(trainer, pl_module)
             self.channels.consolidate(trainer, pl_module)
 
     @override

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from lit_continual.methods.bases.fit.precision import full_precision
+from lit_continual.methods.bases.fit.precision import full_precision, without_autocast
 from lit_continual.methods.bases.fit.training_step import ask_step, loss_of
 from lit_continual.methods.bases.importance.sample_gradients import sample_gradients
 from lit_continual.methods.bases.importance.sample_mean import SampleMean
@@ -104,10 +104,13 @@ def random_channels(sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
 
 def producers_of(network: nn.Module, pl_module: LightningModule) -> Producers:
     """Follow the channels of a network, with the example input of its module, in the precision of its weights."""
-    like = next(network.parameters(), torch.empty(0))
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
 
     def fitted(value: Tensor) -> Tensor:
         return value.to(like) if value.is_floating_point() else value.to(like.device)
 
     example = tree_map_only(Tensor, fitted, pl_module.example_input_array)
-    return find_producers(network, example)
+    if pl_module._trainer is None:
+        return find_producers(network, example)
+    with without_autocast(pl_module.trainer.precision_plugin, pl_module.device):
+        return find_producers(network, example)

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, WeightedRandomSampler
 
 from lit_continual.data.samplers import EpochSampler
 from lit_continual.methods.bases.importance.single_samples import single_samples
 
 
-def trainer_of(loader, world=1, rank=0, limit=1.0):
+def trainer_of(loader, world=1, rank=0, limit=1.0, mode="max_size_cycle"):
     """The part of a Trainer that is asked."""
     strategy = SimpleNamespace(batch_to_device=lambda batch: batch)
     return SimpleNamespace(
@@ -20,6 +21,7 @@ def trainer_of(loader, world=1, rank=0, limit=1.0):
         world_size=world,
         global_rank=rank,
         limit_train_batches=limit,
+        fit_loop=SimpleNamespace(_combined_loader=CombinedLoader(loader, mode)),
         num_training_batches=limit,
         precision_plugin=SimpleNamespace(convert_input=lambda batch: batch),
         lightning_module=LightningModule(),
@@ -69,6 +71,7 @@ def test_a_count_is_a_choice_that_is_the_same_each_time(world):
 
 def test_a_limit_of_the_trainer_holds():
     assert drawn(LOADERS["plain"](1, 0), limit=2) == [(k, 10 * k) for k in range(6)]
+    assert drawn(LOADERS["plain"](1, 0), limit=1) == [(k, 10 * k) for k in range(3)]  # as under `fast_dev_run`
 
 
 def test_a_sampler_of_the_users_own_is_asked():
@@ -85,6 +88,12 @@ def test_batches_that_are_made_elsewhere_are_taken_apart():
     assert drawn(DataLoader(Stream(), batch_size=2)) == [(k, 10 * k) for k in range(5)]
     assert drawn(DataLoader(Stream(), batch_size=2), 3) == [(k, 10 * k) for k in range(3)]
     assert drawn(DataLoader(Stream(), batch_size=2), limit=2) == [(k, 10 * k) for k in range(4)]
+
+
+@pytest.mark.parametrize(("mode", "count"), [("min_size", 4), ("max_size_cycle", 7)])
+def test_several_loaders_are_combined_as_in_the_fit(mode, count):
+    loaders = [DataLoader(DATA, batch_size=1), DataLoader(torch.arange(4), batch_size=1)]
+    assert len(list(single_samples(trainer_of(loaders, mode=mode)))) == count
 
 
 def test_exemplars_are_left_out():

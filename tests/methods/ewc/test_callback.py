@@ -243,6 +243,17 @@ def test_a_sample_whose_gradient_is_not_finite_is_left_out(trainer):
     assert_close(callback.importance, fisher(module, sound), rtol=1e-5, atol=1e-7)
 
 
+def test_a_sample_that_the_network_answers_with_nan_is_left_out_where_labels_are_drawn(trainer):
+    class Lost(Network):
+        def forward(self, x):
+            return super().forward(x) * (1.0 if self.training or x[0, 0] > 0 else float("nan"))
+
+    callback, positive = EWC(labels="sampled"), (batches().dataset.tensors[0][:, 0] > 0).sum()
+    with pytest.warns(UserWarning, match=rf"leaves out {12 - positive} samples whose gradient is not finite"):
+        trainer(callbacks=callback).fit(Lost(), batches())
+    assert all(value.isfinite().all() for value in callback.importance.values())
+
+
 class Manual(Network):
     def __init__(self):
         super().__init__()

@@ -428,6 +428,23 @@ def test_refuses_scaled_gradients_of_a_fused_optimizer(module, loader, trainer):
         trainer(callbacks=L2SP(0.7), **PRECISIONS["fp16"]()).fit(module, loader)
 
 
+class FindsItsRate(torch.optim.SGD):
+    """An optimizer without a learning rate, as Adafactor of transformers."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.1)
+        self.param_groups[0]["lr"] = None
+
+    def step(self, closure=None):
+        closure()
+
+
+def test_a_proximal_step_needs_a_learning_rate(loader, trainer):
+    trainer(callbacks=L2SP(0.1)).fit(Segments(FindsItsRate), loader)
+    with pytest.raises(MisconfigurationException, match=r"FindsItsRate has none for `net.encoder"):
+        trainer(callbacks=L2SP(0.1, step="proximal")).fit(Segments(FindsItsRate), loader)
+
+
 def test_refuses_processes_that_forget(module, loader, trainer):
     with pytest.raises(MisconfigurationException, match=r"`L2SP` keeps state.*Use .*`strategy='ddp'`"):
         L2SP(anchor="last_fit").setup(trainer(strategy="ddp_spawn", devices=2), module, "fit")

@@ -572,6 +572,21 @@ def test_rates_go_on_from_fit_to_fit_in_a_group_without_decay(trainer):
     assert torch.equal(tuning.inner_rates.value, first["inner_rates"]["value"])
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
+def test_an_evaluation_adapts_by_the_rates_of_its_checkpoint_and_gives_its_own_back(trainer, tmp_path):
+    module, tuning = make_module(), MetaTune(MAML(0.3), learn_inner_lr=True, adapt_in_evaluation=True, after=1)
+    trainer(callbacks=tuning).fit(module, load([make_batch(torch.Generator().manual_seed(2))]))
+    fitted = trainer(callbacks=tuning)
+    fitted.fit(module, load(make_patients()))
+    fitted.save_checkpoint(tmp_path / "tuned.ckpt")
+    (expected,) = trainer(callbacks=tuning).validate(module, load(make_patients()), verbose=False)
+    fresh = MetaTune(MAML(0.3), learn_inner_lr=True, adapt_in_evaluation=True, after=1)
+    evaluated = trainer(callbacks=fresh)
+    (found,) = evaluated.validate(make_module(), load(make_patients()), tmp_path / "tuned.ckpt", verbose=False)
+    assert found == expected
+    assert (fresh.state_dict()["fits"], fresh.inner_rates.layers) == (0, [])
+
+
 def test_copies_and_pickles_made_during_a_fit_are_plain_modules(trainer):
     class Copies(Callback):
         def on_train_start(self, trainer, pl_module):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -14,6 +15,8 @@ class ForwardCall(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any
+    #: Whether it has changed a tensor that it was given, in place.
+    changed: bool = False
 
 
 class ForwardCalls:
@@ -80,18 +83,24 @@ class _Noted:
         self.forward: Any = None
         self.after = after
         self.active = False
-        self.calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any], Any, bool]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = tensors([*args, *kwargs.values()]) if self.active and not torch.compiler.is_compiling() else []
+        before = _versions(given)
         output = self.forward(*args, **kwargs)
         if self.active:
-            self.calls.append((args, kwargs, output))
+            self.calls.append((args, kwargs, output, before != _versions(given)))
             for hear in self.after:
                 hear(output)
         return output
 
     def __reduce__(self) -> Any:
         return plain, (self.forward,)  # A copy of the module, or a pickle of it, is a plain module.
+
+
+def _versions(given: Iterable[Tensor]) -> list[int]:
+    return [0 if tensor.is_inference() else tensor._version for tensor in given]
 
 
 def plain(method: Any) -> Any:

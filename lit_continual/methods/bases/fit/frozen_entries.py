@@ -59,10 +59,14 @@ class FrozenEntries:
         self._parameters = [one for one in held if isinstance(one.live, nn.Parameter)]
         self._buffers = [one for one in held if not isinstance(one.live, nn.Parameter)]
 
-    def clear_gradients(self) -> None:
-        """Set the gradients of what is held to 0, nan and inf among them."""
+    def clear_gradients(self, of: Mapping[int, Tensor | None] | None = None) -> None:
+        """Set the gradients of what is held to 0, nan and inf among them.
+
+        Args:
+            of: The gradients by the ids of the parameters; ``None`` for those that the parameters have.
+        """
         for one in self._parameters:
-            gradient = one.live.grad
+            gradient = one.live.grad if of is None else of.get(id(one.live))
             if gradient is not None and one.rows is None:
                 gradient.zero_()
             elif gradient is not None and one.rows is not None:

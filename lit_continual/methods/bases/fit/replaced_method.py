@@ -48,6 +48,8 @@ class ReplacedMethod:
         self.function = None
         if vars(self.owner).get(self.name) is not self:
             return
+        while isinstance(self.original, ReplacedMethod) and self.original.function is None:
+            self.original, self.shadows = self.original.original, self.original.shadows
         if self.shadows:
             setattr(self.owner, self.name, self.original)
         else:

@@ -1,7 +1,7 @@
 """A module's own training step, asked beside training."""
 
-from collections.abc import Mapping
-from inspect import signature
+from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -21,7 +21,21 @@ def ask_step(module: LightningModule, batch: Any) -> Any:
     step: Any = module.training_step
     while isinstance(step, ReplacedMethod):
         step = step.original
-    return step(*[batch, 0][: len(signature(step).parameters)])
+    return step(*(batch, 0)[: count_arguments(step)])
+
+
+def count_arguments(step: Callable[..., Any]) -> int:
+    """How many of a batch and its number a step takes, as Lightning counts them.
+
+    Example:
+        >>> count_arguments(lambda batch, **options: None), count_arguments(lambda *given: None)
+        (1, 2)
+    """
+    kinds = [parameter.kind for parameter in signature(step).parameters.values()]
+    several = Parameter.VAR_POSITIONAL in kinds
+    return (
+        2 if several else min(2, sum(k in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for k in kinds))
+    )
 
 
 def loss_of(outputs: Any) -> Any:

@@ -14,6 +14,7 @@ from typing_extensions import override
 from lit_continual.methods.bases.anchor import fit_anchor, select_parameters, snapshot
 from lit_continual.methods.bases.fit.precision import wide
 from lit_continual.methods.bases.gradient_edit import GradientEdit, has_gradients, stepped
+from lit_continual.methods.bases.guards import require_real
 from lit_continual.methods.bases.importance.held_weights import HeldWeights
 from lit_continual.methods.bases.importance.quadratic_penalty import sum_of_penalties
 
@@ -66,7 +67,12 @@ class ImportancePenalty(GradientEdit, ABC):
 
     def rehearse(self, trainer: Trainer, pl_module: LightningModule, data: Any) -> None:
         """Check, before a fit, that there is what is to be held."""
-        select_parameters(pl_module, self.patterns)
+        self._selected(pl_module)
+
+    def _selected(self, pl_module: LightningModule) -> dict[str, nn.Parameter]:
+        selected = select_parameters(pl_module, self.patterns)
+        require_real(selected, self, "Name others in `parameters`.")
+        return selected
 
     def follow(self, pl_module: LightningModule) -> None:
         """Note that nothing was measured of a module that a fit has left which this callback did not see."""
@@ -75,11 +81,11 @@ class ImportancePenalty(GradientEdit, ABC):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        selected = select_parameters(pl_module, self.patterns)
+        selected = self._selected(pl_module)
         self.anchor = fit_anchor(grown(self.anchor, selected), selected)
         importance = grown(self.importance, selected)
         self.importance = {name: value.to(selected[name].device) for name, value in importance.items()}
-        names = [name for name, p in selected.items() if name in self.importance and p.requires_grad]
+        names = [name for name in selected if name in self.importance]  # what is frozen may be freed during the fit
         anchors, importances = ([of[name] for name in names] for of in (self.anchor, self.importance))
         self._held = HeldWeights([selected[name] for name in names], anchors, importances)
 

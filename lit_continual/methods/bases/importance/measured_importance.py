@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_continual.methods.bases.anchor import select_parameters
+from lit_continual.methods.bases.final_weights import settle_weights
 from lit_continual.methods.bases.fit.forward_calls import ForwardCalls
 from lit_continual.methods.bases.fit.training_step import ask_step
 from lit_continual.methods.bases.importance.importance_penalty import ImportancePenalty
@@ -93,6 +94,7 @@ class MeasuredImportance(ImportancePenalty):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        settle_weights(trainer, pl_module)
         means = self._mean.of_fit(trainer, pl_module, f"Importances of {self.name}")
         if means:
             self.consolidate(pl_module, means, self.separate)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lit_continual.methods.bases.anchor import select_parameters
+from lit_continual.methods.bases.final_weights import settle_weights
 from lit_continual.methods.bases.gradient_edit import among, stepped
 from lit_continual.methods.bases.importance.importance_penalty import ImportancePenalty
 
@@ -32,13 +33,15 @@ class PathImportance(ImportancePenalty):
         #: What has been gathered, by its own name and that of the parameter.
         self.sums: dict[str, Named] = {}
         self._under_way = self._to_resume = self._scaled = False
+        self._found: Named | None = None  # what the fit that ends has found important
         self._tracked: dict[str, nn.Parameter] = {}
+        self._frozen: dict[str, nn.Parameter] = {}  # which another callback may free
         self._kept: tuple[Named, Named] = {}, {}  # gradients and weights before a step, always in the same memory
         self._pending: list[tuple[dict[str, nn.Parameter], list[Tensor], list[Tensor]]] = []
 
     @abstractmethod
     def begin(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Named]:
-        """Return the sums that a fit begins with, of the parameters that it trains."""
+        """Return the sums that parameters begin with when a fit begins to train them; ``work`` is one of them."""
 
     @abstractmethod
     def gather(self, names: list[str], gradients: list[Tensor], work: list[Tensor]) -> None:
@@ -58,9 +61,11 @@ class PathImportance(ImportancePenalty):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
         selected = select_parameters(pl_module, self.patterns)
-        self._tracked = {name: p for name, p in selected.items() if p.requires_grad}
         resumes = self._to_resume and trainer.ckpt_path is not None
-        self._kept = self._blank(), self._blank()
+        begun = self.sums.get("work", {}) if resumes else {}
+        self._tracked = {n: p for n, p in selected.items() if (n in begun if resumes else p.requires_grad)}
+        self._frozen = {name: p for name, p in selected.items() if name not in self._tracked}
+        self._kept = _blank(self._tracked), _blank(self._tracked)
         self._under_way = resumes or not trainer.fit_loop.skip  # a fit of no steps has nothing to gather
         if self._under_way and not resumes:
             self.sums = self.begin(self._tracked)
@@ -69,13 +74,21 @@ class PathImportance(ImportancePenalty):
         self._to_resume, self._pending = False, []
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
 
-    def _blank(self) -> Named:
-        return {name: torch.empty_like(p) for name, p in self._tracked.items()}
+    def _track(self, optimizer: Optimizer) -> None:
+        """Begin to track what was frozen until now."""
+        freed = {n: p for n, p in among(self._frozen, stepped(optimizer)).items() if p.grad is not None}
+        if freed:
+            self._frozen = {name: p for name, p in self._frozen.items() if name not in freed}
+            self._tracked |= freed
+            self.sums = {sort: {**self.sums.get(sort, {}), **new} for sort, new in self.begin(freed).items()}
+            for kept in self._kept:
+                kept.update(_blank(freed))
 
     @override
     @torch.no_grad()
     def edit(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._settle()
+        self._track(optimizer)
         mine = {n: p for n, p in among(self._tracked, stepped(optimizer)).items() if p.grad is not None}
         if mine:
             gradients, before = ([kept[name] for name in mine] for kept in self._kept)
@@ -99,24 +112,36 @@ class PathImportance(ImportancePenalty):
                 self.gather(list(parameters), gradients, before)
         self._pending = []
 
-    @override
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    @torch.no_grad()
+    def before_settling(self, pl_module: LightningModule) -> None:
+        """Look back on the way that training went, before the weights are moved elsewhere."""
         if self._under_way:
-            with torch.no_grad():
-                self.consolidate(pl_module, self.importances(self._tracked))
-        self._under_way = False
+            self._found, self._under_way = self.importances(self._tracked), False
+
+    @override
+    @torch.no_grad()
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        settle_weights(trainer, pl_module)
+        if self._found is not None:
+            self.consolidate(pl_module, self._found)
+        self._found = None
 
     @override
     def release(self, pl_module: LightningModule) -> None:
         super().release(pl_module)
-        self._tracked, self._kept, self._pending = {}, ({}, {}), []
+        self._tracked, self._frozen, self._kept, self._pending = {}, {}, ({}, {}), []
+        self._found = None
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        gathered = {"sums": self.sums, "under_way": self._under_way}
+        gathered = {"sums": self.sums, "under_way": self._under_way or self._to_resume}
         return {**super().state_dict(), **gathered} if self.sums or self.importance else {}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.sums, self._to_resume = dict(state_dict.get("sums", {})), state_dict.get("under_way", False)
+
+
+def _blank(parameters: Mapping[str, nn.Parameter]) -> Named:
+    return {name: torch.empty_like(p) for name, p in parameters.items()}

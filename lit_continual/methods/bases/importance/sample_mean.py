@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lit_continual.files.whole_files import in_one_line
-from lit_continual.methods.bases.fit.precision import wide
+from lit_continual.methods.bases.fit.precision import wide, without_autocast
 from lit_continual.methods.bases.importance.single_samples import first_sample, loads_singly, single_samples
 from lit_continual.methods.bases.old_network.frozen_copy import silent_copy
 
@@ -104,7 +104,7 @@ class SampleMean:
         self, trainer: Trainer, pl_module: LightningModule, samples: Iterable[tuple[int, Any]]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Sum what the samples say; return the sums, and how many samples were used and how many not finite."""
-        with isolate_rng(), torch.enable_grad(), torch.autocast(pl_module.device.type, enabled=False):
+        with isolate_rng(), torch.enable_grad(), without_autocast(trainer.precision_plugin, pl_module.device):
             copied = silent_copy(pl_module, trainer)
             found = dict(copied.named_parameters())
             parameters = {n: found[n].requires_grad_() for n in self.measured.measured_parameters(pl_module)}

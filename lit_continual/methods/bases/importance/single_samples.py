@@ -31,7 +31,8 @@ def single_samples(trainer: Trainer, count: int | None = None) -> Iterator[tuple
     """
     world, rank = trainer.world_size, trainer.global_rank
     loader: Any = trainer.train_dataloader
-    limit = None if trainer.limit_train_batches == 1.0 else int(trainer.num_training_batches)
+    given = trainer.limit_train_batches  # 1 is one batch, and 1.0 all of them
+    limit = None if isinstance(given, float) and given == 1.0 else int(trainer.num_training_batches)
     if loads_singly(loader):
         singles: Any = DataLoader(
             loader.dataset,
@@ -43,8 +44,7 @@ def single_samples(trainer: Trainer, count: int | None = None) -> Iterator[tuple
             multiprocessing_context=loader.multiprocessing_context,
         )
     else:
-        batches = islice(CombinedLoader(loader, "max_size_cycle"), limit)
-        singles = (one for batch, _, _ in batches for one in _apart(batch))
+        singles = (one for batch in islice(batches_of_epoch(trainer), limit) for one in _apart(batch))
     mine = None if count is None else len(range(rank, count, world))
     new = (sample for sample in singles if "exemplar" not in origins(sample))
     for place, sample in enumerate(islice(new, mine)):
@@ -78,6 +78,14 @@ def first_sample(trainer: Trainer, batch: Any, count: int | None) -> Any:
                 "The training data have no length and may have no end. Say by `samples` how many of them to measure."
             )
     return first if rows or not count_rows(batch) else None
+
+
+def batches_of_epoch(trainer: Trainer) -> Iterator[Any]:
+    """Yield the batches of an epoch, where there are several loaders in the mode in which the fit combines them."""
+    combined = trainer.fit_loop._combined_loader  # private; a public attribute has the loaders, and not the mode
+    mode: Any = "max_size_cycle" if combined is None else combined._mode
+    for batch, _, _ in CombinedLoader(trainer.train_dataloader, mode):
+        yield batch
 
 
 def on_device(trainer: Trainer, batch: Any) -> Any:

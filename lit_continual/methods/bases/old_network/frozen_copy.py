@@ -1,6 +1,7 @@
 """A copy of a module that shares nothing with it that training moves, and copies nothing that training leaves."""
 
 import copy
+import pickle
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import ModuleType
@@ -8,10 +9,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.methods.bases.guards import require_initialised
 
 M = TypeVar("M", bound=nn.Module)
@@ -38,8 +41,15 @@ def frozen_copy(module: M) -> M:
                 memo |= {
                     id(data): _shared(data) for data in _data(value, set()) if not {id(data), _storage(data)} & held
                 }
-    with torch.no_grad():  # in which the copy of a scripted module has no graph
-        copied = copy.deepcopy(module, memo)
+    try:
+        with torch.no_grad():  # in which the copy of a scripted module has no graph
+            copied = copy.deepcopy(module, memo)
+    except (TypeError, pickle.PicklingError) as error:
+        raise MisconfigurationException(
+            f"{type(module).__name__} cannot be copied ({in_one_line(error)}), as a method needs that compares it with"
+            " what it was. Do not keep what cannot be copied on the module, such as a lock or an open file, or give its"
+            " class a `__deepcopy__`."
+        ) from error
     for part in copied.modules():
         vars(part).pop("_compiled_call_impl", None)  # of `module.compile()`
         if vars(part).get("_compiler_ctx") is not None:  # of `torch.compile(module)`, by Lightning

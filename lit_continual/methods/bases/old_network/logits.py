@@ -91,7 +91,10 @@ def named_logits(outputs: Any) -> Tensor | None:
 
 def origins(batch: Any) -> list[str]:
     """Where each sample of a batch comes from; none where it does not say."""
-    return list(batch.get("origin") or ()) if isinstance(batch, Mapping) else []
+    found = batch.get("origin") if isinstance(batch, Mapping) else None
+    names = found if isinstance(found, (list, tuple)) else ()
+    # Other people's images have an origin in mm.
+    return list(names) if all(isinstance(name, str) for name in names) else []
 
 
 def memory_of(trainer: Trainer) -> Any:

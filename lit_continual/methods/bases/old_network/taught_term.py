@@ -81,8 +81,9 @@ class TaughtTerm(LossTerm):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        if self._resumed:
-            self._teacher = Teacher.restore(self._resumed, trainer, pl_module, self._channels)
+        self._teacher, resumed, self._resumed = None, self._resumed, ""
+        if resumed:
+            self._teacher = Teacher.restore(resumed, trainer, pl_module, self._channels)
         elif isinstance(self.teacher, nn.Module):
             self._teacher = Teacher.of(self.teacher, trainer, pl_module)
         elif self.teacher not in (None, "start"):
@@ -111,6 +112,12 @@ class TaughtTerm(LossTerm):
         if logits is not None:
             return logits(pl_module, batch), lambda network: logits(network, batch)
         if call is not None:
+            if call.changed:
+                raise MisconfigurationException(
+                    f"The `forward` of {type(pl_module).__name__} changes its input in place, so that the old network"
+                    " cannot be asked about it any more. Let it make a new tensor, as by `x = x - mean` in place of"
+                    " `x -= mean`."
+                )
             place = Place.of(call.output, named)
             return place(call.output), lambda network: place(network(*call.args, **call.kwargs))
         self._on_images, ask = True, answers.of_images(batch)
@@ -162,16 +169,16 @@ class TaughtTerm(LossTerm):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The last also after a fit of no epochs.
         self._channels = answers.channels_of(pl_module, None) or self._seen or self._channels
-        self._fitted, self._resumed, self._teacher = True, "", None
+        self._fitted, self._teacher = True, None
 
     @override
-    def release(self, pl_module: LightningModule) -> None:
-        super().release(pl_module)
-        self._teacher = None
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        self._teacher = None  # not after an exception, when a checkpoint may be written that names it
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        file_name = "" if self._of_the_run is None else self._of_the_run.file_name
+        file_name = self._resumed if self._of_the_run is None else self._of_the_run.file_name
         return {"fitted": self._fitted, "channels": self._channels, "teacher": file_name}
 
     @override
