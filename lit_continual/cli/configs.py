@@ -34,6 +34,7 @@ from jsonargparse.typing import register_type
 
 from lit_continual.files.printing import printable
 from lit_continual.files.whole_files import is_first_rank, read_yaml
+from lit_continual.methods.rehearsal.exemplars import Exemplars
 from lit_continual.stream.section import require_groups
 
 #: Lists whose entries would else be laid over those before: the epochs of the first experience, or an argument of the
@@ -60,9 +61,14 @@ def parsed_anew(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     with warnings.catch_warnings():  # of classes of other packages, which nobody has named
         warnings.filterwarnings("ignore", "(?s).*Hit failing import")
         parsed: Namespace = parser.parse_args([*_with_lists_anew(arguments)])
-    for key in ("model", "data"):
+    for key in ("model", "data", "stream.memory"):
         if section := parsed.get(key):
-            require_groups(section.as_dict(), f"The section `{key}` is wrong")
+            given = section.as_dict()
+            kind = f"{Exemplars.__module__}.{Exemplars.__qualname__}"  # the one kind of memory, which may go unnamed
+            memory = {"class_path": kind, "init_args": given}
+            require_groups(given if "class_path" in given else memory, f"The section `{key}` is wrong")
+    if "stream" in parsed and parsed.stream.experiences is None:
+        raise ValueError("`stream.experiences` is null. List what is learnt, or leave it out for one ordinary fit.")
     return parsed
 
 
@@ -114,10 +120,7 @@ def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _sections(path: Path) -> dict[str, Any]:
-    try:
-        return read_yaml(path)
-    except ValueError:
-        return {}  # the parser says what is wrong with the file
+    return read_yaml(path) if path.is_file() else {}  # the parser says what is wrong with something else
 
 
 def _at(sections: Any, name: str) -> Any:

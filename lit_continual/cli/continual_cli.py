@@ -27,7 +27,7 @@ from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.segmentation.volume_scores import SCORES
 from lit_continual.stream import signals
 from lit_continual.stream.evaluation import evaluate
-from lit_continual.stream.rehearsal import explained, rehearse, rehearse_ordinary, with_added
+from lit_continual.stream.rehearsal import explained, rehearse, rehearse_ordinary, require_devices, with_added
 from lit_continual.stream.section import instantiate
 from lit_continual.stream.stream import Stream, check_stream
 from lit_continual.stream.stream_loop import StreamLoop
@@ -86,6 +86,7 @@ class ContinualCLI(LightningCLI):
 
     @override
     def instantiate_classes(self) -> None:
+        require_devices(self.config.trainer.devices)
         if root := self.config.trainer.default_root_dir:
             self.config.trainer.default_root_dir = os.path.expandvars(root)
         self.text = self.parser.dump(without(self.config, *OF_STREAMS, "config"), skip_none=False, skip_validation=True)

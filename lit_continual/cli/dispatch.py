@@ -34,6 +34,8 @@ def main(args: Sequence[str] | None = None) -> Any:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     advice = GO_ON.get(arguments[0] if arguments else "", "run the command again")
+    if args is None:
+        _open_streams()
     with signals.handled(advice, process_ends=args is None):
         try:
             return _run(arguments, args is not None)
@@ -42,6 +44,13 @@ def main(args: Sequence[str] | None = None) -> Any:
                 raise
             signals.print_advice()
             raise SystemExit(signals.exit_code()) from (error if args is not None else None)
+
+
+def _open_streams() -> None:
+    """Give who has started this without an output, such as ``>&-``, one that goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def _run(arguments: Sequence[str], raises: bool) -> Any:

@@ -28,13 +28,25 @@ class Parser(ArgumentParser):
         super().__init__(*args, **{"prog": "lit-continual", "allow_abbrev": False, "parser_mode": MODE, **kwargs})
 
     def parsed(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Parse a command line and return its arguments by name."""
-        return dict(vars(self.parse_args(list(arguments))))
+        """Parse a command line and return its arguments by name.
+
+        Raises:
+            ValueError: If one is empty, as of a variable of the shell that is not set: the path "" is that of the
+                folder in which the command runs.
+        """
+        parsed, usual = self.parse_args(list(arguments)), {action.dest: action.default for action in self._actions}
+        for name, value in parsed.items():
+            if "" in (value, *(value if isinstance(value, (list, tuple)) else ())) and value != usual.get(name):
+                raise ValueError(
+                    f"`{name.rpartition('.')[2]}` is empty. Give a value, or leave it out where it may be."
+                )
+        return dict(vars(parsed))
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
+        message = re.sub(r"(?<=arguments are required: ).*", lambda found: re.sub(r"\w+\.", "", found[0]), message)
         remedy = self.nearest(message) or "See `--help` for the options."
         sys.stderr.write(f"lit-continual: error: {printable(f'{reason(message)}. {remedy}')}\n")
         sys.exit(2)
@@ -59,6 +71,8 @@ class Parser(ArgumentParser):
             return _most_like(f"--{found[1]}.{found[2]}", known)
         if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             return _most_like(found[1], re.findall(r"'(.*?)'", found[2]), 0.6)
+        if found := re.search(r"(?s)Expected a typing.Literal\[(.*?)\].*Given value: (\S+)", message):
+            return _most_like(found[2], re.findall(r"'(.*?)'", found[1]), 0.6)
         if found := re.search(r"class_path '([\w.]+)':\s*(?:- )?Option '(\w+)' is not accepted", message):
             kinds: Iterable[Any] = inspect.getmro(cast(type, locate(found[1])))  # one may hand `**kwargs` to the next
             return _most_like(found[2], {name for kind in kinds for name in inspect.signature(kind).parameters})

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import Self, override
 
-from lit_continual.data.arguments import require_at_least
+from lit_continual.data.arguments import MOST_WORKERS, require_at_least
 from lit_continual.data.batch import class_names, collate
 from lit_continual.data.cache.volume_cache import VolumeCache
 from lit_continual.data.case_lists.cases import Case, CaseList, read_cases
-from lit_continual.data.case_lists.revealed_classes import values_of
+from lit_continual.data.case_lists.revealed_classes import require_names, values_of
 from lit_continual.data.case_lists.splits import Split, split_cases
 from lit_continual.data.loading import Loading
 from lit_continual.data.patches import PatchDataset
@@ -94,11 +94,11 @@ class SegmentationDataModule(LightningDataModule):
         super().__init__()
         if len(patch_size) not in (2, 3) or min(patch_size) < 1:
             raise ValueError(f"`patch_size` must be two or three positive numbers of voxels, got {patch_size}.")
-        if any(not name or "/" in name for name in classes or {}):
-            raise ValueError(f"`classes` must be names without '/', got {list(classes or {})}.")
+        require_names(classes or {})
         require_at_least(1, batch_size=batch_size, patches_per_volume=patches_per_volume)
         require_at_least(1, samples_per_epoch=samples_per_epoch)
-        require_at_least(0, num_workers=num_workers, seed=seed)
+        require_at_least(0, seed=seed)
+        require_at_least(0, MOST_WORKERS, num_workers=num_workers)
         if foreground is not None and not 0 <= foreground <= 1:
             raise ValueError(f"`foreground` is a share between 0 and 1, got {foreground}.")
         self.dataset, self.classes, self.patch_size = dataset, dict(classes or {}), tuple(patch_size)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from typing_extensions import override
 
-from lit_continual.data.arguments import require_at_least
+from lit_continual.data.arguments import MOST_WORKERS, require_at_least
 from lit_continual.data.case_lists.cases import Case
 from lit_continual.data.loading import Loading
 from lit_continual.data.samplers import EpochSampler, place_in_fit, whole_loader
@@ -72,7 +72,8 @@ class PetStudyDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         require_at_least(1, batch_size=batch_size, samples_per_epoch=samples_per_epoch, size=size, depth=depth)
-        require_at_least(0, seed=seed, num_workers=num_workers)
+        require_at_least(0, seed=seed)
+        require_at_least(0, MOST_WORKERS, num_workers=num_workers)
         self.version, self.pairs, self.seconds, self.realisations = version, pairs, list(seconds), realisations
         self.each, self.size, self.depth, self.train_slices = each, size, depth, train_slices
         self.batch_size, self.samples_per_epoch, self.cache = batch_size, samples_per_epoch, cache

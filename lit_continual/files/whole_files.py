@@ -179,7 +179,10 @@ def read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
         raise ValueError("it is no file")
     if file.st_size > LARGEST:
         raise ValueError(f"it has {file.st_size / 1e6:.0f} MB, and {LARGEST / 1e6:.0f} MB are enough")
-    return Path(path).read_bytes().decode("utf-8", errors)  # with the ends of lines that it has
+    try:
+        return Path(path).read_bytes().decode("utf-8", errors)  # with the ends of lines that it has
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no text in UTF-8: save it as such") from error
 
 
 def parsed_json(text: str, finite: bool = False) -> Any:
@@ -195,6 +198,7 @@ def parsed_json(text: str, finite: bool = False) -> Any:
     """
     number = _finite if finite else None
     try:
+        text = text.removeprefix("\ufeff")  # which editors of Windows put before it
         return json.loads(text, parse_float=number, parse_int=number, parse_constant=number)
     except (RecursionError, MemoryError) as error:
         raise ValueError("it is nested too deeply") from error
@@ -229,7 +233,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read as YAML ({in_one_line(error)}). Correct it.") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not names and their values. Correct it.")
+        what = "nothing" if found is None else f"a {type(found).__name__}"
+        raise ValueError(f"{path} holds {what}, and not names and their values. Correct it.")
     return found
 
 

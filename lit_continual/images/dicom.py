@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lit_continual.files.printing import printable_errors, show
 from lit_continual.files.whole_files import explaining
-from lit_continual.images.dicom_geometry import affine_of
+from lit_continual.images.dicom_geometry import affine_of, require_scale
 from lit_continual.images.file_names import is_image
 
 SLICES = {  # storage classes of single slices
@@ -214,8 +214,9 @@ def _series(name: str, slices: Sequence[Any]) -> DicomSeries:
     kind = SLICES[str(first.SOPClassUID)]
     if (size := _whole(first, "Rows", said) * _whole(first, "Columns", said) * len(slices)) > LARGEST:
         raise ValueError(f"{said} has {size} voxels by its headers, and an image at most {LARGEST}. Remove it.")
-    if first.get("SamplesPerPixel", 1) != 1:
+    if first.get("SamplesPerPixel", 1) != 1 or "PALETTE" in str(first.get("PhotometricInterpretation")):
         raise ValueError(f"{said} is in colour, and images of CT, MR and PET are grey. Remove it.")
+    require_scale(slices, said)
     order, affine = affine_of(slices, said)
     return DicomSeries(name, kind, tuple(slices[k] for k in order), affine)
 
@@ -235,7 +236,7 @@ def _same(one: Any, other: Any) -> bool:
     if one is None or other is None:
         return one is other
     try:
-        return np.allclose(np.asarray(one, float), np.asarray(other, float), rtol=0, atol=1e-4)
+        return np.allclose(np.asarray(one, float), np.asarray(other, float), rtol=0, atol=1e-4, equal_nan=True)
     except (TypeError, ValueError):  # no numbers
         return bool(one == other)
 

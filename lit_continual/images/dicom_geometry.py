@@ -40,6 +40,26 @@ def affine_of(slices: Sequence[Any], said: str) -> tuple[list[int], NDArray[np.f
     return order, TO_RAS @ affine
 
 
+def require_scale(slices: Sequence[Any], said: str) -> None:
+    """Check that the rescale slope and intercept of each slice make numbers of its stored values.
+
+    Raises:
+        ValueError: If a slope is 0, which would make one value of all, or something is no number.
+    """
+    for part in slices:
+        for tag, usual in (("RescaleSlope", 1), ("RescaleIntercept", 0)):
+            given = usual if part.get(tag) is None else part.get(tag)
+            try:
+                unfit = not np.isfinite(float(given)) or (tag == "RescaleSlope" and float(given) == 0)
+            except (TypeError, ValueError):
+                unfit = True
+            if unfit:
+                raise ValueError(
+                    f"{said} has the {tag} {str(given)[:80]} in {Path(part.filename).name}, which makes no values of"
+                    " what is stored. Correct its headers."
+                )
+
+
 def _vectors(part: Any, said: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rows, columns = _numbers(part, "ImageOrientationPatient", 6, said).reshape(2, 3)
     lengths = [np.linalg.norm(rows), np.linalg.norm(columns)]

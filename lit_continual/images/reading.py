@@ -1,6 +1,7 @@
 """From a file to an array: reading and checking one volume."""
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -30,6 +31,8 @@ def read_volume(path: Path) -> MetaTensor:
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder. Give one file of it.")
+    if not os.path.lexists(path):
+        raise ValueError(f"There is no image at {path}. Check the path, or take it off the list.")
     if not is_nifti(path) and not HAS_ITK:
         raise ValueError(f"{path} cannot be read without ITK. Run `pip install itk`, or convert it to NIfTI.")
     _require_numbers(path)
@@ -65,7 +68,8 @@ def _loaded_nifti(path: Path) -> MetaTensor:
     found = np.empty(shape, np.float32)
     count = max(1, AT_ONCE * shape[-1] // max(1, found.size)) if shape else 1
     for begin in range(0, shape[-1], count):
-        found[..., begin : begin + count] = np.asanyarray(voxels[..., begin : begin + count]).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is infinite then is refused with the name of the file
+            found[..., begin : begin + count] = np.asanyarray(voxels[..., begin : begin + count]).astype(np.float32)
     channels = torch.from_numpy(found if found.ndim > 3 else found[..., None]).movedim(-1, 0)
     return MetaTensor(channels, affine=torch.from_numpy(np.array(image.affine, np.float64)))
 
@@ -85,6 +89,8 @@ def _require_numbers(path: Path) -> None:
         return  # whoever reads it says what is wrong
     if size > LARGEST:
         raise ValueError(f"{path} has {size} voxels by its header, and an image at most {LARGEST}. Replace it.")
+    if kind == "V":
+        raise ValueError(f"{path} has voxels of several numbers, as of RGB. Convert it to one number a voxel.")
     if kind == "c":
         raise ValueError(
             f"{path} has complex voxels, of which the imaginary part would be lost. Convert it to magnitudes."

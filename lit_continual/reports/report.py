@@ -49,6 +49,8 @@ def write_report(runs: Sequence[Path | str], folder: Path | str | None = None) -
         raise ValueError("`runs` is empty; give at least one run folder.")
     loaded = [Run.load(run) for run in folders]
     beside = folders[0] if len(folders) == 1 else folders[0].parent
+    if folder is None and (beside / "report").is_symlink():  # whoever made the run chose where it leads
+        raise ValueError(f"{beside / 'report'} is a link. Remove it, or give the folder of the report by --output.")
     folder = Path(folder) if folder is not None else beside / "report"
     with renewed(folder, [file for run in folders for file in run.iterdir() if file.is_file()]) as aside:
         _write(loaded, aside)

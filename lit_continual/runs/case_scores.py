@@ -34,7 +34,7 @@ class CaseScores:
         """
         after, on = int(row["after"]), int(row["on"])
         if not (0 <= after < experiences and 0 <= on < experiences):
-            raise ValueError(f"experience {max(after, on)} of {experiences}")
+            raise ValueError(f"experience {on if 0 <= after < experiences else after}, and there are {experiences}")
         values = {score: float(row[score] or nan) for score in scores}
         values = {k: v if abs(v) <= HIGHEST else nan for k, v in values.items()}
         return cls(after, on, row["patient"], row["class"], values, row.get("volume", ""))

@@ -75,6 +75,8 @@ class Run:
             ValueError: If the folder is missing, was not written by a stream, or a file in it is damaged.
         """
         folder = Path(folder)
+        if folder.is_file():
+            raise ValueError(f"`{folder}` is a file and not a run folder; give a folder that `fit` wrote.")
         described = _read_json(folder / "run.json", finite=True)
         if not isinstance(described, dict) or described.get("format") != FORMAT:
             found = described.get("format") if isinstance(described, dict) else None

@@ -41,6 +41,7 @@ class RunFolder:
         self.path = path
         self.run: dict[str, Any] = {}
         self.matrices: dict[str, list[list[float | None]]] = {}
+        self.is_new = False  # whether this process has begun the run
 
     @property
     def memory(self) -> Path:
@@ -92,7 +93,7 @@ class RunFolder:
             _require_same_run(self.path, run, self.run)
             self.matrices = {name: _without_nan(R.tolist()) for name, R in found.matrix.items()}
             return self._compare(config, found.config, with_changes) if is_first_rank() else ""
-        self.run = {**run, "settings": digest(settings(config))}
+        self.run, self.is_new = {**run, "settings": digest(settings(config))}, True
         if is_first_rank():
             write_text(self.path / "config.yaml", config)
             write_json(self.path / "matrix.json", self.matrices)
@@ -152,6 +153,11 @@ class RunFolder:
         for name in ("cases.csv", "matrix.json", "config.yaml", "run.json"):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(removed, ignore_errors=True)
+
+    def withdraw(self) -> None:
+        """Remove a run that this process has begun and that has learnt nothing, so that the next one can begin."""
+        if self.is_new and is_first_rank() and not any(self.path.glob("experiences/*/**/*.ckpt")):
+            self._clear()
 
     def note(self, index: int | None = None, **facts: Any) -> None:
         """Remember facts about an experience, such as ``seconds``, or without an index about the run."""

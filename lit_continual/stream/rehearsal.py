@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from lit_continual.files.whole_files import in_one_line
 from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 from lit_continual.segmentation.growth import grow_for
 from lit_continual.stream.stream import Stream
+
+FEWEST = 8  # processes that any machine can start
 
 
 def rehearse(
@@ -153,6 +156,18 @@ def explained(place: str) -> Iterator[None]:
         raise ValueError(f"{place}: {in_one_line(error).rstrip('!')}.") from error
     except MisconfigurationException as error:
         raise MisconfigurationException(f"{place}: {in_one_line(error).rstrip('!')}.") from error
+
+
+def require_devices(devices: Any) -> None:
+    """Check that no more processes are asked for than a machine has cores or GPUs, before Lightning starts them.
+
+    Raises:
+        ValueError: If there are.
+    """
+    cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    count = int(devices) if isinstance(devices, int) or str(devices).isdecimal() else 0
+    if count > max(cores, gpus, FEWEST):
+        raise ValueError(f"`devices` is {count}, and this machine has {cores} cores and {gpus} GPUs. Give fewer.")
 
 
 def _length(trainer: Trainer) -> int | None:

@@ -1,12 +1,15 @@
 """What makes a fit that was cut off end as if it had not been."""
 
+import contextlib
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
@@ -14,6 +17,7 @@ from typing_extensions import override
 from lit_continual.files.whole_files import replaced
 from lit_continual.runs.checkpoints import checkpoint
 from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
+from lit_continual.runs.run_folder import RunFolder
 
 
 class EpochSeed(Callback):
@@ -29,6 +33,7 @@ class EpochSeed(Callback):
 
     def __init__(self, seed: int, experience: int) -> None:
         self.seed, self.experience = seed, experience
+        self.has_begun = False  # whether anything was trained
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -36,6 +41,7 @@ class EpochSeed(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.has_begun = True
         if batch_idx == 0:
             self._seed(trainer.current_epoch + 1, trainer.global_rank)
 
@@ -44,6 +50,22 @@ class EpochSeed(Callback):
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
+
+
+@contextlib.contextmanager
+def withdrawn_if_refused(folder: RunFolder, seeds: EpochSeed) -> Iterator[None]:
+    """Leave no new run behind whose first fit is refused before its first step, as of volumes that are unfit.
+
+    Args:
+        folder: Of the run.
+        seeds: What sees the steps of the fit in the block.
+    """
+    try:
+        yield
+    except (ValueError, MisconfigurationException):
+        if not seeds.has_begun:
+            folder.withdraw()
+        raise
 
 
 class ResumePoint(Checkpoint):

@@ -1,10 +1,12 @@
 """Objects from the sections of a config."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pydoc import locate
-from typing import Any, TypeVar, cast
+from types import NoneType
+from typing import Any, TypeVar, cast, get_args
 
 from jsonargparse import ArgumentParser
 
@@ -48,15 +50,26 @@ def instantiate(kind: type[T], section: Any, place: str) -> T:
 
 
 def require_groups(section: Mapping[str, Any], place: str) -> None:
-    """Check that no group of arguments of an object is null, which jsonargparse would unpack.
+    """Check that each group of arguments of an object is one, since jsonargparse would unpack a number or a null too.
 
     Raises:
-        ValueError: If one is.
+        ValueError: If one is not.
     """
     expected = inspect.signature(cast(type, locate(section["class_path"]))).parameters
     for name, value in (section.get("init_args") or {}).items():
-        if value is None and name in expected and is_dataclass(expected[name].annotation):
-            raise ValueError(f"{place}: `{name}` is null. Leave it out, or give those of its arguments that differ.")
+        every = _kinds(expected[name].annotation) if name in expected else ()
+        kinds, may_be_null = [kind for kind in every if kind is not NoneType], NoneType in every
+        is_group = len(kinds) == 1 and is_dataclass(kinds[0])
+        if is_group and not isinstance(value, (Mapping, kinds[0])) and not (value is None and may_be_null):
+            given = "null" if value is None else repr(value)
+            raise ValueError(
+                f"{place}: `{name}` is {given}. Leave it out, or give those of its arguments that differ, of"
+                f" {', '.join(inspect.signature(kinds[0]).parameters)}."
+            )
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) or (annotation,)
 
 
 def reason(message: str) -> str:
@@ -69,4 +82,10 @@ def reason(message: str) -> str:
         if indent > depth and not line.strip(" -").startswith(skipped):
             kept.append(line.strip(" -").rstrip(".:"))
             depth = indent
-    return ": ".join(kept)
+    said = ": ".join(kept)
+    given = next((line.partition(":")[2].strip() for line in lines if line.strip().startswith("Given value:")), None)
+    if given is not None and "Expected a" in said and "value" not in said:
+        said += f", got {given!r:.100}"
+    said = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"Expected one of \1", said)
+    said = re.sub(r'Parser key "([^"]*)"', r"`\1`", said)
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", said)

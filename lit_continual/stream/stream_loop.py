@@ -22,7 +22,7 @@ from lit_continual.runs.checkpoints.seal import seal
 from lit_continual.runs.run_folder import RunFolder
 from lit_continual.segmentation.growth import GrowBeforeAverages
 from lit_continual.stream.evaluation import CaseRecorder, evaluate, validated
-from lit_continual.stream.resumption import EpochSeed, ResumeFiles, ResumePoint
+from lit_continual.stream.resumption import EpochSeed, ResumeFiles, ResumePoint, withdrawn_if_refused
 from lit_continual.stream.stopping import Stopping
 from lit_continual.stream.stream import Stream
 from lit_continual.stream.tracking import announce, log_row
@@ -68,7 +68,9 @@ class StreamLoop:
             announce("The memory begins empty: `stream.memory.start` takes that of the run that the stream starts from")
         for i in [steps[-1]] if self.stream.mode == "joint" else steps:
             if not self.folder.checkpoint(i).exists():
-                self._fit(i)
+                seeds = EpochSeed(self.seed, i)
+                with withdrawn_if_refused(self.folder, seeds):
+                    self._fit(i, seeds)
             elif not self.folder.learnt(i):  # killed between the two
                 self._note(i, self._open(self.folder.checkpoint(i)).content["experience"])
             if is_first_rank():
@@ -97,9 +99,9 @@ class StreamLoop:
             self._opened = Checkpoint(path)
         return self._opened
 
-    def _fit(self, index: int) -> None:
+    def _fit(self, index: int, seeds: EpochSeed) -> None:
         experience = self.stream.experiences[index]
-        seeds, point = EpochSeed(self.seed, index), ResumePoint(self.folder.resume_folder(index), self.resumable)
+        point = ResumePoint(self.folder.resume_folder(index), self.resumable)
         under_way = point.found()
         module, states = self._module(index, self._before(index))
         data = self.data[index] if self.stream.mode != "joint" else JointDataModule(self.data)

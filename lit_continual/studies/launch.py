@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lit_continual.data.arguments import require_at_least
+from lit_continual.data.arguments import MOST_WORKERS, require_at_least
 from lit_continual.stream.tracking import announce
 from lit_continual.studies.cell import Cell, threads_of
 from lit_continual.studies.cells import Workers
@@ -36,7 +36,7 @@ class Launch:
     modules: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        require_at_least(0, workers=self.workers, gpus=self.gpus)
+        require_at_least(0, MOST_WORKERS, workers=self.workers, gpus=self.gpus)
 
     @property
     def runs(self) -> bool:

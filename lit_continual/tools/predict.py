@@ -22,7 +22,7 @@ from lit_continual.images.pet_suv import voxels_as
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.segmenter import Segmenter
-from lit_continual.stream.rehearsal import explained
+from lit_continual.stream.rehearsal import explained, require_devices
 from lit_continual.stream.tracking import announce, quiet
 from lit_continual.tools.loader import loader_of
 from lit_continual.tools.segmentation_writer import (
@@ -85,6 +85,7 @@ def predict(
         ValueError: If the checkpoint is no Segmenter's, an image cannot be read, two images have one name, or a
             prediction would fall on an image, or unasked on what is there, or another process writes there.
     """
+    require_devices(devices)
     opened = Checkpoint(checkpoint, trust)
     module = opened.module(Segmenter)
     load = loader_of(module, opened)
@@ -117,11 +118,12 @@ def predict(
             )
         files = [file for one in series.values() for file in one.files]
         _make_room(folder, labels, cases, [checkpoint, *files, images], overwrite, series, record)
-        write_text(folder / "labels.json", labels)
         left = [case for case in cases if prediction_name(case.images[0], case.patient) not in done]
         loader: DataLoader[Any] = DataLoader(_Images(left, load), batch_size=1, collate_fn=collate)
-        if left:
-            trainer.predict(Predictor(module, probabilities), loader, return_predictions=False)
+        with record.undone(folder / "labels.json"):
+            write_text(folder / "labels.json", labels)
+            if left:
+                trainer.predict(Predictor(module, probabilities), loader, return_predictions=False)
         record.end(trainer.global_rank)
     return folder
 

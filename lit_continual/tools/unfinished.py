@@ -1,8 +1,9 @@
 """What a call that was interrupted has written, so that the same call goes on with it."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,23 @@ class Unfinished(Callback):
         for record in self._records()[1:]:
             record.unlink(missing_ok=True)
         remove_parts([self._path(0), *(file for files in self.outputs.values() for file in files)])
+
+    @contextlib.contextmanager
+    def undone(self, path: Path) -> Iterator[None]:
+        """Remove the record, and put ``path`` back as it was, if a block fails before it has written any output."""
+        before = path.read_bytes() if path.is_file() else None
+        try:
+            yield
+        except Exception:
+            there = [file for files in self.outputs.values() for file in files if file.is_file()]
+            if all(self.record["before"].get(file.name) == file.stat().st_mtime_ns for file in there):
+                for record in self._records():
+                    record.unlink(missing_ok=True)
+                if before is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    path.write_bytes(before)
+            raise
 
     def end(self, rank: int) -> None:
         """Remove the record of a process: all is written."""

@@ -240,3 +240,20 @@ def test_a_folder_of_everything_is_not_searched_for_ever(tmp_path, monkeypatch):
 def test_the_accent_of_a_folder_is_one_character_as_in_names_of_images(tmp_path):
     write_series(tmp_path / "cafe\u0301", stored())
     assert [series.name for series in read_series(tmp_path)] == ["caf\u00e9"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"RescaleSlope": 0}, r"has the RescaleSlope 0(\.0)? in 000\d.dcm, which makes no values of what is stored"),
+        ({"RescaleIntercept": "nan"}, r"has the RescaleIntercept nan in 000\d.dcm, which makes no values"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "is in colour, and images of CT, MR and PET are grey"),
+        ({"PixelSpacing": ["nan", "nan"]}, "has no PixelSpacing of 2 numbers in 0001.dcm, and so no place"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # pydicom, when they are written
+def test_headers_that_make_no_image_of_what_is_stored(tmp_path, change, message):
+    write_series(tmp_path / "s", stored(), change=lambda part, k: [setattr(part, *one) for one in change.items()])
+    with pytest.raises(ValueError, match=message):
+        read_series(tmp_path)

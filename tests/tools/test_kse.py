@@ -124,7 +124,7 @@ def test_bad_input(denoiser, image, tmp_path):
     torch.save(content, tmp_path / "changed.ckpt")
     with pytest.raises(ValueError, match=r"weights in .*changed.ckpt are not those of the Denoiser that it describes"):
         main(["kse", str(tmp_path / "changed.ckpt")])
-    with pytest.raises(ValueError, match=r"nowhere.nii cannot be read"):
+    with pytest.raises(ValueError, match=r"There is no image at .*nowhere.nii"):
         main(["kse", checkpoint, f"--image={tmp_path / 'nowhere.nii'}"])
 
 

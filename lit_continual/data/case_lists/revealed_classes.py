@@ -1,6 +1,7 @@
 """The label values of the classes that an experience reveals."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from lit_continual.data.case_lists.cases import CaseList
 from lit_continual.data.case_lists.dataset_json import IGNORE
@@ -46,6 +47,18 @@ def values_of(classes: Mapping[str, int | str], listed: CaseList) -> dict[str, i
             raise ValueError(f"`classes` gives the label value {names}. Drop one.")
         values[name] = found
     return values
+
+
+def require_names(classes: Mapping[Any, Any]) -> None:
+    """Check that names of classes are text without a slash; YAML makes a number of 1, and true of yes.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    if other := [name for name in classes if not isinstance(name, str)]:
+        raise ValueError(f'`classes` has the name {other[0]!r}, which is no text. Write it in quotes: "{other[0]}".')
+    if any(not name or "/" in name for name in classes):
+        raise ValueError(f"`classes` must be names without '/', got {list(classes)}.")
 
 
 def ignore_fault(listed: CaseList) -> str | None:

@@ -46,7 +46,7 @@ class Split:
     file: str | None = None
 
     def __post_init__(self) -> None:
-        if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+        if len(self.fractions) != 3 or min(self.fractions) < 0 or not abs(sum(self.fractions) - 1) < 1e-6:
             raise ValueError(f"`fractions` must be three shares that sum to one, got {list(self.fractions)}.")
         if self.part is not None and not 0 <= self.part[0] < self.part[1]:
             raise ValueError(f"`part` must be [i, n] with 0 <= i < n, got {list(self.part)}.")

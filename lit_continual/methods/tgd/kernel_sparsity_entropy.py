@@ -64,8 +64,8 @@ def _check(weight: Tensor, k: int, alpha: float) -> None:
         raise ValueError(f"`weight` of shape {tuple(weight.shape)} holds nan or inf: start from a sound checkpoint.")
     if k < 1:
         raise ValueError(f"`k` must be at least 1, got {k}: the paper takes 5.")
-    if not alpha >= 0:
-        raise ValueError(f"`alpha` must not be negative, got {alpha}: the paper takes 1.")
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"`alpha` must be a number of 0 or more, got {alpha}: the paper takes 1.")
 
 
 def _entropy(kernels: Tensor, k: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -26,6 +27,7 @@ M = TypeVar("M", bound=LightningModule)
 
 #: Arguments of modules that are objects, which no file can hold.
 _OBJECTS = {"loss", "optimizer", "scheduler"}
+_PACKAGE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*|\$")  # a name of it, or what lets MONAI evaluate
 #: What is raised over data of other types than a checkpoint's; a `RecursionError` is a `RuntimeError`.
 _MALFORMED = (RuntimeError, KeyError, TypeError, AttributeError, IndexError, MemoryError, OverflowError)
 
@@ -47,6 +49,8 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str], trust: Collection[str] = ()) -> None:
         self.path, self.trust = Path(path), [trust] if isinstance(trust, str) else list(trust)
+        if unfit := [name for name in self.trust if not _PACKAGE.fullmatch(name)]:
+            raise ValueError(f"`trust` has {unfit[0]!r}, which is no name of a package. Give one such as my_package.")
         other = format_of(path)
         self.content = load_checkpoint(path) if other is None else other.read(self.path, self.trust)
         written = self._section.get("sha256")
