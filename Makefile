@@ -1,4 +1,4 @@
-# The only door: `make` lists what it opens. Each works alone in a fresh clone with Python >= 3.10 and make.
+# `make` lists the commands. Each works alone in a fresh clone with Python >= 3.10 and make.
 #
 #   PYTHON       the interpreter to build .venv with, where the first one found is not the one you want
 #   TORCH_INDEX  another index to take torch from, such as the one with PyTorch's CPU wheels
@@ -16,10 +16,10 @@ export OMP_WAIT_POLICY := PASSIVE  # before torch starts: spinning threads starv
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all test-gpu check format bench bad-input mutate docs readme clean
 
-help:  ## list the doors
+help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-env: $(VENV)/installed  ## make .venv with the tested versions (the other doors do this themselves)
+env: $(VENV)/installed  ## make .venv with the tested versions (the other commands do this themselves)
 
 demo: env  ## train the phantom stream with fine-tuning and with LwfSeg, and compare the two
 	$(RUN) -m lit_continual fit --config configs/finetune.yaml --trainer.default_root_dir=$(DEMO)/finetune --overwrite
@@ -32,7 +32,7 @@ test: env  ## run the fast tests
 test-all: env  ## run every test; real data is found through LIT_CONTINUAL_DATA
 	$(RUN) -m pytest $(ARGS)
 
-test-gpu: env  ## run what has to be seen on a GPU
+test-gpu: env  ## run the tests that need a GPU
 	$(RUN) -m pytest tests/test_gpu.py --durations=0 $(ARGS)
 
 check: env  ## lint, format and types, without changing a file

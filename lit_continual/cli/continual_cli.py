@@ -98,7 +98,8 @@ class ContinualCLI(LightningCLI):
             rest = without(self.config, "model", "data", "stream", "config")
             self.config_init = self.parser.instantiate_classes(rest)
         else:
-            super().instantiate_classes()
+            with quiet(infos=True):
+                super().instantiate_classes()
 
     @override
     def instantiate_trainer(self, **options: Any) -> Trainer:

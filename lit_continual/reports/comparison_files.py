@@ -73,7 +73,7 @@ def _longest(cells: Iterable[Text]) -> int:
 
 def _with_paper(entry: Entry, score: Score) -> Text:
     text = Text(entry.text(score))
-    return text.append(f"\n{score.text(entry.paper)}", style="dim") if isfinite(entry.paper) else text
+    return text.append(f"\npaper {score.text(entry.paper)}", style="dim") if isfinite(entry.paper) else text
 
 
 def _streams(lines: Sequence[Line]) -> Iterable[str]:

@@ -157,12 +157,14 @@ def quiet(infos: bool = False, also: str = "$^") -> Iterator[None]:
     """Keep back what Lightning says of itself at every fit and test, and no warning that a user can act on.
 
     Args:
-        infos: Let through what it says and does not warn of.
+        infos: Let through what it says and does not warn of, but for what it advertises.
         also: Pattern of a warning that is kept back too.
     """
 
     def keep(record: logging.LogRecord) -> bool:
         place = Path(record.pathname).as_posix()
+        if "Tip: For seamless" in record.getMessage():
+            return False
         return infos or record.levelno > logging.INFO or not re.search(r"lightning/pytorch/(trainer|loops)/", place)
 
     handlers = [h for name in ("pytorch", "fabric") for h in logging.getLogger(f"lightning.{name}").handlers]

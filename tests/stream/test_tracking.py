@@ -152,8 +152,8 @@ def test_quiet_keeps_warnings_and_what_callbacks_say(monkeypatch):
     log, kept, handler = logging.getLogger("lightning.pytorch.trainer"), [], logging.NullHandler()
     monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "handlers", [handler])  # Lightning may have set none
 
-    def say(path, level):
-        record = log.makeRecord(log.name, level, path, 1, "said", (), None)
+    def say(path, level, text="said"):
+        record = log.makeRecord(log.name, level, path, 1, text, (), None)
         kept.append(bool(handler.filter(record)))
 
     with quiet():
@@ -163,6 +163,10 @@ def test_quiet_keeps_warnings_and_what_callbacks_say(monkeypatch):
         say("somebody/trainer.py", logging.INFO)
     say("lib/lightning/pytorch/trainer/setup.py", logging.INFO)
     assert kept == [False, True, True, True, True]
+    with quiet(infos=True):  # of an ordinary fit
+        say("lib/lightning/pytorch/trainer/setup.py", logging.INFO)
+        say("lib/lightning/pytorch/trainer/setup.py", logging.INFO, "Tip: For seamless cloud logging")
+    assert kept[5:] == [True, False]
 
 
 def test_a_tracker_that_cannot_start_says_what_to_do():

@@ -75,6 +75,7 @@ def test_a_table_has_means_over_seeds_tests_over_patients_and_the_papers_numbers
     assert entry(found, "LwfSeg", "BWT")["p"] == ""
     shown = capsys.readouterr().out
     assert "0.903 ± 0.007*" in shown
+    assert "paper 0.100" in shown
     assert "somebody, Table 1" in shown
     page, tex = ((tmp_path / "out/table" / name).read_text() for name in ("table.html", "table.tex"))
     assert "paper 0.100" in page
