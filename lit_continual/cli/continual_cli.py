@@ -95,8 +95,7 @@ class ContinualCLI(LightningCLI):
             # Without the trainer: what makes an optimizer holds its config, and a copy of a logger is another run.
             parts = self.parser.instantiate_classes(without(self.config, "trainer", "config"))
             self.model, self.stream = parts.model, parts.stream
-            rest = without(self.config, "model", "data", "stream", "config")
-            self.config_init = self.parser.instantiate_classes(rest)
+            self.config_init = self.parser.instantiate_classes(without(self.config, "model", "data", "stream", "config"))
         else:
             with quiet(infos=True):
                 super().instantiate_classes()
