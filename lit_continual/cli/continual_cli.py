@@ -95,7 +95,8 @@ class ContinualCLI(LightningCLI):
             # Without the trainer: what makes an optimizer holds its config, and a copy of a logger is another run.
             parts = self.parser.instantiate_classes(without(self.config, "trainer", "config"))
             self.model, self.stream = parts.model, parts.stream
-            self.config_init = self.parser.instantiate_classes(without(self.config, "model", "data", "stream", "config"))
+            rest = without(self.config, "model", "data", "stream", "config")
+            self.config_init = self.parser.instantiate_classes(rest)
         else:
             with quiet(infos=True):
                 super().instantiate_classes()
@@ -122,7 +123,7 @@ class ContinualCLI(LightningCLI):
 
     def _learn(self) -> None:
         """Learn the stream of the config."""
-        config = self.config
+        config, self.loggers = self.config, list[Logger]()
         if config.trainer.fast_dev_run:
             raise ValueError(
                 "A stream under `trainer.fast_dev_run` would leave a run of one batch that looks finished. Take"
@@ -134,7 +135,6 @@ class ContinualCLI(LightningCLI):
         data = [self._data(experience, start) for experience in self.stream.experiences]
         models = [self._model(experience) for experience in self.stream.experiences]
         check_stream(self.stream, data)
-        self.loggers = []
         trainer = self._trainer([])
         if isinstance(self.model, Segmenter) and type(self.model).__module__.startswith(f"{lit_continual.__name__}."):
             self.stream.require_logged(with_added(SCORES, trainer), type(self.model).__name__)
