@@ -191,7 +191,8 @@ class Proposal:
         if self.small:
             one_map = len(self.data) == 1 and not self.regions  # whose values exclude each other
             deep = self.grid.dims == 3  # in short fits of slices a strong term lets no new small class begin
-            options = {"dice": 1.0 if deep else 0.25, "exclusive": one_map, "old_patches": 0.5 if deep else 0.0}
+            patches = 0.5 if deep else 0.3 * bool(self._foreground())  # or no slices are chosen
+            options = {"dice": 1.0 if deep else 0.25, "exclusive": one_map, "old_patches": patches}
             options = {name: value for name, value in options.items() if value}
             self.comments["trainer.callbacks"] += f" For small classes: {', '.join(options)}."
             arguments |= options

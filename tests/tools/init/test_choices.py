@@ -201,7 +201,9 @@ def test_a_class_of_less_than_a_two_hundredth_is_small(shape, small):
     data = data_set([facts(str(k), shape, voxels=(1, 2)) for k in range(20)], classes={"a": 1, "b": 2})
     proposal = Proposal([data], 8, 0, "classes", "runs/x")
     (callback,) = proposal.config["trainer"]["callbacks"]
-    term = {"dice": 1.0, "old_patches": 0.5} if proposal.grid.dims == 3 else {"dice": 0.25}
+    chosen = proposal.config["data"]["init_args"].get("foreground") is not None
+    flat = {"dice": 0.25, **({"old_patches": 0.3} if chosen else {})}
+    term = {"dice": 1.0, "old_patches": 0.5} if proposal.grid.dims == 3 else flat
     assert callback["init_args"] == {"alpha": 0.5, **({"exclusive": True, **term} if small else {})}
     loss = proposal.config["model"]["init_args"].get("loss", {"init_args": {}})
     assert loss["init_args"].get("include_background") == (False if small else None)
