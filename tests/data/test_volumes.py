@@ -271,7 +271,7 @@ def test_a_header_that_promises_more_than_memory_holds_is_not_believed(tmp_path,
 
 def test_colours_are_no_intensities(case):
     colours = np.zeros((6, 5, 4), [(name, "u1") for name in "RGB"])
-    with pytest.raises(ValueError, match=r"image.nii.gz cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"image.nii.gz has voxels of several numbers, as of RGB"):
         load_case(case(colours), Preprocessing())
 
 

@@ -60,7 +60,7 @@ def test_a_folder_that_is_no_run(tmp_path):
             "after,on,patient,class,dice,hd95\n0,x,a,b,1,1\n",
             r"cases.csv` is damaged \(.*'x'\); restore",
         ),
-        ("cases.csv", "after,on,patient,class,dice,hd95\n0,7,a,b,1,1\n", r"damaged \(experience 7 of 2\)"),
+        ("cases.csv", "after,on,patient,class,dice,hd95\n0,7,a,b,1,1\n", r"damaged \(experience 7, and there are 2\)"),
         ("cases.csv", "after,on,patient,class,dice\n0,0,a,b,1\n", r"damaged \(no 'hd95'\)"),
         (
             "cases.csv",

@@ -39,10 +39,10 @@ def test_no_tensor_of_an_earlier_experience_is_left(stream, tmp_path, monkeypatc
         seen.extend(weakref.ref(value) for value in batch.values() if torch.is_tensor(value))
         return step(module, batch, batch_idx)
 
-    def fitted(loop, index):
+    def fitted(loop, *given):
         gc.collect()
         left.append((len(seen), sum(reference() is not None for reference in seen)))
-        fit(loop, index)
+        fit(loop, *given)
 
     monkeypatch.setattr(SegmentationDataModule, "_load_training", staticmethod(loaded))
     monkeypatch.setattr(Segmenter, "training_step", stepped)

@@ -304,7 +304,9 @@ def test_commands_fall_on_nothing_of_others(compare, tmp_path, output):
 
 
 def test_many_workers_take_no_memory(compare):
-    assert len(compare("--workers=10000000000", seeds=[0])) == 6
+    assert len(compare("--workers=1024", seeds=[0])) == 6
+    with pytest.raises(ValueError, match="`workers` must be at most 1024, got 10000000000"):
+        compare("--workers=10000000000", seeds=[0])
 
 
 def test_what_cannot_run_is_refused_before_anything_does(compare, tmp_path):

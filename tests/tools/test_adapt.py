@@ -177,7 +177,7 @@ def test_an_adaptation_never_falls_on_the_study_nor_on_another(checkpoint, study
         ("--lr=-1", "`lr` must be above 0, got -1"),
         ("--lr=0", "`lr` must be above 0, got 0"),
         ("--lr=1e38", r"`lr` must be above 0, got 1e\+38, and at most 1e\+30"),
-        (f"--seed={10**30}", "The adaptation cannot run: 10+ is not in bounds"),
+        (f"--seed={10**30}", "`seed` must be at most 4294967295, got 10+"),
         ("--accelerator=gup", "The adaptation cannot run: You selected an invalid accelerator"),
     ],
 )

@@ -102,7 +102,7 @@ def test_computes_in_float64_whatever_comes_and_keeps_no_graph(dtype):
         (torch.ones(3, 3, 3, dtype=torch.int64), {}, "float tensor.*torch.int64"),
         (torch.full((3, 3, 3), math.nan), {}, "holds nan or inf"),
         (torch.ones(3, 3, 3), {"k": 0}, "`k` must be at least 1, got 0"),
-        (torch.ones(3, 3, 3), {"alpha": -1}, "`alpha` must not be negative, got -1"),
+        (torch.ones(3, 3, 3), {"alpha": -1}, "`alpha` must be a number of 0 or more, got -1"),
     ],
 )
 def test_bad_input(weight, options, message):
