@@ -167,7 +167,7 @@ BREAKS = [
     *room(
         "segmentation/class_ratio_cross_entropy.py",
         "tests/segmentation/test_class_ratio_cross_entropy.py",
-        (", self.of(head).to(logits))", ")"),
+        (", self.of(head).to(exact))", ")"),
     ),
     *room("segmentation/loss_of_heads.py", "tests/segmentation/test_segmenter.py", ("len(rows) / len(logits) * ", "")),
     *room(

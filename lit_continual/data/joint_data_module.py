@@ -90,7 +90,7 @@ class JointDataModule(LightningDataModule):
         first = self.parts[0]
         data: list[PatchDataset] = self.train_dataset.datasets  # type: ignore[assignment]
         sizes = [len(dataset) for dataset in data]
-        samples = [part.samples_per_epoch or size for part, size in zip(self.parts, sizes, strict=True)]
+        samples = [min(part.samples_per_epoch or n, n) for part, n in zip(self.parts, sizes, strict=True)]
         return DataLoader(
             self.train_dataset,
             first.batch_size,

@@ -112,15 +112,19 @@ class EpochSampler(DistributedSampler[Any]):
         size = len(self.dataset)  # type: ignore[arg-type]
         random = np.random.default_rng([self.seed, self.epoch])
         order, total = random.permutation(size), self.num_samples * self.num_replicas
-        if self.share and len(first := self._first(order, ceil(self.share * total))):
+        if self.share and len(first := self._first(order, ceil(self.share * total), random)):
             order = random.permutation([*first, *order[~np.isin(order, first)]][:total])
         return [int(k) for k in np.resize(order, total)]
 
-    def _first(self, order: np.ndarray, count: int) -> np.ndarray:
+    def _first(self, order: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
         """The samples that the share asks for, again where they are too few."""
-        sources = [(round(share * count), order[np.isin(order, some)]) for share, some in self.parts()]
-        left = count - sum(n for n, some in sources if len(some))
-        sources.append((left, order[self.preferred[order]]))
+        parts = [(share, order[np.isin(order, some)]) for share, some in self.parts() if len(some)]
+        # Rounded one by one, many small shares would be nothing each, or more than there is; a start by chance gives
+        # each part its share in the mean over the epochs, and all of them together theirs in each.
+        ends = np.cumsum([0.0, *(share for share, _ in parts)]) * count + (random.random() if parts else 0.0)
+        counts = np.diff(np.minimum(np.floor(ends), count)).astype(int)
+        sources = [*zip(counts, (some for _, some in parts), strict=True)]
+        sources.append((count - int(counts.sum()), order[self.preferred[order]]))
         return np.concatenate([np.resize(some, n) for n, some in sources if len(some)] or [order[:0]])
 
 

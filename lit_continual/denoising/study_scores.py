@@ -1,12 +1,13 @@
 """How well a denoiser does on whole studies of several noise realisations."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from lit_continual.denoising.region_statistics import coefficient_of_variation, ensemble_bias, ensemble_rmse
 
@@ -22,17 +23,12 @@ class StudyScores:
     """
 
     def __init__(self, regions: Sequence[str], groups: Sequence[str], data_range: float, device: Any) -> None:
-        self.regions = regions
+        self.regions, self.data_range = regions, data_range
 
-        names = [f"{region}_{score}" for score in ("bias", "rmse", "cov") for region in regions]
+        names = ["psnr", "ssim", *(f"{region}_{score}" for score in ("bias", "rmse", "cov") for region in regions)]
 
-        def metrics() -> dict[str, Metric]:
-            whole = (0, 1, 2, 3)  # so that each update is one value of PSNR, and the result their mean
-            return {
-                "psnr": PeakSignalNoiseRatio(data_range, dim=whole).to(device),
-                "ssim": StructuralSimilarityIndexMeasure(data_range=data_range).to(device),
-                **{n: MeanMetric(nan_strategy="ignore").to(device).set_dtype(torch.float64) for n in names},
-            }
+        def metrics() -> dict[str, Metric]:  # means, which a rank without a study can gather too
+            return {n: MeanMetric(nan_strategy="ignore").to(device).set_dtype(torch.float64) for n in names}
 
         self.metrics = {group: metrics() for group in ("", *groups)}
 
@@ -40,23 +36,27 @@ class StudyScores:
         """Score a study, ``denoised`` ``(R, D, H, W)``, and return its own values."""
         target, group, regions = batch["target"][0], batch["group"][0], batch["regions"]
         slices = denoised.flatten(0, 1).unsqueeze(1), target.repeat(len(denoised), 1, 1).unsqueeze(1)
-        given: dict[str, Sequence[Tensor]] = {"psnr": slices, "ssim": slices}
+        found: dict[str, Any] = {
+            "psnr": peak_signal_noise_ratio(*slices, data_range=self.data_range),
+            "ssim": structural_similarity_index_measure(*slices, data_range=self.data_range),
+        }
         for region in self.regions:
             if region in regions and bool(regions[region].any()):
                 mask = regions[region][0]
-                given[f"{region}_bias"] = (ensemble_bias(denoised, target, mask),)
-                given[f"{region}_rmse"] = (ensemble_rmse(denoised, target, mask),)
-                given[f"{region}_cov"] = (coefficient_of_variation(denoised, mask),)
-        if group in self.metrics and group:
-            for name, images in given.items():
-                self.metrics[group][name].update(*images)
-        return {name: float(self.metrics[""][name](*images)) for name, images in given.items()}
+                found[f"{region}_bias"] = ensemble_bias(denoised, target, mask)
+                found[f"{region}_rmse"] = ensemble_rmse(denoised, target, mask)
+                found[f"{region}_cov"] = coefficient_of_variation(denoised, mask)
+        for mine in {"", group} & self.metrics.keys():
+            for name, value in found.items():
+                self.metrics[mine][name].update(value)
+        return {name: float(value) for name, value in found.items()}
 
     def compute(self) -> dict[str, Tensor]:
-        """The mean over studies of each score, nan where there is none."""
+        """The mean over studies of each score, nan where there is none; every rank must call it, as it gathers."""
         found = {}
-        for group, metrics in self.metrics.items():
-            for name, metric in metrics.items():
-                value = metric.compute() if metric.update_called else torch.tensor(torch.nan)
-                found[f"{name}/{group}".rstrip("/")] = value.float()
+        with warnings.catch_warnings():  # of a rank that has none of the studies, or none with a region
+            warnings.filterwarnings("ignore", ".*before the ``update`` method")
+            for group, metrics in self.metrics.items():
+                for name, metric in metrics.items():
+                    found[f"{name}/{group}".rstrip("/")] = metric.compute().float()
         return found

@@ -68,7 +68,8 @@ class ClassRatioCrossEntropy(nn.Module):
     @override
     def forward(self, logits: Tensor, label: Tensor, head: Sequence[str]) -> Tensor:
         """Map logits ``(B, K + 1, *spatial)`` and label maps ``(B, 1, *spatial)`` of a head to the weighted mean."""
-        return cross_entropy(logits, label[:, 0].long(), self.of(head).to(logits))
+        exact = _exact(logits)
+        return cross_entropy(exact, label[:, 0].long(), self.of(head).to(exact))
 
 
 def _of_head(head: Sequence[str], label: Tensor, names: Sequence[str]) -> Tensor:
@@ -79,9 +80,15 @@ def _of_head(head: Sequence[str], label: Tensor, names: Sequence[str]) -> Tensor
 
 
 def head_loss(loss: nn.Module, head: Sequence[str], logits: Tensor, label: Tensor) -> Tensor:
-    """Loss of one head; only one that weighs classes is given the head."""
-    found: Tensor = loss(logits, label, head) if isinstance(loss, ClassRatioCrossEntropy) else loss(logits, label)
+    """Loss of one head, in float32 at least; only one that weighs classes is given the head."""
+    given = (_exact(logits), label)
+    found: Tensor = loss(*given, head) if isinstance(loss, ClassRatioCrossEntropy) else loss(*given)
     return found
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """Logits in which sums over voxels, and weights of small classes, are neither infinite nor coarse."""
+    return logits.float() if logits.dtype in (torch.half, torch.bfloat16) else logits
 
 
 def measure(loss: nn.Module, data: Any, heads: Sequence[Sequence[str]]) -> None:

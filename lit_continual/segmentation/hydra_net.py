@@ -18,7 +18,7 @@ from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoints.classes import MODULES
 from lit_continual.runs.checkpoints.spec import Spec
 from lit_continual.runs.schedule import Schedule
-from lit_continual.segmentation.class_ratio_cross_entropy import head_loss
+from lit_continual.segmentation.loss_of_heads import loss_of_heads
 from lit_continual.segmentation.segmenter import Segmenter
 
 DENSE_UNET: Spec = {"class_path": "DenseNet121UNet", "init_args": {"in_channels": 1}}
@@ -148,13 +148,18 @@ class HydraNet(Segmenter):
                 rows = slice(start, start := start + len(batch[task]["image"]))
                 mine = [f[rows] for f in features] if isinstance(features, Sequence) else features[rows]
                 head = self._head(task, batch[task])
-                logits, label = self._decode(head, mine), batch[task]["label"]
-                losses[task] = head_loss(self.loss, self.heads.classes[head], logits, label)
+                losses[task] = self._task_loss(head, self._decode(head, mine), batch[task])
         size = sum(len(part["image"]) for part in batch.values())
         self.log_dict({f"train/loss/{task}": loss for task, loss in losses.items()}, batch_size=size)
         total = torch.stack(list(losses.values())).mean()
         self.log("train/loss", total, prog_bar=True, batch_size=size)
         return {"loss": total}
+
+    def _task_loss(self, head: int, logits: Tensor, part: Batch) -> Tensor:
+        def terms(known: Tensor, label: Tensor, names: Sequence[str]) -> list[tuple[list[str], Tensor, Tensor]]:
+            return [(self.heads.classes[head], known, label)]
+
+        return loss_of_heads(self.loss, terms, logits, part["label"], self.names(part), part.get("annotated"))
 
     def _head(self, task: str, part: Batch) -> int:
         revealed = {*self.names(part)}

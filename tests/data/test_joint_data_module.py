@@ -96,6 +96,9 @@ def test_an_epoch_is_as_long_as_those_of_the_parts(parts):
     joint = JointDataModule(parts(samples_per_epoch=5))
     joint.setup("fit")
     assert sum(len(b["image"]) for b in joint.train_dataloader()) == 10
+    own = [len(part.patches()) for part in joint.parts]
+    joint.parts[0].samples_per_epoch = 10 * own[0]  # of which it has so many only, and the others do not make up
+    assert sum(len(b["image"]) for b in joint.train_dataloader()) == own[0] + 5
 
 
 def test_the_share_of_foreground_is_that_of_all_parts_together(parts, monkeypatch):

@@ -1,9 +1,10 @@
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lit_continual.data.samplers import whole_loader
+from lit_continual.data.samplers import EpochSampler, whole_loader
 from lit_continual.modules import Denoiser, Segmenter
 
 NETWORK = {"class_path": "UNet", "init_args": {"spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}}
@@ -44,3 +45,27 @@ def test_a_volume_of_another_rank_is_neither_inferred_nor_scored(monkeypatch):
     batch = {"image": torch.zeros(1, 1, 4, 4, 1), "padding": [True]}
     assert segmenter.test_step(batch, 0) is segmenter.validation_step(batch, 0) is None
     assert denoiser.test_step(batch, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "classes", "samples"),
+    [(1.0, 4, 6), (0.8, 10, 8), (0.5, 20, 12), (0.5, 3, 10), (0.25, 2, 40), (1.0, 7, 7)],
+)
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_many_small_shares_are_theirs_over_the_epochs(share, classes, samples, ranks):
+    """Sample 0 is preferred, and sample k is of the k-th part."""
+    parts = [(share / classes, [k]) for k in range(1, classes + 1)]
+    size, seen, epochs = 50, Counter(), 200
+    sampler = EpochSampler(
+        range(size), 3, samples, ranks, 0, 0, 1.0, lambda: [k == 0 for k in range(size)], lambda: parts
+    )
+    total = sampler.num_samples * ranks
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        drawn = Counter(sampler.order())
+        assert sum(drawn.values()) == total
+        assert abs(sum(drawn[k] for k in range(1, classes + 1)) - share * total) < 1
+        assert drawn[0] == total - sum(drawn[k] for k in range(1, classes + 1))
+        seen.update(drawn)
+    for k in range(1, classes + 1):
+        assert abs(seen[k] / epochs - share * total / classes) < 0.15

@@ -3,9 +3,11 @@ from math import nan
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MeanMetric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from lit_continual.callbacks import TargetedGradientDescent
@@ -125,6 +127,37 @@ def test_whole_studies_are_scored_by_region_and_by_group(trainer):
         assert scores[f"test/{name}"] == pytest.approx(found.nanmean().item(), rel=1e-4)
         assert scores[f"test/{name}/low"] == pytest.approx(found[:2].nanmean().item(), rel=1e-4)
         assert scores[f"test/{name}/high"] == pytest.approx(found[2].item(), rel=1e-4)
+
+
+def rank_scores(rank, file, out):
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    scores = StudyScores(["liver", "lesion"], ["low"], 2.0, "cpu")
+    if rank == 0:
+        mask = torch.ones(1, 2, 12, 12, dtype=torch.bool)
+        batch = {"target": torch.ones(1, 2, 12, 12), "group": ["low"], "regions": {"liver": mask}}
+        scores.update(torch.full((2, 2, 12, 12), 1.5), batch)
+    torch.save(scores.compute(), f"{out}{rank}")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_without_a_study_or_a_region_gather_the_same(tmp_path):
+    torch.multiprocessing.spawn(rank_scores, (tmp_path / "store", tmp_path / "rank"), nprocs=2)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"rank{rank}", weights_only=True)
+        assert found["liver_bias"] == found["liver_bias/low"] == 50
+        assert found["psnr"] == pytest.approx(10 * np.log10(4 / 0.25))
+        assert found["lesion_bias"].isnan()
+
+
+def test_scores_of_no_study_ask_every_rank_and_are_nan(monkeypatch):
+    asked = []
+    compute = MeanMetric.compute
+    monkeypatch.setattr(MeanMetric, "compute", lambda self: asked.append(self) or compute(self))
+    found = StudyScores(["liver"], ["low"], 2.0, "cpu").compute()
+    assert len(asked) == len(found) == 10
+    assert all(value.isnan() for value in found.values())
 
 
 def test_a_region_counts_the_same_however_large_and_not_without_activity():

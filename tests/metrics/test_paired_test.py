@@ -59,3 +59,21 @@ def test_bad_input_is_named():
         paired_test({"a": 1.0, "b": 1.0}, {"a": 1.0, "c": 1.0})
     with pytest.raises(ValueError, match="got 'sign'"):
         paired_test({"a": 1.0}, {"a": 1.0}, "sign")
+
+
+def test_equal_differences_are_ties_whatever_subtraction_leaves():
+    steps = [1, 1, 1, 1, 1, -1, 2]
+    first = {str(k): value / 10 for k, value in enumerate([7, 8, 6, 5, 9, 4, 3])}
+    second = {
+        str(k): (value + step) / 10 for k, (value, step) in enumerate(zip([7, 8, 6, 5, 9, 4, 3], steps, strict=True))
+    }
+    assert len({second[name] - first[name] for name in first}) > 3
+    assert paired_test(first, second).p_value == pytest.approx(stats.wilcoxon(steps).pvalue)
+    for scale in (1e-3, 1e4):
+        one, other = ({name: scale * value for name, value in scores.items()} for scores in (first, second))
+        assert paired_test(one, other).p_value == pytest.approx(stats.wilcoxon(steps).pvalue)
+
+
+def test_a_difference_of_rounding_alone_is_none():
+    first = {"a": 0.1 + 0.2, "b": 0.5, "c": 0.5}
+    assert paired_test(first, {"a": 0.3, "b": 0.5, "c": 0.5}).p_value == 1

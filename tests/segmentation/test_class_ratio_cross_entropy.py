@@ -1,12 +1,14 @@
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from monai.losses import DiceCELoss
 from torch.testing import assert_close
 
 from lit_continual.data import ExemplarMemoryDataModule, Exemplars, MultiTaskDataModule, SegmentationDataModule, Split
 from lit_continual.data.joint_data_module import JointDataModule
 from lit_continual.functional import class_ratio_weights
 from lit_continual.modules import ClassRatioCrossEntropy, HydraNet, Segmenter
+from lit_continual.segmentation.class_ratio_cross_entropy import head_loss
 
 UNET = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2], "norm": "INSTANCE"}
 
@@ -80,6 +82,23 @@ def test_a_head_that_is_replayed_is_weighed_by_its_exemplars(data, trainer, tmp_
     trainer(max_steps=1).fit(module, datamodule=both)  # as after a resume, in a process that has not seen the ball
     assert_close(module.loss.of(["ball"]), class_ratio_weights([v["label"] for v in both.stored.volumes], 2))
     assert_close(module.loss.of(["box"]), ratio(both, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_small_classes_and_many_voxels_are_no_infinities_in_half_precision(dtype):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 2, 48, 48, 48, generator=generator).to(dtype)
+    label = torch.zeros(1, 1, 48, 48, 48, dtype=torch.long)
+    label[..., :24] = 1
+    loss = ClassRatioCrossEntropy()
+    loss.weights[("lesion",)] = torch.tensor([0.5, 150_000.0])  # of one voxel in 300 000
+    for kind in (loss, DiceCELoss(softmax=True, to_onehot_y=True)):
+        given = logits.clone().requires_grad_()
+        found = head_loss(kind, ["lesion"], given, label)
+        assert_close(found, head_loss(kind, ["lesion"], logits.float(), label))
+        found.backward()
+        assert given.grad.isfinite().all()
+    assert loss(logits, label, ["lesion"]).isfinite()
 
 
 def test_says_that_nothing_was_measured():

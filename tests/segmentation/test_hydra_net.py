@@ -233,3 +233,17 @@ def test_the_loss_may_be_weighted():
 class Weighted(nn.CrossEntropyLoss):
     def forward(self, logits, label):
         return super().forward(logits, label[:, 0])
+
+
+def test_the_loss_of_a_task_that_is_annotated_in_part_is_that_of_the_voxels_that_are():
+    module, part = hydra().eval(), collate(samples((32, 32), HEADS[1], 2, 0))
+    module.log = module.log_dict = lambda *args, **options: None  # there is no trainer
+    part["annotated"] = torch.zeros(2, 1, 32, 32, dtype=torch.bool)
+    part["annotated"][0, :, 5:9] = part["annotated"][1, :, :, 3] = True
+    found = module.training_step({"sts": part}, 0)["loss"]
+    known = part["annotated"][:, 0]
+    logits = module(part["image"])[:, module.heads.channels[1]].movedim(1, -1)[known].T[None]
+    expected = DiceCELoss(softmax=True, to_onehot_y=True)(logits, part["label"][:, 0][known][None, None])
+    assert_close(found, expected)
+    part["label"][~part["annotated"]] = 0
+    assert_close(module.training_step({"sts": part}, 0)["loss"], expected)
