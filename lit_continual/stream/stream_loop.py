@@ -68,7 +68,7 @@ class StreamLoop:
             announce("The memory begins empty: `stream.memory.start` takes that of the run that the stream starts from")
         for i in [steps[-1]] if self.stream.mode == "joint" else steps:
             if not self.folder.checkpoint(i).exists():
-                seeds = EpochSeed(self.seed, i)
+                seeds = EpochSeed(self.seed, i, self.folder.begun)
                 with withdrawn_if_refused(self.folder, seeds):
                     self._fit(i, seeds)
             elif not self.folder.learnt(i):  # killed between the two
@@ -147,6 +147,7 @@ class StreamLoop:
         self._note(index, facts)
 
     def _note(self, index: int, facts: Mapping[str, Any]) -> None:
+        self.folder.begun()  # also a fit of no step
         self.folder.note(index, **facts, checkpoint_bytes=self.folder.checkpoint(index).stat().st_size)
 
     @property

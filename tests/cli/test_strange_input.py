@@ -197,6 +197,19 @@ def test_a_stream_whose_first_fit_is_refused_leaves_no_run(stream, tmp_path, cha
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_is_not_overwritten_by_one_whose_first_fit_is_refused(stream, tmp_path, make_run):
+    """Its checkpoints may be those of a week; the new one is refused as it reads its first volumes."""
+    run, path = make_run(), stream()
+    (run / "experiences/0_humerus").mkdir(parents=True)
+    (run / "experiences/0_humerus/model.ckpt").write_text("of a week")
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    config = json.loads((tmp_path / "config.yaml").read_text())
+    UNFIT_DATA["augmentation"](config)
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    refused("RandFlipd", "fit", "--config", path, "--overwrite")
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
 @pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX closes the output")
 def test_a_command_without_an_output_does_its_work(make_run):
     run = make_run()

@@ -268,6 +268,19 @@ def refused(compare, said, **changed):
         compare(**changed)
 
 
+def test_sections_that_were_emptied_are_as_if_they_were_left_out(tmp_path):
+    """`options:` with nothing behind it is what remains when its lines are taken out."""
+    methods = "methods: {a: {config: a.yaml, options: , paper: }}\ncolumns: {old: {score: dice, experience: 0}}\n"
+    (tmp_path / "table.yaml").write_text(methods)
+    plain = read_layout(tmp_path / "table.yaml")
+    names = ("cases", "prepare", "options", "seeds", "baseline", "name", "source", "spread", "curve", "over", "slurm")
+    for name in names:
+        (tmp_path / "table.yaml").write_text(f"{methods}{name}:\n")
+        assert read_layout(tmp_path / "table.yaml") == plain
+    (tmp_path / "table.yaml").write_text(f"{methods}cases: {{one: {{options: , methods: , prepare: }}}}\n")
+    assert read_layout(tmp_path / "table.yaml").cases["one"].options == {}
+
+
 DAMAGED = ["[]", "null", '"x"', "{}", '{"experiences": 3}', '{"experiences": [{"seconds": "x"}]}']
 
 
