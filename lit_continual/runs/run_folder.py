@@ -177,11 +177,12 @@ class RunFolder:
 
     def steps(self, count: int) -> int:
         """Training steps of the first ``count`` experiences."""
-        return sum(experience.get("steps", 0) for experience in self.run["experiences"][:count])
+        return sum(experience.get("steps") or 0 for experience in self.run["experiences"][:count])
 
     def learnt(self, index: int) -> bool:
         """Whether the checkpoint of an experience is there and noted down."""
-        return self.checkpoint(index).exists() and "steps" in self.run["experiences"][index]
+        known = self.run["experiences"][index]
+        return self.checkpoint(index).exists() and all(known.get(n) is not None for n in ("epochs", "steps", "seconds"))
 
     def remembered(self, index: int) -> bool:
         """Whether exemplars of an experience have been chosen."""

@@ -46,7 +46,7 @@ def test_a_row_takes_the_place_of_what_a_kill_left_of_it(tmp_path):
 def test_what_is_noted_is_there_when_the_run_goes_on(tmp_path):
     folder = started(tmp_path)
     assert not folder.learnt(0)
-    folder.note(0, steps=4)
+    folder.note(0, epochs=1, steps=4, seconds=2.0)
     assert not folder.learnt(0)  # there is no checkpoint yet
     folder.checkpoint(0).parent.mkdir(parents=True)
     folder.checkpoint(0).touch()
@@ -112,6 +112,17 @@ def test_checkpoints_of_nobody_knows_which_run_are_not_gone_on_with(tmp_path):
         with pytest.raises(ValueError, match=r"may hold checkpoints of a run, and there is no run\.json beside it"):
             started(tmp_path, **options)
     assert (tmp_path / "experiences/0_a").exists()
+
+
+def test_facts_that_are_null_are_not_there(tmp_path):
+    folder = started(tmp_path)
+    folder.checkpoint(0).parent.mkdir(parents=True)
+    folder.checkpoint(0).touch()
+    folder.note(0, epochs=1, steps=None, seconds=1.0)
+    assert not folder.learnt(0)
+    assert folder.steps(1) == 0
+    folder.note(0, steps=3)
+    assert folder.learnt(0)
 
 
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
