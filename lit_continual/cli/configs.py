@@ -160,3 +160,20 @@ def _in_full(section: Mapping[str, Any], of: Mapping[str, Any]) -> Mapping[str, 
 def without(config: Namespace, *keys: str) -> Namespace:
     """Return a config without some of its sections."""
     return Namespace(**{k: v for k, v in vars(config).items() if k not in keys})
+
+
+def require_of_streams(config: Any) -> None:
+    """Check that a fit of a stream has no option that only an ordinary fit knows, and none that fights another.
+
+    Raises:
+        ValueError: If it has one.
+    """
+    if config.trainer.fast_dev_run:
+        raise ValueError(
+            "A stream under `trainer.fast_dev_run` would leave a run of one batch that looks finished. Take"
+            " --trainer.max_epochs=1 --trainer.limit_train_batches=1 and a folder of its own for a trial."
+        )
+    if config.get("ckpt_path"):
+        raise ValueError("--ckpt_path is for an ordinary fit. Give --resume to go on, or `stream.start` to extend.")
+    if config.get("overwrite") and (config.get("resume") or config.get("resume_with_changes")):
+        raise ValueError("--resume goes on with the run that is there, and --overwrite removes it. Give one of them.")

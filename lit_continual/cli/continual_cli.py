@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from typing_extensions import override
 
 import lit_continual
-from lit_continual.cli.configs import merged, parsed_anew, print_old_form, without
+from lit_continual.cli.configs import merged, parsed_anew, print_old_form, require_of_streams, without
 from lit_continual.cli.parser import Parser
 from lit_continual.cli.print_report import report_of
 from lit_continual.cli.show_scores import show_scores
@@ -124,13 +124,7 @@ class ContinualCLI(LightningCLI):
     def _learn(self) -> None:
         """Learn the stream of the config."""
         config, self.loggers = self.config, list[Logger]()
-        if config.trainer.fast_dev_run:
-            raise ValueError(
-                "A stream under `trainer.fast_dev_run` would leave a run of one batch that looks finished. Take"
-                " --trainer.max_epochs=1 --trainer.limit_train_batches=1 and a folder of its own for a trial."
-            )
-        if config.get("ckpt_path"):
-            raise ValueError("--ckpt_path is for an ordinary fit. Give --resume to go on, or `stream.start` to extend.")
+        require_of_streams(config)
         start = None if self.stream.start is None else Checkpoint(self.stream.start)
         data = [self._data(experience, start) for experience in self.stream.experiences]
         models = [self._model(experience) for experience in self.stream.experiences]

@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from pydoc import locate
 from typing import Any, NoReturn, cast
 
@@ -34,9 +35,12 @@ class Parser(ArgumentParser):
             ValueError: If one is empty, as of a variable of the shell that is not set: the path "" is that of the
                 folder in which the command runs.
         """
+        typed = [text.partition("=")[2] if text.startswith("--") else text for text in arguments]
+        here = any(text and Path(text) == Path() for text in typed)  # ".", which is what "" becomes as a path
         parsed, usual = self.parse_args(list(arguments)), {action.dest: action.default for action in self._actions}
         for name, value in parsed.items():
-            if "" in (value, *(value if isinstance(value, (list, tuple)) else ())) and value != usual.get(name):
+            values = (value, *(value if isinstance(value, (list, tuple)) else ()))
+            if ("" in values or (Path() in values and not here)) and value != usual.get(name):
                 raise ValueError(
                     f"`{name.rpartition('.')[2]}` is empty. Give a value, or leave it out where it may be."
                 )

@@ -1,8 +1,14 @@
 """What an experience is, and what is known of it once it was learnt."""
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from reprlib import repr
+from typing import Any
 
+from lit_continual.files.plain_data import fits, types_of
 from lit_continual.runs.checkpoints.spec import Arguments
 
 #: What no file system, table or terminal may meet in a name: control characters, separators, and what Windows refuses.
@@ -78,3 +84,17 @@ class Facts:
     checkpoint_bytes: int | None = None
     memory_bytes: int | None = None
     exemplars: int | None = None
+
+
+def facts_in(content: Mapping[str, Any], path: Path) -> dict[str, float]:
+    """What a fit has noted in its checkpoint of how long it was, for a run that was killed before it noted it too.
+
+    Raises:
+        ValueError: If something is missing, or is no number.
+    """
+    facts = content.get("experience")
+    if not fits(facts, dict[str, int | float]) or not {"epochs", "steps", "seconds"} <= facts.keys():
+        raise ValueError(f"{path} does not say how long its fit was ({repr(facts)}). Remove it to learn it again.")
+    if bad := [name for name, value in facts.items() if not 0 <= value < math.inf]:
+        raise ValueError(f"{path} says that `{bad[0]}` is {facts[bad[0]]}. Remove it to learn it again.")
+    return {name: value for name, value in facts.items() if name in types_of(Facts)}

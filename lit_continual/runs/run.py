@@ -22,12 +22,12 @@ from lit_continual.runs.score import Score
 
 FORMAT = 1
 MODES = ("continual", "joint", "single")
-MOST = 1000  # experiences of a run, and scores
+MOST = 1000  # experiences of a run, scores, threads
 
 #: Types in `run.json`: what must be there, what may be, and what is known of an experience.
 _DESCRIBED = {"experiences": list[dict[str, Any]], "scores": dict[str, Any], "name": str, "mode": str, "status": str}
-_TEXTS = dict.fromkeys(("device", "evaluated", "tracking_id"), str)
-_KNOWN: dict[str, Any] = {"seed": int | None, "parameters": int | None, "versions": dict[str, Any], **_TEXTS}
+_MORE = {"threads": int, "changes": list[Any], **dict.fromkeys(("device", "evaluated", "tracking_id", "settings"), str)}
+_KNOWN: dict[str, Any] = {"seed": int | None, "parameters": int | None, "versions": dict[str, Any], **_MORE}
 _FACTS = types_of(Facts)
 
 
@@ -168,6 +168,8 @@ def _fields(described: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{repr(unfit[0])} is no name of a score, which files are called by")
     if not re.fullmatch(r"\w{0,64}", described.get("tracking_id", "")):  # which goes into the environment
         raise ValueError(f"`tracking_id` is {repr(described['tracking_id'])}")
+    if not 1 <= (threads := described.get("threads", 1)) <= MOST:
+        raise ValueError(f"`threads` is {threads}")
     if described["mode"] not in MODES:
         raise ValueError(f"mode {repr(described['mode'])} is none of {', '.join(MODES)}")
     return {

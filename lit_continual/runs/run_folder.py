@@ -4,7 +4,7 @@ import contextlib
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lit_continual.files.folder_lock import alone
 from lit_continual.files.npz import write_npz
 from lit_continual.files.whole_files import is_first_rank, part_of, read_text, replaced, write_json, write_text
 from lit_continual.runs.case_scores import CaseScores
+from lit_continual.runs.former_run import PARTS, FormerRun, remove
 from lit_continual.runs.run import Run, checkpoint_path
 from lit_continual.runs.settings import differences, digest, in_words, settings
 
@@ -42,6 +43,7 @@ class RunFolder:
         self.run: dict[str, Any] = {}
         self.matrices: dict[str, list[list[float | None]]] = {}
         self.is_new = False  # whether this process has begun the run
+        self.former = FormerRun(path)
 
     @property
     def memory(self) -> Path:
@@ -56,13 +58,17 @@ class RunFolder:
         """Where a fit that is under way keeps what it needs to go on."""
         return self.checkpoint(index).parent / "resume"
 
-    def lock(self) -> contextlib.AbstractContextManager[str]:
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[str]:
         """Keep other processes out for a block, which yields who was found dead in the folder, "" for nobody.
+
+        A run that was to be overwritten is there again if the block fails before it has :meth:`begun`.
 
         Raises:
             ValueError: If another process is at work in it.
         """
-        return alone(self.path)
+        with alone(self.path) as left, self.former.there_after_errors():
+            yield left
 
     def start(
         self, config: str, run: Mapping[str, Any], resume: bool, overwrite: bool, with_changes: bool = False
@@ -103,6 +109,7 @@ class RunFolder:
     def _prepare(self, resume: bool, overwrite: bool) -> None:
         if (self.path / REMOVED).exists():  # the process that removed a run was killed
             self._clear()
+        self.former.recover()
         known = (self.path / "run.json").exists()
         if known and not resume and not overwrite:
             raise ValueError(
@@ -110,7 +117,7 @@ class RunFolder:
                 " choose another folder with --trainer.default_root_dir."
             )
         if known and not resume:
-            self._clear()
+            self.former.set_aside()
         elif not known and (self.path / "experiences").exists():
             raise ValueError(
                 f"{self.path / 'experiences'} may hold checkpoints of a run, and there is no run.json beside it to say"
@@ -148,16 +155,19 @@ class RunFolder:
             shutil.rmtree(removed, ignore_errors=True)
             (self.path / "experiences").rename(removed)
         removed.mkdir(exist_ok=True)
-        for name in ("memory", "overlays", "report", "logs"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("cases.csv", "matrix.json", "config.yaml", "run.json"):
-            (self.path / name).unlink(missing_ok=True)
+        for name in PARTS:
+            remove(self.path / name)
         shutil.rmtree(removed, ignore_errors=True)
 
     def withdraw(self) -> None:
         """Remove a run that this process has begun and that has learnt nothing, so that the next one can begin."""
         if self.is_new and is_first_rank() and not any(self.path.glob("experiences/*/**/*.ckpt")):
             self._clear()
+
+    def begun(self) -> None:
+        """Remove the run that was overwritten, as this one has trained."""
+        if is_first_rank():
+            self.former.drop()
 
     def note(self, index: int | None = None, **facts: Any) -> None:
         """Remember facts about an experience, such as ``seconds``, or without an index about the run."""
@@ -167,11 +177,12 @@ class RunFolder:
 
     def steps(self, count: int) -> int:
         """Training steps of the first ``count`` experiences."""
-        return sum(experience.get("steps", 0) for experience in self.run["experiences"][:count])
+        return sum(experience.get("steps") or 0 for experience in self.run["experiences"][:count])
 
     def learnt(self, index: int) -> bool:
         """Whether the checkpoint of an experience is there and noted down."""
-        return self.checkpoint(index).exists() and "steps" in self.run["experiences"][index]
+        known = self.run["experiences"][index]
+        return self.checkpoint(index).exists() and all(known.get(n) is not None for n in ("epochs", "steps", "seconds"))
 
     def remembered(self, index: int) -> bool:
         """Whether exemplars of an experience have been chosen."""
@@ -218,6 +229,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Mark the run as finished."""
+        self.begun()
         self.note(status="finished")
 
 

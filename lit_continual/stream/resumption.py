@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ class EpochSeed(Callback):
     Args:
         seed: Seed of the run.
         experience: Index of the experience.
+        begun: What is called before the first step.
     """
 
-    def __init__(self, seed: int, experience: int) -> None:
-        self.seed, self.experience = seed, experience
+    def __init__(self, seed: int, experience: int, begun: Callable[[], None] = lambda: None) -> None:
+        self.seed, self.experience, self.begun = seed, experience, begun
         self.has_begun = False  # whether anything was trained
 
     @override
@@ -41,7 +42,9 @@ class EpochSeed(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.has_begun = True
+        if not self.has_begun:
+            self.has_begun = True
+            self.begun()
         if batch_idx == 0:
             self._seed(trainer.current_epoch + 1, trainer.global_rank)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pydoc import locate
 from types import NoneType
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser
 
@@ -22,6 +22,8 @@ def instantiate(kind: type[T], section: Any, place: str) -> T:
         kind: The class, or its base where the section has a ``class_path``.
         section: The arguments as plain data, or ``class_path`` and ``init_args``.
         place: Where they were found, for errors.
+
+    A ``null`` in a section of plain data, where an argument cannot be ``None``, is as if it were left out.
 
     Raises:
         ValueError: If an argument is missing, unknown or of the wrong type.
@@ -41,7 +43,9 @@ def instantiate(kind: type[T], section: Any, place: str) -> T:
             parsed = parser.parse_object({"object": dict(section)})
         else:
             parser.add_class_arguments(kind)
-            return kind(**parser.parse_object(dict(section)).as_dict())
+            given = parser.parse_object(dict(section)).as_dict()
+            hints = get_type_hints(kind)  # a null that jsonargparse takes for any default is none
+            return kind(**{n: v for n, v in given.items() if v is not None or _may_be_null(hints.get(n, Any))})
     except Exception as error:
         raise ValueError(f"{place}: {reason(str(error))}.") from error
     require_groups(parsed.object.as_dict(), place)
@@ -66,6 +70,10 @@ def require_groups(section: Mapping[str, Any], place: str) -> None:
                 f"{place}: `{name}` is {given}. Leave it out, or give those of its arguments that differ, of"
                 f" {', '.join(inspect.signature(kinds[0]).parameters)}."
             )
+
+
+def _may_be_null(annotation: Any) -> bool:
+    return annotation is Any or NoneType in _kinds(annotation)
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 from lit_continual.runs.checkpoints.seal import seal
+from lit_continual.runs.experience import facts_in
 from lit_continual.runs.run_folder import RunFolder
 from lit_continual.segmentation.growth import GrowBeforeAverages
 from lit_continual.stream.evaluation import CaseRecorder, evaluate, validated
@@ -68,11 +69,11 @@ class StreamLoop:
             announce("The memory begins empty: `stream.memory.start` takes that of the run that the stream starts from")
         for i in [steps[-1]] if self.stream.mode == "joint" else steps:
             if not self.folder.checkpoint(i).exists():
-                seeds = EpochSeed(self.seed, i)
+                seeds = EpochSeed(self.seed, i, self.folder.begun)
                 with withdrawn_if_refused(self.folder, seeds):
                     self._fit(i, seeds)
             elif not self.folder.learnt(i):  # killed between the two
-                self._note(i, self._open(self.folder.checkpoint(i)).content["experience"])
+                self._note(i, facts_in(self._open(self.folder.checkpoint(i)).content, self.folder.checkpoint(i)))
             if is_first_rank():
                 shutil.rmtree(self.folder.resume_folder(i), ignore_errors=True)
             if self._remembers and self.stream.experiences[i].remember and not self.folder.remembered(i):
@@ -147,6 +148,7 @@ class StreamLoop:
         self._note(index, facts)
 
     def _note(self, index: int, facts: Mapping[str, Any]) -> None:
+        self.folder.begun()  # also a fit of no step
         self.folder.note(index, **facts, checkpoint_bytes=self.folder.checkpoint(index).stat().st_size)
 
     @property
@@ -168,7 +170,7 @@ class StreamLoop:
         data.teardown("fit")  # it has loaded the training volumes once more
         size = sum(exemplar.bytes for exemplar in exemplars)
         announce(f"{self._title(index)} {len(exemplars)} exemplars of {size / 1e6:.1f} MB in {self.folder.memory}")
-        size += self.folder.run["experiences"][index].get("memory_bytes", 0)
+        size += self.folder.run["experiences"][index].get("memory_bytes") or 0
         seconds = round(time.monotonic() - begin, 2)
         self.folder.note(index, exemplars=len(exemplars), memory_bytes=size, selection_seconds=seconds)
 

@@ -62,7 +62,7 @@ def read_slurm(section: Any, place: str) -> Slurm:
     Raises:
         ValueError: If a name in it is unknown or a value of the wrong type, with the place.
     """
-    return instantiate(Slurm, section, f"{place}, `slurm`")
+    return instantiate(Slurm, {} if section is None else section, f"{place}, `slurm`")
 
 
 class SlurmJobs:

@@ -82,15 +82,17 @@ class RunTable:
             )
         starts = {name: self._prepared(setting, name, seed).folder for name in wanted}
         seed = dict(options).get("seed_everything", seed)
-        options = [("seed_everything", seed), ("stream.name", place[1]), *options]
+        mine = [("seed_everything", seed), ("stream.name", place[1])]  # a name is text, whatever stands in it
         configs = [recipe.config] if isinstance(recipe.config, str) else recipe.config
         files = [self.path.parent / file for file in configs]
-        made_of = [[read_yaml(file) for file in files], options, {n: self.digests[f] for n, f in starts.items()}]
+        read, started = [read_yaml(file) for file in files], {name: self.digests[f] for name, f in starts.items()}
+        made_of = [read, [*mine, *options], started]
         digest = hashlib.sha256(json.dumps(made_of, default=str, sort_keys=True).encode()).hexdigest()[:8]
         names = [re.sub(r"[^\w.+-]+", "_", part)[:LONGEST].strip(".") or "_" for part in place]
         folder = self.output.joinpath(*names, f"seed_{seed}-{digest}")
         arguments = [f"--config={file}" for file in files]
-        arguments += [f"--{name}={_text(value, starts)}".replace(SEED, str(seed)) for name, value in options]
+        arguments += [f"--{name}={value}" for name, value in mine]
+        arguments += [f"--{name}={_text(value, starts).replace(SEED, str(seed))}" for name, value in options]
         self.digests[folder] = digest
         cell = Cell(f"{', '.join(place)}, seed {seed}", folder, tuple(arguments), tuple(starts.values()))
         return self.cells.setdefault(folder, cell)

@@ -56,6 +56,10 @@ EMPTY = [
     ("memory", "forget", "run/memory", "--patient", ""),
     ("cache", "clear", "--patient", ""),
     ("cache", "clear", "--dataset", ""),
+    ("cell", "", "--", "--config=x"),
+    ("compare", "--config", ""),
+    ("compare", "--config", "x", "--output="),
+    ("sweep", "--config", "x", "--output", ""),
 ]
 
 
@@ -195,6 +199,25 @@ def test_a_stream_whose_first_fit_is_refused_leaves_no_run(stream, tmp_path, cha
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     refused(".", "fit", "--config", path)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("resume", ["--resume", "--resume-with-changes"])
+def test_a_run_is_gone_on_with_or_overwritten(stream, resume):
+    refused("--resume goes on with the run .* and --overwrite removes it", "fit", "--config", stream(), resume,
+            "--overwrite")  # fmt: skip
+
+
+def test_a_run_is_not_overwritten_by_one_whose_first_fit_is_refused(stream, tmp_path, make_run):
+    """Its checkpoints may be those of a week; the new one is refused as it reads its first volumes."""
+    run, path = make_run(), stream()
+    (run / "experiences/0_humerus").mkdir(parents=True)
+    (run / "experiences/0_humerus/model.ckpt").write_text("of a week")
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    config = json.loads((tmp_path / "config.yaml").read_text())
+    UNFIT_DATA["augmentation"](config)
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    refused("RandFlipd", "fit", "--config", path, "--overwrite")
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX closes the output")

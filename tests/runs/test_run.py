@@ -1,8 +1,10 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lit_continual.runs.experience import facts_in
 from lit_continual.runs.run import Run
 
 
@@ -75,6 +77,31 @@ def test_names_the_damaged_file_and_the_remedy(make_run, file, content, message)
     with pytest.raises(ValueError, match=message) as error:
         Run.load(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("threads", 10**6), ("threads", 0), ("threads", "4"), ("threads", None), ("settings", 3), ("changes", 3)],
+)
+def test_what_a_run_is_gone_on_with_is_of_its_type_and_size(make_run, name, value):
+    """A million threads would be started, and text ended in a traceback."""
+    folder = make_run()
+    described = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**described, name: value}))
+    with pytest.raises(ValueError, match=rf"damaged \(`{name}` is {value!r}\)"):
+        Run.load(folder)
+
+
+NOTED = [None, 3, {}, {"epochs": 1, "steps": 2}, {"epochs": 1, "steps": "x", "seconds": 1.0}]
+NOTED += [{"epochs": 1, "steps": -2, "seconds": 1.0}, {"epochs": 1, "steps": 2, "seconds": float("nan")}]
+
+
+@pytest.mark.parametrize("facts", NOTED)
+def test_what_a_checkpoint_says_of_its_fit_is_checked(facts):
+    with pytest.raises(ValueError, match=r"model.ckpt (does not say|says that `\w+` is).*Remove it to learn it again"):
+        facts_in({"experience": facts}, Path("model.ckpt"))
+    known = {"epochs": 1, "steps": 2, "seconds": 1.0}
+    assert facts_in({"experience": {**known, "other": 3}}, Path("model.ckpt")) == known
 
 
 def test_a_finished_run_without_its_matrix_is_damaged(make_run):

@@ -1,5 +1,7 @@
+import contextlib
 import json
 from math import nan
+from pathlib import Path
 
 import pytest
 
@@ -44,7 +46,7 @@ def test_a_row_takes_the_place_of_what_a_kill_left_of_it(tmp_path):
 def test_what_is_noted_is_there_when_the_run_goes_on(tmp_path):
     folder = started(tmp_path)
     assert not folder.learnt(0)
-    folder.note(0, steps=4)
+    folder.note(0, epochs=1, steps=4, seconds=2.0)
     assert not folder.learnt(0)  # there is no checkpoint yet
     folder.checkpoint(0).parent.mkdir(parents=True)
     folder.checkpoint(0).touch()
@@ -112,6 +114,17 @@ def test_checkpoints_of_nobody_knows_which_run_are_not_gone_on_with(tmp_path):
     assert (tmp_path / "experiences/0_a").exists()
 
 
+def test_facts_that_are_null_are_not_there(tmp_path):
+    folder = started(tmp_path)
+    folder.checkpoint(0).parent.mkdir(parents=True)
+    folder.checkpoint(0).touch()
+    folder.note(0, epochs=1, steps=None, seconds=1.0)
+    assert not folder.learnt(0)
+    assert folder.steps(1) == 0
+    folder.note(0, steps=3)
+    assert folder.learnt(0)
+
+
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
     folder = started(tmp_path)
     folder.checkpoint(1).parent.mkdir(parents=True)
@@ -119,8 +132,69 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     again = started(tmp_path, overwrite=True, seed=3)
     assert again.run["seed"] == 3
+    again.begun()
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["config.yaml", "matrix.json", "notes.txt", "run.json"]
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_run_that_is_refused_has_overwritten_nothing(tmp_path):
+    folder = started(tmp_path)
+    folder.write_row(0, {"dice": {0: 0.5}}, [])
+    before = content(tmp_path)
+    with contextlib.suppress(ValueError), folder.lock():
+        again = started(tmp_path, overwrite=True, seed=3)
+        again.resume_folder(0).mkdir(parents=True)
+        again.withdraw()
+        raise ValueError
+    assert content(tmp_path) == before
+    assert not (tmp_path / "experiences").exists()
+
+
+@pytest.mark.parametrize("moves", range(9))
+def test_killed_while_it_is_overwritten_or_put_back_the_old_run_is_there(tmp_path, monkeypatch, moves):
+    """And killed once more as it is recovered; what the new one has begun to write is gone."""
+    started(tmp_path).write_row(0, {"dice": {0: 0.5}}, [])
+    before, rename, left = content(tmp_path), Path.rename, [moves]
+
+    def killed(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return rename(*arguments)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        started(tmp_path, overwrite=True)
+        RunFolder(tmp_path).former.put_back()
+        left[0] = -1
+    for left[0] in (1, 99):
+        with contextlib.suppress(KeyboardInterrupt):
+            RunFolder(tmp_path).former.put_back() if RunFolder(tmp_path).former.exists else None
+    assert content(tmp_path) == before
+
+
+def test_a_run_that_overwrites_and_is_killed_before_its_first_step_is_gone_on_with_or_overwritten(tmp_path):
+    before = content(started(tmp_path).path)
+    started(tmp_path, overwrite=True, seed=3)
+    assert started(tmp_path, resume=True, seed=3).run["seed"] == 3
+    started(tmp_path, overwrite=True, seed=4)
+    assert RunFolder(tmp_path).former.exists
+    RunFolder(tmp_path).former.put_back()
+    assert content(tmp_path) == before
+
+
+def test_a_link_in_the_place_of_an_overwritten_run_leads_nowhere(tmp_path):
+    folder, elsewhere = started(tmp_path / "run"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "memory").mkdir()
+    (folder.path / ".overwritten").symlink_to(elsewhere)
+    started(folder.path, resume=True)
+    started(folder.path, overwrite=True, seed=3).begun()
+    assert [path.name for path in elsewhere.iterdir()] == ["memory"]
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"mode": "joint"}, {"scores": {"dice": {}}}, {"name": "other"}])

@@ -268,6 +268,42 @@ def refused(compare, said, **changed):
         compare(**changed)
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"print_config": ""}, r"all, fine-tuning, seed 0: --print_config= prints something in place of a fit"),
+        ({"help": ""}, r"--help= prints something"),
+        ({"ckpt_path": "x.ckpt"}, r"all, fine-tuning, seed 0: --ckpt_path is for an ordinary fit"),
+        ({"trainer.fast_dev_run": True}, r"A stream under `trainer.fast_dev_run` would leave"),
+    ],
+)
+def test_an_option_that_no_stream_takes_is_refused_before_anything_runs(compare, tmp_path, option, said):
+    refused(compare, said, methods={"fine-tuning": {"config": "fine.yaml", "options": option}}, seeds=[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_of_methods_are_no_references(tmp_path):
+    (tmp_path / "a.yaml").write_text("trainer: {}")
+    methods = {name: {"config": "a.yaml"} for name in ("{prepare.x}", "{seed}")}
+    described = {"methods": methods, "columns": {"old": {"score": "dice", "experience": 0}}, "seeds": [5]}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(described))
+    table = RunTable(tmp_path / "table.yaml", read_layout(tmp_path / "table.yaml"), tmp_path / "out")
+    assert [cell.arguments[-1] for cell in table.runs.values()] == [f"--stream.name={name}" for name in methods]
+
+
+def test_sections_that_were_emptied_are_as_if_they_were_left_out(tmp_path):
+    """`options:` with nothing behind it is what remains when its lines are taken out."""
+    methods = "methods: {a: {config: a.yaml, options: , paper: }}\ncolumns: {old: {score: dice, experience: 0}}\n"
+    (tmp_path / "table.yaml").write_text(methods)
+    plain = read_layout(tmp_path / "table.yaml")
+    names = ("cases", "prepare", "options", "seeds", "baseline", "name", "source", "spread", "curve", "over", "slurm")
+    for name in names:
+        (tmp_path / "table.yaml").write_text(f"{methods}{name}:\n")
+        assert read_layout(tmp_path / "table.yaml") == plain
+    (tmp_path / "table.yaml").write_text(f"{methods}cases: {{one: {{options: , methods: , prepare: }}}}\n")
+    assert read_layout(tmp_path / "table.yaml").cases["one"].options == {}
+
+
 DAMAGED = ["[]", "null", '"x"', "{}", '{"experiences": 3}', '{"experiences": [{"seconds": "x"}]}']
 
 
