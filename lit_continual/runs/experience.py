@@ -92,7 +92,7 @@ def facts_in(content: Mapping[str, Any], path: Path) -> dict[str, float]:
     Raises:
         ValueError: If something is missing, or is no number.
     """
-    facts = content.get("experience")
+    facts: Any = content.get("experience")
     if not fits(facts, dict[str, int | float]) or not {"epochs", "steps", "seconds"} <= facts.keys():
         raise ValueError(f"{path} does not say how long its fit was ({repr(facts)}). Remove it to learn it again.")
     if bad := [name for name, value in facts.items() if not 0 <= value < math.inf]:
