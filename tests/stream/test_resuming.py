@@ -173,16 +173,19 @@ def test_a_run_in_a_process_of_its_own_is_killed_and_resumed(stream, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_while_an_old_run_is_removed(stream, tmp_path):
+def test_killed_while_an_old_run_makes_room(stream, tmp_path):
     config, log, run = stream(), tmp_path / "log.txt", tmp_path / "run"
     arguments = ["fit", "--config", config, "--trainer.max_epochs=1", "--trainer.logger=false"]
     assert processes.run(arguments, log) == 0, log.read_text()
     fewer = [*arguments, "--model.optimizer.lr=0.02", "--overwrite"]
-    kill = {"function": "pathlib.Path.unlink", "call": 1}  # the checkpoints are gone, run.json is still there
+    kill = {"function": "pathlib.Path.rename", "call": 4}  # a part of the old run has been moved aside
     assert processes.run(fewer, log, kill) == -9, log.read_text()
-    assert (run / "run.json").exists()
-    assert not (run / "experiences").exists()
-    assert processes.run([*fewer[:-1], "--resume"], log) == 0, log.read_text()
+    assert any((run / ".overwritten").iterdir())
+    assert processes.run([*fewer[:-1], "--resume"], log) == 1  # the old one is there again, of another rate
+    assert "differs, add --resume-with-changes" in log.read_text()
+    assert not (run / ".overwritten").exists()
+    assert processes.run([*arguments, "--resume"], log) == 0, log.read_text()
+    assert processes.run(fewer, log) == 0, log.read_text()
     assert processes.run([*fewer[:-1], f"--trainer.default_root_dir={tmp_path / 'new'}"], log) == 0, log.read_text()
     mine, theirs = (load(path / "experiences/1_box/model.ckpt")["state_dict"] for path in (run, tmp_path / "new"))
     assert same(mine, theirs)
