@@ -91,10 +91,10 @@ def measure(rows):
     """Print a row of memory for each fit of the streams from now on."""
     fit = StreamLoop._fit
 
-    def measured(loop, index):
+    def measured(loop, index, *given):
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         (before,) = status("VmRSS")
-        fit(loop, index)
+        fit(loop, index, *given)
         after, peak = status("VmRSS", "VmHWM")
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what is freed and kept for later is as it happens, and bounded

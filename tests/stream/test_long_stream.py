@@ -60,10 +60,10 @@ class Measured:
         self.before, self.during, self.resident, self.steps, self.seconds = [], [], [], [], []
         fit = StreamLoop._fit
 
-        def measured_fit(loop, index):
+        def measured_fit(loop, index, *given):
             self.before.append(held_bytes())
             self.resident.append(resident_bytes())
-            fit(loop, index)
+            fit(loop, index, *given)
 
         def on_train_start(module):
             self.began = time.process_time()
