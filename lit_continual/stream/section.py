@@ -87,9 +87,12 @@ def reason(message: str) -> str:
     kept, depth = [], -1
     for line in lines:
         indent = len(line) - len(line.lstrip(" -"))
-        if indent > depth and not line.strip(" -").startswith(skipped):
-            kept.append(line.strip(" -").rstrip(".:"))
-            depth = indent
+        if line.strip(" -").startswith(skipped):
+            continue
+        if indent <= depth:
+            break  # the next try
+        kept.append(line.strip(" -").rstrip(".:"))
+        depth = indent
     said = ": ".join(kept)
     given = next((line.partition(":")[2].strip() for line in lines if line.strip().startswith("Given value:")), None)
     if given is not None and "Expected a" in said and "value" not in said:

@@ -13,6 +13,7 @@ import yaml
 
 from lit_continual.cli import dispatch, main
 from lit_continual.modules import Segmenter
+from lit_continual.stream.section import reason
 
 NETWORK = {"class_path": "UNet", "init_args": {"spatial_dims": 2, "in_channels": 1, "channels": [4, 8], "strides": [2]}}
 
@@ -218,6 +219,13 @@ def test_a_run_is_not_overwritten_by_one_whose_first_fit_is_refused(stream, tmp_
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     refused("RandFlipd", "fit", "--config", path, "--overwrite")
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_the_reason_of_the_first_try_has_no_words_of_the_next(stream):
+    callback = {"class_path": "Distillation", "init_args": {"alpha": 2}}
+    with pytest.raises(ValueError, match="alpha") as caught:
+        main(["fit", "--config", stream(callback)])
+    assert reason(str(caught.value)) == "`alpha` must be in [0, 1], got 2.0"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX closes the output")
