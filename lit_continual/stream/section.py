@@ -84,15 +84,15 @@ def reason(message: str) -> str:
     """Boil a report of jsonargparse down to what is wrong: the first of its tries at a value, followed inwards."""
     lines = [line for line in message.splitlines() if line.strip()]
     skipped = ("Does not validate", "Subtypes", "Errors", "Given value")
-    kept, depth = [], -1
+    kept, depth, opens = [], -1, True
     for line in lines:
         indent = len(line) - len(line.lstrip(" -"))
         if line.strip(" -").startswith(skipped):
             continue
-        if indent <= depth:
+        if indent <= depth and not opens:
             break  # the next try
         kept.append(line.strip(" -").rstrip(".:"))
-        depth = indent
+        depth, opens = indent, line.endswith(":")
     said = ": ".join(kept)
     given = next((line.partition(":")[2].strip() for line in lines if line.strip().startswith("Given value:")), None)
     if given is not None and "Expected a" in said and "value" not in said:
