@@ -71,9 +71,8 @@ def cache(arguments: Sequence[str]) -> None:
         dataset, patient = given["clear"]["dataset"], given["clear"]["patient"]
         gone, stay = clear(dataset, patient)
         if not gone and not stay and (dataset or patient):
-            whose = " and ".join(
-                [*([f"the data set {dataset}"] * bool(dataset)), *([f"patient {patient}"] * bool(patient))]
-            )
+            named = {"the data set": dataset, "patient": patient}
+            whose = " and ".join(f"{what} {name}" for what, name in named.items() if name)
             raise ValueError(f"The cache holds no volume of {whose}. `cache show` lists what there is.")
         in_use = f"; {stay} are in use by running processes and stay" if stay else ""
         show(f"{gone} volumes are gone from the cache{in_use}.")

@@ -29,11 +29,16 @@ class OldClasses:
     found: list[Mapping[int, Tensor]] = field(default_factory=list)
 
     def look(
-        self, volumes: Sequence[Mapping[str, Any]], predict: Predict, labels: Predict, window: Sequence[int]
+        self,
+        volumes: Sequence[Mapping[str, Any]],
+        predict: Predict,
+        labels: Predict,
+        window: Sequence[int],
+        wanted: Sequence[bool],
     ) -> None:
-        """Ask the network about each volume; see :meth:`.PatchDataset.centre`."""
-        bar = tqdm(volumes, desc="Looking for old classes", leave=False, disable=None)
-        self.found = [_centres(predict, labels, volume["image"], window) for volume in bar]
+        """Ask the network about each volume that is ``wanted``; see :meth:`.PatchDataset.centre`."""
+        bar = tqdm(zip(volumes, wanted, strict=True), "Looking for old classes", len(wanted), leave=False, disable=None)
+        self.found = [_centres(predict, labels, volume["image"], window) if wants else {} for volume, wants in bar]
 
     def centres(self, i: int, own: Tensor, random: np.random.Generator, depth: int = 1, z: int = 0) -> Tensor:
         """Choose between what is annotated and these classes for a patch of a volume.

@@ -163,9 +163,10 @@ class PatchDataset(Dataset[Sample]):
         Warns where every patch is a whole slice or volume, which nothing centres, and no slice is chosen.
         """
         n = len(self.patch_size)
-        if slices or any(tuple(volume["image"].shape[1 : 1 + n]) != self.patch_size for volume in self.volumes):
-            self.old.share = share
-            self.old.look(self.volumes, predict, labels, self.patch_size)
+        whole = [tuple(volume["image"].shape[1 : 1 + n]) == self.patch_size for volume in self.volumes]
+        if slices or not all(whole):
+            self.old.share, wanted = share, [slices or not one for one in whole]
+            self.old.look(self.volumes, predict, labels, self.patch_size, wanted)
             return
         size, remedy = " x ".join(map(str, self.patch_size)), " Leave `old_patches` out, or make `patch_size` smaller"
         remedy += "." if n == 3 else ", or give `data.foreground`, for which slices are chosen."

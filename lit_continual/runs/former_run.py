@@ -30,7 +30,7 @@ class FormerRun:
 
     def recover(self) -> None:
         """End what a process that was killed has left half done."""
-        shutil.rmtree(self.dropped, ignore_errors=True)
+        remove(self.dropped)
         there = [(place / PARTS[-1]).exists() for place in (self.folder, self.aside)]
         if self.exists and there != [True, True]:  # else a new run is there, which has not trained yet
             self.put_back()
@@ -68,8 +68,9 @@ class FormerRun:
     def drop(self) -> None:
         """Remove it, as the new one has trained."""
         if self.exists:
+            remove(self.dropped)
             self.aside.rename(self.dropped)
-            shutil.rmtree(self.dropped, ignore_errors=True)
+            remove(self.dropped)
 
 
 def remove(path: Path) -> None:

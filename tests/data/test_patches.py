@@ -136,6 +136,20 @@ def test_a_share_of_the_slices_that_are_chosen_show_other_classes_each_as_often(
         assert all(expected[value] <= count[value] <= expected[value] + 2 for value in SPOTS), count
 
 
+@pytest.mark.parametrize("slices", [False, True])
+def test_the_network_is_asked_only_about_volumes_of_which_something_can_be_chosen(slices):
+    whole = {**spotted(), "image": torch.full((1, 5, 5, 20), 9.0), "label": torch.zeros(1, 5, 5, 20, dtype=torch.uint8)}
+    dataset, asked = PatchDataset([spotted(), whole], [5, 5]), set()
+
+    def predict(images):
+        asked.add(bool((images == 9).all()))
+        return images
+
+    dataset.centre(predict, lambda values: torch.zeros_like(values[:, 0]), 0.5, slices)
+    assert asked == ({False, True} if slices else {False})
+    assert len(dataset.old.found) == 2
+
+
 @pytest.mark.parametrize(("size", "told"), [([20, 20], True), ([20, 20, 20], True), ([20, 19], False)])
 def test_patches_that_nothing_centres_are_told(size, told):
     dataset = PatchDataset([spotted()], size)

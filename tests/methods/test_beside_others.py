@@ -284,3 +284,11 @@ def test_statistics_are_held_behind_a_validation_too(make, trainer):
     run = trainer(callbacks=[make(), Modes()], val_check_interval=1)
     run.fit(Validates(), batches(), batches())
     assert modes == [False] * 3
+
+
+def test_what_others_call_settle_is_not_called(trainer):
+    class Accounts(Callback):
+        def settle(self, pl_module):
+            raise AssertionError("somebody else's")
+
+    trainer(callbacks=[Accounts(), WeightFusion(), L2SP(0.1, "*", anchor="last_fit")]).fit(network(), batches())

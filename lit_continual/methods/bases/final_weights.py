@@ -3,17 +3,26 @@
 from lightning.pytorch import LightningModule, Trainer
 
 
+class FinalWeights:
+    """A callback that looks at the weights that training has left, or changes them, when a fit ends."""
+
+    def before_settling(self, pl_module: LightningModule) -> None:
+        """Look at the weights before any callback changes them."""
+
+    def settle(self, pl_module: LightningModule) -> None:
+        """Change them; may be called several times in a fit."""
+
+
 def settle_weights(trainer: Trainer, pl_module: LightningModule) -> None:
     """Let callbacks that change weights when a fit ends do so, before another takes them for what the fit has left.
 
     Args:
-        trainer: The trainer, of whose callbacks all that have a method ``before_settling`` are called first, and then
-            all that have ``settle``; both may be called several times.
+        trainer: The trainer, of whose callbacks those that are :class:`FinalWeights` take part: first all look.
         pl_module: The module.
     """
     callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
-    for name in ("before_settling", "settle"):
-        for callback in callbacks:
-            method = getattr(callback, name, None)
-            if method is not None:
-                method(pl_module)
+    mine = [callback for callback in callbacks if isinstance(callback, FinalWeights)]
+    for callback in mine:
+        callback.before_settling(pl_module)
+    for callback in mine:
+        callback.settle(pl_module)

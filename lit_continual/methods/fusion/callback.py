@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.bases.early_layers import make_layers
-from lit_continual.methods.bases.final_weights import settle_weights
+from lit_continual.methods.bases.final_weights import FinalWeights, settle_weights
 from lit_continual.methods.bases.named_method import NamedMethod
 from lit_continual.methods.fusion.fuse import beginning, fuse_weights, require_share
 
 
-class WeightFusion(NamedMethod):
+class WeightFusion(NamedMethod, FinalWeights):
     r"""Interpolate, when a fit ends, between the weights that it began with and those that it found.
 
     .. math:: \theta = (1 - \alpha)\,\theta_\text{old} + \alpha\,\theta_\text{new}
@@ -137,6 +137,7 @@ class WeightFusion(NamedMethod):
         if self._old:
             pl_module.log(f"train/{self.name}_share", self._share, batch_size=1, sync_dist=True)
 
+    @override
     @torch.no_grad()
     def settle(self, pl_module: LightningModule) -> None:
         """Fuse, once a fit."""

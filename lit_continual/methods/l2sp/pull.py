@@ -58,9 +58,8 @@ def warn_of_optimizers(
     """Warn of weight decay on anchored parameters, and of a learning rate at which the explicit step diverges."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         name = next(iter(among(held, group["params"])), None)
-        lr = max(
-            float(group.get(key) or 0) for key in ("lr", "initial_lr", "max_lr")
-        )  # schedules keep their peak there
+        # Schedules keep their peak in the latter two.
+        lr = max(float(group.get(key) or 0) for key in ("lr", "initial_lr", "max_lr"))
         if name and group.get("weight_decay"):
             rank_zero_warn(
                 f"The optimizer's weight decay of {group['weight_decay']} pulls `{name}` to 0, where `L2SP` pulls it to"

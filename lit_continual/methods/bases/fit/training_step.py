@@ -32,10 +32,9 @@ def count_arguments(step: Callable[..., Any]) -> int:
         (1, 2)
     """
     kinds = [parameter.kind for parameter in signature(step).parameters.values()]
-    several = Parameter.VAR_POSITIONAL in kinds
-    return (
-        2 if several else min(2, sum(k in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for k in kinds))
-    )
+    if Parameter.VAR_POSITIONAL in kinds:
+        return 2
+    return min(2, sum(kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds))
 
 
 def loss_of(outputs: Any) -> Any:

@@ -11,14 +11,14 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lit_continual.methods.bases.anchor import select_parameters
-from lit_continual.methods.bases.final_weights import settle_weights
+from lit_continual.methods.bases.final_weights import FinalWeights, settle_weights
 from lit_continual.methods.bases.gradient_edit import among, stepped
 from lit_continual.methods.bases.importance.importance_penalty import ImportancePenalty
 
 Named = dict[str, Tensor]
 
 
-class PathImportance(ImportancePenalty):
+class PathImportance(ImportancePenalty, FinalWeights):
     r"""Gather importances from the gradient and the move of each weight in each optimizer step.
 
     The gradient is that of the loss alone: accumulated, reduced over processes and unscaled, and taken before this
@@ -112,6 +112,7 @@ class PathImportance(ImportancePenalty):
                 self.gather(list(parameters), gradients, before)
         self._pending = []
 
+    @override
     @torch.no_grad()
     def before_settling(self, pl_module: LightningModule) -> None:
         """Look back on the way that training went, before the weights are moved elsewhere."""
