@@ -10,8 +10,8 @@ from typing import Any
 from lit_continual import __version__
 from lit_continual.cli.commands import COMMANDS
 from lit_continual.cli.parser import Parser
-from lit_continual.files.printing import printable
-from lit_continual.files.whole_files import in_one_line, remedy
+from lit_continual.files.printing import printable, write_in_any_encoding
+from lit_continual.files.whole_files import explaining, in_one_line, remedy
 from lit_continual.stream import signals
 from lit_continual.stream.section import reason
 
@@ -51,11 +51,14 @@ def _open_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    write_in_any_encoding(sys.stdout)  # that of errors escapes what it does not have
 
 
 def _run(arguments: Sequence[str], raises: bool) -> Any:
     try:
         if arguments and arguments[0] in COMMANDS:
+            with explaining("The folder in which this runs is gone", "Change to another one.", OSError):
+                os.getcwd()  # without it torch ends the process
             return COMMANDS[arguments[0]](arguments[1:])
         return _overview().parse_args(arguments)
     except Exception as error:
