@@ -152,6 +152,11 @@ def test_what_cannot_run_is_refused_before_anything_does(sweep, tmp_path):
     seeds = {"seed_everything": {"min": 0, "max": 2**32}}
     refused(sweep, r"`seed_everything` must be from 0 to 4294967295, got 4294967296", "--count=2", method="random",
             parameters=seeds)  # fmt: skip
+    for name, known in {
+        "stream/dice/ac": "stream/dice/acc",
+        "matrix/dce/ball": "matrix/dice/ball, matrix/dice/box",
+    }.items():
+        refused(sweep, f"the metric is {name}, and a stream logs {known}", metric={"name": name})
     refused(sweep, "a random sweep has no end. Give --count, or `run_cap`", method="random")
     refused(
         sweep,
