@@ -58,6 +58,7 @@ def parsed_anew(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         >>> [(one.name, one.max_epochs) for one in parsed_anew(parser, given).stream.experiences]
         [('b', None)]
     """
+    _require_values(arguments)
     with warnings.catch_warnings():  # of classes of other packages, which nobody has named
         warnings.filterwarnings("ignore", "(?s).*Hit failing import")
         parsed: Namespace = parser.parse_args([*_with_lists_anew(arguments)])
@@ -67,9 +68,22 @@ def parsed_anew(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
             kind = f"{Exemplars.__module__}.{Exemplars.__qualname__}"  # the one kind of memory, which may go unnamed
             memory = {"class_path": kind, "init_args": given}
             require_groups(given if "class_path" in given else memory, f"The section `{key}` is wrong")
+    if not 0 <= parsed.get("seed_everything", 0) < 2**32:
+        raise ValueError(f"`seed_everything` must be from 0 to 4294967295, got {parsed.seed_everything}.")
     if "stream" in parsed and parsed.stream.experiences is None:
         raise ValueError("`stream.experiences` is null. List what is learnt, or leave it out for one ordinary fit.")
     return parsed
+
+
+def _require_values(arguments: Sequence[str]) -> None:
+    """Refuse options that are typed with nothing behind them, as with a variable of the shell that is not set.
+
+    The path "" would be that of the folder in which the command runs, or be taken for none at all.
+    """
+    for argument, following in pairwise([*arguments, None]):
+        name, has_value, value = str(argument).partition("=")
+        if name.startswith("-") and (value if has_value else following) == "":
+            raise ValueError(f"`{name.strip('-')}` is empty. Give a value, or leave it out where it may be.")
 
 
 def print_old_form(arguments: Sequence[str]) -> bool:

@@ -27,7 +27,14 @@ from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.segmentation.volume_scores import SCORES
 from lit_continual.stream import signals
 from lit_continual.stream.evaluation import evaluate
-from lit_continual.stream.rehearsal import explained, rehearse, rehearse_ordinary, require_devices, with_added
+from lit_continual.stream.rehearsal import (
+    explained,
+    rehearse,
+    rehearse_ordinary,
+    require_devices,
+    require_scored,
+    with_added,
+)
 from lit_continual.stream.section import instantiate
 from lit_continual.stream.stream import Stream, check_stream
 from lit_continual.stream.stream_loop import StreamLoop
@@ -81,8 +88,6 @@ class ContinualCLI(LightningCLI):
         arguments = cast(Sequence[str], args)
         print_old_form(arguments)
         self.config = parsed_anew(parser, arguments)
-        if not 0 <= self.config.seed_everything < 2**32:
-            raise ValueError(f"`seed_everything` must be from 0 to 4294967295, got {self.config.seed_everything}.")
 
     @override
     def instantiate_classes(self) -> None:
@@ -116,7 +121,7 @@ class ContinualCLI(LightningCLI):
         else:
             signals.advise("go on with --ckpt_path" if self.command == "fit" else "run the command again")
             options = {name: self.config_init[name] for name in self.options}
-            rehearse_ordinary(self.command, self.trainer, self.model, self.datamodule, options.get("ckpt_path"))
+            rehearse_ordinary(self.command, self.trainer, self.model, self.datamodule, options)
             states = "$^" if self.command == "fit" else ".*callbacks used to create the checkpoint"  # no part of scores
             with quiet(infos=True, also=states):
                 getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
@@ -171,6 +176,7 @@ class ContinualCLI(LightningCLI):
         path = self.config.ckpt_path
         if path is None:
             raise ValueError(f"`{stage}` on a stream needs --ckpt_path, such as RUN/experiences/0_NAME/model.ckpt.")
+        require_scored(stage, self.config.trainer)
         opened = Checkpoint(path)
         data = {experience.name: self._data(experience, opened) for experience in self.stream.experiences}
         check_stream(self.stream, list(data.values()))

@@ -10,13 +10,14 @@ from typing import Any
 from lit_continual import __version__
 from lit_continual.cli.commands import COMMANDS
 from lit_continual.cli.parser import Parser
-from lit_continual.files.printing import printable
-from lit_continual.files.whole_files import in_one_line, remedy
+from lit_continual.files.printing import printable, write_in_any_encoding
+from lit_continual.files.whole_files import AGAIN, explaining, in_one_line, remedy
 from lit_continual.stream import signals
 from lit_continual.stream.section import reason
 
 #: How to go on with a command that a signal has ended.
 GO_ON = {"fit": "go on with --resume", "compare": "the same command goes on", "sweep": "the same command goes on"}
+WORKER = "DataLoader worker"  # so torch begins what it says of a process that was ended while it loaded data
 EXPECTED = {"ValueError", "OSError", "MisconfigurationException"}  # by name: the last is Lightning's, seconds to import
 
 
@@ -51,11 +52,14 @@ def _open_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    write_in_any_encoding(sys.stdout)  # that of errors escapes what it does not have
 
 
 def _run(arguments: Sequence[str], raises: bool) -> Any:
     try:
         if arguments and arguments[0] in COMMANDS:
+            with explaining("The folder in which this runs is gone", "Change to another one.", OSError):
+                os.getcwd()  # without it torch ends the process
             return COMMANDS[arguments[0]](arguments[1:])
         return _overview().parse_args(arguments)
     except Exception as error:
@@ -78,6 +82,9 @@ def _overview() -> Parser:
 
 def _explained(error: Exception) -> str:
     """What an error says to the user; nothing where the error is not the user's."""
+    if isinstance(error, RuntimeError) and str(error).startswith(WORKER):
+        what = "Most often memory is short: free some, or take fewer workers (`data.num_workers`)"
+        return f"{in_one_line(error)}. {what}, {AGAIN}"
     kinds = {kind.__name__ for kind in type(error).__mro__}
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     if not EXPECTED & kinds and raised_in.parts[-3:-1] != ("pytorch", "callbacks"):

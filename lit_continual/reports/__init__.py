@@ -8,6 +8,8 @@ from lit_continual.reports.comparison_files import comparison_table as compariso
 from lit_continual.reports.comparison_files import write_comparison as write_comparison
 from lit_continual.reports.logged import logged_values as logged_values
 from lit_continual.reports.report import write_report as write_report
+from lit_continual.reports.summary import MEASURES as MEASURES
+from lit_continual.reports.summary import numbers_to_log as numbers_to_log
 from lit_continual.reports.sweep import Sweep as Sweep
 from lit_continual.reports.sweep import Trial as Trial
 from lit_continual.reports.sweep import sweep_table as sweep_table

@@ -14,7 +14,7 @@ from lit_continual.reports.figures import GREY, INK, LINES, open_frame, plain, s
 
 
 def logged_values(folder: Path) -> dict[str, list[float]]:
-    """Every value that a run logged under each name, in the order of the training steps."""
+    """Every number that a run logged under each name, in the order of the training steps; none where all were nan."""
     return {name: [steps[step] for step in sorted(steps)] for name, steps in logged_steps(folder).items()}
 
 
@@ -31,9 +31,9 @@ def logged_steps(folder: Path) -> dict[str, dict[int, float]]:
             for row in _rows(opened, file):
                 step = _number(row.get("step"))
                 for name, text in row.items():
-                    value = _number(text)
-                    if name not in (None, "step", "epoch") and value is not None and step is not None:
-                        found.setdefault(name, {})[int(step)] = value
+                    if text and name not in (None, "step", "epoch") and step is not None:
+                        values, value = found.setdefault(name, {}), _number(text)
+                        values |= {} if value is None else {int(step): value}
     return found
 
 

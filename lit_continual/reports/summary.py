@@ -67,6 +67,19 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return [f"{s} ({run.folder})" if seeded.count(s) > 1 else s for s, run in zip(seeded, runs, strict=True)]
 
 
+def numbers_to_log(run: Run, after: int = -1) -> dict[str, float]:
+    """What loggers are given after an experience, nan for what is undefined.
+
+    ``matrix/<score>/<experience>`` is the newest row of a matrix, and ``stream/<score>/<acc|bwt|...>`` follows from it.
+    """
+    found: dict[str, float] = {}
+    for score in run.scores:
+        row = zip(run.experiences, run.values(score)[after], strict=True)
+        found |= {f"matrix/{score.name}/{on.name}": float(value) for on, value in row}
+        found |= {f"stream/{score.name}/{name}": value for name, value in measures(run, score).items()}
+    return found
+
+
 def scores_of(runs: Iterable[Run]) -> list[Score]:
     """Every score that any of the runs has, in the order of their first appearance."""
     return list({score.name: score for run in runs for score in run.scores}.values())

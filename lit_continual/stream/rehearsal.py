@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,24 +195,43 @@ def with_added(scores: Iterable[str], trainer: Trainer) -> list[str]:
     return [*known, *(name for callback in callbacks for name in callback.added_scores(known))]
 
 
-def rehearse_ordinary(command: str, trainer: Trainer, module: LightningModule, data: Any, path: Any) -> None:
+def require_scored(command: str, trainer: Any) -> None:
+    """Check that ``validate`` or ``test`` has something to score.
+
+    Args:
+        command: Which.
+        trainer: The trainer, or its section of a config.
+
+    Raises:
+        ValueError: If no batch is to be scored.
+    """
+    limit = {"validate": "limit_val_batches", "test": "limit_test_batches"}[command]
+    if getattr(trainer, limit) == 0:
+        raise ValueError(f"`{command}` has nothing to score, as `{limit}` is 0. Give 1 or more, or leave it out.")
+
+
+def rehearse_ordinary(
+    command: str, trainer: Trainer, module: LightningModule, data: Any, options: Mapping[str, Any]
+) -> None:
     """Check that an ordinary ``fit``, ``validate`` or ``test`` can begin.
 
     Raises:
-        ValueError: If it cannot, or the checkpoint at ``path`` is none of Lightning's.
+        ValueError: If it cannot, or the checkpoint among the trainer's ``options`` is damaged or none of Lightning's.
     """
     if command == "fit":
         rehearse_fit(module, data, trainer, trainer.max_epochs if trainer.max_steps == -1 else None)
+    else:
+        require_scored(command, trainer)
+    path = options.get("ckpt_path")
     if path is None and command != "fit" and getattr(module, "classes", None) == []:
         raise ValueError(f"`{command}` needs --ckpt_path: without a checkpoint {type(module).__name__} has no class.")
     if path is None or str(path) in ("best", "last", "hpc") or "://" in str(path) or str(path).startswith("registry"):
         return
     if not Path(path).is_file():
         raise ValueError(f"There is no checkpoint at {path}. Check the path.")
-    try:
-        content = load_checkpoint(path)
-    except ValueError:
-        return  # somebody else's, which Lightning may be able to read
+    if options.get("weights_only") is False:
+        return  # objects in it are to be read too, which Lightning does
+    content = load_checkpoint(path)
     if not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise ValueError(
             f"{path} holds weights alone, and --ckpt_path goes on with a training. Use a checkpoint that Lightning"

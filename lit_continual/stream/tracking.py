@@ -23,7 +23,7 @@ from lit_continual.files.printing import show
 from lit_continual.files.whole_files import in_one_line
 from lit_continual.reports.matrices import matrix_figure
 from lit_continual.reports.overlays import overlays_figure
-from lit_continual.reports.summary import measures
+from lit_continual.reports.summary import numbers_to_log
 from lit_continual.runs.run import Run
 
 
@@ -56,8 +56,6 @@ def without_version(trainer: Trainer) -> Trainer:
 def log_row(loggers: Sequence[Logger], folder: Path, after: int, step: int, pictures: bool = False) -> None:
     """Log what was found after an experience: numbers, the matrices as pictures, and the overlays where asked for.
 
-    ``matrix/<score>/<experience>`` is the newest row of a matrix, and ``stream/<score>/<acc|bwt|...>`` follows from it.
-
     Args:
         loggers: Where to.
         folder: Folder of the run.
@@ -68,14 +66,10 @@ def log_row(loggers: Sequence[Logger], folder: Path, after: int, step: int, pict
     if not loggers:
         return
     run = Run.load(folder)
-    metrics: dict[str, float] = {}
-    for score in run.scores:
-        row = zip(run.experiences, run.values(score)[after], strict=True)
-        metrics |= {f"matrix/{score.name}/{on.name}": float(value) for on, value in row}
-        metrics |= {f"stream/{score.name}/{name}": value for name, value in measures(run, score).items()}
+    metrics = {name: value for name, value in numbers_to_log(run, after).items() if math.isfinite(value)}
     for logger in loggers:
         continue_steps(logger, 0)
-        logger.log_metrics({name: value for name, value in metrics.items() if math.isfinite(value)}, step=step)
+        logger.log_metrics(metrics, step=step)
         if isinstance(logger, (WandbLogger, TensorBoardLogger)):
             _log_pictures(logger, run, step, pictures)
         logger.save()

@@ -1,22 +1,20 @@
 """Cells that run here: each a process, that can be killed anywhere and gone on with."""
 
-import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import NoReturn
+from types import TracebackType
 
 from typing_extensions import Self
 
 from lit_continual.files.folder_aside import made_folder
 from lit_continual.files.folder_lock import INHERITED, FolderLock
+from lit_continual.stream import signals
 from lit_continual.studies.cell import COMMAND, OUTPUT, Cell, threads_of
 from lit_continual.studies.devices import VISIBLE, devices_of, visible_devices
 from lit_continual.studies.fork_server import POSSIBLE, Forked, ForkServer
@@ -70,17 +68,21 @@ class Workers:
         self._looked = float("-inf")
 
     def __enter__(self) -> Self:
-        with contextlib.suppress(ValueError):  # not in the main thread: then whoever is handles signals
-            self._sigterm = signal.signal(signal.SIGTERM, _leave)
+        self._signals = signals.handled("run the same again")  # unless whoever has entered this handles them
+        self._signals.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for cell in list(self.jobs):
-            self.stop(cell)
-        if "_server" in vars(self) and self._server is not None:
-            self._server.close()
-        with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGTERM, self._sigterm)
+        try:
+            for process in self.jobs.values():  # all of them before any is waited for, which a second Ctrl-C ends
+                if process is not None and process.poll() is None:
+                    process.terminate()
+            for cell in list(self.jobs):
+                self.stop(cell)
+            if "_server" in vars(self) and self._server is not None:
+                self._server.close()
+        finally:
+            self._signals.__exit__(kind, error, at)
 
     @property
     def free(self) -> bool:
@@ -100,9 +102,9 @@ class Workers:
             lock.release()
             return
         self.slots[cell] = next(slot for slot in count() if slot not in self.slots.values())
-        process = self._process(cell, lock.token)
+        self.locks[cell] = lock
+        self.jobs[cell] = process = self._process(cell, lock.token)  # at once, so that what fails next ends it
         lock.hand_to(process.pid)
-        self.jobs[cell], self.locks[cell] = process, lock
 
     def _process(self, cell: Cell, token: str) -> subprocess.Popen[bytes] | Forked:
         environment = {**cell.environment(self.given, self.threads), INHERITED: token}
@@ -202,11 +204,6 @@ def run_cells(cells: Sequence[Cell], launcher: Launcher, pause: float = PAUSE) -
                 finished.add(cell.folder)
             yield cell, error
         time.sleep(pause if launcher.jobs else 0)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End this process in the way that also ends what it started."""
-    sys.exit(128 + number)
 
 
 def reason(cell: Cell, code: int = 0) -> str:

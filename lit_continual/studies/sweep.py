@@ -8,7 +8,8 @@ from typing import Any
 
 from lit_continual.files.outputs import require_folder
 from lit_continual.files.printing import show
-from lit_continual.reports import Sweep, sweep_table, write_sweep
+from lit_continual.reports import MEASURES, Sweep, sweep_table, write_sweep
+from lit_continual.stream.stream import SCORES
 from lit_continual.stream.tracking import announce
 from lit_continual.studies.cell import Cell, with_variables
 from lit_continual.studies.cells import PAUSE
@@ -53,6 +54,7 @@ def sweep(
             raise ValueError(f"{config}, with {tried}: {error}") from error
         if not parsed.stream.experiences:
             raise ValueError(f"{config}: the config in `command` has no `stream.experiences`. Name one or more.")
+        _require_logged(file, config, parsed.stream)
     trials = Trials(file, folder, limit)
     trials.collect()
     if launch.launcher == "print":
@@ -82,6 +84,15 @@ def _require_possible(file: SweepFile, config: Path, launch: Launch) -> None:
         raise ValueError(f"{config}: {what} needs results while it runs; take --launcher local or slurm.")
     if launch.launcher == "slurm" and file.method == "bayes" and launch.workers is None:
         raise ValueError(f"{config}: a Bayes sweep learns from results; say by --workers how many trials at a time.")
+
+
+def _require_logged(file: SweepFile, config: Path, stream: Any) -> None:
+    """Refuse a metric of the result matrix that no stream has: only the first trial's end would say so."""
+    kind, scores = file.metric.name.partition("/")[0], list(stream.scores or SCORES)
+    ends = {"matrix": [experience.name for experience in stream.experiences], "stream": [*MEASURES]}
+    known = [f"{kind}/{score}/{end}" for score in scores for end in ends.get(kind, ())]
+    if known and file.metric.name not in known:
+        raise ValueError(f"{config}: the metric is {file.metric.name}, and a stream logs {', '.join(known)}.")
 
 
 def _run(trials: Trials, launch: Launch, more: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from math import exp
+from math import exp, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,7 +10,8 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_continual.files.folder_aside import made_folder
-from lit_continual.reports import Trial, logged_values
+from lit_continual.reports import Trial, logged_values, numbers_to_log
+from lit_continual.runs.run import Run
 from lit_continual.studies.cell import Cell
 from lit_continual.studies.journal import STUDY, open_journal
 from lit_continual.studies.sweep_file import Parameter, SweepFile
@@ -105,13 +106,16 @@ class Trials:
         return False
 
     def finish(self, number: int) -> float:
-        """Close a trial whose run is finished, and return its result.
+        """Close a trial whose run is finished, and return its result, nan where that is undefined.
 
         Raises:
             ValueError: If the run never logged the metric.
         """
         wanted, logged = self.sweep.metric.name, logged_values(self._folder(number))
-        if wanted not in logged:
+        if not logged.get(wanted):
+            if wanted in {*logged, *numbers_to_log(Run.load(self._folder(number)))}:  # as a distance to what is empty
+                self.study.tell(self.open.pop(number), state=self.optuna.trial.TrialState.FAIL, skip_if_finished=True)
+                return nan
             likely = [name for name in sorted(logged) if name.startswith(("matrix/", "stream/", "val/"))]
             raise ValueError(
                 f"The metric {wanted} was never logged as a number by {self._folder(number)}, which has"
@@ -130,10 +134,10 @@ class Trials:
     def results(self) -> list[Trial]:
         """Every trial that ended, in the order of their numbers."""
         found = []
-        for trial in self._in("COMPLETE", "PRUNED"):
+        for trial in self._in("COMPLETE", "PRUNED", "FAIL"):
             folder = self._folder(trial.number)
-            last = {name: values[-1] for name, values in logged_values(folder).items()}
-            found.append(Trial(trial.number, dict(trial.params), last, trial.state.name == "COMPLETE", folder))
+            last = {name: values[-1] for name, values in logged_values(folder).items() if values}
+            found.append(Trial(trial.number, dict(trial.params), last, trial.state.name != "PRUNED", folder))
         return found
 
     def _folder(self, number: int) -> Path:

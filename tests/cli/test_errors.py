@@ -54,6 +54,16 @@ def test_an_error_of_a_disk_is_one_sentence_with_its_own_remedy(said, number, re
     assert remedy in line
 
 
+@pytest.mark.parametrize("how", ["(pid 7) is killed by signal: Killed. ", "(pid(s) 7, 8) exited unexpectedly"])
+def test_a_process_that_loads_data_and_is_ended_is_one_sentence(said, how):
+    """The system ends it where memory is short."""
+    code, written = said(RuntimeError(f"DataLoader worker {how}"))
+    assert code == 1
+    (line,) = written.splitlines()
+    assert line.startswith(f"lit-continual: error: DataLoader worker {how.rstrip('. ')}. Most often memory is short")
+    assert line.endswith("a fit goes on with --resume.")
+
+
 PLATEAU = "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val_loss}}"
 
 

@@ -71,6 +71,15 @@ def test_a_variable_that_is_not_set_names_no_folder(trained, tmp_path, monkeypat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "model.ckpt"]
 
 
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+@pytest.mark.parametrize("given", [["--trainer.default_root_dir="], ["--data.dataset", ""], ["--config="]])
+def test_a_variable_that_is_not_set_names_no_part_of_a_fit(stream, tmp_path, monkeypatch, command, given):
+    """Its run would be in ``runs/stream``, and its images those of the folder in which it runs."""
+    monkeypatch.chdir(tmp_path)
+    refused(r"`[\w.]+` is empty. Give a value, or leave it out", command, "--config", stream(), *given)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]
+
+
 def test_what_the_cache_does_not_hold_is_not_said_to_be_gone(tmp_path, monkeypatch):
     monkeypatch.setenv("LIT_CONTINUAL_CACHE", str(tmp_path))
     refused("The cache holds no volume of the data set liver and patient P1", "cache", "clear", "--dataset", "liver",

@@ -185,6 +185,25 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(stream, tmp_path, content
     assert "There is no checkpoint at" in refused(*fit, f"--ckpt_path={tmp_path / 'nowhere.ckpt'}")
 
 
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04", "half", [1]])
+def test_a_damaged_checkpoint_of_an_ordinary_fit_is_named(stream, tmp_path, content):
+    path = tmp_path / "some.ckpt"
+    torch.save(content if isinstance(content, list) else {"state_dict": {"a": torch.zeros(900)}}, path)
+    if not isinstance(content, list):
+        path.write_bytes(path.read_bytes()[:2000] if content == "half" else content)
+    for command in ("fit", "test"):
+        arguments = [command, "--config", stream(experiences=[]), "--data.classes={ball: 1}", f"--ckpt_path={path}"]
+        assert re.search("some.ckpt (cannot be read as a checkpoint|holds a list, not)", refused(*arguments))
+
+
+@pytest.mark.parametrize("experiences", [{}, {"experiences": []}], ids=["stream", "ordinary"])
+@pytest.mark.parametrize(("command", "limit"), [("test", "limit_test_batches"), ("validate", "limit_val_batches")])
+def test_scores_of_nothing_are_refused(stream, experiences, command, limit):
+    options = [f"--trainer.{limit}=0", "--ckpt_path=some.ckpt"]
+    said = refused(command, "--config", stream(**experiences), *options)
+    assert said == f"`{command}` has nothing to score, as `{limit}` is 0. Give 1 or more, or leave it out."
+
+
 def test_a_fit_without_a_number_of_epochs_needs_what_ends_it(trainer):
     assert _length(trainer(max_epochs=-1, callbacks=Timer("00:00:01:00"))) is None
     with pytest.raises(ValueError, match="has no end"):

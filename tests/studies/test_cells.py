@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lit_continual.files.folder_lock import FolderLock
+from lit_continual.stream import signals
 from lit_continual.studies.cells import Cell, Workers, run_cells
 from tests.processes import wait_until
 
@@ -145,6 +147,48 @@ def test_after_a_sigkill_of_the_parent_no_cell_runs_twice_at_a_time_nor_again(fi
     assert second.wait(600) == 0
     assert finished(tmp_path) == ["0", "1", "2", "3"]
     assert begun(tmp_path) == dict.fromkeys("0123", 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_handles_signals_hears_of_one_that_comes_while_cells_run(cell, fit, monkeypatch, number):
+    """It says how to go on."""
+    monkeypatch.setattr(signals, "_received", [])
+    with pytest.raises((SystemExit, KeyboardInterrupt)), signals.handled("go on"), Workers(1, fit):
+        signal.raise_signal(number)
+    assert signals.received() == number
+
+
+def test_all_processes_are_asked_to_leave_before_one_is_waited_for(cell, fit, monkeypatch):
+    """A second Ctrl-C ends the waiting."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    pool = Workers(2, fit)
+    with pool:
+        for one in (cell("one", "--seconds=600"), cell("two", "--seconds=600")):
+            pool.start(one)
+        asked = list(pool.jobs.values())
+        for process in asked:
+            monkeypatch.setattr(process, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.__exit__(None, None, None)
+        monkeypatch.undo()
+    assert [process.wait(300) for process in asked] == [-signal.SIGTERM, -signal.SIGTERM]
+
+
+def test_what_fails_behind_the_start_of_a_process_ends_it(cell, fit, monkeypatch):
+    begun = []
+
+    def full(self, pid):
+        begun.append(pid)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(FolderLock, "hand_to", full)
+    with pytest.raises(OSError, match="No space"), Workers(1, fit) as pool:
+        pool.start(cell("one", "--seconds=600"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(*begun, 0)
 
 
 @pytest.mark.slow

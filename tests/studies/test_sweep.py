@@ -149,6 +149,14 @@ def test_what_cannot_run_is_refused_before_anything_does(sweep, tmp_path):
         r"with trainer.max_epochs abc: .*Expected a int",
         parameters={"trainer.max_epochs": {"values": [1, "abc"]}},
     )
+    seeds = {"seed_everything": {"min": 0, "max": 2**32}}
+    refused(sweep, r"`seed_everything` must be from 0 to 4294967295, got 4294967296", "--count=2", method="random",
+            parameters=seeds)  # fmt: skip
+    for name, known in {
+        "stream/dice/ac": "stream/dice/acc",
+        "matrix/dce/ball": "matrix/dice/ball, matrix/dice/box",
+    }.items():
+        refused(sweep, f"the metric is {name}, and a stream logs {known}", metric={"name": name})
     refused(sweep, "a random sweep has no end. Give --count, or `run_cap`", method="random")
     refused(
         sweep,
@@ -193,6 +201,18 @@ def test_what_cannot_run_is_refused_before_anything_does(sweep, tmp_path):
 def test_another_sweep_in_the_folder_is_refused(sweep):
     sweep("--workers=0")
     refused(sweep, "holds a sweep with another parameters. Choose another folder", parameters=RATES)
+
+
+def test_a_trial_whose_metric_is_undefined_ends_no_sweep(sweep, tmp_path, capsys):
+    """The distance to a prediction that is empty is none, and is not logged."""
+    trials, points = sweep(metric={"name": "stream/dice/intransigence"}, parameters=RATES)
+    assert len(trials) == len(points) == 4
+    assert {point["stream/dice/intransigence n"] for point in points} == {"0"}
+    said = capsys.readouterr().out
+    assert "stream/dice/intransigence nan" in said
+    assert "—" in said
+    assert sweep(metric={"name": "stream/dice/intransigence"}, parameters=RATES) == (trials, points)
+    assert set(begun(tmp_path).values()) == {1}
 
 
 def test_a_metric_that_is_never_logged_is_named_with_those_that_are(sweep):
