@@ -308,7 +308,13 @@ BREAKS = [
         "tests/methods/fusion/test_callback.py",
         ("(count - before) / count)", "(count - before) / max(before, 1))"),
         ("value.detach().cpu().clone() for", "value.detach() for"),
-        ("values[name].copy_(value)\n        self._old = {}", "values[name].copy_(value)"),
+        ("            values[name].copy_(value)\n        self._old = {}", "            values[name].copy_(value)"),
+    ),
+    *room(
+        "methods/fusion/statistics.py",
+        "tests/methods/fusion/test_statistics.py",
+        ("layer.momentum = None", "layer.momentum = 0.1"),
+        ("            layer.train()\n", ""),
     ),
     *room(
         "methods/der/callback.py",

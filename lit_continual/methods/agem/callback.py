@@ -17,10 +17,10 @@ from typing_extensions import override
 from lit_continual.methods.agem.projection import project_gradient
 from lit_continual.methods.bases.fit.batch_rows import count_rows, take_rows
 from lit_continual.methods.bases.fit.replaced_method import ReplacedMethod
+from lit_continual.methods.bases.fit.training_batches import on_device
 from lit_continual.methods.bases.fit.training_step import ask_step, loss_of
 from lit_continual.methods.bases.gradient_edit import GradientEdit, has_gradients, stepped
 from lit_continual.methods.bases.guards import require_real
-from lit_continual.methods.bases.importance.single_samples import on_device
 from lit_continual.methods.bases.old_network.logits import memory_of, origins
 from lit_continual.methods.bases.partial_training import PartialTraining
 

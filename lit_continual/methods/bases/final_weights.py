@@ -9,7 +9,7 @@ class FinalWeights:
     def before_settling(self, pl_module: LightningModule) -> None:
         """Look at the weights before any callback changes them."""
 
-    def settle(self, pl_module: LightningModule) -> None:
+    def settle(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Change them; may be called several times in a fit."""
 
 
@@ -25,4 +25,4 @@ def settle_weights(trainer: Trainer, pl_module: LightningModule) -> None:
     for callback in mine:
         callback.before_settling(pl_module)
     for callback in mine:
-        callback.settle(pl_module)
+        callback.settle(trainer, pl_module)

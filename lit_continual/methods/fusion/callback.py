@@ -10,10 +10,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_continual.files.whole_files import in_one_line
 from lit_continual.methods.bases.early_layers import make_layers
 from lit_continual.methods.bases.final_weights import FinalWeights, settle_weights
+from lit_continual.methods.bases.fit.training_batches import training_batches
 from lit_continual.methods.bases.named_method import NamedMethod
 from lit_continual.methods.fusion.fuse import beginning, fuse_weights, require_share
+from lit_continual.methods.fusion.statistics import batch_norms, measure_statistics
 
 
 class WeightFusion(NamedMethod, FinalWeights):
@@ -22,10 +25,10 @@ class WeightFusion(NamedMethod, FinalWeights):
     .. math:: \theta = (1 - \alpha)\,\theta_\text{old} + \alpha\,\theta_\text{new}
 
     for the parameters that the old network has; those of a new head are the new network's, as are new rows of a tensor
-    that has grown. The running statistics of normalisations are interpolated like the weights: the mean is then exact
-    behind a first layer, and the variance not below its true value; all other buffers are the new network's. The fit
-    itself is that of the module: its losses, its validation and the checkpoints that it writes know nothing of the
-    fusion. What is saved after the fit is fused, such as the ``model.ckpt`` of a stream.
+    that has grown. The running statistics of batch normalisations are those of neither network, and are measured anew;
+    all other buffers are the new network's. The fit itself is that of the module: its losses, its validation and the
+    checkpoints that it writes know nothing of the fusion. What is saved after the fit is fused, such as the
+    ``model.ckpt`` of a stream.
 
     Args:
         share: :math:`\alpha`, share of the new network, in [0, 1]; or ``"class_count"`` for
@@ -33,13 +36,18 @@ class WeightFusion(NamedMethod, FinalWeights):
             backgrounds, that the module had before the fit and has got in it.
         old: ``"last_fit"`` for what the last fit left, so that the first fit is not fused; ``"start"`` for the module
             as this fit finds it, such as one that was trained elsewhere.
+        statistics: ``measured`` for running statistics of batch normalisations that are means over an epoch of
+            training batches, in which a copy of the fused network makes training steps without a gradient; ``fused``
+            for a mean like that of the weights, which costs nothing and is right behind a first layer alone. Statistics
+            that the fit has not moved stay in both.
         name: Tells this instance from others of its class, in the logs and in checkpoints.
 
     Raises:
         ValueError: If an argument is out of range, or, when a fit starts, a tensor of the old network is gone or has
             become smaller.
         MisconfigurationException: If classes are to be counted and the module has neither ``classes`` nor
-            ``head_channels``, or a fit brings no new one; and under strategies that shard the module or drop its
+            ``head_channels``, or a fit brings no new one; under manual optimization or, in the first batch, if that
+            fails, where statistics are to be measured; and under strategies that shard the module or drop its
             processes.
 
     Logs ``train/<name>_share``, :math:`\alpha`, at each epoch of a fit that will be fused.
@@ -58,6 +66,7 @@ class WeightFusion(NamedMethod, FinalWeights):
         self,
         share: float | Literal["class_count"] = 0.5,
         old: Literal["last_fit", "start"] = "last_fit",
+        statistics: Literal["measured", "fused"] = "measured",
         name: str = "fusion",
     ) -> None:
         if not isinstance(share, str):
@@ -66,11 +75,14 @@ class WeightFusion(NamedMethod, FinalWeights):
             raise ValueError(f"`share` must be a number in [0, 1] or 'class_count', got {share!r}.")
         if old not in ("last_fit", "start"):
             raise ValueError(f"`old` must be 'last_fit' or 'start', got {old!r}.")
-        self.share, self.old, self.name = share, old, name
+        if statistics not in ("measured", "fused"):
+            raise ValueError(f"`statistics` must be 'measured' or 'fused', got {statistics!r}.")
+        self.share, self.old, self.statistics, self.name = share, old, statistics, name
         self._known: dict[str, list[int]] = {}  # shapes of the old network; none without one
         self._classes: int | None = None  # of the old network
         self._old: dict[str, Tensor] = {}  # its weights, during a fit
         self._share = 1.0  # of this fit
+        self._to_try = False  # whether this fit is still to try a measurement
         #: Whether the caller knows that another fit follows the first, as a stream does.
         self.fits_follow = False
 
@@ -120,6 +132,27 @@ class WeightFusion(NamedMethod, FinalWeights):
             values = _fusible(pl_module)
             found = {name: beginning(values[name], shape, name) for name, shape in self._known.items()}
             self._old = {name: value.detach().cpu().clone() for name, value in found.items()}
+        self._to_try = self._share < 1 and self.statistics == "measured" and bool(batch_norms(pl_module))
+        if self._to_try and not pl_module.automatic_optimization:
+            raise MisconfigurationException(
+                "`WeightFusion` measures the statistics of batch normalisations by `training_step`, which under manual"
+                " optimization steps its optimizers. Set `statistics='fused'`."
+            )
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._to_try:  # before training, and not when it has ended
+            self._to_try = False
+            try:
+                measure_statistics(trainer, pl_module, (), [batch])
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of somebody's module, which may raise anything
+                raise MisconfigurationException(
+                    f"`WeightFusion` could not measure statistics by the training step of a copy of"
+                    f" {type(pl_module).__name__} ({type(error).__name__}: {in_one_line(error)}). Set"
+                    " `statistics='fused'`."
+                ) from error
 
     def _share_of(self, pl_module: LightningModule) -> float:
         if not isinstance(self.share, str):
@@ -139,12 +172,18 @@ class WeightFusion(NamedMethod, FinalWeights):
 
     @override
     @torch.no_grad()
-    def settle(self, pl_module: LightningModule) -> None:
+    def settle(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fuse, once a fit."""
+        if not self._old:
+            return
         values = _fusible(pl_module)
-        for name, value in fuse_weights(self._old, values, self._share).items() if self._old else ():
+        held = {name for name, value in self._old.items() if torch.equal(value, values[name].cpu())}
+        for name, value in fuse_weights(self._old, values, self._share).items():
             values[name].copy_(value)
         self._old = {}
+        moved = [name for name in batch_norms(pl_module) if f"{name}.running_mean" not in held]
+        if self.statistics == "measured" and self._share < 1 and moved and trainer.train_dataloader is not None:
+            measure_statistics(trainer, pl_module, moved, training_batches(trainer))
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,20 +1,18 @@
 """PLOP: pooled features of the old network, and its certain answers as labels of the background."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from lit_continual.methods.bases.fit.precision import full_precision
-from lit_continual.methods.bases.importance.single_samples import batches_of_epoch, on_device
+from lit_continual.methods.bases.fit.training_batches import training_batches
 from lit_continual.methods.bases.old_network import answers
 from lit_continual.methods.bases.old_network.feature_term import FeatureTerm
 from lit_continual.methods.bases.old_network.one_softmax import (
@@ -130,7 +128,7 @@ class PLOP(FeatureTerm):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> Tensor | None:
         """Find the median entropy of each class in the background of the training data, of all processes."""
         counts: Any = None
-        for batch in _training_batches(trainer):
+        for batch in training_batches(trainer):
             with trainer.precision_plugin.train_step_context():
                 found = self.ask(self._about(batch))
             background = self._targets(pl_module, batch, found) == 0
@@ -203,13 +201,3 @@ class PLOP(FeatureTerm):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._thresholds = state_dict["thresholds"]
-
-
-def _training_batches(trainer: Trainer) -> Iterator[Any]:
-    """The batches of an epoch, on the device; the random numbers of training stay what they are."""
-    count = trainer.num_training_batches
-    if count == float("inf") and trainer.max_steps != -1:  # data that may have no end
-        count = trainer.max_steps * trainer.accumulate_grad_batches
-    with isolate_rng():
-        for batch in islice(batches_of_epoch(trainer), None if count == float("inf") else int(count)):
-            yield on_device(trainer, batch)

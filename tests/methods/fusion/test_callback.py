@@ -18,7 +18,7 @@ from tests.marks import slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* has no old network")  # in a first fit
 
-FUSION = {"class_path": "WeightFusion", "init_args": {"share": 0.25}}
+FUSION = {"class_path": "WeightFusion", "init_args": {"share": 0.25, "statistics": "fused"}}
 
 
 class Foreign(LightningModule):
@@ -70,7 +70,7 @@ def state(module):
     ids=["plain", "accumulated", "bf16"],
 )
 def test_a_second_fit_leaves_the_mean_and_a_new_head_as_it_was_found(trainer, dims, options):
-    callback, module = WeightFusion(0.3), Foreign(dims)
+    callback, module = WeightFusion(0.3, statistics="fused"), Foreign(dims)
     trainer(callbacks=callback).fit(module, batches(0, dims))
     old = state(module)
     module.grow()
@@ -88,7 +88,7 @@ def test_the_weights_at_the_start_may_be_the_old_ones(trainer):
     module = Foreign()
     old, plain = state(module), Foreign()
     trainer().fit(plain, batches(1))
-    trainer(callbacks=WeightFusion(0.8, old="start")).fit(module, batches(1))
+    trainer(callbacks=WeightFusion(0.8, old="start", statistics="fused")).fit(module, batches(1))
     assert_close(state(module), mean(old, state(plain), 0.8), rtol=1e-5, atol=1e-6)
 
 
@@ -97,7 +97,7 @@ def test_an_average_of_the_weights_is_the_new_network(trainer, order):
     module, averaged = Foreign(), Foreign()
     old = state(module)
     trainer(callbacks=EMAWeightAveraging(decay=0.7), max_epochs=2).fit(averaged, batches(1))
-    both = [WeightFusion(0.3, old="start"), EMAWeightAveraging(decay=0.7)][::order]
+    both = [WeightFusion(0.3, old="start", statistics="fused"), EMAWeightAveraging(decay=0.7)][::order]
     trainer(callbacks=both, max_epochs=2).fit(module, batches(1))
     assert_close(state(module), mean(old, state(averaged), 0.3), rtol=1e-5, atol=1e-6)
 
@@ -117,7 +117,7 @@ class Counted(Foreign):
 
 @pytest.mark.parametrize("old", ["start", "last_fit"])
 def test_classes_are_counted(trainer, old):
-    module, callback = Counted(), WeightFusion("class_count", old=old)
+    module, callback = Counted(), WeightFusion("class_count", old=old, statistics="fused")
     before = state(module)
     if old == "last_fit":
         callback.follow(module)
@@ -145,6 +145,7 @@ def test_what_cannot_be_fused_is_refused_before_training(trainer):
         ({"share": 1.2}, r"`share` of the new network must be in \[0, 1\], got 1.2"),
         ({"share": "classes"}, "a number in .* or 'class_count', got 'classes'"),
         ({"old": "first"}, "`old` must be 'last_fit' or 'start', got 'first'"),
+        ({"statistics": "new"}, "`statistics` must be 'measured' or 'fused', got 'new'"),
     ):
         with pytest.raises(ValueError, match=message):
             WeightFusion(**arguments)

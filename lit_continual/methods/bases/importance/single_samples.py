@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, RandomSampler
 from torch.utils.data import SequentialSampler as Sequential
 
 from lit_continual.methods.bases.fit.batch_rows import count_rows, take_rows
 from lit_continual.methods.bases.fit.forward_calls import tensors
+from lit_continual.methods.bases.fit.training_batches import batches_of_epoch, on_device
 from lit_continual.methods.bases.old_network.logits import origins
 
 
@@ -78,22 +78,6 @@ def first_sample(trainer: Trainer, batch: Any, count: int | None) -> Any:
                 "The training data have no length and may have no end. Say by `samples` how many of them to measure."
             )
     return first if rows or not count_rows(batch) else None
-
-
-def batches_of_epoch(trainer: Trainer) -> Iterator[Any]:
-    """Yield the batches of an epoch, where there are several loaders in the mode in which the fit combines them."""
-    combined = trainer.fit_loop._combined_loader  # private; a public attribute has the loaders, and not the mode
-    mode: Any = "max_size_cycle" if combined is None else combined._mode
-    for batch, _, _ in CombinedLoader(trainer.train_dataloader, mode):
-        yield batch
-
-
-def on_device(trainer: Trainer, batch: Any) -> Any:
-    """Move a batch as Lightning moves those of a training step, with the hooks of the module and of the data module."""
-    batch = trainer.precision_plugin.convert_input(batch)
-    # Private, but nothing else asks both the module and the data module.
-    batch = trainer.lightning_module._on_before_batch_transfer(batch)
-    return trainer.strategy.batch_to_device(batch)
 
 
 def _apart(batch: Any) -> Iterator[Any]:
