@@ -456,6 +456,7 @@ CONTENTS = {
             "class_path": "a", "init_args": {"model_name": "efficientnet-b0", "pretrained": True}}},
     },
     "transforms a number": {"post": 3},
+    "many transforms": {"post": [{"_target_": "FillHoles"}] * 201},
     "deep": {"network": __import__("functools").reduce(lambda inner, _: [inner], range(200), [])},
     "network none": {"network": None},
     "escapes": {"network": ESCAPES},

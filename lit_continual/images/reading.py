@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Sequence
+from gzip import BadGzipFile
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from monai.data import ITKReader, MetaTensor
 from monai.transforms import EnsureChannelFirst
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.openers import ImageOpener
 from torch import Tensor
 
 from lit_continual.files.whole_files import explaining
@@ -20,6 +23,7 @@ from lit_continual.images.nifti import nifti_affine
 
 LARGEST = 2**31  # voxels of an image
 AT_ONCE = 2**23  # voxels of a slab
+BEHIND = 16  # MB that are read behind the voxels
 HAS_ITK = importlib.util.find_spec("itk") is not None
 
 
@@ -63,15 +67,30 @@ def _loaded(path: Path) -> MetaTensor:
 
 def _loaded_nifti(path: Path) -> MetaTensor:
     """Load slab by slab: a header that scales makes float64, of which a volume takes more than of its float32."""
-    image: Any = nib.load(path, keep_file_open=True)  # a compressed file is gone through once
-    shape, voxels = image.shape, image.dataobj
+    image: Any = nib.load(path)
+    stored, shape = image.dataobj, image.shape
     found = np.empty(shape, np.float32)
     count = max(1, AT_ONCE * shape[-1] // max(1, found.size)) if shape else 1
-    for begin in range(0, shape[-1], count):
-        with np.errstate(over="ignore", invalid="ignore"):  # what is infinite then is refused with the name of the file
-            found[..., begin : begin + count] = np.asanyarray(voxels[..., begin : begin + count]).astype(np.float32)
+    with ImageOpener(path) as file:  # a compressed file is gone through once
+        voxels: Any = ArrayProxy(file, (shape, stored.dtype, stored.offset, stored.slope, stored.inter))
+        for begin in range(0, shape[-1], count):
+            part = slice(begin, begin + count)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is infinite is refused with the name of the file
+                found[..., part] = np.asanyarray(voxels[..., part]).astype(np.float32)
+        _require_checksum(file)
     channels = torch.from_numpy(found if found.ndim > 3 else found[..., None]).movedim(-1, 0)
     return MetaTensor(channels, affine=torch.from_numpy(np.array(image.affine, np.float64)))
+
+
+def _require_checksum(file: Any) -> None:
+    """Read on to the end, where a compressed file has the checksum of what it holds; what follows it is nobody's."""
+    try:
+        for _ in range(BEHIND):
+            if not file.read(2**20):
+                return
+    except BadGzipFile as error:
+        if "CRC" in str(error) or "length" in str(error).lower():
+            raise
 
 
 def _require_numbers(path: Path) -> None:

@@ -92,9 +92,26 @@ def facts_in(content: Mapping[str, Any], path: Path) -> dict[str, float]:
     Raises:
         ValueError: If something is missing, or is no number.
     """
-    facts: Any = content.get("experience")
+    said: Any = content.get("experience")
+    facts = {name: said[name] for name in types_of(Facts) if name in said} if isinstance(said, Mapping) else {}
     if not fits(facts, dict[str, int | float]) or not {"epochs", "steps", "seconds"} <= facts.keys():
-        raise ValueError(f"{path} does not say how long its fit was ({repr(facts)}). Remove it to learn it again.")
+        raise ValueError(f"{path} does not say how long its fit was ({repr(said)}). Remove it to learn it again.")
     if bad := [name for name, value in facts.items() if not 0 <= value < math.inf]:
         raise ValueError(f"{path} says that `{bad[0]}` is {facts[bad[0]]}. Remove it to learn it again.")
-    return {name: value for name, value in facts.items() if name in types_of(Facts)}
+    return facts
+
+
+def require_own(content: Mapping[str, Any], path: Path, index: int, name: str) -> None:
+    """Check that a checkpoint is that of the experience in whose folder it lies; old ones do not say whose they are.
+
+    Raises:
+        ValueError: If it is that of another one.
+    """
+    said: Any = content.get("experience")
+    known = {"index": index, "name": name}
+    found = {key: said[key] for key in known if key in said} if isinstance(said, Mapping) else {}
+    if found and found != known:
+        raise ValueError(
+            f"{path} is the checkpoint of experience {repr(found.get('index'))}, {repr(found.get('name'))}, and lies in"
+            f" the folder of {index}, {name!r}. Put back its own from a copy, or remove it to learn it again."
+        )

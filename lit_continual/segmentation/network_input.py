@@ -48,6 +48,30 @@ def named_failure(images: Tensor, paths: Sequence[Any]) -> Iterator[None]:
         ) from error
 
 
+def require_size(answer: Tensor, windows: Tensor) -> None:
+    """Check that a network answers for each voxel of the windows that it was given.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if answer.shape[2:] != windows.shape[2:]:
+        sizes = (" x ".join(map(str, one.shape[2:])) for one in (answer, windows))
+        raise ValueError(f"it returns {next(sizes)} voxels of {next(sizes)}")
+
+
+def require_finite(logits: Tensor, batch: Any) -> None:
+    """Check that logits are numbers, of which there is a largest.
+
+    Raises:
+        ValueError: If some are nan or infinite.
+    """
+    if not bool(logits.isfinite().all()):
+        raise ValueError(
+            f"The answer of the network to {batch.get('path', ['an image'])[0]} is nan or infinite: its weights, or the"
+            " values of the image, are too large. Use another checkpoint, or look at the image."
+        )
+
+
 def rehearse(module: Any, data: Any) -> None:
     """Send one patch of each data set through a copy of a segmenter that computes nothing.
 

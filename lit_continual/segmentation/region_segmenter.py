@@ -11,6 +11,7 @@ from typing_extensions import override
 from lit_continual.data.batch import Batch
 from lit_continual.runs.checkpoints.checkpointed_module import CheckpointedModule
 from lit_continual.runs.checkpoints.classes import MODULES
+from lit_continual.runs.checkpoints.parameters import checked_parameter
 from lit_continual.runs.checkpoints.spec import Spec
 from lit_continual.runs.schedule import Schedule
 from lit_continual.segmentation.label_map import folded_logits, label_map
@@ -118,4 +119,5 @@ class RegionSegmenter(Segmenter):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         CheckpointedModule.on_load_checkpoint(self, checkpoint)
-        self.hparams["roi_size"] = self.hparams["roi_size"] or checkpoint["hyper_parameters"]["roi_size"]
+        window = checked_parameter("roi_size", checkpoint["hyper_parameters"]["roi_size"], ())
+        self.hparams["roi_size"] = self.hparams["roi_size"] or window

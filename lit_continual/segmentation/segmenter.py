@@ -13,6 +13,7 @@ from typing_extensions import override
 from lit_continual.data.batch import Batch, names_of_samples
 from lit_continual.networks import NETWORKS
 from lit_continual.runs.checkpoints.classes import MODULES
+from lit_continual.runs.checkpoints.parameters import checked_parameter
 from lit_continual.runs.checkpoints.registry import flat
 from lit_continual.runs.checkpoints.spec import Spec
 from lit_continual.runs.schedule import Schedule
@@ -206,7 +207,8 @@ class Segmenter(WholeVolumes):
         known = checkpoint["hyper_parameters"]
         for group in classes_beyond(self.heads, known):
             self.grow(group)
-        self.hparams["roi_size"] = self.hparams["roi_size"] or known["roi_size"]  # Dice falls with another window.
+        window = checked_parameter("roi_size", known["roi_size"], ())
+        self.hparams["roi_size"] = self.hparams["roi_size"] or window  # Dice falls with another window.
         if "inference" not in self.hparams and "inference" in known:
             self.inference, self.hparams["inference"] = Inference.of(known["inference"]), known["inference"]
         self.origin = {**(checkpoint.get("origin") or {})}

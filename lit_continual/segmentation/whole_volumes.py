@@ -14,7 +14,7 @@ from lit_continual.runs.schedule import ScheduledModule
 from lit_continual.segmentation.growing_heads import GrowingHeads
 from lit_continual.segmentation.inference import Inference
 from lit_continual.segmentation.masks import Masks, packed, unpacked
-from lit_continual.segmentation.network_input import named_failure, require_channels
+from lit_continual.segmentation.network_input import named_failure, require_channels, require_finite, require_size
 from lit_continual.segmentation.shared_head import SharedHead
 from lit_continual.segmentation.source_grid import Axis, Everywhere, Piece, axes_to_source, pieces_of, to_source_grid
 
@@ -97,10 +97,16 @@ class WholeVolumes(ScheduledModule):
         if not self.post.transforms:
             return maps
         try:
-            return torch.cat([self.post(one[None].long()).as_subclass(Tensor) for one in maps])
+            found = torch.cat([self.post(one[None].long()).as_subclass(Tensor) for one in maps])
         except Exception as error:  # of anybody's transform
             said = in_one_line(error.__cause__ or error)
             raise ValueError(f"`post` fails on a label map ({said}). Correct its transforms.") from error
+        if found.shape != maps.shape:
+            sizes = (" x ".join(map(str, one.shape[1:])) for one in (found, maps))
+            raise ValueError(f"`post` makes {next(sizes)} voxels of {next(sizes)}. Correct its transforms.")
+        if not bool(((found >= 0) & (found <= len(self.classes)) & (found == found.long())).all()):
+            raise ValueError("`post` makes values of a label map that are no class. Correct its transforms.")
+        return found
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -116,11 +122,20 @@ class WholeVolumes(ScheduledModule):
         Returns:
             The label map ``(1, *spatial)`` in the grid of the file, after post-processing, and the probability of each
             class, ``(1, K, *spatial)``.
+
+        Raises:
+            ValueError: If the network fails, or says what is no number.
         """
         if self.needs_whole(batch):
             logits = self.predict_step(batch, 0).float()
+            require_finite(logits, batch)
             return self.labels(logits), self.probabilities(logits) if probabilities else None
-        makers = {"labels": self._small_winners, **({"probabilities": self.probabilities} if probabilities else {})}
+
+        def winners(logits: Tensor) -> Tensor:
+            require_finite(logits, batch)
+            return self._small_winners(logits)
+
+        makers = {"labels": winners, **({"probabilities": self.probabilities} if probabilities else {})}
         found = self._over_blocks(batch, makers)
         return self._postprocessed(found["labels"][:, 0]), found.get("probabilities")
 
@@ -187,6 +202,7 @@ class WholeVolumes(ScheduledModule):
         def ask(windows: Tensor) -> Tensor:
             with self._network_on(batch):
                 answer: Tensor = self(windows)
+                require_size(answer, windows)
             return answer
 
         for block in self.inference.blocks(ask, image[0], self.window(image.shape[2:]), halo=int(not nearest)):

@@ -12,14 +12,14 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 
 from lit_continual.data import JointDataModule
-from lit_continual.files.whole_files import is_first_rank, replaced
+from lit_continual.files.whole_files import explaining, is_first_rank, replaced
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.exemplar_memory_data_module import ExemplarMemoryDataModule
 from lit_continual.runs.case_scores import CaseScores
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
 from lit_continual.runs.checkpoints.seal import seal
-from lit_continual.runs.experience import facts_in
+from lit_continual.runs.experience import facts_in, require_own
 from lit_continual.runs.run_folder import RunFolder
 from lit_continual.segmentation.growth import GrowBeforeAverages
 from lit_continual.stream.evaluation import CaseRecorder, evaluate, validated
@@ -98,6 +98,9 @@ class StreamLoop:
         """Open a checkpoint; the one that was opened last is not read again."""
         if self._opened is None or self._opened.path != path:
             self._opened = Checkpoint(path)
+            for i, experience in enumerate(self.stream.experiences):
+                if path == self.folder.checkpoint(i):
+                    require_own(self._opened.content, path, i, experience.name)
         return self._opened
 
     def _fit(self, index: int, seeds: EpochSeed) -> None:
@@ -142,7 +145,8 @@ class StreamLoop:
             seal(checkpoint, type(trainer.lightning_module))
             facts["memory_bytes"] = sum(_size(state) for state in checkpoint["callbacks"].values())
             with replaced(path) as temporary:
-                torch.save({**checkpoint, "experience": facts}, temporary)
+                name = self.stream.experiences[index].name
+                torch.save({**checkpoint, "experience": {**facts, "index": index, "name": name}}, temporary)
         self._opened = None
         trainer.strategy.barrier()
         self._note(index, facts)
@@ -222,7 +226,9 @@ def _hand_on(states: Mapping[str, Any], trainer: Trainer, trained: LightningModu
     """Give the callbacks what those of the last fit remembered, or show them what a fit without them has left."""
     for callback in _methods(trainer):
         if callback.state_key in states:
-            callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
+            what = f"The state of {type(callback).__name__} in the checkpoint before cannot be taken"
+            with explaining(what, "Restore it from a copy.", LookupError, TypeError, AttributeError, RuntimeError):
+                callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
         elif trained is not None and hasattr(callback, "follow"):
             callback.follow(trained)
         if hasattr(callback, "fits_follow"):  # it need not warn of a first fit

@@ -10,6 +10,7 @@ import torch
 
 from lit_continual.data import Case, CaseList, Preprocessing
 from lit_continual.data.volumes import load_case, load_evaluation_volume, load_label, load_training_volume
+from lit_continual.images.reading import read_volume
 from lit_continual.modules import Segmenter
 from lit_continual.windows.sliding_window import slide
 
@@ -426,3 +427,14 @@ def test_what_normalise_makes_is_said_of_normalise(case):
     scale = {"class_path": "NormalizeIntensity", "init_args": {"subtrahend": 0.0, "divisor": float("nan")}}
     with pytest.raises(ValueError, match=r"`normalise` makes 24 voxels of .*image.nii.gz nan or infinite"):
         load_case(case(np.ones((2, 3, 4), np.float32)), Preprocessing(orientation=None, normalise=(scale,)))
+
+
+def test_the_checksum_of_a_compressed_file_is_looked_at(tmp_path):
+    path = save(tmp_path / "image.nii.gz", np.random.default_rng(0).integers(0, 99, (64, 64, 32)).astype(np.int16))
+    content, whole = path.read_bytes(), read_volume(path)
+    path.write_bytes(content + b"of another program")
+    assert torch.equal(read_volume(path), whole)
+    for part in (content[:-8] + bytes(4) + content[-4:], content[:-4] + bytes(4), content[:-5]):  # voxels are there
+        path.write_bytes(part)
+        with pytest.raises(ValueError, match=r"image.nii.gz cannot be read as an image \(.+\). Replace it"):
+            read_volume(path)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_continual.runs.experience import facts_in
+from lit_continual.runs.experience import facts_in, require_own
 from lit_continual.runs.run import Run
 
 
@@ -126,3 +126,12 @@ def test_rejects_what_no_stream_writes(make_run, changes, message):
     edit(folder / "run.json", **changes)
     with pytest.raises(ValueError, match=message):
         Run.load(folder)
+
+
+def test_a_checkpoint_says_whose_it_is():
+    path, said = Path("model.ckpt"), {"index": 1, "name": "box", "epochs": 2}
+    for content in ({"experience": said}, {"experience": {"epochs": 2}}, {"experience": None}, {}):  # old ones do not
+        require_own(content, path, 1, "box")
+    for index, name in ((0, "box"), (1, "ball")):
+        with pytest.raises(ValueError, match=r"model.ckpt is the checkpoint of experience 1, 'box', and lies in the"):
+            require_own({"experience": said}, path, index, name)

@@ -204,3 +204,35 @@ def test_sums_in_half_precision_change_few_voxels(volume):
     whole = module.predicted(batch)[0]
     module.inference = Inference(stitch_dtype="float16", stitch_device="cpu")
     assert (module.predicted(batch)[0] != whole).float().mean() < 0.005
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"_target_": "Resize", "spatial_size": [2, 2, 2]}, r"`post` makes 2 x 2 x 2 voxels of "),
+        ({"_target_": "AsDiscrete", "to_onehot": 5}, r"`post` makes .* voxels of "),
+        ({"_target_": "ShiftIntensity", "offset": 7.0}, "`post` makes values of a label map that are no class"),
+        (
+            {"_target_": "ScaleIntensity", "minv": 0.0, "maxv": 0.5},
+            "`post` makes values of a label map that are no class",
+        ),
+    ],
+)
+def test_post_processing_that_leaves_no_label_map_is_named(volume, step, message):
+    with pytest.raises(ValueError, match=message):
+        segmenter(post=[step]).predicted(volume())
+
+
+def test_what_is_no_number_is_no_label_map(volume):
+    module = segmenter()
+    with torch.no_grad():
+        module.heads.layers[0].bias.fill_(3e38)
+        module.heads.layers[0].weight.fill_(3e38)
+    with pytest.raises(ValueError, match=r"The answer of the network to .* is nan or infinite"):
+        module.predicted(volume())
+
+
+def test_a_network_that_answers_for_fewer_voxels_is_named(volume):
+    module = segmenter({**NETWORK, "padding": 0})
+    with pytest.raises(ValueError, match=r"The network fails on .* \(it returns 4 x 4 x 4 voxels of 6 x 6 x 6\)"):
+        module.predicted(volume())

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lit_continual.cli import main
+from lit_continual.modules import Segmenter
+from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
+from lit_continual.runs.checkpoints.seal import seal
 from lit_continual.stream.resumption import ResumePoint
 from tests import processes
 from tests.same_run import assert_same_run, load, same
@@ -49,6 +53,26 @@ def test_a_training_that_diverges_ends_in_the_epoch_in_which_it_does(stream, tmp
         with pytest.raises(ValueError, match=r"has diverged: in epoch 1, `.*` became nan or infinite.*--overwrite"):
             main([*fit, *resume])
         assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_checkpoint_that_is_not_what_was_left_is_named(stream, tmp_path, undrawn):
+    """As when files were mixed up, or of somebody who can write a new checksum."""
+    fit = ["fit", "--config", stream(LWF), "--trainer.logger=false", "--trainer.max_epochs=1"]
+    main(fit)
+    first, second = (tmp_path / "run/experiences" / name / "model.ckpt" for name in ("0_ball", "1_box"))
+    whole, other = load_checkpoint(first), load_checkpoint(second)
+    shutil.rmtree(second.parent)
+    junk = {**whole, "callbacks": {key: {"x": 1} for key in whole["callbacks"]}}
+    window = {**whole, "hyper_parameters": {**whole["hyper_parameters"], "roi_size": "16"}}
+    seal(window, Segmenter)
+    for content, message in (
+        (other, r"0_ball.model.ckpt is the checkpoint of experience 1, 'box', and lies in the folder of 0, 'ball'"),
+        (junk, r"The state of Distillation in the checkpoint before cannot be taken \('fitted'\). Restore it"),
+        (window, r"0_ball.model.ckpt: `roi_size` is '16', not two or three numbers of voxels"),
+    ):
+        torch.save(content, first)
+        with pytest.raises(ValueError, match=message):
+            main([*fit, "--resume"])
 
 
 STEP = "lit_continual.modules.Segmenter.training_step"

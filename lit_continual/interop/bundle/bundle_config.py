@@ -8,6 +8,12 @@ from lit_continual.interop.bundle.bundle_files import shown
 
 EXPRESSIONS = "$"  # what the caller writes among the trusted to have expressions evaluated
 DEEPEST, MOST = 20, 100_000  # references in one another, and parts of a section with them written out
+#: Sections, each with the object that uses it and its argument: the usual name is used only where that says nothing.
+_USERS = {
+    "preprocessing": ("dataset", "transform"),
+    "inferer": ("evaluator", "inferer"),
+    "postprocessing": ("evaluator", "postprocessing"),
+}
 #: What MONAI takes out of the description of an object.
 _NOTES = ("_desc_", "_requires_", "_mode_", "_disabled_")
 
@@ -31,11 +37,20 @@ class BundleConfig:
     def get(self, key: str, default: Any = None) -> Any:
         """A section as plain data, with references followed; expressions in it are left as they are.
 
+        Returns:
+            The section, or ``default`` where there is none or it is disabled.
+
         Raises:
-            ValueError: If a reference leads nowhere.
+            ValueError: If a reference leads nowhere, or code says which section is used.
         """
         self._parts = 0
-        return self._followed(self.content[key], key) if key in self.content else default
+        user, argument = _USERS.get(key, ("", ""))
+        described = self.content.get(user)
+        given = described.get(argument) if isinstance(described, Mapping) else None
+        if is_code(given) and key not in self.content:
+            given = self.value(given, f"{user}#{argument}")
+        found = self._followed(self.content.get(key) if given is None or is_code(given) else given, key)
+        return default if found is None or (isinstance(found, Mapping) and self._is_disabled(found, key)) else found
 
     def steps(self, key: str) -> list[dict[str, Any]]:
         """The transforms of a section that is a ``Compose``, those that are disabled left out.
@@ -81,7 +96,7 @@ class BundleConfig:
             return {k: self.value(v, f"{key}#{k}") for k, v in given.items()}
         if isinstance(given, list):
             return [self.value(v, f"{key}#{i}") for i, v in enumerate(given)]
-        if not isinstance(given, str) or not given.startswith("$"):
+        if not is_code(given):
             return given
         if EXPRESSIONS not in self.trust:
             raise ValueError(
@@ -127,7 +142,13 @@ class BundleConfig:
         return ValueError(f"`{shown(key)}` in {self.source} {what}. Correct the bundle, or give another one.")
 
 
+def is_code(value: Any) -> bool:
+    """Whether a value is an expression, which MONAI evaluates."""
+    return isinstance(value, str) and value.startswith("$")
+
+
 def name_of(section: Any) -> str:
-    """The bare name of what a section describes; nothing where it describes nothing."""
+    """What a section describes: the bare name of a class of MONAI; nothing where it describes nothing."""
     target = section.get("_target_") if isinstance(section, Mapping) else None
-    return target.rpartition(".")[2] if isinstance(target, str) else ""
+    place, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    return name if place.partition(".")[0] in ("", "monai") else f"{place}.{name}"

@@ -1,17 +1,18 @@
 """What a bundle does to an image before its network, around it and after it, in the words of this package."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lit_continual.data import Preprocessing
 from lit_continual.files.whole_files import in_one_line
-from lit_continual.interop.bundle.bundle_config import BundleConfig, name_of
+from lit_continual.interop.bundle.bundle_config import BundleConfig, is_code, name_of
 from lit_continual.interop.bundle.bundle_files import shown
 from lit_continual.runs.checkpoints.classes import TRANSFORMS
 from lit_continual.segmentation.inference import Inference
 
 #: Transforms that change nothing of what our own reader gives.
-_IDLE = {"EnsureChannelFirst", "EnsureType", "ToTensor", "CastToType", "SelectItems", "Identity"}
+_IDLE = {"LoadImage", "EnsureChannelFirst", "EnsureType", "ToTensor", "CastToType", "SelectItems", "Identity"}
 #: Transforms of intensities that mean the same here as there.
 INTENSITIES = {
     "ClipIntensityPercentiles", "GaussianSmooth", "HistogramNormalize", "MedianSmooth", "NormalizeIntensity",
@@ -21,7 +22,7 @@ INTENSITIES = {
 #: Post-processing of a label map that means the same here as there.
 _POST = {"FillHoles", "KeepLargestConnectedComponent", "LabelFilter", "RemoveSmallObjects"}
 #: The only values of these arguments that our own resampling knows; ``None`` is the default too.
-_SPACING: dict[str, set[Any]] = {
+_SPACING: dict[str, Collection[Any]] = {
     "mode": {"bilinear"},
     "padding_mode": {"border"},
     "align_corners": {False},
@@ -29,9 +30,21 @@ _SPACING: dict[str, set[Any]] = {
     "scale_extent": {False},
     "recompute_affine": {False},
     "dtype": {"float64"},
+    "lazy": {False},
     "min_pixdim": set(),
     "max_pixdim": set(),
 }
+#: The same of the transforms beside it.
+_KNOWN: dict[str, dict[str, Collection[Any]]] = {
+    "LoadImage": {"reader": {"NibabelReader", "nibabelreader"}},
+    "EnsureChannelFirst": {"channel_dim": {"no_channel", -1, 3}},
+    "Orientation": {"labels": [[["L", "R"], ["P", "A"], ["I", "S"]]]},
+    "Spacing": _SPACING,
+    "Activations": {"dim": {0}},
+    "AsDiscrete": {"dim": {0}, "rounding": set()},
+    "KeepLargestConnectedComponent": {"is_onehot": {False}},
+}
+_FLOATS = re.compile(r"\$?((np|numpy|torch)\.)?(float(32|64)?|double)")  # with whose numbers ours compute
 _KEYS = ("keys", "allow_missing_keys", "meta_keys", "meta_key_postfix")
 _DEVICES = ("sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "buffer_steps", "buffer_dim")
 
@@ -43,17 +56,14 @@ def read_preprocessing(config: BundleConfig) -> dict[str, Any]:
         ValueError: If a transform, an argument or the order is one that our own preprocessing does not know.
     """
     found: dict[str, Any] = {"orientation": None, "spacing": None, "normalise": []}
-    for i, step in enumerate(config.steps("preprocessing")):
-        place, name = f"preprocessing#transforms#{i}", name_of(step).removesuffix("d").removesuffix("Dict")
-        if name == "LoadImage":
-            _require(config, step, place, {"reader": {"NibabelReader", "nibabelreader"}})
-        elif name == "Orientation":
+    for place, name, step in _steps(config, "preprocessing"):
+        _require_floats(config, step, place)
+        if name == "Orientation":
             _require_order(config, place, found["spacing"] or found["normalise"])
-            given = config.arguments(step, place, (*_KEYS, "labels"))
+            given = config.arguments(step, place, _KEYS)
             found["orientation"] = "RAS" if given.get("as_closest_canonical") else given.get("axcodes")
         elif name == "Spacing":
-            _require_order(config, place, found["normalise"])
-            _require(config, step, place, _SPACING)
+            _require_order(config, place, found["spacing"] or found["normalise"])
             pixdim = config.value(step.get("pixdim"), f"{place}#pixdim")
             found["spacing"] = pixdim if isinstance(pixdim, list) else [pixdim]
         elif name in INTENSITIES:
@@ -79,13 +89,41 @@ def _require_order(config: BundleConfig, place: str, later: Any) -> None:
         )
 
 
-def _require(config: BundleConfig, step: Mapping[str, Any], place: str, known: Mapping[str, set[Any]]) -> None:
+def _steps(config: BundleConfig, key: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """The place, the bare name and the description of each transform of a section.
+
+    Raises:
+        ValueError: If one has an argument that ours do not know, or works on something else than the first.
+    """
+    found, first = [], list[Any]()
+    for i, step in enumerate(config.steps(key)):
+        place, name = f"{key}#transforms#{i}", name_of(step).removesuffix("d").removesuffix("Dict")
+        _require(config, step, place, _KNOWN.get(name, {}))
+        keys = [one for one in _listed(step.get("keys")) if not is_code(one)]
+        first = first or keys
+        if keys and not any(one in first for one in keys):
+            raise config.wrong(place, f"works on {shown(keys)}, and the steps before it on {shown(first)}")
+        found.append((place, name, step))
+    return found
+
+
+def _require_floats(config: BundleConfig, step: Mapping[str, Any], place: str) -> None:
+    """Refuse to lose decimals that ours keep."""
+    given = [one for one in _listed(step.get("dtype")) if one is not None]
+    if other := [one for one in given if not (isinstance(one, str) and _FLOATS.fullmatch(one))]:
+        raise config.wrong(f"{place}#dtype", f"must be float32 or float64, got {shown(other[0])!r}")
+
+
+def _listed(given: Any) -> Sequence[Any]:
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
+def _require(config: BundleConfig, step: Mapping[str, Any], place: str, known: Mapping[str, Collection[Any]]) -> None:
     """Refuse arguments whose values our own transforms do not know."""
     for argument, values in known.items():
         if argument in step:
-            given = config.value(step[argument], f"{place}#{argument}")
-            each = given if isinstance(given, list) else [given]
-            if any(one is not None and one not in list(values) for one in each[:1]):  # also of what has no hash
+            each = _listed(given := config.value(step[argument], f"{place}#{argument}"))
+            if not any(one is None or one in list(values) for one in (given, *each[:1])):  # also of what has no hash
                 what = f"must be {' or '.join(map(str, values)) or 'left out'}, got {shown(given)!r}"
                 raise config.wrong(f"{place}#{argument}", what)
 
@@ -123,6 +161,21 @@ def read_inferer(config: BundleConfig, dims: int) -> dict[str, Any]:
     return {"roi_size": window, "sw_batch_size": 1, **given}
 
 
+#: What decides for a label, after each activation: a threshold is at a half.
+_DECIDED = {"softmax": "argmax", "": "argmax", "sigmoid": "threshold"}
+
+
+def _first(given: Any) -> Any:
+    """What is said of the first key, which may be said in a list."""
+    return given[0] if isinstance(given, list) and given else given
+
+
+def _said(given: Mapping[str, Any], *names: str) -> str:
+    """Which of some arguments is given, if it is one alone; a threshold only at a half."""
+    found = [name for name in names if _first(given.get(name))]
+    return found[0] if len(found) == 1 and (found != ["threshold"] or _first(given["threshold"]) == 0.5) else ""
+
+
 def read_postprocessing(config: BundleConfig) -> dict[str, Any]:
     """Read the section ``postprocessing``.
 
@@ -133,23 +186,24 @@ def read_postprocessing(config: BundleConfig) -> dict[str, Any]:
     Raises:
         ValueError: If a transform, an argument or the order is one that has no counterpart here.
     """
-    activation, discrete, inverted = "", False, False
+    activation, discrete, inverted, apart = "", False, False, False
     resample, post = "", list[dict[str, Any]]()
-    for i, step in enumerate(config.steps("postprocessing")):
-        place, name = f"postprocessing#transforms#{i}", name_of(step).removesuffix("d").removesuffix("Dict")
+    for place, name, step in _steps(config, "postprocessing"):
         if name == "SaveImage":
             break
+        if not discrete:
+            _require_floats(config, step, place)
         given = config.arguments(step, place, (*_KEYS, "transform", "orig_keys", "device", "to_tensor"))
-        if name == "Activations" and (given.get("softmax") or given.get("sigmoid")):
-            activation = "softmax" if given.get("softmax") else "sigmoid"
-        elif name == "AsDiscrete" and (given.get("argmax") or given.get("threshold") in (0.5, [0.5])):
-            activation, discrete = activation or ("softmax" if given.get("argmax") else ""), True
-        elif name == "Invert":
-            inverted, nearest = True, given.get("nearest_interp", True)
+        if name == "Activations" and not (activation or discrete) and _said(given, "softmax", "sigmoid"):
+            activation = _said(given, "softmax", "sigmoid")
+        elif name == "AsDiscrete" and not discrete and _said(given, "argmax", "threshold") == _DECIDED[activation]:
+            activation, discrete, apart = activation or "softmax", True, given.get("to_onehot") is not None
+        elif name == "Invert" and not inverted:
+            inverted, nearest = True, _first(given.get("nearest_interp", True))
             if discrete and not nearest:
                 raise config.wrong(place, "interpolates a label map linearly")
             resample = "labels" if nearest else "probabilities" if activation and not discrete else "logits"
-        elif name in _POST and discrete and inverted and activation == "softmax":
+        elif name in _POST and discrete and inverted and not apart and activation == "softmax":
             post.append({"_target_": name, **given})
         elif name not in _IDLE:
             raise config.wrong(place, f"is {shown(name_of(step))} with {shown(given)}, which has no counterpart here")

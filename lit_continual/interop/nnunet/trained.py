@@ -51,8 +51,10 @@ class Trained:
 
     def __post_init__(self) -> None:
         _require_plain_labels(self.dataset)
-        if not re.fullmatch(r"all|\d{1,4}", self.fold):
-            raise ValueError(f"A fold of nnU-Net is a number or `all`, not {self.fold[:100]!r}. Rename its folder.")
+        if not re.fullmatch(r"all|0|[1-9]\d{0,3}", self.fold):  # nnU-Net does not find fold_07
+            raise ValueError(
+                f"A fold of nnU-Net is a number, such as 0, or `all`, not {self.fold[:100]!r}. Rename its folder."
+            )
         try:
             configuration = self.settings.configuration
             if self.settings.previous_stage_name is not None:

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from lit_continual.data import collate, read_cases
-from lit_continual.files.whole_files import write_json
+from lit_continual.files.whole_files import explaining, write_json
 from lit_continual.interop.nnunet.model_folder import SEGMENTATION_LAYER
 from lit_continual.interop.nnunet.network import build_network
 from lit_continual.interop.nnunet.nnunet_segmenter import NNUNetSegmenter
 from lit_continual.interop.nnunet.preparation import as_stored
-from lit_continual.interop.nnunet.trained import nnunetv2
+from lit_continual.interop.nnunet.trained import MALFORMED, nnunetv2
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.folded_layer import folded_heads
 
 FINAL = "checkpoint_final.pth"
+#: What nnU-Net raises where it cannot predict; a `ValueError` of ours says what is wrong with an image.
+_OF_NNUNET = (ImportError, *(kind for kind in MALFORMED if kind is not ValueError))
 
 
 def write_model_folder(opened: Checkpoint, folder: Path, images: str | None = None) -> list[str]:
@@ -61,7 +63,10 @@ def write_model_folder(opened: Checkpoint, folder: Path, images: str | None = No
     }
     torch.save(content, fold / FINAL)
     said = [f"{len(classes)} classes: {', '.join(f'{name} {k}' for k, name in enumerate(classes, 1))}."]
-    return [*said, _compared(module, folder, images)] if images else said
+    if not images:
+        return said
+    with explaining("nnU-Net cannot predict from the new folder", "Leave out --images, or mend that.", *_OF_NNUNET):
+        return [*said, _compared(module, folder, images)]
 
 
 def _weights(module: NNUNetSegmenter) -> dict[str, Tensor]:

@@ -111,7 +111,8 @@ def unpacked(content: bytes, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sample that was packed.
 
     Raises:
-        ValueError: If the content is no archive of arrays, unpacks to more than it is, or has the name of a value.
+        ValueError: If the content is no archive of arrays, unpacks to more than it is, has the name of a value, or an
+            image and a label that no data set gives.
     """
     archive = Npz(content, len(content))  # as nothing in it is compressed
     if clash := archive.shapes.keys() & values.keys():
@@ -121,7 +122,23 @@ def unpacked(content: bytes, values: Mapping[str, Any]) -> dict[str, Any]:
         arrays = {name: torch.from_numpy(archive.read(name)) for name in archive.shapes}
     except TypeError as error:  # of a dtype that torch does not know
         raise ValueError(str(error)) from error
+    _require_learnable(arrays, plain.get("classes"))
     return {**arrays, **plain}
+
+
+def _require_learnable(arrays: Mapping[str, Tensor], classes: Any) -> None:
+    """Refuse an image and a label that would be learnt from as if they were right."""
+    image, label = arrays.get("image"), arrays.get("label")
+    for name, array in (("image", image), ("label", label)):
+        if array is not None and not bool(array.isfinite().all()):
+            raise ValueError(f"{name!r} is nan or infinite")
+    if label is None or image is None or not isinstance(classes, tuple):
+        return
+    if label.shape[1:] != image.shape[1:]:
+        raise ValueError(f"'label' has the shape {tuple(label.shape)}, and 'image' {tuple(image.shape)}")
+    values = label.unique().tolist()
+    if bad := [value for value in values if not (0 <= value <= len(classes) and value == int(value))]:
+        raise ValueError(f"'label' has the value {bad[0]:g}, and {len(classes)} classes")
 
 
 def is_file_of_exemplar(name: str) -> bool:

@@ -183,7 +183,7 @@ class Checkpoint:
         except _MALFORMED as error:
             raise ValueError(
                 f"The weights in {self.path} are not those of the {kind.__name__} that it describes"
-                f" ({in_one_line(error)}). Use another checkpoint."
+                f" ({_reason(error)}). Use another checkpoint."
             ) from error
         return module.eval()
 
@@ -208,11 +208,16 @@ class Checkpoint:
                 module.on_load_checkpoint(dict(self.content))
             module.load_state_dict(self.state_dict)
         except _MALFORMED as error:
-            reason = ([line.strip() for line in str(error).splitlines()[:2]] or [type(error).__name__])[-1]
             raise ValueError(
-                f"{self.path} does not fit the model of this config ({reason}). Use the `model` section it was"
+                f"{self.path} does not fit the model of this config ({_reason(error)}). Use the `model` section it was"
                 " trained with."
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why weights are not taken: where torch says so in several lines, the first only says that they are not."""
+    _, *lines = str(error).splitlines() or [""]
+    return in_one_line(ValueError(lines[0]) if lines else error)
 
 
 def is_finite(value: Any) -> bool:

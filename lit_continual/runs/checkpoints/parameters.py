@@ -7,7 +7,7 @@ from typing import Any
 
 from lit_continual.files.plain_data import fits
 from lit_continual.runs.checkpoints.classes import NETWORKS, TRANSFORMS
-from lit_continual.runs.checkpoints.registry import Registry
+from lit_continual.runs.checkpoints.registry import LONGEST, Registry
 
 LARGEST, MOST = 2**16, 2**28  # voxels along an axis of a window, and in it
 
@@ -29,6 +29,10 @@ def checked_parameter(key: str, value: Any, trust: Collection[str]) -> Any:
         steps = [value] if isinstance(value, (str, Mapping)) else value or ()
         if not isinstance(steps, (list, tuple)):
             raise ValueError(f"`{key}` is a {type(value).__name__}, not a list of transforms. Use another checkpoint.")
+        if len(steps) > LONGEST:
+            raise ValueError(
+                f"`{key}` has {len(steps)} transforms, and at most {LONGEST} are read. Use another checkpoint."
+            )
         return [LISTED[key].checked(step, trust) for step in steps]
     if key == "roi_size" and value is not None:
         sizes = list(value) if isinstance(value, (list, tuple)) else []

@@ -154,6 +154,29 @@ def test_a_step_is_disabled_by_what_monai_takes_for_true_alone(tmp_path, said):
         segmenter(bundle)
 
 
+def test_steps_are_those_that_data_set_and_evaluator_name(tmp_path):
+    """They may be called as their author likes, and the usual names hold where nobody names others."""
+    keep = {"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "applied_labels": [1]}
+    described = config(after=(SOFTMAX, {**INVERT, "transform": "@mine"}, ARGMAX, keep))
+    described |= {"mine": described.pop("preprocessing"), "after": described.pop("postprocessing")}
+    described["preprocessing"] = transforms(*LOAD)  # of another config, which this one overrides
+    described["dataset"]["transform"], described["evaluator"]["postprocessing"] = "@mine", "@after"
+    described["evaluator"]["inferer"] = described.pop("inferer")
+    opened = Checkpoint(write_bundle(tmp_path / "bundle", described))
+    assert opened.preprocessing["spacing"] == [1.5, 1.5, 2.0]
+    assert [s["_target_"] for s in opened.preprocessing["normalise"]] == ["ScaleIntensityRange"]
+    assert opened.hyper_parameters["roi_size"] == [16, 16, 16]
+    assert [s["_target_"] for s in opened.hyper_parameters["post"]] == ["KeepLargestConnectedComponent"]
+
+
+def test_a_disabled_section_does_nothing(tmp_path):
+    described = config(after=())
+    described["preprocessing"]["_disabled_"] = described["inferer"]["_disabled_"] = True
+    opened = Checkpoint(write_bundle(tmp_path / "bundle", described))
+    assert (opened.preprocessing["spacing"], opened.preprocessing["normalise"]) == (None, [])
+    assert opened.hyper_parameters["roi_size"] is None
+
+
 def test_a_config_may_be_yaml(tmp_path):
     bundle = write_bundle(tmp_path / "bundle")
     (bundle / "configs/inference.json").unlink()
@@ -218,7 +241,7 @@ REFUSED = {
     ),
     "own transform": (
         lambda c: c.update(preprocessing=transforms(*LOAD, step("scripts.Mine"))),
-        "is the transform Mine",
+        "is the transform scripts.Mine",
     ),
     "spacing before": (lambda c: c.update(preprocessing=transforms(*LOAD, *SCALE, *GRID)), "comes too late"),
     "spacing then orientation": (lambda c: c.update(preprocessing=transforms(*LOAD, *GRID[::-1])), "comes too late"),
@@ -267,6 +290,51 @@ REFUSED = {
     "threshold": (
         lambda c: c.update(postprocessing=transforms(SIGMOID, {**THRESHOLD, "threshold": 0.3})),
         "no counterpart",
+    ),
+    "own transform of a known name": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, *GRID, {**SCALE[0], "_target_": "scripts.ScaleIntensityd"})),
+        "is the transform scripts.ScaleIntensityd",
+    ),
+    "whole numbers": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, *GRID, step("CastToTyped", dtype="$torch.int32"), *SCALE)),
+        r"#4#dtype` in .* must be float32 or float64, got '\$torch.int32'",
+    ),
+    "loaded as whole numbers": (
+        lambda c: c.update(preprocessing=transforms(step("LoadImaged", dtype="int16"), LOAD[1], *GRID)),
+        "#0#dtype` in .* must be float32 or float64",
+    ),
+    "axes of other names": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, {**GRID[0], "labels": ["RL", "AP", "SI"]})),
+        "labels` in .* must be ",
+    ),
+    "resampled twice": (lambda c: c.update(preprocessing=transforms(*LOAD, *GRID, GRID[1])), "comes too late"),
+    "another image": (
+        lambda c: c.update(preprocessing=transforms(*LOAD, *GRID, {**SCALE[0], "keys": ["label"]})),
+        r"#4` in .* works on \['label'\], and the steps before it on \['image'\]",
+    ),
+    "another axis": (
+        lambda c: c.update(postprocessing=transforms({**SOFTMAX, "dim": 2}, INVERT, ARGMAX)),
+        "dim` in .* must be 0, got '2'",
+    ),
+    "label and threshold": (
+        lambda c: c.update(postprocessing=transforms(SOFTMAX, INVERT, {**ARGMAX, "threshold": 0.5})),
+        "#2` in .* is AsDiscreted with .* which has no counterpart here",
+    ),
+    "threshold of logits": (lambda c: c.update(postprocessing=transforms(INVERT, THRESHOLD)), "#1` in .* no counterp"),
+    "threshold of a softmax": (lambda c: c.update(postprocessing=transforms(SOFTMAX, THRESHOLD)), "#1` in .* no count"),
+    "decided twice": (lambda c: c.update(postprocessing=transforms(SOFTMAX, ARGMAX, ARGMAX)), "#2` in .* no counterp"),
+    "brought back twice": (
+        lambda c: c.update(postprocessing=transforms(SOFTMAX, INVERT, INVERT, ARGMAX)),
+        "#2` in .* is Invertd with .* which has no counterpart here",
+    ),
+    "softmax twice": (lambda c: c.update(postprocessing=transforms(SOFTMAX, SOFTMAX, ARGMAX)), "#1` in .* no counterp"),
+    "whole numbers before the label": (
+        lambda c: c.update(postprocessing=transforms({**SOFTMAX, "_target_": "CastToTyped", "dtype": "int32"}, ARGMAX)),
+        "#0#dtype` in .* must be float32 or float64",
+    ),
+    "code says which": (
+        lambda c: (c.pop("inferer"), c["evaluator"].update(inferer="$my_inferer()")),
+        r"`evaluator#inferer` in .* is the expression '\$my_inferer\(\)', which is code",
     ),
     "sigmoid with background": (
         lambda c: c.update(postprocessing=transforms(SIGMOID, THRESHOLD)),

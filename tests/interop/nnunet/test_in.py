@@ -130,7 +130,10 @@ BAD = {
     "no weights": (checkpoint(lambda c: c.pop("network_weights")), r"is no checkpoint of nnU-Net v2: it lacks"),
     "weights of objects": (checkpoint(lambda c: c["network_weights"].update(a=1)), "something else than tensors"),
     "nan": (checkpoint(lambda c: c["network_weights"]["encoder.stages.0.0.convs.0.conv.bias"].fill_(torch.nan)), "nan"),
-    "other weights": (checkpoint(lambda c: c["network_weights"].popitem()), "are not those of the NNUNetSegmenter"),
+    "other weights": (
+        checkpoint(lambda c: c["network_weights"].popitem()),
+        r"are not those of the NNUNetSegmenter that it describes \(Missing key",
+    ),
     "another network": (names(features_per_stage=[8, 8, 8]), "are not those of the NNUNetSegmenter"),
     "no decoder": (
         checkpoint(lambda c: c.update(network_weights={"a": torch.zeros(1)})),
@@ -151,6 +154,10 @@ BAD = {
     "regions": (
         dataset(lambda d: d["labels"].update(whole=[1, 2])),
         r"was trained on regions: its dataset.json gives 'whole' the values \[1, 2\]. Models of regions are not",
+    ),
+    "a fold that nnU-Net does not find": (
+        lambda f: (f / "fold_0").rename(f / "fold_07"),
+        "A fold of nnU-Net is a number, such as 0, or `all`, not '07'. Rename its folder",
     ),
     "a gap": (dataset(lambda d: d["labels"].update(box=7)), "Number them 0, 1, 2, … without a gap"),
     "a label too many": (dataset(lambda d: d["labels"].update(c=3)), "has 3 outputs, and dataset.json 4 labels"),
@@ -276,7 +283,7 @@ def evil_architecture(trained):
     ("change", "message"),
     [
         (evil_architecture, "`evil.Net` is no architecture that a file may name"),
-        (lambda trained: trained.update(fold="0/../../elsewhere"), "A fold of nnU-Net is a number or `all`, not '0/"),
+        (lambda trained: trained.update(fold="0/../../elsewhere"), "or `all`, not '0/"),
         (lambda trained: trained.pop("plans"), "This is no trained model of nnU-Net"),
     ],
 )

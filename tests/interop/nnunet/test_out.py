@@ -162,3 +162,10 @@ def test_what_is_said_by_no_other_format_is_refused(toy, images, tmp_path, optio
     with pytest.raises(ValueError, match=message):
         main(["export", str(folder), f"--output={tmp_path / 'out'}", *given])
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_nnunet_itself_cannot_predict_is_one_sentence(toy, images, tmp_path):
+    folder = toy(change=lambda plans, dataset: plans["configurations"]["3d_fullres"].update(patch_size=[8.5, 16, 16]))
+    with pytest.raises(ValueError, match=r"nnU-Net cannot predict from the new folder \(.*\). Leave out --images"):
+        main(["export", str(folder), "--format=nnunet", f"--output={tmp_path / 'new'}", f"--images={images}"])
+    assert not (tmp_path / "new").exists()

@@ -345,3 +345,23 @@ def test_nobody_is_forgotten_where_there_is_no_memory(tmp_path):
     with pytest.raises(ValueError, match=r"There is no memory in .*: it has no manifest.json"):
         ExemplarMemory(tmp_path).forget("first 0")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"label": torch.tensor([[0, 3]])}, r"'label' has the value 3, and 2 classes"),
+        ({"label": torch.tensor([[0, -1]])}, r"'label' has the value -1, and 2 classes"),
+        ({"label": torch.tensor([[0, 0.5]])}, r"'label' has the value 0.5, and 2 classes"),
+        ({"label": torch.tensor([[0, torch.nan]])}, "'label' is nan or infinite"),
+        ({"image": torch.tensor([[0, torch.inf]])}, "'image' is nan or infinite"),
+        ({"label": torch.zeros(1, 3)}, r"'label' has the shape \(1, 3\), and 'image' \(1, 2\)"),
+    ],
+)
+def test_what_no_data_set_gives_is_no_exemplar(memory, arrays, message):
+    """Also where somebody has written the checksum anew."""
+    sample = {"image": torch.zeros(1, 2), "label": torch.zeros(1, 2), "classes": ("a", "b"), **arrays}
+    memory.add("c", ["a"], [(Exemplar("c", 0, {"a": 0}, "s", "p"), sample)], Budget())
+    exemplar = next(e for e in memory.exemplars if e.experience == "c")
+    with pytest.raises(ValueError, match=rf"npz is no exemplar \({message}\). Restore it from a copy"):
+        memory.load(exemplar)
