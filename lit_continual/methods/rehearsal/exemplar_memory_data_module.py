@@ -14,12 +14,12 @@ from typing_extensions import Self, override
 
 from lit_continual.data.patches import PatchDataset
 from lit_continual.data.samplers import EpochSampler, place_in_fit
-from lit_continual.files.whole_files import is_first_rank
+from lit_continual.files.whole_files import explaining, is_first_rank
 from lit_continual.methods.rehearsal.candidates import Candidates, ItemCandidates, SliceCandidates
 from lit_continual.methods.rehearsal.exemplar import Exemplar
 from lit_continual.methods.rehearsal.exemplar_memory import ExemplarMemory
 from lit_continual.methods.rehearsal.exemplars import Exemplars, warn_of_statistics
-from lit_continual.methods.rehearsal.replay import ReplayDataset, ReplaySampler
+from lit_continual.methods.rehearsal.replay import LIKE_NEW, ReplayDataset, ReplaySampler, require_alike
 from lit_continual.methods.rehearsal.selection.measurement import measure_samples
 
 #: Hooks of the wrapped data module.
@@ -105,8 +105,10 @@ class ExemplarMemoryDataModule(LightningDataModule):
                     self.trainer.strategy.barrier()
             others = [e for e in self.memory.exemplars if e.experience != self.experience]
             samples = [self.memory.load(exemplar) for exemplar in others]
+            require_alike(samples, self.memory.folder)
             make: Callable[[Any], Any] = getattr(self.data, "replayed", lambda samples: samples)
-            self.stored = make(samples) if samples else []
+            with explaining(f"The exemplars in {self.memory.folder} do not fit", LIKE_NEW, LookupError, ValueError):
+                self.stored = make(samples) if samples else []
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
@@ -118,7 +120,7 @@ class ExemplarMemoryDataModule(LightningDataModule):
         keep = self.exemplars
         warn_of_statistics(keep, self.trainer)
         return DataLoader(
-            ReplayDataset(loader.dataset, self.stored),
+            ReplayDataset(loader.dataset, self.stored).checked(self.memory.folder),
             batch_size=None,  # the sampler makes the batches
             sampler=ReplaySampler(sampler, self.stored, loader.batch_size or 1, keep.batches, keep.share),
             collate_fn=loader.collate_fn,

@@ -4,10 +4,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from lit_continual.data.samplers import EpochSampler, pass_on
+
+#: What a user can do where exemplars are no samples of the data.
+LIKE_NEW = "Give a memory of images like the new ones, or drop it."
 
 
 class ReplayDataset(Dataset[list[dict[str, Any]]]):
@@ -35,6 +40,38 @@ class ReplayDataset(Dataset[list[dict[str, Any]]]):
                 )
             return {**new, "origin": "new"}
         return {**self.exemplars[k - self.size], "origin": "exemplar"}
+
+    def checked(self, memory: object) -> Self:
+        """Return this, if a new sample and an exemplar can stand in one batch; see :func:`require_alike`."""
+        if self.size:
+            with isolate_rng():
+                require_alike(self[[0, self.size]], memory)
+        return self
+
+
+def require_alike(samples: Sequence[Mapping[str, Any]], memory: object) -> None:
+    """Check that images and labels can stand in one batch.
+
+    Args:
+        samples: Exemplars; the first, which all are held against, may be a new sample.
+        memory: Where the exemplars are from, for the error.
+
+    Raises:
+        ValueError: If one lacks what the first has, or has other channels or axes.
+    """
+    for name in ("image", "label") if samples else ():
+        first = samples[0].get(name)
+        if not isinstance(first, Tensor) or not first.ndim:
+            continue
+        for one in samples[1:]:
+            if not isinstance(value := one.get(name), Tensor):
+                raise ValueError(f"Not all exemplars in {memory} have a tensor `{name}`. {LIKE_NEW}")
+            if (value.ndim, len(value)) != (first.ndim, len(first)):
+                sizes = (" x ".join(map(str, found.shape)) or "1" for found in (value, first))
+                raise ValueError(
+                    f"An exemplar in {memory} has a `{name}` of {next(sizes)}, which cannot be in a batch with one of"
+                    f" {next(sizes)}. {LIKE_NEW}"
+                )
 
 
 class ReplaySampler(DistributedSampler[Any]):

@@ -405,6 +405,32 @@ def test_a_run_may_begin_with_the_memory_of_another(memory, data, trainer, tmp_p
     assert {origin for batch in later.train_dataloader() for origin in batch["origin"]} == {"new", "exemplar"}
 
 
+CHANGES = {
+    "channels": lambda sample: {**sample, "image": torch.cat([sample["image"]] * 2)},
+    "axes": lambda sample: {name: v[0] if name in ("image", "label") else v for name, v in sample.items()},
+    "no label": lambda sample: {name: sample[name] for name in sample if name != "label"},
+}
+
+
+def begin(module):
+    module.setup("fit")
+    return module.train_dataloader()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("first", [0, 4])
+def test_exemplars_that_can_be_in_no_batch_with_new_samples_are_named(change, ours, first, memory, monkeypatch):
+    module = memory()
+    stored = [module.memory.load(exemplar) for exemplar in module.memory.exemplars]
+    given = iter([*stored[:first], *map(CHANGES[change], stored[first:])])
+    monkeypatch.setattr(module.memory, "load", lambda exemplar: next(given))
+    if not ours:  # somebody's, that takes samples as they were stored
+        monkeypatch.setattr(module.data, "replayed", lambda samples: samples)
+    with pytest.raises(ValueError, match=r"xemplars? in .*memory.* Give a memory of images like the new ones"):
+        begin(module)
+
+
 def test_a_network_looks_at_the_middle_of_the_foreground():
     label = torch.zeros(1, 9, 9, 2, dtype=torch.uint8)
     label[0, 6:8, 0, 1] = 2
