@@ -31,7 +31,7 @@ def main(args: Sequence[str] | None = None) -> Any:
         The ``ContinualCLI`` of ``fit``, ``validate`` and ``test``, for inspection.
 
     Raises:
-        SystemExit: With 143 or 130 if SIGTERM or Ctrl-C has ended the command.
+        SystemExit: With 143, 130 or 129 if SIGTERM, Ctrl-C or SIGHUP has ended the command.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     advice = GO_ON.get(arguments[0] if arguments else "", "run the command again")

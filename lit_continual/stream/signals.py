@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a command that is asked to leave does so at once, and says how to go on."""
+"""SIGTERM, SIGHUP and Ctrl-C: a command that is asked to leave does so at once, and says how to go on."""
 
 import contextlib
 import os
@@ -14,6 +14,8 @@ from lit_continual.files.whole_files import is_first_rank
 
 FIRST_RANK = "LIT_CONTINUAL_FIRST_RANK"  # id of the process that Lightning starts the other ranks from
 
+#: What asks a command to leave; the last comes when a terminal is closed, which Windows does without it.
+_ASKING = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 _received: list[int] = []  # in the order in which they came
 _first: list[int] = []  # the first rank's process, in those that Lightning has started from it
 _advice: list[str] = []  # the last is how to go on; empty where nothing is handled
@@ -28,7 +30,7 @@ def check() -> None:
     """Leave if a signal has asked for it: what was raised where it struck may have been swallowed there.
 
     Raises:
-        SystemExit: On SIGTERM.
+        SystemExit: On SIGTERM and SIGHUP.
         KeyboardInterrupt: On Ctrl-C.
     """
     if _received:
@@ -37,7 +39,7 @@ def check() -> None:
 
 @contextlib.contextmanager
 def handled(advice: str, process_ends: bool = False) -> Iterator[None]:
-    """Handle both signals in a block: each raises where it strikes, once, and :func:`received` gives it.
+    """Handle these signals in a block: each raises where it strikes, once, and :func:`received` gives it.
 
     Args:
         advice: How to go on.
@@ -50,7 +52,7 @@ def handled(advice: str, process_ends: bool = False) -> Iterator[None]:
     _received.clear()
     _advice.append(advice)
     _watch_the_first_rank()
-    asked = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN]  # nohup ignores
+    asked = [n for n in _ASKING if signal.getsignal(n) != signal.SIG_IGN]  # nohup ignores
     before = {number: signal.signal(number, _handle) for number in asked}
     try:
         yield

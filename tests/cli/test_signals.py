@@ -55,6 +55,13 @@ def test_ctrl_c_ends_a_fit_with_130(fit, phase):
     assert "Traceback" not in said
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows closes terminals without it")
+def test_a_terminal_that_is_closed_ends_a_fit_with_129(fit):
+    code, said = fit({"function": STEP, "call": 1, "number": signal.SIGHUP})
+    assert code == 129, said
+    assert said.splitlines()[-1] == TOLD.format("SIGHUP")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("call", [1, 4])
