@@ -32,8 +32,9 @@ def logged_steps(folder: Path) -> dict[str, dict[int, float]]:
                 step = _number(row.get("step"))
                 for name, text in row.items():
                     if text and name not in (None, "step", "epoch") and step is not None:
-                        values, value = found.setdefault(name, {}), _number(text)
-                        values |= {} if value is None else {int(step): value}
+                        values = found.setdefault(name, {})
+                        if (value := _number(text)) is not None:
+                            values[int(step)] = value
     return found
 
 

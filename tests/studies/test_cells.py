@@ -14,6 +14,8 @@ from lit_continual.stream import signals
 from lit_continual.studies.cells import Cell, Workers, run_cells
 from tests.processes import wait_until
 
+ASKING = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+
 PARENT = """
 import socket, sys
 from pathlib import Path
@@ -149,7 +151,7 @@ def test_after_a_sigkill_of_the_parent_no_cell_runs_twice_at_a_time_nor_again(fi
     assert begun(tmp_path) == dict.fromkeys("0123", 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ASKING)
 def test_who_handles_signals_hears_of_one_that_comes_while_cells_run(cell, fit, monkeypatch, number):
     """It says how to go on."""
     monkeypatch.setattr(signals, "_received", [])
@@ -192,7 +194,7 @@ def test_what_fails_behind_the_start_of_a_process_ends_it(cell, fit, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ASKING)
 def test_a_signal_that_asks_to_leave_ends_the_processes_as_well(fit, tmp_path, number):
     first = parent(fit, tmp_path, 60)
     wait_for_two(tmp_path)

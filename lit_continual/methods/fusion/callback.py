@@ -1,6 +1,7 @@
 """Weight fusion: what a fit leaves is a mean of the old network and the new one."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -82,7 +83,8 @@ class WeightFusion(NamedMethod, FinalWeights):
         self._classes: int | None = None  # of the old network
         self._old: dict[str, Tensor] = {}  # its weights, during a fit
         self._share = 1.0  # of this fit
-        self._to_try = False  # whether this fit is still to try a measurement
+        self._measures = False  # the statistics of this fit
+        self._to_try = False  # to do so, which this fit has not yet
         #: Whether the caller knows that another fit follows the first, as a stream does.
         self.fits_follow = False
 
@@ -132,7 +134,8 @@ class WeightFusion(NamedMethod, FinalWeights):
             values = _fusible(pl_module)
             found = {name: beginning(values[name], shape, name) for name, shape in self._known.items()}
             self._old = {name: value.detach().cpu().clone() for name, value in found.items()}
-        self._to_try = self._share < 1 and self.statistics == "measured" and bool(batch_norms(pl_module))
+        self._measures = self._share < 1 and self.statistics == "measured"
+        self._to_try = self._measures and bool(batch_norms(pl_module))
         if self._to_try and not pl_module.automatic_optimization:
             raise MisconfigurationException(
                 "`WeightFusion` measures the statistics of batch normalisations by `training_step`, which under manual"
@@ -177,13 +180,19 @@ class WeightFusion(NamedMethod, FinalWeights):
         if not self._old:
             return
         values = _fusible(pl_module)
-        held = {name for name, value in self._old.items() if torch.equal(value, values[name].cpu())}
+        moved = self._moved(values, batch_norms(pl_module)) if self._measures else []
         for name, value in fuse_weights(self._old, values, self._share).items():
             values[name].copy_(value)
         self._old = {}
-        moved = [name for name in batch_norms(pl_module) if f"{name}.running_mean" not in held]
-        if self.statistics == "measured" and self._share < 1 and moved and trainer.train_dataloader is not None:
+        if moved and trainer.train_dataloader is not None:  # there is none in a fit of no steps
             measure_statistics(trainer, pl_module, moved, training_batches(trainer))
+
+    def _moved(self, values: dict[str, Tensor], layers: Iterable[str]) -> list[str]:
+        """Those of some batch normalisations whose statistics the fit has moved, or which are new."""
+        means = {name: f"{name}.running_mean" for name in layers}
+        return [
+            n for n, mean in means.items() if mean not in self._old or not self._old[mean].equal(values[mean].cpu())
+        ]
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
