@@ -438,10 +438,15 @@ BREAKS = [
         ('"hyper_parameters": checkpoint.get("hyper_parameters")}', '"hyper_parameters": None}'),
     ),
     *room(
-        "runs/checkpoints/registry.py",
+        "runs/checkpoints/arguments_of_files.py",
         "tests/runs/test_registry.py",
         ("fetches = FETCHES.search(argument) and", "fetches = False and"),
         (" and not LEADS_AWAY.search(value)", ""),
+        ("low <= abs(number) <= high", "low <= abs(number)"),
+    ),
+    *room(
+        "runs/checkpoints/registry.py",
+        "tests/runs/test_registry.py",
         ("self._is_kind(c) and self.allows(c)", "self._is_kind(c)"),
         ('if found is not None and not _names("lit_continual", place):', "if False:"),
     ),

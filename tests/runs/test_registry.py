@@ -1,4 +1,5 @@
 import copy
+import inspect
 import os
 import re
 import resource
@@ -6,6 +7,7 @@ import sys
 import time
 
 import monai.networks.nets
+import monai.transforms
 import nibabel as nib
 import numpy as np
 import pytest
@@ -445,6 +447,40 @@ def test_what_a_class_of_others_says_of_its_arguments_is_one_sentence(kind, atta
     with pytest.raises(ValueError, match=r"^[^\n]*(evil.ckpt|a.nii)[^\n]*$") as caught:
         predict(path, "images", "out", accelerator="cpu")
     assert dispatch._explained(caught.value)
+
+
+@pytest.mark.parametrize("argument", [*TRANSFORMS.largest, *TRANSFORMS.smallest])
+def test_a_file_gives_no_number_by_which_a_transform_fills_the_memory(argument):
+    def checked(number):
+        return TRANSFORMS.checked({"_target_": taker, argument: number})
+
+    taker = next(name for name in sorted(vars(monai.transforms)) if takes(name, argument))
+    high, low = TRANSFORMS.largest.get(argument), TRANSFORMS.smallest.get(argument)
+    beyond = low / 2 if high is None else high + 1
+    for number in (beyond, -beyond, [1, beyond], [[1, 2], [beyond, 1]], {"a": [beyond]}, float("nan")):
+        with pytest.raises(ValueError, match=f"^`{argument}` of `{taker}` is .* in a file it is at (most|least) "):
+            checked(number)
+    for number in (high or low, 0, [1, high or low], None, True):
+        assert checked(number)[argument] == number
+    assert TRANSFORMS.checked({"_target_": taker, argument: beyond}, trust=["monai"])
+
+
+def takes(name, argument):
+    """Whether a name is that of a transform a file may name, which takes the argument."""
+    found = getattr(monai.transforms, name)
+    known = TRANSFORMS._is_kind(found) and TRANSFORMS.allows(found)
+    return known and argument in inspect.signature(found).parameters
+
+
+def test_what_a_file_of_this_package_gives_its_transforms_is_within_the_bounds():
+    usual = {
+        "RepeatChannel": {"repeats": 3},
+        "GaussianSmooth": {"sigma": 2.0},
+        "SpatialPad": {"spatial_size": [512] * 3},
+    }
+    usual |= {"Spacing": {"pixdim": [0.4, 0.4, -1.0]}, "AsDiscrete": {"to_onehot": 105}, "Zoom": {"zoom": 1.5}}
+    for name, arguments in usual.items():
+        assert TRANSFORMS.checked({"_target_": name, **arguments})
 
 
 def test_a_network_that_makes_tables_of_its_own_is_built(tmp_path):

@@ -5,7 +5,8 @@ from reprlib import repr
 from typing import Any
 
 from lit_continual.files.printing import printable
-from lit_continual.runs.checkpoints.registry import LONGEST, Registry
+from lit_continual.runs.checkpoints.arguments_of_files import LONGEST
+from lit_continual.runs.checkpoints.registry import Registry
 from lit_continual.runs.checkpoints.trust import trusted
 
 LAYERS = ("conv", "instancenorm", "batchnorm", "normalization", "dropout", "activation")

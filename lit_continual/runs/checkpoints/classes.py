@@ -28,6 +28,23 @@ _TRANSFORMS = re.findall(
     """,
 )
 
+#: Arguments by which a transform makes more than it was given, and the largest that a file may give; one over it is
+#: meant to fill the memory, as volumes and their kernels are smaller.
+_LARGEST = {
+    **dict.fromkeys(("repeats", "sharpness_factor"), 64),
+    **dict.fromkeys(("zoom", "min_zoom", "max_zoom", "zoom_range", "scale_params", "scale_range", "degree"), 8),
+    **dict.fromkeys(("radius", "kernel_size", "num_cells"), 32),
+    **dict.fromkeys((f"sigma{number}{axis}" for number in ("", 1, 2) for axis in ("", "_x", "_y", "_z")), 64),
+    **dict.fromkeys(("sigma_range", "anti_aliasing_sigma"), 64),
+    **dict.fromkeys(("to_onehot", "num_classes", "num_control_points", "holes", "max_holes", "window_length"), 1024),
+    **dict.fromkeys(
+        ("spatial_size", "max_spatial_size", "spatial_border", "to_pad", "margin", "k", "k_divisible"), 1024
+    ),
+    **dict.fromkeys(("n", "num_bins"), 2**16),
+}
+#: The same of those that make more the smaller they are.
+_SMALLEST = dict.fromkeys(("pixdim", "min_pixdim", "max_pixdim", "spacing"), 0.05)
+
 
 def _module() -> type:
     from torch import nn
@@ -53,5 +70,5 @@ def _is_transform(found: Any) -> bool:
 
 
 NETWORKS = Registry("network", _module, ["monai.networks.nets", "torch.nn"], _is_network)
-TRANSFORMS = Registry("transform", _transform, ["monai.transforms"], _is_transform)
+TRANSFORMS = Registry("transform", _transform, ["monai.transforms"], _is_transform, _LARGEST, _SMALLEST)
 MODULES = Registry("module", _module)

@@ -6,8 +6,9 @@ from reprlib import repr
 from typing import Any
 
 from lit_continual.files.plain_data import fits
+from lit_continual.runs.checkpoints.arguments_of_files import LONGEST
 from lit_continual.runs.checkpoints.classes import NETWORKS, TRANSFORMS
-from lit_continual.runs.checkpoints.registry import LONGEST, Registry
+from lit_continual.runs.checkpoints.registry import Registry
 
 LARGEST, MOST = 2**16, 2**28  # voxels along an axis of a window, and in it
 

@@ -6,24 +6,18 @@ that compute and do nothing else; a name that is not here is an error, and nothi
 
 import importlib
 import inspect
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from reprlib import repr
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import lit_continual
 from lit_continual.files.printing import printable
 from lit_continual.files.whole_files import in_one_line
+from lit_continual.runs.checkpoints.arguments_of_files import LONGEST, require_between, require_plain
 from lit_continual.runs.checkpoints.trust import trusted
 
 C = TypeVar("C", bound=type)
-
-#: Arguments by which a class fetches something or reads a file.
-FETCHES = re.compile(r"pretrain|weights$|url|path|file|repo|checkpoint$|ckpt|output_dir|reader|writer")
-#: In text, what a path, an address or the dotted name of something to import is made of.
-LEADS_AWAY = re.compile(r"[./\\:$~]")
-LONGEST = 200  # characters of a text, and entries of a list, in the arguments of a file
-LARGEST = 2**24  # of a whole number there: a class may make a list, or a loop, as long
 
 
 class Registry:
@@ -34,6 +28,8 @@ class Registry:
         base: Returns the class that all of them are made from.
         modules: Modules where a bare name of a config is looked up, such as ``"monai.networks.nets"``.
         allows: Whether a file may name a class of these modules. Classes that were added may be named by any file.
+        largest: Arguments of these classes -> the largest number that a file may give there.
+        smallest: Arguments -> the smallest number that is not 0.
 
     Example:
         >>> from torch import nn
@@ -51,8 +47,11 @@ class Registry:
         base: Callable[[], type],
         modules: Sequence[str] = (),
         allows: Callable[[type], bool] = lambda found: False,
+        largest: Mapping[str, float] = MappingProxyType({}),
+        smallest: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.kind, self.base, self.modules, self.allows = kind, base, tuple(modules), allows
+        self.largest, self.smallest = largest, smallest
         self.own: dict[str, type] = {}
         self.of_configs: dict[str, type] = {}
 
@@ -125,7 +124,8 @@ class Registry:
             raise ValueError(f"The file describes no {self.kind}: `{twice[0]}` stands in it twice. Use another file.")
         found = self.allowed(name, trust)
         if _package(found) not in trust:
-            _require_plain(found, arguments)
+            require_plain(found, arguments)
+            require_between(found, arguments, self.smallest, self.largest)
         known = found.__name__ if _package(found) not in trust else f"{found.__module__}.{found.__qualname__}"
         return {"_target_": known, **arguments}
 
@@ -217,32 +217,3 @@ def _package(found: type) -> str:
 def _names(module: str, place: str) -> bool:
     """Whether the dotted place of a name, which may be none, lies in a module or is one of its parents."""
     return not place or f"{place}.".startswith(f"{module}.") or f"{module}.".startswith(f"{place}.")
-
-
-def _require_plain(found: type, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of a file, and defaults of a class, by which it would reach outside of itself."""
-    parameters = inspect.signature(found).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    for argument, value in {**defaults, **arguments}.items():
-        fetches = FETCHES.search(argument) and value not in (None, False, "")
-        if fetches or (argument in arguments and not _is_plain(value)):
-            raise ValueError(
-                f"`{argument}` of `{found.__name__}` in a file may not be {repr(value)}, by which a class"
-                " reads, fetches or imports something. Build the network in Python and load the weights alone."
-            )
-
-
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Whether a value is a number, a short word, or a list or mapping of such."""
-    if isinstance(value, str):
-        return len(value) <= LONGEST and not LEADS_AWAY.search(value)
-    if depth > 8:
-        return False
-    if isinstance(value, Mapping):
-        keys = all(isinstance(key, str) and _is_plain(key) for key in value)
-        return keys and not value.keys() & {"_target_", "class_path"} and _is_plain(list(value.values()), depth + 1)
-    if isinstance(value, (list, tuple)):
-        return len(value) <= LONGEST and all(_is_plain(item, depth + 1) for item in value)
-    if isinstance(value, int):
-        return abs(value) <= LARGEST
-    return value is None or isinstance(value, float)
