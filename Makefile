@@ -33,7 +33,8 @@ test-all: env  ## run every test; real data is found through LIT_CONTINUAL_DATA
 	$(RUN) -m pytest $(ARGS)
 
 test-gpu: env  ## run the tests that need a GPU
-	$(RUN) -m pytest tests/test_gpu.py --durations=0 $(ARGS)
+	$(RUN) -m pytest -m gpu $(ARGS)
+	TEST_ACCELERATOR=gpu $(RUN) -m pytest tests/methods -m "not slow" $(ARGS)
 
 check: env  ## lint, format and types, without changing a file
 	$(RUN) -m ruff check .

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import lit_continual
 from lit_continual.files.printing import show
 from lit_continual.files.whole_files import in_one_line
 from lit_continual.reports.matrices import matrix_figure
@@ -177,5 +178,8 @@ def quiet(infos: bool = False, also: str = "$^") -> Iterator[None]:
 
 def versions() -> dict[str, str]:
     """Versions of what computes the results."""
-    packages = ["lit-continual", "torch", "lightning", "monai", "torchmetrics", "numpy"]
-    return {name: version(name) if name != "torch" else str(torch.__version__) for name in packages}
+    own = {
+        "lit-continual": lit_continual.__version__,
+        "torch": str(torch.__version__),
+    }  # also where it is not installed
+    return own | {name: version(name) for name in ("lightning", "monai", "torchmetrics", "numpy")}

@@ -45,6 +45,7 @@ def predict(
     sw_batch_size: int | None = None,
     stitch_device: Literal["same", "cpu"] | None = None,
     stitch_dtype: Literal["float32", "float16"] | None = None,
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] | None = None,
     pet: Literal["suv", "stored"] | None = None,
     accelerator: str = "auto",
     devices: int = 1,
@@ -71,6 +72,8 @@ def predict(
         sw_batch_size: Windows that go through the network together.
         stitch_device: Where the answers of windows are added up: where the network is, or on the CPU.
         stitch_dtype: How sums are kept between windows; float16 takes half of the memory, and is not quite exact.
+        precision: In what the network computes, as for the Trainer; float32 if left out, and for models of nnU-Net
+            their own. Half precision is faster on a GPU, and not quite exact.
         pet: What DICOM series of PET in Bq/ml become: ``suv``, by body weight, dose and decay in their headers, or what
             is ``stored``. Without it they are refused.
         accelerator: As for the Trainer.
@@ -94,7 +97,8 @@ def predict(
     asked: dict[str, Any] = {"overlap": overlap, "sw_batch_size": sw_batch_size}
     asked |= {"stitch_device": stitch_device, "stitch_dtype": stitch_dtype}
     asked = {name: value for name, value in asked.items() if value is not None}
-    _set_inference(module, asked)
+    half = {"precision": precision} if precision not in (None, "32-true") else {}
+    _set_inference(module, asked, half)
     folder = Path(output)
     require_folder(folder)
     with _readable(images, pet) as (readable, series), alone(folder), quiet():
@@ -104,13 +108,14 @@ def predict(
         if listed.source.name == "dataset.json":
             announce(f"{len(cases)} images that {listed.source} lists; for others, give the folder that they are in")
         labels = json.dumps({"background": 0, **label_values(module)}, indent=1) + "\n"
-        known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror, pet=pet, **asked)
+        known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror, pet=pet, **asked, **half)
         record = Unfinished(folder, known, *_inputs_and_outputs(folder, cases, series, probabilities), name_of)
         done = set() if overwrite else record.done
         with explained("The prediction cannot run"):
             trainer = Trainer(
                 accelerator=accelerator,
                 devices=devices,
+                precision=precision,
                 logger=False,
                 enable_checkpointing=False,
                 enable_model_summary=False,
@@ -152,8 +157,10 @@ def _mirror(module: Segmenter) -> None:
     module.mirror = True
 
 
-def _set_inference(module: Segmenter, asked: Mapping[str, Any]) -> None:
-    if others := [name for name in asked if isinstance(module, NNUNetSegmenter) and name not in module.CHOICES]:
+def _set_inference(module: Segmenter, asked: Mapping[str, Any], half: Mapping[str, Any]) -> None:
+    if others := [
+        name for name in {**asked, **half} if isinstance(module, NNUNetSegmenter) and name not in module.CHOICES
+    ]:
         raise ValueError(
             f"--{others[0]} is not for models of nnU-Net, which goes window by window and adds up in half precision by"
             f" its own code. Leave it out; it knows {' and '.join(f'--{name}' for name in NNUNetSegmenter.CHOICES)}."

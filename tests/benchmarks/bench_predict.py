@@ -1,6 +1,8 @@
 """`predict` of a volume of 512 x 512 x 600 by a segmenter of five heads: its memory, and its time beside the network's.
 
-Run as ``python tests/benchmarks/bench_predict.py [--size H W D] [--heads N] [--spacing MM] [--window N] [--nnunet]``.
+Run as ``python tests/benchmarks/bench_predict.py [--size H W D] [--heads N] [--spacing MM] [--window N] [--nnunet]``,
+or with ``--device cuda [--precision 16-mixed] [--stitch_device cpu]`` for a U-Net of real width on a GPU, of which
+nothing is judged.
 What is judged: the peak of resident memory above that of the process with the checkpoint opened, which may be that of a
 batch of windows and 4 times the float32 image; and the CPU time of all that comes after the image has been read, which
 may be 1.1 times that of the network's passes within it. Reading and writing are shown. Memory of a batch of windows is
@@ -27,6 +29,8 @@ from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.tools import predict as tool
 
 MEMORY, TIME, BATCH, FEATURES = 4.0, 1.1, 2, 8
+#: Of a GPU, as wide as those that people train.
+WIDE, WIDE_BATCH = {"_target_": "BasicUNet", "spatial_dims": 3, "features": [32, 32, 64, 128, 256, 32]}, 4
 NETWORK = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "channels": [8, 8], "strides": [1]}
 
 
@@ -76,7 +80,8 @@ def model(given):
     names = [f"organ{k}" for k in range(1, given.heads + 1)]
     if given.nnunet:
         return NNUNetSegmenter(plans(names, given.window, given.spacing), [names])
-    return Segmenter(NETWORK, FEATURES, [[name] for name in names], roi_size=[given.window] * 3)
+    network, features = (NETWORK, FEATURES) if given.device == "cpu" else (WIDE, WIDE["features"][-1])
+    return Segmenter(network, features, [[name] for name in names], roi_size=[given.window] * 3)
 
 
 def write_volume(path, size):
@@ -97,17 +102,20 @@ def write_checkpoint(path, given):
 
 
 class Watch:
-    """CPU and wall seconds within a function."""
+    """CPU and wall seconds within a function, also of a GPU's work if that is waited for."""
 
-    def __init__(self):
+    def __init__(self, waits=False):
         self.cpu = self.wall = 0.0
+        self.wait = torch.cuda.synchronize if waits else lambda: None
 
     def around(self, function):
         def watched(*args, **kwargs):
+            self.wait()
             cpu, wall = time.process_time(), time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
+                self.wait()
                 self.cpu += time.process_time() - cpu
                 self.wall += time.perf_counter() - wall
 
@@ -132,8 +140,9 @@ def without_peak(read):
     return reading
 
 
-def predicted(folder, nnunet):
-    watches = {name: Watch() for name in ("passes", "reading", "writing", "all")}
+def predicted(folder, given):
+    nnunet, gpu = given.nnunet, given.device == "cuda"
+    watches = {name: Watch(gpu) for name in ("passes", "reading", "writing", "all")}
     Segmenter.forward = watches["passes"].around(Segmenter.forward)
     asked = NNUNetSegmenter._convolved
     NNUNetSegmenter._convolved = lambda module: watches["passes"].around(asked(module))
@@ -141,11 +150,17 @@ def predicted(folder, nnunet):
     tool.loader_of = lambda *args: after(watches["reading"].around(load(*args)))
     tool.write_nifti = watches["writing"].around(tool.write_nifti)
     Checkpoint(folder / "model.ckpt").module(Segmenter)  # and what it imports
-    before, options = peak(), {"accelerator": "cpu", **({} if nnunet else {"sw_batch_size": BATCH})}
+    before, options = peak(), {"accelerator": "gpu" if gpu else "cpu", "stitch_device": given.stitch_device}
+    options |= {} if nnunet else {"sw_batch_size": WIDE_BATCH if gpu else BATCH, "precision": given.precision}
     watches["all"].around(tool.predict)(
         str(folder / "model.ckpt"), str(folder / "images"), str(folder / "out"), **options
     )
-    return {"peak": peak() - before, **{name: [watch.cpu, watch.wall] for name, watch in watches.items()}}
+    device = torch.cuda.max_memory_allocated() if gpu else 0
+    return {
+        "peak": peak() - before,
+        "device": device,
+        **{name: [watch.cpu, watch.wall] for name, watch in watches.items()},
+    }
 
 
 def child(*args):
@@ -160,8 +175,11 @@ def measure(given):
         (folder / "images").mkdir()
         write_volume(folder / "images/case.nii.gz", given.size)
         write_checkpoint(folder / "model.ckpt", given)
-        kind = ["--nnunet"] if given.nnunet else []
-        batch = child("--only-batch", "--heads", given.heads, "--window", window, *kind)["peak"]
+        kind = ["--device", given.device, *(["--nnunet"] if given.nnunet else [])]
+        kind += ["--stitch_device", given.stitch_device] if given.stitch_device else []
+        kind += ["--precision", given.precision] if given.precision else []
+        gpu = given.device == "cuda"
+        batch = 0 if gpu else child("--only-batch", "--heads", given.heads, "--window", window, *kind)["peak"]
         found = child("--only-predict", folder, *kind)
     (cpu, wall), others = found["all"], [found[name] for name in ("passes", "reading", "writing")]
     passes = others[0]
@@ -174,6 +192,10 @@ def measure(given):
     for name, (c, w) in zip(("passes", "reading", "writing"), others, strict=True):
         print(f"{name}: {c:.1f} s CPU, {w:.1f} s wall")
     print(f"all: {cpu:.1f} s CPU, {wall:.1f} s wall")
+    if gpu:
+        ratio = own[1] / passes[1]
+        print(f"{found['device'] / 1e9:.2f} GB of the GPU, (all - reading) / passes by the clock {ratio:.3f}")
+        return False
     missed = False
     for what, ratio, most in zip(("memory / image", "(all - reading) / passes"), ratios, (MEMORY, TIME), strict=True):
         judged = not given.nnunet or most == MEMORY
@@ -193,6 +215,9 @@ def main():
     parser.add_argument("--window", type=int, default=96)
     parser.add_argument("--spacing", type=float, default=0.0, help="in mm, to which the image is resampled; 0 for not")
     parser.add_argument("--nnunet", action="store_true", help="a model of nnU-Net, resampled to --spacing or 1 mm")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", help="of a GPU, such as 16-mixed")
+    parser.add_argument("--stitch_device", choices=["same", "cpu"])
     parser.add_argument("--only-batch", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--only-predict", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -200,7 +225,7 @@ def main():
         print(json.dumps(passes_of_a_batch(given)))
         return
     if given.only_predict:
-        print(json.dumps(predicted(given.only_predict, given.nnunet)))
+        print(json.dumps(predicted(given.only_predict, given)))
         return
     raise SystemExit(measure(given))
 

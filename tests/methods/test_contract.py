@@ -12,9 +12,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual import callbacks
@@ -324,13 +327,56 @@ def plain_traces(trainer, fails):
     return PLAIN[fails]
 
 
+class Apart(TorchDispatchMode):
+    """Refuse what a GPU would: a sum of what is made of a module, and of what is not, while the module is away."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.away = module, True
+        self.made = {value.untyped_storage().data_ptr() for value in module.state_dict().values()}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = [one for one in tree_leaves((args, kwargs)) if torch.is_tensor(one) and one.ndim]
+        mine = [one for one in given if one.untyped_storage().data_ptr() in self.made]
+        copies = function.overloadpacket is torch.ops.aten.copy_  # also from one device to another
+        assert not self.away or copies or len(mine) in (0, len(given)), function
+        found = function(*args, **(kwargs or {}))
+        if mine and not copies:
+            self.made |= {one.untyped_storage().data_ptr() for one in tree_leaves(found) if torch.is_tensor(one)}
+        return found
+
+
+def test_what_looks_at_the_weights_in_the_end_does_so_where_they_were_trained(make, trainer, tmp_path, monkeypatch):
+    """Lightning brings a module back from its GPU before ``on_fit_end``, and not what callbacks hold beside it."""
+    module, callback, apart = small(), make(), []
+    fit(trainer, module, callback)
+    move, there = Small.to, torch.device("cpu", 0)  # which is not where Lightning leaves it
+
+    def moved(module, device):
+        for one in apart:
+            one.away = device != there
+        return move(module, device)
+
+    def watched(callback, *given):
+        apart.append(Apart(module))
+        with apart[0]:
+            end(callback, *given)
+        assert apart[0].away
+
+    end = type(callback).on_fit_end
+    monkeypatch.setattr(SingleDeviceStrategy, "root_device", there)
+    monkeypatch.setattr(Small, "to", moved)
+    monkeypatch.setattr(type(callback), "on_fit_end", watched)
+    fit(trainer, module, callback)
+
+
 def test_a_copy_made_during_fit_is_a_plain_module(make, trainer):
     module, callback, copies = small(), make(), []
     fit(trainer, module, callback)
     copier = LambdaCallback(on_train_batch_end=lambda t, m, *_: copies.append(copy.deepcopy(m)))
     fit(trainer, module, callback, copier, max_steps=1)
     plain, (copied,) = small(), copies
-    for weight in copied.parameters():  # dropout draws in the order in which memory lies
+    for weight in copied.cpu().parameters():  # dropout draws in the order in which memory lies
         weight.data = weight.data.contiguous()
     plain.load_state_dict(copied.state_dict())
     for one in (copied, plain):

@@ -339,6 +339,20 @@ def test_windows_and_sums_are_as_asked(checkpoint, folder, tmp_path, monkeypatch
     np.testing.assert_array_equal(found, expected(nib.load(folder / "case.nii.gz").get_fdata()))
 
 
+def test_the_network_computes_in_half_precision_where_it_is_asked_to(checkpoint, folder, tmp_path, monkeypatch):
+    seen, forward = [], Segmenter.forward
+    monkeypatch.setattr(Segmenter, "forward", lambda *a: seen.append(forward(*a)) or seen[-1])
+    model = checkpoint()
+    whole = np.asarray(nib.load(predict(model, folder, tmp_path / "whole") / "case.nii.gz").dataobj)
+    assert {logits.dtype for logits in seen} == {torch.float32}
+    seen.clear()
+    output = predict(model, folder, tmp_path / "half", "--precision=bf16-mixed")
+    assert {logits.dtype for logits in seen} == {torch.bfloat16}
+    assert (np.asarray(nib.load(output / "case.nii.gz").dataobj) == whole).mean() > 0.95
+    with pytest.raises(ValueError, match="other"):
+        predict(model, folder, tmp_path / "half")
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

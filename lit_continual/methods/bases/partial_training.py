@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 from typing_extensions import override
 
+from lit_continual.methods.bases.fit.after_training import on_device_of_training
 from lit_continual.methods.bases.fit.evaluated_layers import EvaluatedLayers
 from lit_continual.methods.bases.fit.frozen_entries import FrozenEntries, free_share, learnt_values
 from lit_continual.methods.bases.fit.hook_of_this_fit import HookOfThisFit
@@ -191,6 +192,7 @@ class PartialTraining(Releasing, FitMemory):
         self._frozen.restore_buffers()  # a step without a loss has no backward
 
     @override
+    @on_device_of_training
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # An average of equal weights, copied back when training ends, is off by a bit.
         self._frozen.restore_parameters()

@@ -14,6 +14,7 @@ from typing_extensions import override
 from lit_continual.files.whole_files import in_one_line
 from lit_continual.methods.bases.early_layers import make_layers
 from lit_continual.methods.bases.final_weights import FinalWeights, settle_weights
+from lit_continual.methods.bases.fit.after_training import on_device_of_training
 from lit_continual.methods.bases.fit.training_batches import training_batches
 from lit_continual.methods.bases.named_method import NamedMethod
 from lit_continual.methods.fusion.fuse import beginning, fuse_weights, require_share
@@ -195,6 +196,7 @@ class WeightFusion(NamedMethod, FinalWeights):
         ]
 
     @override
+    @on_device_of_training
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not before: averages of the weights are copied back when training ends.
         settle_weights(trainer, pl_module)

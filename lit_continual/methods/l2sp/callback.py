@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from lit_continual.methods.bases.anchor import fit_anchor, select_parameters, snapshot
 from lit_continual.methods.bases.final_weights import settle_weights
+from lit_continual.methods.bases.fit.after_training import on_device_of_training
 from lit_continual.methods.bases.fit.evaluated_layers import EvaluatedLayers
 from lit_continual.methods.bases.gradient_edit import GradientEdit
 from lit_continual.methods.l2sp.anchor import layer_distances, normalisations, read_anchor
@@ -156,6 +157,7 @@ class L2SP(GradientEdit):
             pl_module.log_dict(logs, batch_size=1, sync_dist=True)
 
     @override
+    @on_device_of_training
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         settle_weights(trainer, pl_module)
         selected = select_parameters(pl_module, self.patterns)

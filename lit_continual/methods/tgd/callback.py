@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_continual.methods.bases.final_weights import settle_weights
+from lit_continual.methods.bases.fit.after_training import on_device_of_training
 from lit_continual.methods.bases.fit.frozen_entries import free_share
 from lit_continual.methods.bases.partial_training import PartialTraining
 from lit_continual.methods.tgd.measured_channels import MeasuredChannels, producers_of, random_channels
@@ -148,6 +149,7 @@ class TargetedGradientDescent(PartialTraining):
             self.channels.mean.try_first(trainer, pl_module, given[0])
 
     @override
+    @on_device_of_training
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_end(trainer, pl_module)
         if self.channels is not None:

@@ -181,6 +181,21 @@ def images(tmp_path):
     return write_images(tmp_path / "images")
 
 
+@pytest.fixture
+def raw(tmp_path):
+    """New cases in nnU-Net's layout, of which only the ball is annotated, as ``cone``."""
+    folder = tmp_path / "Dataset002_New"
+    write_images(folder / "imagesTr", count=5)
+    (folder / "labelsTr").mkdir()
+    x, y, z = np.indices((24, 22, 9))
+    ball = (x - 12) ** 2 + (y - 11) ** 2 + 4 * (z - 4) ** 2 < 30
+    for case in range(5):
+        nib.save(nib.Nifti1Image(ball.astype(np.uint8), OBLIQUE), folder / f"labelsTr/case_{case}.nii.gz")
+    described = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "cone": 1}, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps({**described, "numTraining": 5}))
+    return folder
+
+
 @contextlib.contextmanager
 def without_torchvision():
     """Let nnU-Net find trainers and networks where it cannot import all files to look for them."""
@@ -200,12 +215,12 @@ def without_torchvision():
         yield
 
 
-def nnunet_predicts(folder, images, output, mirror=False, **options):
+def nnunet_predicts(folder, images, output, mirror=False, device="cpu", **options):
     """Label maps of an unmodified ``nnUNetPredictor``, by name of the case, with the axes of the file."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     with quiet(), without_torchvision():
-        predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False, **options)
+        predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device(device), allow_tqdm=False, **options)
         predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
         output.mkdir()
         predictor.predict_from_files_sequential(str(images), str(output))

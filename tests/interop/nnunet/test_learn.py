@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -16,25 +15,10 @@ from lit_continual.data import Split
 from lit_continual.modules import NNUNetSegmenter, Segmenter
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from tests.conftest import NETWORK
-from tests.interop.nnunet.conftest import OBLIQUE, quiet, write_images
+from tests.interop.nnunet.conftest import quiet
 from tests.marks import slow_but
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-
-
-@pytest.fixture
-def raw(tmp_path):
-    """New cases in nnU-Net's layout, of which only the ball is annotated, as ``cone``."""
-    folder = tmp_path / "Dataset002_New"
-    write_images(folder / "imagesTr", count=5)
-    (folder / "labelsTr").mkdir()
-    x, y, z = np.indices((24, 22, 9))
-    ball = (x - 12) ** 2 + (y - 11) ** 2 + 4 * (z - 4) ** 2 < 30
-    for case in range(5):
-        nib.save(nib.Nifti1Image(ball.astype(np.uint8), OBLIQUE), folder / f"labelsTr/case_{case}.nii.gz")
-    described = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "cone": 1}, "file_ending": ".nii.gz"}
-    (folder / "dataset.json").write_text(json.dumps({**described, "numTraining": 5}))
-    return folder
 
 
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}

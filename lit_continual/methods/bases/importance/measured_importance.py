@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from lit_continual.methods.bases.anchor import select_parameters
 from lit_continual.methods.bases.final_weights import settle_weights
+from lit_continual.methods.bases.fit.after_training import on_device_of_training
 from lit_continual.methods.bases.fit.forward_calls import ForwardCalls
 from lit_continual.methods.bases.fit.training_step import ask_step
 from lit_continual.methods.bases.importance.importance_penalty import ImportancePenalty
@@ -93,6 +94,7 @@ class MeasuredImportance(ImportancePenalty):
         self._mean.try_first(trainer, pl_module, batch)
 
     @override
+    @on_device_of_training
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         settle_weights(trainer, pl_module)
         means = self._mean.of_fit(trainer, pl_module, f"Importances of {self.name}")

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from lit_continual.methods.bases.anchor import select_parameters
 from lit_continual.methods.bases.final_weights import FinalWeights, settle_weights
+from lit_continual.methods.bases.fit.after_training import on_device_of_training
 from lit_continual.methods.bases.gradient_edit import among, stepped
 from lit_continual.methods.bases.importance.importance_penalty import ImportancePenalty
 
@@ -121,6 +122,7 @@ class PathImportance(ImportancePenalty, FinalWeights):
 
     @override
     @torch.no_grad()
+    @on_device_of_training
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         settle_weights(trainer, pl_module)
         if self._found is not None:
