@@ -85,6 +85,8 @@ def _explained(error: Exception) -> str:
     if isinstance(error, RuntimeError) and str(error).startswith(WORKER):
         what = "Most often memory is short: free some, or take fewer workers (`data.num_workers`)"
         return f"{in_one_line(error)}. {what}, {AGAIN}"
+    if isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error):
+        return f"{in_one_line(error).partition(', but you set')[0]} here. Set `--trainer.deterministic warn`, {AGAIN}"
     kinds = {kind.__name__ for kind in type(error).__mro__}
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     if not EXPECTED & kinds and raised_in.parts[-3:-1] != ("pytorch", "callbacks"):

@@ -160,7 +160,8 @@ def quiet(infos: bool = False, also: str = "$^") -> Iterator[None]:
         place = Path(record.pathname).as_posix()
         if "Tip: For seamless" in record.getMessage():
             return False
-        return infos or record.levelno > logging.INFO or not re.search(r"lightning/pytorch/(trainer|loops)/", place)
+        mine = re.search(r"lightning/(pytorch/(trainer|loops|accelerators)|fabric/accelerators)/", place)
+        return infos or record.levelno > logging.INFO or not mine
 
     handlers = [h for name in ("pytorch", "fabric") for h in logging.getLogger(f"lightning.{name}").handlers]
     for handler in handlers:
@@ -168,6 +169,8 @@ def quiet(infos: bool = False, also: str = "$^") -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6.6 on torch 2.13
+            # Whole volumes are evaluated one by one.
+            warnings.filterwarnings("ignore", "The '(val|test|predict)_dataloader' does not have many workers")
             warnings.filterwarnings("ignore", "Total length of `list`")  # of a split that leaves nobody to validate on
             warnings.filterwarnings("ignore", also)
             yield
@@ -178,8 +181,6 @@ def quiet(infos: bool = False, also: str = "$^") -> Iterator[None]:
 
 def versions() -> dict[str, str]:
     """Versions of what computes the results."""
-    own = {
-        "lit-continual": lit_continual.__version__,
-        "torch": str(torch.__version__),
-    }  # also where it is not installed
+    # This package may not be installed.
+    own = {"lit-continual": lit_continual.__version__, "torch": str(torch.__version__)}
     return own | {name: version(name) for name in ("lightning", "monai", "torchmetrics", "numpy")}

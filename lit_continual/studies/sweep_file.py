@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import inf, prod
 from pathlib import Path
@@ -90,15 +90,15 @@ class Parameter:
 
     value: Any = None
     values: list[Any] | None = None
-    min: int | float | None = None
-    max: int | float | None = None
+    min: float | None = None
+    max: float | None = None
     distribution: str | None = None
-    q: int | float = 1
+    q: float = 1
 
     def __post_init__(self) -> None:
         if self.values is None and (self.min is None or self.max is None):
             self.values = [self.value]
-        whole = isinstance(self.min, int) and isinstance(self.max, int)
+        whole = {type(self.min), type(self.max)} == {int}
         inferred = CHOICES[0] if self.values is not None else "int_uniform" if whole else "uniform"
         self.distribution = self.distribution or inferred
         allowed = RANGES if self.values is None else CHOICES
@@ -202,6 +202,9 @@ def _parameter(section: Any, place: str) -> Parameter:
     if isinstance(section, dict) and "parameters" in section:
         raise ValueError(f"{place}: nested parameters cannot be passed to `fit`. Write dotted names.")
     parameter = instantiate(Parameter, section, place)
+    # Whole numbers stay so: `int | float` is read by whichever of the two is first, and Python may give that of others.
+    whole = {name: section[name] for name in ("min", "max", "q") if type(section.get(name)) is int}
+    parameter = replace(parameter, **whole, distribution=section.get("distribution"))
     if not {"value", "values"} & set(section) and (parameter.min is None or parameter.max is None):
         raise ValueError(f"{place}: it needs `value`, `values`, or `min` and `max`.")
     return parameter

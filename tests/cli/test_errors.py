@@ -64,6 +64,15 @@ def test_a_process_that_loads_data_and_is_ended_is_one_sentence(said, how):
     assert line.endswith("a fit goes on with --resume.")
 
 
+def test_a_kernel_that_is_not_deterministic_is_one_sentence(said):
+    """What torch says of a cross-entropy on a GPU."""
+    torchs = "does not have a deterministic implementation, but you set 'torch.use_deterministic_algorithms(True)'. You"
+    code, written = said(RuntimeError(f"nll_loss2d_forward_out_cuda_template {torchs} can turn off determinism"))
+    assert code == 1
+    (line,) = written.splitlines()
+    assert "cuda_template does not have a deterministic implementation here. Set `--trainer.deterministic warn`" in line
+
+
 PLATEAU = "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val_loss}}"
 
 

@@ -4,6 +4,7 @@ A new method has one line more in `ENTRIES`, and one in `NEUTRAL` if a setting o
 """
 
 import copy
+import os
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -346,6 +347,7 @@ class Apart(TorchDispatchMode):
         return found
 
 
+@pytest.mark.skipif("TEST_ACCELERATOR" in os.environ, reason="stands for a GPU where there is none")
 def test_what_looks_at_the_weights_in_the_end_does_so_where_they_were_trained(make, trainer, tmp_path, monkeypatch):
     """Lightning brings a module back from its GPU before ``on_fit_end``, and not what callbacks hold beside it."""
     module, callback, apart = small(), make(), []

@@ -278,3 +278,19 @@ def test_shipped_sweeps_are_what_the_wandb_client_takes(file, tmp_path, monkeypa
 def test_shipped_sweeps_fit_the_schema_of_wandbs_engine(file):
     engine = pytest.importorskip("sweeps.config.cfg")  # not a dependency; for who has it
     assert engine.schema_violations_from_proposed_config(yaml.safe_load(file.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "kind"),
+    [
+        ({"min": 0, "max": 4}, (int, "int_uniform")),
+        ({"min": 0.0, "max": 4}, (float, "uniform")),
+        ({"min": 0, "max": 4, "distribution": "uniform"}, (int, "uniform")),
+    ],
+)
+def test_whole_numbers_stay_whole_whatever_union_types_others_have_made(tmp_path, section, kind):
+    """Python hands out one union for all orders of its types, and a reader tries them in that order."""
+    described = {"method": "random", "metric": {"name": "stream/dice/acc"}, "parameters": {"a.b": section}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**described, "command": COMMAND}))
+    parameter = read_sweep(tmp_path / "sweep.yaml").parameters["a.b"]
+    assert (type(parameter.min), parameter.distribution) == kind

@@ -12,10 +12,10 @@ from lit_continual.interop.nnunet.nnunet_patches import NNUNetPatches, training_
 from lit_continual.interop.nnunet.trained import Trained
 from lit_continual.modules import NNUNetSegmenter
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
-from tests.interop.nnunet.test_learn import config, raw  # noqa: F401  # a fixture
+from tests.interop.nnunet.test_learn import config
 
 
-def samples(start, raw, **given):  # noqa: F811
+def samples(start, raw, **given):
     data = NNUNetDataModule(
         str(raw), classes={"cone": 1}, split=Split(fractions=(1.0, 0.0, 0.0)), nnunet_augmentation=True, **given
     )
@@ -24,7 +24,7 @@ def samples(start, raw, **given):  # noqa: F811
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_samples_are_what_the_transforms_make_of_a_larger_patch(toy, raw, dims):  # noqa: F811
+def test_samples_are_what_the_transforms_make_of_a_larger_patch(toy, raw, dims):
     start = Checkpoint(toy(dims=dims))
     found = samples(start, raw, seed=5)
     found.set_epoch(3)
@@ -52,7 +52,7 @@ def test_samples_are_what_the_transforms_make_of_a_larger_patch(toy, raw, dims):
     assert torch.equal(sample["label"], expected["segmentation"].byte())
 
 
-def test_a_sample_is_the_same_whoever_draws_it_and_leaves_the_random_state_alone(toy, raw):  # noqa: F811
+def test_a_sample_is_the_same_whoever_draws_it_and_leaves_the_random_state_alone(toy, raw):
     start = Checkpoint(toy())
     one, two = samples(start, raw), samples(start, raw)
     torch.manual_seed(1)
@@ -68,7 +68,7 @@ def test_a_sample_is_the_same_whoever_draws_it_and_leaves_the_random_state_alone
     assert not torch.equal(first["image"], two[2]["image"])
 
 
-def test_noise_is_taken_away_outside_of_the_mask_of_the_plans(toy, raw):  # noqa: F811
+def test_noise_is_taken_away_outside_of_the_mask_of_the_plans(toy, raw):
     found = samples(Checkpoint(toy()), raw)
     drawn = [found[k] for k in range(len(found))]
     assert any((sample["image"] == 0).any() for sample in drawn)
@@ -85,7 +85,7 @@ def test_the_trainer_of_the_model_says_how(toy, trainer, mirrored):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_cached_answers_go_through_the_spatial_transforms(toy, raw, dims):  # noqa: F811
+def test_cached_answers_go_through_the_spatial_transforms(toy, raw, dims):
     found = samples(Checkpoint(toy(dims=dims)), raw)
     found.ask("teacher", lambda image: torch.cat([image, 2 * image], 1))
     found.transforms.transforms = [
@@ -97,7 +97,7 @@ def test_cached_answers_go_through_the_spatial_transforms(toy, raw, dims):  # no
         torch.testing.assert_close(sample["teacher"][1], 2 * sample["image"][0], atol=4e-2, rtol=4e-2)
 
 
-def test_a_stream_trains_with_it(toy, raw, tmp_path):  # noqa: F811
+def test_a_stream_trains_with_it(toy, raw, tmp_path):
     distillation = {"class_path": "Distillation", "init_args": {"alpha": 0.5, "targets": "cached"}}
     given = config(raw, tmp_path, distillation, nnunet_augmentation=True, num_workers=1)
     main(["fit", "--config", given, f"--stream.start={toy()}", "--trainer.limit_train_batches=2"])

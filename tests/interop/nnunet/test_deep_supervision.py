@@ -8,7 +8,7 @@ from lit_continual.cli import main
 from lit_continual.modules import NNUNetSegmenter
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from tests.interop.nnunet.conftest import quiet
-from tests.interop.nnunet.test_learn import config, raw  # noqa: F401  # a fixture
+from tests.interop.nnunet.test_learn import config
 from tests.interop.nnunet.test_out import load, save
 from tests.marks import slow_but
 
@@ -81,7 +81,7 @@ def test_loss_and_gradients_are_those_of_nnunet(toy, dims, heads):
 
 
 @pytest.mark.parametrize("heads", slow_but(["separate", "shared"], "shared"))
-def test_what_is_learnt_at_each_resolution_is_exported(toy, raw, tmp_path, heads):  # noqa: F811
+def test_what_is_learnt_at_each_resolution_is_exported(toy, raw, tmp_path, heads):
     folder = toy(stages=4)
     options = [f"--stream.start={folder}", f"--model.heads={heads}", "--trainer.limit_train_batches=2"]
     main(["fit", "--config", config(raw, tmp_path), *options])

@@ -14,7 +14,7 @@ from lit_continual.cli import main
 from lit_continual.modules import NNUNetSegmenter
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.runs.checkpoints.load_checkpoint import load_checkpoint
-from tests.interop.nnunet.test_learn import config, raw  # noqa: F401  # a fixture
+from tests.interop.nnunet.test_learn import config
 
 EXEMPLARS = {"policy": "Random", "budget": {"volumes": 2, "per_class": False}, "share": 0.5}
 MAML = {"class_path": "MAML", "init_args": {"inner_lr": 0.01}}
@@ -55,7 +55,7 @@ def test_every_method_has_an_entry():
     assert {entry.split()[0] for entry in METHODS} | REFUSED | BASES == found
 
 
-def fit(folder, raw, run, *callbacks, two=False, memory=None, heads="separate", dims=3):  # noqa: F811
+def fit(folder, raw, run, *callbacks, two=False, memory=None, heads="separate", dims=3):
     """A stream of one new class, or where a method needs a past of two, as its last checkpoint."""
     classes = ["cone", "tip"] if two or memory else ["cone"]
     options = [f"--stream.start={folder}", "--trainer.limit_train_batches=2", f"--model.heads={heads}"]
@@ -84,7 +84,7 @@ def plain():
 @pytest.mark.parametrize(
     "method", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )
-def test_a_method_teaches_it_and_it_goes_back(toy, raw, tmp_path, method, plain, capsys):  # noqa: F811
+def test_a_method_teaches_it_and_it_goes_back(toy, raw, tmp_path, method, plain, capsys):
     arguments, options = METHODS[method]
     folder = toy(stages=4, dims=options.get("dims", 3))  # of which one more resolution is supervised
     path = fit(folder, raw, tmp_path / "method", described(method, arguments, folder), **options)
@@ -110,13 +110,13 @@ def test_a_method_teaches_it_and_it_goes_back(toy, raw, tmp_path, method, plain,
         ("MiB", {}, {}, "`heads: shared`"),
     ],
 )
-def test_what_cannot_be_is_refused_before_training(toy, raw, tmp_path, method, arguments, options, message):  # noqa: F811
+def test_what_cannot_be_is_refused_before_training(toy, raw, tmp_path, method, arguments, options, message):
     folder = toy(stages=4)
     with pytest.raises((ValueError, MisconfigurationException), match=re.escape(message)):
         fit(folder, raw, tmp_path / "method", described(method, arguments, folder), **options)
     assert not list((tmp_path / "method").rglob("*.ckpt"))
 
 
-def test_importances_that_nobody_has_measured_are_told(toy, raw, tmp_path):  # noqa: F811
+def test_importances_that_nobody_has_measured_are_told(toy, raw, tmp_path):
     with pytest.warns(UserWarning, match="`EWC` .* has measured nothing of the model that this stream starts from"):
         fit(toy(), raw, tmp_path / "method", described("EWC", METHODS["EWC"][0], ""))

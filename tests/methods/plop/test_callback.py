@@ -121,7 +121,7 @@ def test_the_second_fit_of_anybodys_module_equals_the_loss_written_by_hand(train
     fitted.fit(module, loader)
     assert_close(seen[0], expected, rtol=0, atol=0.002)
     trainer().fit(by_hand, loader)
-    assert_close(state(module), state(by_hand), rtol=1e-4, atol=1e-5)
+    assert_close(state(module), state(by_hand), rtol=1e-4, atol=3e-5)
     logged = fitted.callback_metrics
     assert 0 < logged["train/plop_pod"] < logged["train/plop"]
     assert 0 < logged["train/plop_certain"] < 1
