@@ -67,10 +67,18 @@ def test_a_stream_runs(stream, tmp_path, method, precision):
     assert json.loads((tmp_path / "run/run.json").read_text())["device"].startswith("cuda")
 
 
-@pytest.mark.parametrize("policy", ["Random", "ClassBalancedReservoir", "Herding", "CertaintyCoverage"])
+POLICIES = {
+    "Random": [],
+    "ClassBalancedReservoir": [],
+    "Herding": ["--stream.memory.layer=body"],
+    "CertaintyCoverage": ["--stream.memory.layer=body", "--model.init_args.network.init_args.dropout=0.2"],
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_memory_is_filled_and_replayed(stream, tmp_path, policy):
     memory = {"policy": policy, "budget": {"samples": 2}}
-    main(["fit", "--config", stream(*METHODS["distillation, online"], memory=memory), *GPU])
+    main(["fit", "--config", stream(*METHODS["distillation, online"], memory=memory), *GPU, *POLICIES[policy]])
     assert len(list((tmp_path / "run/memory").rglob("*.npz"))) == 4
 
 
