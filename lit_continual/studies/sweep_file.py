@@ -16,6 +16,7 @@ from lit_continual.studies.slurm import read_slurm
 
 CHOICES = ("categorical", "constant")
 LARGEST = 100_000  # trials of a grid
+SET_HERE = {"config", "overwrite", "resume", "stream.name", "trainer.default_root_dir", "trainer.enable_progress_bar"}
 RANGES = ("int_uniform", "uniform", "q_uniform", "log_uniform", "log_uniform_values")
 
 
@@ -180,6 +181,8 @@ def read_sweep(path: Path) -> SweepFile:
     sweep.parameters = {n: _parameter(s, f"{path}, parameter {n}") for n, s in sweep.parameters.items()}
     if sweep.early_terminate is not None:
         sweep.early_terminate = instantiate(Hyperband, sweep.early_terminate, f"{path}, `early_terminate`")
+    if set_here := sorted(sweep.parameters.keys() & SET_HERE):
+        raise ValueError(f"{path}: `{set_here[0]}` is set by the sweep, for each run. Remove it from `parameters`.")
     if not sweep.parameters:
         raise ValueError(f"{path}: `parameters` is empty; name at least one option and its values.")
     if ranges := [n for n, p in sweep.parameters.items() if p.values is None and sweep.method == "grid"]:

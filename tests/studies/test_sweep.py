@@ -149,6 +149,9 @@ def test_what_cannot_run_is_refused_before_anything_does(sweep, tmp_path):
         r"with trainer.max_epochs abc: .*Expected a int",
         parameters={"trainer.max_epochs": {"values": [1, "abc"]}},
     )
+    for name in ("stream.name", "trainer.default_root_dir", "resume"):
+        refused(sweep, rf"sweep.yaml: `{name}` is set by the sweep, for each run. Remove it",
+                parameters={name: {"values": ["a", "b"]}})  # fmt: skip
     seeds = {"seed_everything": {"min": 0, "max": 2**32}}
     refused(sweep, r"`seed_everything` must be from 0 to 4294967295, got 4294967296", "--count=2", method="random",
             parameters=seeds)  # fmt: skip

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +73,13 @@ class ExemplarMemory:
     @printable_errors()
     def exemplars(self) -> list[Exemplar]:
         """All exemplars, those of each experience in the order in which they were picked."""
-        return [Exemplar.read(entry, self.path) for entry in self.manifest["exemplars"]]
+        found = [Exemplar.read(entry, self.path) for entry in self.manifest["exemplars"]]
+        places = Counter((exemplar.experience, exemplar.rank) for exemplar in found)
+        if twice := next((place for place, count in places.items() if count > 1), None):
+            raise ValueError(
+                f"{self.path} has {places[twice]} exemplars of rank {twice[1]} of {twice[0]!r}. Restore it from a copy."
+            )
+        return found
 
     @property
     def experiences(self) -> dict[str, dict[str, Any]]:

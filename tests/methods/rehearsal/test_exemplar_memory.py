@@ -173,6 +173,16 @@ def test_a_bad_manifest_is_named(memory, text, message):
         _ = memory.exemplars
 
 
+def test_an_entry_that_stands_often_is_named(memory):
+    """A file that is read as often would keep a fit from beginning."""
+    manifest = json.loads(memory.path.read_text())
+    last = manifest["exemplars"][-1]
+    manifest["exemplars"] += [{**last, "picked_for": {}}] * 9999
+    memory.path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"manifest.json has 10000 exemplars of rank {last['rank']} of 'first'. Re"):
+        memory.require()
+
+
 @pytest.mark.parametrize("call", range(6))
 def test_a_full_disk_leaves_what_was_there(memory, monkeypatch, call):
     before, written = stored(memory.folder), iter(range(call))
