@@ -53,7 +53,7 @@ class PatientTuning(Releasing):
         self,
         slices: int = 3,
         steps: int | Sequence[int] = 20,
-        lr: float = 1e-3,
+        lr: float = 3e-4,
         optimizer: str = "adam",
         batch_size: int | None = None,
         seed: int = 0,

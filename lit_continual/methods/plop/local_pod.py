@@ -1,6 +1,7 @@
 """Local POD: how far two feature maps are apart, by means along each axis in windows of several scales."""
 
 from collections.abc import Sequence
+from math import lcm
 
 import torch
 from torch import Tensor
@@ -52,19 +53,39 @@ def local_pod_distance(a: Tensor, b: Tensor, scales: Sequence[int] = (1, 2, 4)) 
 
 
 def _embedding(squares: Tensor, scales: Sequence[int]) -> Tensor:
+    # Windows of all scales are made of the smallest where these divide a map, which is read once for an axis then.
+    smallest = lcm(*scales)
+    nested = all(size % smallest == 0 for size in squares.shape[2:])
+    fine = _kept_axes(squares, smallest) if nested else []
     parts = []
     for scale in scales:
-        for axis in range(2, squares.ndim):
-            pooled = squares
-            for other in range(2, squares.ndim):
-                if other != axis:
-                    pooled = _averaged(pooled, other, scale)
-            parts.append(pooled.flatten(1))
+        for axis, vectors in enumerate(fine or _kept_axes(squares, scale), 2):
+            for other in range(2, squares.ndim) if nested else ():
+                vectors = vectors if other == axis else _averaged(vectors, other, scale)
+            parts.append(vectors.flatten(1))
     return normalize(torch.cat(parts, 1), dim=1)
+
+
+def _kept_axes(x: Tensor, scale: int) -> list[Tensor]:
+    """For each spatial axis, ``x`` averaged over windows of all others."""
+    first, last = 2, x.ndim - 1
+    once = {axis: _averaged(x, axis, scale) for axis in (first, last)} if last > first else {}  # reads the whole map
+    found = []
+    for axis in range(first, x.ndim):
+        begun = last if axis != last else first
+        vectors = once.get(begun, x)
+        for other in range(first, x.ndim):
+            if other not in (axis, begun):
+                vectors = _averaged(vectors, other, scale)
+        found.append(vectors)
+    return found
 
 
 def _averaged(x: Tensor, axis: int, scale: int) -> Tensor:
     """Average an axis over ``scale`` windows; slices and means are deterministic where adaptive pooling is not."""
     size = x.shape[axis]
+    if size % scale == 0:
+        windows_of_one_size: Tensor = x.unflatten(axis, (scale, -1))
+        return windows_of_one_size.mean(axis + 1)
     windows = [(i * size // scale, -(-(i + 1) * size // scale)) for i in range(scale)]
     return torch.cat([x.narrow(axis, start, end - start).mean(axis, keepdim=True) for start, end in windows], axis)

@@ -64,7 +64,7 @@ def adapt(
         phi: Denoiser: threshold of targeted gradient descent, such as 0.4: TGD_N2N. Without it all kernels are
             retrained.
         epochs: Denoiser: passes over the study; 150, if left out.
-        lr: Learning rate; if left out 0.001 for a segmenter and 0.0001 for a denoiser.
+        lr: Learning rate; if left out 0.0003 for a segmenter and 0.0001 for a denoiser.
         batch_size: Slices a batch, 8 if left out; of a 3D segmenter patches, 2 if left out.
         seed: Seed of all that is drawn.
         accelerator: As for the Trainer.

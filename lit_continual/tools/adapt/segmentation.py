@@ -44,7 +44,7 @@ class AnnotatedStudy:
         classes: The classes that are annotated; by default all of the segmenter's.
         steps: Steps of the optimizer; by default 20.
         optimizer: ``adam``, the default, or ``sgd``.
-        lr: Learning rate; by default 1e-3.
+        lr: Learning rate; by default 3e-4.
         batch_size: Most slices, or the number of patches, of a step.
         seed: Seed of the windows.
 
@@ -75,7 +75,7 @@ class AnnotatedStudy:
                 " by --annotation."
             )
         self.module, self.case, self.seed = module, _only_case(study), seed
-        self.steps, self.lr = 20 if steps is None else steps, 1e-3 if lr is None else lr
+        self.steps, self.lr = 20 if steps is None else steps, 3e-4 if lr is None else lr
         self.optimizer, self.batch_size = optimizer or "adam", batch_size
         check_options([self.steps], self.lr, self.optimizer, batch_size)
         sample = loader_of(module, opened)(self.case)
