@@ -244,7 +244,8 @@ BREAKS = [
         "methods/plop/local_pod.py",
         "tests/methods/plop/test_local_pod.py",
         ("full_precision(x).square()", "full_precision(x)"),
-        ("if other != axis:", "if other > axis:"),
+        ("if other not in (axis, begun):", "if other > begun:"),
+        ("vectors if other == axis else", "vectors if other >= axis else"),
         ("for i in range(scale)]", "for i in range(scale - 1)]"),
     ),
     *room(
