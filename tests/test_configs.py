@@ -128,7 +128,7 @@ def fit(tmp_path, monkeypatch, cache, starts):
         if config in REAL and not os.environ.get("LIT_CONTINUAL_DATA"):
             pytest.skip("needs LIT_CONTINUAL_DATA")
         options = {"trainer.default_root_dir": tmp_path / "run", "trainer.enable_progress_bar": False}
-        options |= {"trainer.accelerator": "cpu", **SMALL.get(config, {}), **limits}
+        options |= {"trainer.accelerator": os.environ.get("TEST_ACCELERATOR", "cpu"), **SMALL.get(config, {}), **limits}
         if "pet" in config:
             options["data.cache"] = cache / "studies"
         if config == "decathlon_hippocampus":
