@@ -34,7 +34,8 @@ test-all: env  ## run every test; real data is found through LIT_CONTINUAL_DATA
 
 test-gpu: env  ## run the tests that need a GPU
 	$(RUN) -m pytest -m gpu $(ARGS)
-	TEST_ACCELERATOR=gpu $(RUN) -m pytest tests/methods/test_contract.py tests/test_configs.py -m "not slow" $(ARGS)
+	TEST_ACCELERATOR=gpu $(RUN) -m pytest tests/methods/test_contract.py -m "not slow" $(ARGS)
+	TEST_ACCELERATOR=gpu $(RUN) -m pytest tests/test_configs.py -k as_it_is $(ARGS)
 
 check: env  ## lint, format and types, without changing a file
 	$(RUN) -m ruff check .

@@ -33,9 +33,6 @@ from lit_continual.modules import FOMAML, Segmenter
 
 METHODS = {
     "plain": list,
-    "ChannelsLast": lambda: [methods.ChannelsLast()],
-    "CompiledNetwork": lambda: [methods.CompiledNetwork("body")],
-    "both of these": lambda: [methods.ChannelsLast(), methods.CompiledNetwork("body")],
     "Distillation": lambda: [methods.Distillation()],
     "Distillation, Dice": lambda: [methods.Distillation(dice=1.0)],
     "MiB": lambda: [methods.MiB()],
@@ -53,6 +50,10 @@ METHODS = {
     "MetaTune": lambda: [methods.MetaTune(FOMAML(), after=1)],
     "replay": list,
     "DER++": lambda: [methods.DarkExperienceReplay(beta=1.0)],
+    "A-GEM": lambda: [methods.AGEM()],
+    "ChannelsLast": lambda: [methods.ChannelsLast()],
+    "CompiledNetwork": lambda: [methods.CompiledNetwork("body")],  # a minute or more before its first step
+    "both of these": lambda: [methods.ChannelsLast(), methods.CompiledNetwork("body")],
 }
 ONE_HEAD = {"MiB", "PLOP", "ILT"}  # of a softmax over all classes
 #: Memory of large tensors is kept and lies in large pages, as docs/large_data.md says, for plain steps too.
@@ -60,7 +61,7 @@ KEPT = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184"
     ":glibc.malloc.top_pad=67108864"
 )
-REPLAYS = {"replay", "DER++"}
+REPLAYS = {"replay", "DER++", "A-GEM"}
 FOR_GPUS = {"ChannelsLast", "CompiledNetwork", "both of these"}
 #: Of a CPU. What the hooks of the penalties add, which is less than such ratios show, is in bench_importance.py.
 LIMITS = {"Distillation, Dice": 1.42, "replay": 2.00}

@@ -176,6 +176,7 @@ def fill(checkpoint, folder, forms, log):
     (folder / "said.txt").write_text("\n".join(said))
 
 
+@pytest.mark.slow
 def test_an_export_onto_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, save):
     checkpoint, forms = save(segmenter("UNet", 4, (16, 16), spatial_dims=2)), ["bundle", *GRAPHS]
     (folder := tmp_path / "full").mkdir()

@@ -45,7 +45,7 @@ METHODS = {
 }
 #: Those that train as if they were not there: one that begins with the weights that are there, and those for speed.
 NEUTRAL = {"Pretrained", "ChannelsLast", "CompiledNetwork"}
-QUICK = {"DarkExperienceReplay", "Distillation", "LoRA", "MetaTune", "MiB"}  # one of each kind
+QUICK = {"Distillation", "LoRA", "MiB"}  # one that asks an old network, one that adds layers, one of a shared head
 REFUSED, BASES = {"PatientTuning"}, {"LossTerm", "PartialTraining"}
 
 
