@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lit_continual.metrics.exact import in_float64
+
 
 def ensemble_bias(realisations: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     r"""Signed bias of a region's mean over an ensemble of noise realisations, in percent.
@@ -92,4 +94,4 @@ def _region(realisations: Tensor, mask: Tensor) -> Tensor:
         )
     if not mask.any():
         raise ValueError("`mask` is empty: there is no region to measure.")
-    return realisations[:, mask].double()
+    return in_float64(realisations[:, mask])

@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from lit_continual.denoising.region_statistics import coefficient_of_variation, ensemble_bias, ensemble_rmse
+from lit_continual.metrics.exact import exact_device
 
 
 class StudyScores:
@@ -27,8 +28,10 @@ class StudyScores:
 
         names = ["psnr", "ssim", *(f"{region}_{score}" for score in ("bias", "rmse", "cov") for region in regions)]
 
+        kept = exact_device(torch.device(device))
+
         def metrics() -> dict[str, Metric]:  # means, which a rank without a study can gather too
-            return {n: MeanMetric(nan_strategy="ignore").to(device).set_dtype(torch.float64) for n in names}
+            return {n: MeanMetric(nan_strategy="ignore").to(kept).set_dtype(torch.float64) for n in names}
 
         self.metrics = {group: metrics() for group in ("", *groups)}
 
@@ -46,10 +49,11 @@ class StudyScores:
                 found[f"{region}_bias"] = ensemble_bias(denoised, target, mask)
                 found[f"{region}_rmse"] = ensemble_rmse(denoised, target, mask)
                 found[f"{region}_cov"] = coefficient_of_variation(denoised, mask)
+        values = {name: float(value) for name, value in found.items()}
         for mine in {"", group} & self.metrics.keys():
-            for name, value in found.items():
+            for name, value in values.items():
                 self.metrics[mine][name].update(value)
-        return {name: float(value) for name, value in found.items()}
+        return values
 
     def compute(self) -> dict[str, Tensor]:
         """The mean over studies of each score, nan where there is none; every rank must call it, as it gathers."""

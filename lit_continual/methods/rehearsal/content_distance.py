@@ -6,6 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lit_continual.metrics.exact import exact_device, in_float64
+
 Reduction = Literal["mean", "sum", "layer_mean"]
 
 #: Activations that are multiplied at once in float32; their sums are added up in float64.
@@ -85,8 +87,9 @@ def squared_norms(activations: Tensor) -> Tensor:
         >>> squared_norms(torch.tensor([[3.0, 4.0]]))
         tensor([25.], dtype=torch.float64)
     """
-    squares = [part.to(_working(part)).square().sum(1).double() for part in activations.flatten(1).split(CHUNK, dim=1)]
-    return torch.stack(squares).sum(0) if squares else activations.new_zeros(len(activations), dtype=torch.float64)
+    parts = activations.flatten(1).split(CHUNK, dim=1)
+    squares = [in_float64(part.to(_working(part)).square().sum(1)) for part in parts]
+    return torch.stack(squares).sum(0) if squares else in_float64(activations.new_zeros(len(activations)))
 
 
 def pairwise_squared_distance(
@@ -114,12 +117,12 @@ def pairwise_squared_distance(
     same = a is b and centre is None
     a, b = a.flatten(1), b.flatten(1)
     shift = a.new_zeros(a.shape[1]) if centre is None else centre.flatten()
-    product = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
+    product = torch.zeros(len(a), len(b), dtype=torch.float64, device=exact_device(a.device))
     a_squared = product.new_zeros(len(a))
     for x, y, middle in zip(a.split(CHUNK, dim=1), b.split(CHUNK, dim=1), shift.split(CHUNK), strict=True):
         x = x.to(_working(x)) - middle
-        product += x @ y.to(_working(y)).T
-        a_squared += x.square().sum(1)
+        product += in_float64(x @ y.to(_working(y)).T)
+        a_squared += in_float64(x.square().sum(1))
     norms = a_squared[:, None] + (squared_norms(b) if b_squared is None else b_squared)
     distance = norms - 2 * product
     if same:

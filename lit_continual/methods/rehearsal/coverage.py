@@ -8,6 +8,7 @@ from torch import Tensor, distributed
 from torch.distributed import ProcessGroup
 
 from lit_continual.methods.rehearsal.candidates import candidate_indices
+from lit_continual.metrics.exact import exact_device
 
 BLOCK = 64  # candidates whose gains are computed at once
 ROWS = 256  # samples, or candidates, whose cosines to all others are computed at once
@@ -243,4 +244,4 @@ def _finite(matrix: Tensor, name: str, columns: str) -> Tensor:
         raise ValueError(f"`{name}` must be a matrix (samples, {columns}), got shape {tuple(matrix.shape)}.")
     if not torch.isfinite(matrix).all():
         raise ValueError(f"`{name}` holds nan or infinite values; drop those samples before picking by coverage.")
-    return matrix.detach()
+    return matrix.detach().to(exact_device(matrix.device))  # where gains are computed

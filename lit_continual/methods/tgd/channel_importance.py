@@ -4,6 +4,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from lit_continual.metrics.exact import in_float64
+
 
 def channel_importance(
     weight: Tensor, gradient: Tensor, score: Literal["fisher", "activation_gradient"], transposed: bool = False
@@ -57,5 +59,5 @@ def ranks(importance: Tensor) -> Tensor:
         ([0.5, 0.0, 0.0, 0.75], [1.0, 1.0])
     """
     if importance.min() == importance.max():
-        return (importance > 0).double()
-    return (importance[:, None] > importance[None]).double().mean(1)
+        return in_float64(importance > 0)
+    return in_float64(importance[:, None] > importance[None]).mean(1)

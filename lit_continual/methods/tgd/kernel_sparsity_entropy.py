@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from lit_continual.metrics.exact import in_float64
+
 #: Pairwise distances held at once, in elements of 8 bytes: 8 MiB, whatever the layer, which stays near the cache.
 _CHUNK = 2**20
 
@@ -46,7 +48,7 @@ def kernel_sparsity_entropy(weight: Tensor, k: int = 5, alpha: float = 1.0, tran
         tensor([1., 0.], dtype=torch.float64)
     """
     _check(weight, k, alpha)
-    kernels = (weight if transposed else weight.transpose(0, 1)).detach().flatten(2).double()  # (C_in, N, kernel)
+    kernels = in_float64((weight if transposed else weight.transpose(0, 1)).detach()).flatten(2)  # (C_in, N, kernel)
     sparsity = kernels.abs().sum((1, 2))
     chunk = max(1, _CHUNK // kernels.shape[1] ** 2)
     entropy = torch.cat([_entropy(part, k) for part in torch.split(kernels, chunk)])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_continual.methods.bases.guards import require_initialised
+from lit_continual.metrics.exact import in_float64
 
 
 def learnt_values(network: nn.Module) -> dict[str, Tensor]:
@@ -27,7 +28,7 @@ def learnt_values(network: nn.Module) -> dict[str, Tensor]:
 def free_share(network: nn.Module, free: Mapping[str, Tensor]) -> float:
     """The share of the parameters of a network that are free by masks that broadcast against them, in [0, 1]."""
     sizes = {name: value.numel() for name, value in network.named_parameters()}
-    return sum(size * free[name].double().mean().item() for name, size in sizes.items()) / sum(sizes.values())
+    return sum(size * in_float64(free[name]).mean().item() for name, size in sizes.items()) / sum(sizes.values())
 
 
 class FrozenEntries:

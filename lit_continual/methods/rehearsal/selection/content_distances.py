@@ -14,6 +14,7 @@ from lit_continual.methods.rehearsal.content_distance import (
     squared_norms,
 )
 from lit_continual.methods.rehearsal.selection.progress import shown
+from lit_continual.metrics.exact import exact_device
 
 #: Maps images ``(n, C, H, W)`` to the activations of one layer after the other.
 Activations = Callable[[Tensor], Iterable[Tensor]]
@@ -52,7 +53,7 @@ def content_distances(
         >>> content_distances(images, torch.tensor([1]), lambda batch: [batch]).T
         tensor([[ 1.,  0., 16.]], dtype=torch.float64)
     """
-    total = torch.zeros(len(images), len(candidates), dtype=torch.float64, device=candidates.device)
+    total = torch.zeros(len(images), len(candidates), dtype=torch.float64, device=exact_device(candidates.device))
     if len(candidates):
         first, rest = (lambda batch: islice(activations(batch), 1)), (lambda batch: islice(activations(batch), 1, None))
         _add(total, images, candidates, first, batch_size, reduction, group)
@@ -75,12 +76,12 @@ def _add(
     rank, world = (0, 1) if group is None else (distributed.get_rank(group), distributed.get_world_size(group))
     held = list(_frozen(images, candidates, layers, batch_size, reduction))
     for _, centred, norms, weight in held if rank == 0 else ():
-        total[candidates] += pairwise_squared_distance(centred, centred, norms) * weight
+        total[candidates.to(total.device)] += pairwise_squared_distance(centred, centred, norms) * weight
     others = torch.ones(len(images), dtype=torch.bool, device=candidates.device).index_fill_(0, candidates, False)
     batches = others.nonzero().flatten().split(batch_size) if held and others.any() else ()
     for chosen in shown(batches[rank::world], "Content distance"):
         for layer, (centre, centred, norms, weight) in zip(layers(_batch(images, chosen)), held, strict=True):
-            total[chosen] += pairwise_squared_distance(layer, centred, norms, centre) * weight
+            total[chosen.to(total.device)] += pairwise_squared_distance(layer, centred, norms, centre) * weight
 
 
 def _frozen(

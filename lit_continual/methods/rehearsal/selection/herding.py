@@ -8,6 +8,7 @@ from torch import Tensor
 from lit_continual.methods.rehearsal.candidates import candidate_indices
 from lit_continual.methods.rehearsal.coverage import check_budget
 from lit_continual.methods.rehearsal.selection.samples import POLICIES, Samples, union
+from lit_continual.metrics.exact import in_float64
 
 
 @POLICIES.add
@@ -56,8 +57,9 @@ def herding(features: Tensor, k: int, candidates: Sequence[int] | Tensor | None 
         >>> herding(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), k=2)
         [1, 0]
     """
+    features = in_float64(features)
     indices = candidate_indices(candidates, len(features), features.device)
-    chosen = features[indices].double()
+    chosen = features[indices]
     unit = torch.nn.functional.normalize(chosen, dim=1, eps=torch.finfo(torch.float64).tiny)
     mean, total = unit.mean(0), torch.zeros_like(unit[:1]).sum(0)
     free = torch.ones(len(indices), dtype=torch.bool, device=features.device)
