@@ -57,7 +57,10 @@ EXACT = {
     "squared distances of one": (lambda x: pairwise_squared_distance(x, x), (3, 5)),
     "kernel sparsity and entropy": (kernel_sparsity_entropy, (4, 3, 3, 3)),
     "ranks": (lambda x: ranks(x.abs()), (7,)),
-    "share of what is free": (lambda x: torch.tensor(free_share(LAYER, {"weight": x > 0, "bias": x[:, 0] > 0})), (2, 3)),
+    "share of what is free": (
+        lambda x: torch.tensor(free_share(LAYER, {"weight": x > 0, "bias": x[:, 0] > 0})),
+        (2, 3),
+    ),
     "bias": (lambda x: ensemble_bias(x, x[0] + 1, mask_beside(x)), (5, 2, 2, 2)),
     "error": (lambda x: ensemble_rmse(x, x[0] + 1, mask_beside(x)), (5, 2, 2, 2)),
     "noise": (lambda x: coefficient_of_variation(x.abs(), mask_beside(x)), (5, 2, 2, 2)),

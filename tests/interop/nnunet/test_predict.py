@@ -77,8 +77,10 @@ def test_what_nnunet_does_not_do_is_refused():
 
 def test_what_nnunet_does_not_know_is_refused(toy, tmp_path):
     folder, images = toy(), write_images(tmp_path / "images")
-    with pytest.raises(ValueError, match=r"--sw_batch_size is not for models of nnU-Net, .* knows --overlap and --st"):
-        we_predict(folder, images, tmp_path / "ours", "--sw_batch_size=4")
+    for option in ("--sw_batch_size=4", "--precision=bf16-mixed"):
+        said = rf"{option.partition('=')[0]} is not for models of nnU-Net, .* knows --overlap and --st"
+        with pytest.raises(ValueError, match=said):
+            we_predict(folder, images, tmp_path / "ours", option)
 
 
 @pytest.mark.parametrize(
