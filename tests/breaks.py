@@ -328,6 +328,7 @@ BREAKS = [
         "tests/methods/lora/test_callback.py",
         ('torch.zeros_like(value) if name.startswith("lora_B") else value', "value"),
         ("layer.weight.copy_(_merged(adapter))", "pass"),
+        ("if not isinstance(layer, nn.Linear):", "if False:"),
         ("p.requires_grad_(adapter.flags[name])", "pass"),
         ("value.copy_(parts[part])", "pass"),
     ),

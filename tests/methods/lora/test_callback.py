@@ -10,10 +10,12 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback, Mode
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_continual.callbacks import EWC, Distillation, LoRA, MetaTune, TrainOnly, WeightFusion
 from lit_continual.cli import main
+from lit_continual.methods.lora.adapters import Adapters
 from lit_continual.modules import MAML
 
 RANK, ALPHA = 2, 6.0
@@ -276,3 +278,38 @@ def test_a_stream_has_checkpoints_of_the_plain_network(stream, tmp_path):
         values = torch.linalg.svdvals((new[name] - old[name]).double().flatten(1))
         assert (values[1:] < 1e-5 * values[0]).all()
     assert second["callbacks"]["LoRA[]"]["adapters"] == {}
+
+
+LAYERS = {
+    "2D": lambda: nn.Conv2d(3, 5, 3, padding=1),
+    "same": lambda: nn.Conv2d(3, 5, (3, 5), padding="same", bias=False),
+    "3D": lambda: nn.Conv3d(3, 4, 3, stride=2, padding=1),
+    "flat": lambda: nn.Conv3d(3, 4, (1, 1, 3), padding=(0, 0, 1)),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_one_convolution_answers_as_the_three_of_peft(kind):
+    torch.manual_seed(0)
+    module = nn.Sequential(LAYERS[kind]())
+    adapters = Adapters(module, {"0": module[0]}, rank=2, alpha=4)
+    nn.init.normal_(module[0].lora_B["default"].weight)  # which is 0 in the beginning
+    image, learnt = torch.randn(2, 3, *[6] * (module[0].base_layer.weight.ndim - 2)), [*module[0].lora_A.parameters()]
+    learnt += module[0].lora_B.parameters()
+    with CountedConvolutions() as calls:
+        ours = module(image)
+    theirs = type(module[0]).forward(module[0], image)
+    assert calls.count == 1
+    assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    gradients = [torch.autograd.grad(answer.square().sum(), learnt) for answer in (ours, theirs)]
+    assert_close(*gradients, rtol=1e-4, atol=1e-3)
+    adapters.merge()
+    assert_close(module(image), theirs, rtol=1e-5, atol=1e-5)
+
+
+class CountedConvolutions(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket is torch.ops.aten.convolution
+        return function(*args, **(kwargs or {}))
