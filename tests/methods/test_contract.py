@@ -151,7 +151,7 @@ ENTRIES = {
 }
 # Of the ways of one class the first, and those that compute otherwise; the rest are slow.
 FAST = [name for name in ENTRIES if len(name.split()) == 1]
-FAST += ["EWC given", "L2SP explicit", "L2SP proximal", "TargetedGradientDescent parameter"]
+FAST += ["Distillation start", "EWC given", "L2SP explicit", "L2SP proximal", "TargetedGradientDescent parameter"]
 FAST += ["TargetedGradientDescent activation"]
 # What must be plain training, bit for bit, in a first fit.
 NEUTRAL = {
