@@ -65,7 +65,8 @@ def require_finite(logits: Tensor, batch: Any) -> None:
     Raises:
         ValueError: If some are nan or infinite.
     """
-    if not bool(logits.isfinite().all()):
+    ends = torch.stack([*logits.aminmax()]) if logits.numel() else logits  # one pass; of a nan both are nan
+    if not bool(ends.isfinite().all()):
         raise ValueError(
             f"The answer of the network to {batch.get('path', ['an image'])[0]} is nan or infinite: its weights, or the"
             " values of the image, are too large. Use another checkpoint, or look at the image."
