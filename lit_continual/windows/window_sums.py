@@ -15,7 +15,7 @@ class Block(NamedTuple):
     Attributes:
         start: Its first voxel along each axis.
         own: Its first voxel along each axis that is not in an earlier block too.
-        values: ``(K, H, W, D)``, in memory that the next block takes.
+        values: ``(K, H, W, D)``.
     """
 
     start: tuple[int, ...]
@@ -65,8 +65,7 @@ class WindowSums:
         self._keep(sums, place, first)
         stops = [axis.stops[i] - f for (axis, i), f in zip(axes, first, strict=True)]
         done = sums[(slice(None), *map(slice, stops))]
-        # In place, as the system clears new memory, which takes longer than all else here.
-        return Block(tuple(first), tuple(own), done[:-1].div_(done[-1:]))
+        return Block(tuple(first), tuple(own), done[:-1] / done[-1:])
 
     def _make_room(self, channels: int) -> None:
         if not len(self.room):
