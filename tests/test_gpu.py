@@ -199,7 +199,7 @@ def test_a_patient_is_tuned_to(stream, shapes, tmp_path):
         torch.load(path, weights_only=True)["state_dict"] for path in (model, tmp_path / "adapted/model.ckpt")
     )
     assert any((before[name] != after[name]).any() for name in before)
-    assert all(value.device.type == "cpu" or value.isfinite().all() for value in after.values())
+    assert all(value.isfinite().all() for value in after.values())
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -75,9 +75,8 @@ class TaughtTerm(LossTerm):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self.rehearse(trainer, pl_module, getattr(trainer, "datamodule", None))
-        if (
-            stage == "fit" and self.teacher == "start"
-        ):  # The module's own setup, where heads grow, comes after this one.
+        # The module's own setup, where heads grow, comes after this one.
+        if stage == "fit" and self.teacher == "start":
             self._channels = answers.channels_of(pl_module, None)
 
     @override
