@@ -98,7 +98,8 @@ def predict(
     asked |= {"stitch_device": stitch_device, "stitch_dtype": stitch_dtype}
     asked = {name: value for name, value in asked.items() if value is not None}
     half = {"precision": precision} if precision not in (None, "32-true") else {}
-    _set_inference(module, asked, half)
+    _require_known(module, [*asked, *half])
+    module.inference = replace(module.inference, **asked)
     folder = Path(output)
     require_folder(folder)
     with _readable(images, pet) as (readable, series), alone(folder), quiet():
@@ -157,15 +158,12 @@ def _mirror(module: Segmenter) -> None:
     module.mirror = True
 
 
-def _set_inference(module: Segmenter, asked: Mapping[str, Any], half: Mapping[str, Any]) -> None:
-    if others := [
-        name for name in {**asked, **half} if isinstance(module, NNUNetSegmenter) and name not in module.CHOICES
-    ]:
+def _require_known(module: Segmenter, options: Sequence[str]) -> None:
+    if others := [name for name in options if isinstance(module, NNUNetSegmenter) and name not in module.CHOICES]:
         raise ValueError(
             f"--{others[0]} is not for models of nnU-Net, which goes window by window and adds up in half precision by"
             f" its own code. Leave it out; it knows {' and '.join(f'--{name}' for name in NNUNetSegmenter.CHOICES)}."
         )
-    module.inference = replace(module.inference, **asked)
 
 
 def _check_names(cases: Sequence[Case], probabilities: bool) -> None:

@@ -2,15 +2,17 @@ import csv
 import json
 import logging
 import struct
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+import lit_continual
 from lit_continual.cli import main
 from lit_continual.reports.overlays import overlays_figure
 from lit_continual.runs.run import Run
-from lit_continual.stream.tracking import begin_tracking, log_row, quiet
+from lit_continual.stream.tracking import begin_tracking, log_row, quiet, versions
 
 LWF = {"class_path": "Distillation", "init_args": {"alpha": 0.5}}
 
@@ -195,3 +197,13 @@ def test_keys_and_passwords_of_a_config_are_not_logged():
     assert "abc" not in str(logged)
     assert logged["trainer"]["logger"][0]["init_args"]["uri"] == "https://***@host/x"
     assert (logged["seed"], logged["api_token"], given["api_key"]) == (3, None, "abc")
+
+
+def test_versions_are_known_where_this_package_is_not_installed(monkeypatch):
+    def of_others(name):
+        if name == "lit-continual":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr("lit_continual.stream.tracking.version", of_others)
+    assert versions()["lit-continual"] == lit_continual.__version__

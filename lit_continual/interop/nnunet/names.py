@@ -5,7 +5,7 @@ from reprlib import repr
 from typing import Any
 
 from lit_continual.files.printing import printable
-from lit_continual.runs.checkpoints.arguments_of_files import LONGEST
+from lit_continual.runs.checkpoints.arguments_of_files import LONGEST, numbers_in
 from lit_continual.runs.checkpoints.registry import Registry
 from lit_continual.runs.checkpoints.trust import trusted
 
@@ -68,18 +68,10 @@ def require_names(plans: Mapping[str, Any], configuration: Mapping[str, Any]) ->
         arguments = configuration[f"resampling_fn_{what}_kwargs"]
         if not all(value is None or isinstance(value, (bool, int, float)) for value in arguments.values()):
             raise ValueError(f"the plans resample with {repr(dict(arguments))}, which are not all numbers")
-    if not all(abs(number) <= LARGEST for number in _numbers(configuration["architecture"]["arch_kwargs"])):
+    if not all(abs(number) <= LARGEST for number in numbers_in(configuration["architecture"]["arch_kwargs"])):
         raise ValueError(f"the plans describe a network by numbers above {LARGEST}")
     for registry, name in _imported(configuration["architecture"]):
         _require_allowed(registry, name)
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    """All numbers in plain data; a list may become as long as one of them."""
-    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
-        yield from _numbers(part)
-    if isinstance(value, (int, float)):
-        yield value
 
 
 def _imported(architecture: Mapping[str, Any]) -> Iterator[tuple[Registry, str]]:

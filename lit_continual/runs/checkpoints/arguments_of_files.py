@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import inf
 from reprlib import repr
 from typing import Any
@@ -48,7 +48,7 @@ def require_between(
     """
     for argument in arguments.keys() & (smallest.keys() | largest.keys()):
         value, low, high = arguments[argument], smallest.get(argument, 0), largest.get(argument, inf)
-        if not all(low <= abs(number) <= high for number in _numbers(value) if number != 0):
+        if not all(low <= abs(number) <= high for number in numbers_in(value) if number != 0):
             bound = f"at least {low:g}" if argument in smallest else f"at most {high:g}"
             raise ValueError(
                 f"`{argument}` of `{found.__name__}` is {repr(value)}, and in a file it is {bound}. Use another file,"
@@ -56,12 +56,12 @@ def require_between(
             )
 
 
-def _numbers(value: Any) -> list[float]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [number for item in value for number in _numbers(item)]
-    return [value] if isinstance(value, (int, float)) else []
+def numbers_in(value: Any) -> Iterator[float]:
+    """All numbers in plain data; a list may become as long as one of them."""
+    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
+        yield from numbers_in(part)
+    if isinstance(value, (int, float)):
+        yield value
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
