@@ -61,9 +61,8 @@ def _largest(channels: Iterator[Tensor], count: int) -> Tensor:
     small = torch.uint8 if count <= 2**8 else torch.int16  # which is written a class at a time
     found = torch.zeros_like(best, dtype=small)
     for k, channel in enumerate(channels, 1):
-        more = channel > best
-        best = torch.where(more, channel, best)
-        found.masked_fill_(more, k)
+        found = torch.maximum(found, (channel > best).to(small) * k)  # the last that beat all before it
+        best = torch.maximum(best, channel)
     return found.long()
 
 
