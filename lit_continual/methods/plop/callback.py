@@ -43,8 +43,9 @@ class PLOP(FeatureTerm):
     the old network's; without new classes the root is 1.
 
     :math:`L_c` of a ``Segmenter`` with ``heads: shared`` is its own loss, by default Dice plus cross-entropy, to which
-    ignored voxels are background that is found; of any other module it is the cross-entropy of the logits, without
-    the Dice term that its own loss may have.
+    ignored voxels are background that is found. It is that of each sample by itself; a loss over batches, such as one
+    of MONAI with ``batch=True``, is taken once and weighed by the mean :math:`\nu`. Of any other module :math:`L_c` is
+    the cross-entropy of the logits, without the Dice term that its own loss may have.
 
     Args:
         pod_factor: :math:`\lambda_f`, not negative.
@@ -184,9 +185,10 @@ class PLOP(FeatureTerm):
         sure = logits.new_full((1, logits.shape[1], *[1] * (logits.ndim - 2)), -SURE)
         sure[:, 0] = SURE
         known, targets = torch.where(labels.ignored[:, None], sure, logits), labels.target[:, None]
-        weights = labels.certain * (targets.flatten(1)[:, 0] >= 0)
-        samples = [found[0].loss(known[i : i + 1], targets[i : i + 1].clamp(min=0)) for i in range(len(logits))]
-        return (weights * torch.stack(samples)).mean()
+        loss, rows = found[0].loss, (targets.flatten(1)[:, 0] >= 0).nonzero()[:, 0]
+        groups = [rows] if len(rows) and _over_batches(loss) else rows[:, None]
+        weighed = [labels.certain[group].sum() * loss(known[group], targets[group]) for group in groups]
+        return sum(weighed, logits[:0].sum()) / len(logits)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -201,3 +203,8 @@ class PLOP(FeatureTerm):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._thresholds = state_dict["thresholds"]
+
+
+def _over_batches(loss: nn.Module) -> bool:
+    """Whether a loss is that of a batch as a whole, as MONAI's are by ``batch=True``."""
+    return any(getattr(part, "batch", False) is True for part in loss.modules())

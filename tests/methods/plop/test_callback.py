@@ -135,15 +135,17 @@ def samples(*classes):
     return DataLoader(found, batch_size=4, collate_fn=collate)
 
 
-def test_a_segmenter_keeps_its_dice_and_ignores_what_is_not_certain(trainer):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_segmenter_keeps_its_dice_and_ignores_what_is_not_certain(trainer, at_once):
     torch.manual_seed(0)
     sgd = lambda p: torch.optim.SGD(p, lr=0.1)  # noqa: E731
-    module = Segmenter(UNET, features=4, heads="shared", classes=[["a"]], optimizer=sgd, roi_size=[8, 8])
+    loss = DiceCELoss(softmax=True, to_onehot_y=True, batch=at_once)
+    module = Segmenter(UNET, features=4, heads="shared", classes=[["a"]], optimizer=sgd, roi_size=[8, 8], loss=loss)
     method, seen = PLOP(0.0, 0.0), []
     trainer(callbacks=method, max_epochs=3).fit(module, samples(("a",), ("a",)))
     old = copy.deepcopy(module).eval()
     module.grow(["b"])
-    by_hand, loss = copy.deepcopy(module), DiceCELoss(softmax=True, to_onehot_y=True)
+    by_hand = copy.deepcopy(module)
 
     def step(batch, batch_idx):
         logits, label = by_hand(batch["image"]), 2 * batch["label"][:, 0].long()
@@ -151,11 +153,11 @@ def test_a_segmenter_keeps_its_dice_and_ignores_what_is_not_certain(trainer):
         background, valid = label == 0, entropy < seen[0][winner]
         target, unsure = torch.where(background & valid, winner, label), background & ~valid
         sure = torch.tensor([30.0, -30.0, -30.0]).view(1, 3, 1, 1)
-        z, total = torch.where(unsure[:, None], sure, logits), 0.0
-        for i in range(2):  # the third has no classes
-            share = (background & valid)[i].sum() / background[i].sum()
-            total = total + share * loss(z[i : i + 1], target[i : i + 1, None])
-        return total / 3
+        z, target = torch.where(unsure[:, None], sure, logits), target[:, None]
+        share = (background & valid).flatten(1).sum(1) / background.flatten(1).sum(1)
+        if at_once:  # the third has no classes
+            return (share[0] + share[1]) / 3 * loss(z[:2], target[:2])
+        return sum(share[i] * loss(z[i : i + 1], target[i : i + 1]) for i in range(2)) / 3
 
     by_hand.training_step = step
     look = LambdaCallback(on_train_batch_end=lambda *_: seen.append(method._thresholds))
