@@ -140,11 +140,14 @@ class Proposal:
     def _loss(self) -> dict[str, Any]:
         if not self.small:
             return {}
-        self.comments["model.init_args.loss"] = (
-            f"{', '.join(self.small[:5])}{' and more' if len(self.small) > 5 else ''} are below {SMALL:.1%} of a"
-            " volume: a Dice loss that counts the background may never find them."
-        )
-        arguments = {"softmax": True, "to_onehot_y": True, "include_background": False}
+        options: dict[str, Any]
+        named = ", ".join(self.small[:5]) + " and more" * (len(self.small) > 5)
+        if self.grid.dims == 3:
+            why, options = "that counts the background may never find them", {"include_background": False}
+        else:
+            why, options = "of each slice rewards finding nothing", {"batch": True, "smooth_nr": 0}
+        self.comments["model.init_args.loss"] = f"{named} are below {SMALL:.1%} of a volume: a Dice loss {why}."
+        arguments = {"softmax": True, "to_onehot_y": True, **options}
         return {"loss": {"class_path": "monai.losses.DiceCELoss", "init_args": arguments}}
 
     def _data(self) -> dict[str, Any]:

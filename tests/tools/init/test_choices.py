@@ -205,6 +205,7 @@ def test_a_class_of_less_than_a_two_hundredth_is_small(shape, small):
     flat = {"dice": 0.25, **({"old_patches": 0.3} if chosen else {})}
     term = {"dice": 1.0, "old_patches": 0.5} if proposal.grid.dims == 3 else flat
     assert callback["init_args"] == {"alpha": 0.5, **({"exclusive": True, **term} if small else {})}
-    loss = proposal.config["model"]["init_args"].get("loss", {"init_args": {}})
-    assert loss["init_args"].get("include_background") == (False if small else None)
+    found = proposal.config["model"]["init_args"].get("loss", {"init_args": {}})["init_args"]
+    loss = {"include_background": False} if proposal.grid.dims == 3 else {"batch": True, "smooth_nr": 0}
+    assert found == ({"softmax": True, "to_onehot_y": True, **loss} if small else {})
     assert ("a, b are below 0.5% of a volume" in proposal.comments.get("model.init_args.loss", "")) == small
