@@ -32,8 +32,9 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
+from lit_continual.files.config_kind import read_config
 from lit_continual.files.printing import printable
-from lit_continual.files.whole_files import is_first_rank, read_yaml
+from lit_continual.files.whole_files import is_first_rank
 from lit_continual.methods.rehearsal.exemplars import Exemplars
 from lit_continual.stream.section import require_groups
 
@@ -134,7 +135,7 @@ def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _sections(path: Path) -> dict[str, Any]:
-    return read_yaml(path) if path.is_file() else {}  # the parser says what is wrong with something else
+    return read_config(path, "fit") if path.is_file() else {}  # the parser says what is wrong with something else
 
 
 def _at(sections: Any, name: str) -> Any:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lit_continual.files.config_kind import read_config
 from lit_continual.files.printing import printable_errors
-from lit_continual.files.whole_files import read_yaml
 from lit_continual.reports import Column, Spread
 from lit_continual.runs.checkpoints.spec import Arguments
 from lit_continual.stream.section import instantiate
@@ -114,7 +114,7 @@ def read_layout(
             such case or method.
     """
     kinds: dict[str, type[Any]] = {"methods": Method, "columns": Column, "cases": Setting, "prepare": Recipe}
-    given = read_yaml(path)
+    given = read_config(path, "compare")
     named = {part: dict.fromkeys(given[part]) for part in kinds if isinstance(given.get(part), dict)}
     layout = instantiate(Layout, {**given, **named}, str(path))
     for part, kind in kinds.items():

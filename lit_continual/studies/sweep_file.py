@@ -9,8 +9,8 @@ from math import inf, prod
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_continual.files.config_kind import read_config
 from lit_continual.files.printing import printable_errors
-from lit_continual.files.whole_files import read_yaml
 from lit_continual.stream.section import instantiate
 from lit_continual.studies.slurm import read_slurm
 
@@ -175,7 +175,7 @@ def read_sweep(path: Path) -> SweepFile:
     Raises:
         ValueError: If something in it is missing, unknown or cannot be run without a server, with the place.
     """
-    sweep = instantiate(SweepFile, read_yaml(path), str(path))
+    sweep = instantiate(SweepFile, read_config(path, "sweep"), str(path))
     sweep.name, sweep.metric = sweep.name or path.stem, instantiate(Metric, sweep.metric, f"{path}, `metric`")
     sweep.slurm = read_slurm(sweep.slurm, str(path))
     sweep.parameters = {n: _parameter(s, f"{path}, parameter {n}") for n, s in sweep.parameters.items()}
