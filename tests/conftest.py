@@ -21,10 +21,10 @@ from tests.processes import REPORT, know_once, no_report
 gc.disable()  # while tests are collected: imports leave a million objects, and hardly any garbage
 pytest_plugins = ["tests.fixtures.data", "tests.fixtures.runs"]
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # in the background of a shell; programs that tests start inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    number = getattr(signal, name, None)  # Windows has no SIGHUP
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)  # in the background of a shell, by nohup: programs that tests start inherit it
 
 
 def pytest_collection_modifyitems(items):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 
+from lit_continual.stream import signals
 from tests import processes
 from tests.marks import slow_but
 
@@ -60,6 +61,18 @@ def test_a_terminal_that_is_closed_ends_a_fit_with_129(fit):
     code, said = fit({"function": STEP, "call": 1, "number": signal.SIGHUP})
     assert code == 129, said
     assert said.splitlines()[-1] == TOLD.format("SIGHUP")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows closes terminals without it")
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.handled("go on"):
+            os.kill(os.getpid(), signal.SIGHUP)
+            signals.check()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.slow
