@@ -8,13 +8,14 @@ from lit_continual.files.whole_files import in_one_line, is_first_rank
 
 
 def print_report(*runs: Path, output: Path | None = None) -> None:
-    """Print the result matrices of runs side by side, write their report and name it."""
+    """Print the result matrices of runs side by side, each once, write their report and name it."""
     if is_first_rank():
         from lit_continual.reports.report import write_report  # pictures: a command that prints help draws none
         from lit_continual.reports.terminal import matrix_table
 
-        show(matrix_table(runs), soft_wrap=False)
-        show(f"Report: {write_report(runs, output)}")
+        once = list({run.resolve(): run for run in runs}.values())  # `runs/* runs/a` names one twice
+        show(matrix_table(once), soft_wrap=False)
+        show(f"Report: {write_report(once, output)}")
 
 
 def report_of(run: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from lit_continual.cli.print_report import print_report
 from lit_continual.files.whole_files import remedy
 from lit_continual.reports import matrix_table, report, write_report
 from lit_continual.reports.comparison import Column, Line
@@ -140,6 +141,12 @@ def test_several_runs_stand_side_by_side(make_run, plain_text):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_run_that_is_named_twice_stands_once(make_run, capsys):
+    run = make_run()
+    print_report(run, run.parent / "." / run.name, run / ".." / run.name)
+    assert capsys.readouterr().out.count("ACC") == 1
+
+
 def test_a_failure_leaves_the_old_report(make_run, monkeypatch):
     run = make_run(overlays=False)
     page = run / "report" / "report.html"
