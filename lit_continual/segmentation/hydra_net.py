@@ -15,6 +15,7 @@ from typing_extensions import override
 from lit_continual.data.batch import Batch
 from lit_continual.files.whole_files import replaced
 from lit_continual.networks import NETWORKS
+from lit_continual.networks.small_maps import small_maps_exactly
 from lit_continual.runs.checkpoints.classes import MODULES
 from lit_continual.runs.checkpoints.spec import Spec
 from lit_continual.runs.schedule import Schedule
@@ -112,14 +113,15 @@ class HydraNet(Segmenter):
 
     @override
     def forward(self, image: Tensor) -> Tensor:
-        features = self.body["encoder"](image)
-        logits = [
-            self._decode(head, features)
-            if self._asked is None or head in self._asked
-            else image.new_zeros(len(image), len(channels), *image.shape[2:])
-            for head, channels in enumerate(self.heads.channels)
-        ]
-        return torch.cat(logits, 1)
+        with small_maps_exactly(image):
+            features = self.body["encoder"](image)
+            logits = [
+                self._decode(head, features)
+                if self._asked is None or head in self._asked
+                else image.new_zeros(len(image), len(channels), *image.shape[2:])
+                for head, channels in enumerate(self.heads.channels)
+            ]
+            return torch.cat(logits, 1)
 
     @override
     def _evaluate(self, batch: Batch) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from lit_continual.data.batch import Batch, names_of_samples
 from lit_continual.networks import NETWORKS
+from lit_continual.networks.small_maps import small_maps_exactly
 from lit_continual.runs.checkpoints.classes import MODULES
 from lit_continual.runs.checkpoints.parameters import checked_parameter
 from lit_continual.runs.checkpoints.registry import flat
@@ -107,7 +108,8 @@ class Segmenter(WholeVolumes):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images ``(B, C, *spatial)`` to the logits of all heads."""
-        return self.heads(self.body(image))  # type: ignore[no-any-return]
+        with small_maps_exactly(image):
+            return self.heads(self.body(image))  # type: ignore[no-any-return]
 
     def grow(self, classes: Sequence[str]) -> None:
         """Add those of ``classes`` that are not known yet, as one group.
