@@ -362,6 +362,7 @@ BREAKS = [
         ("min(args[0].shape[2:]) > 2", "min(args[0].shape[2:]) > 1"),
         ("exact = [value.float() if isinstance(value, Tensor) else value for value in args]", "exact = list(args)"),
         ("func(*exact, **kwargs).to(precision)", "func(*exact, **kwargs)"),
+        ('if torch.is_autocast_enabled("cpu") else tensor.dtype', 'if torch.is_autocast_enabled("cpu") else None'),
     ),
     *room(
         "stream/signals.py",

@@ -140,13 +140,13 @@ def test_several_runs_stand_side_by_side(make_run, plain_text):
         )
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_is_named_twice_stands_once(make_run, capsys):
     run = make_run()
     print_report(run, run.parent / "." / run.name, run / ".." / run.name)
     assert capsys.readouterr().out.count("ACC") == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failure_leaves_the_old_report(make_run, monkeypatch):
     run = make_run(overlays=False)
     page = run / "report" / "report.html"
