@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lit_continual.cli.parser import Parser
 from lit_continual.cli.print_report import print_report
 from lit_continual.files.printing import show
+from lit_continual.files.whole_files import is_first_rank
 
 IMPORTED = ("lit_continual.cli.continual_cli", "lit_continual.reports.report")  # by a fit
 
@@ -176,7 +177,9 @@ def predict(arguments: Sequence[str]) -> None:
     parser.add_argument("images", type=str, help="A folder of images or DICOM series, a list or a table.")
     parser.add_function_arguments(run, skip={"checkpoint", "images", "overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="Replace predictions that are there already.")
-    show(f"Predictions: {run(**parser.parsed(arguments))}")
+    folder = run(**parser.parsed(arguments))
+    if is_first_rank():
+        show(f"Predictions: {folder}")
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -222,9 +225,7 @@ def _flat(values: Sequence[Any] | None) -> list[Any]:
 
 
 def _add_launch(parser: Parser) -> None:
-    parser.add_argument(
-        "--workers", type=int | None, default=None, help="Runs at a time, 1 here; 0 shows what there is."
-    )
+    parser.add_argument("--workers", type=int | None, default=None, help="Runs at a time, 1 here; 0 only shows them.")
     parser.add_argument("--launcher", type=Literal["local", "slurm", "print"], default="local", help="What runs them.")
     parser.add_argument("--gpus", type=int, default=1, help="GPUs of this machine that a run sees; 0 for all.")
     parser.add_argument("--new-processes", action="store_true", help="Let each run import for itself, not fork.")

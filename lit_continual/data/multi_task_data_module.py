@@ -60,6 +60,11 @@ class MultiTaskDataModule(LightningDataModule):
         """The cases of each split, of all tasks."""
         return {split: [case for part in self.tasks.values() for case in part.cases[split]] for split in SPLITS}
 
+    def rehearse(self) -> None:
+        """Look at the label maps of all tasks; see :class:`SegmentationDataModule`."""
+        for part in self.tasks.values():
+            part.rehearse()
+
     @override
     def setup(self, stage: str) -> None:
         for part in self.tasks.values():

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from typing_extensions import override
 
@@ -32,7 +33,7 @@ def whole_loader(volumes: Any, trainer: Trainer | None, batch_size: int = 1) -> 
     sampler = WholeSampler(volumes, *ranks(trainer))
     if not len(sampler):
         return DataLoader(_Padding(volumes), collate_fn=collate)
-    return DataLoader(volumes, batch_size, sampler=sampler, collate_fn=collate)
+    return DataLoader(volumes, batch_size=batch_size, sampler=sampler, collate_fn=collate)
 
 
 class _Padding(Dataset[Any]):
@@ -95,6 +96,10 @@ class EpochSampler(DistributedSampler[Any]):
         self.epoch, self.share, self.parts = epoch, share, parts
         self.preferred = np.array(preferred() if share else [], dtype=bool)
         total = min(samples or len(dataset), len(dataset))
+        if samples is not None and samples > total:
+            rank_zero_warn(
+                f"`samples_per_epoch` is {samples}, and there are {total} samples, of which an epoch has all."
+            )
         self.num_samples = -(-total // num_replicas)
 
     @override

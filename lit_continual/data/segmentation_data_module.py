@@ -19,6 +19,7 @@ from lit_continual.data.cache.volume_cache import VolumeCache
 from lit_continual.data.case_lists.cases import Case, CaseList, read_cases
 from lit_continual.data.case_lists.revealed_classes import require_names, values_of
 from lit_continual.data.case_lists.splits import Split, split_cases
+from lit_continual.data.label_values import require_label_maps, require_taught
 from lit_continual.data.loading import Loading
 from lit_continual.data.patches import PatchDataset
 from lit_continual.data.preprocessing import Preprocessing
@@ -133,6 +134,10 @@ class SegmentationDataModule(LightningDataModule):
             other.__dict__.pop(name, None)
         return other
 
+    def rehearse(self) -> None:
+        """Look at every label map, as a stream does before its first fit; see :func:`.require_label_maps`."""
+        require_label_maps(self.cases, self.values, self.listed, self.loading.threads)
+
     @override
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -174,12 +179,7 @@ class SegmentationDataModule(LightningDataModule):
             self.patch_size,
         )
         present = {value for one in volumes.foregrounds for value in one.values}
-        for k, name in enumerate(self.classes, start=1):
-            if k not in present:
-                raise ValueError(
-                    f"The class {name} occurs in none of the {len(volumes)} training cases of {self.listed.source}."
-                    " Correct its label value or change `split`."
-                )
+        require_taught({name: k in present for k, name in enumerate(self.classes, 1)}, len(volumes), self.listed)
         dataset = self._samples(volumes)
         try:
             dataset.rehearse()  # in a worker process, and in the middle of a fit, errors are long

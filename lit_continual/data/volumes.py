@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_continual.data.batch import Matrix, Sample
 from lit_continual.data.case_lists.cases import Case, CaseList
+from lit_continual.data.label_values import label_of, require_declared, values_in
 from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.files.printing import printable_errors
 from lit_continual.files.whole_files import in_one_line
@@ -55,7 +56,7 @@ def _channels(case: Case) -> tuple[MetaTensor, dict[Path, int]]:
     channels = [read_volume(path) for path in case.images]
     source = channels[0]
     for path, channel in zip(case.images[1:], channels[1:], strict=True):
-        require_one_grid(case.images[0], source.shape[1:], source.affine, path, channel)
+        require_one_grid(case.images[0], source.shape[1:], source.affine, path, channel.shape[1:], channel.affine)
     wrong = {path: _not_finite(c.as_tensor()) for path, c in zip(case.images, channels, strict=True)}
     single = source.as_tensor() if len(channels) == 1 else torch.cat([c.as_tensor() for c in channels])
     return MetaTensor(single.contiguous(), affine=source.affine), wrong
@@ -135,26 +136,14 @@ def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: 
     Raises:
         ValueError: If there is no label, it has another shape or affine than the image, or values nobody declared.
     """
-    if case.label is None:
-        raise ValueError(f"{case.images[0]} has no label in {listed.source}. Add one to train or evaluate on it.")
-    label = read_volume(case.label)
+    path = label_of(case, listed)
+    label = read_volume(path)
     affine = torch.tensor(image["source_affine"], dtype=torch.float64)
-    require_one_grid(case.images[0], image["source_shape"], affine, case.label, label)
+    require_one_grid(case.images[0], image["source_shape"], affine, path, label.shape[1:], label.affine)
     if len(label) > 1:
-        raise ValueError(f"{case.label} has {len(label)} channels. Give one label map with a value for each class.")
+        raise ValueError(f"{path} has {len(label)} channels. Give one label map with a value for each class.")
     values = label_values(label)
-    found = {float(v) for v in torch.unique(values)}
-    declared = {0, *(listed.labels.values() or (int(v) for v in found if v.is_integer())), *classes.values()}
-    if not listed.labels and found - {0.0} == {255.0} and 255 not in classes.values():
-        raise ValueError(
-            f"{case.label} has the values 0 and 255, as some tools write a mask, and `classes` asks for"
-            f" {', '.join(map(str, classes.values()))}: the case would be empty. Write 1 for 255, or declare `labels`."
-        )
-    if unknown := sorted(found - declared):
-        raise ValueError(
-            f"{case.label} has the label value {unknown[0]:g}, which is not declared ({sorted(declared)})."
-            f" Declare it under `labels` in {listed.source} or correct the label map."
-        )
+    require_declared(path, values_in(values), classes, listed)
     revealed = torch.zeros(values.shape, dtype=torch.uint8)
     for k, value in enumerate(classes.values(), start=1):
         revealed[values == value] = k

@@ -39,10 +39,10 @@ def read_volume(path: Path) -> MetaTensor:
         raise ValueError(f"There is no image at {path}. Check the path, or take it off the list.")
     if not is_nifti(path) and not HAS_ITK:
         raise ValueError(f"{path} cannot be read without ITK. Run `pip install itk`, or convert it to NIfTI.")
-    _require_numbers(path)
+    require_numbers(path)
     with explaining(f"{path} cannot be read as an image", "Replace it or take it off the list.", Exception):
         image = _loaded(path)
-    _require_place(path, torch.as_tensor(image.affine, dtype=torch.float64))
+    require_place(path, torch.as_tensor(image.affine, dtype=torch.float64))
     array = image.as_tensor()
     if array.ndim > 4 and array.shape[4:].numel() == 1:  # a vector image: channels on the fifth axis, no time
         array = array.flatten(3)
@@ -93,10 +93,13 @@ def _require_checksum(file: Any) -> None:
             raise
 
 
-def _require_numbers(path: Path) -> None:
-    """Refuse what no memory holds, and what MONAI reads as something else.
+def require_numbers(path: Path) -> None:
+    """Refuse by its header what no memory holds, and what MONAI reads as something else.
 
     Those are complex voxels, read as their real part, and a bad affine, read as the identity.
+
+    Raises:
+        ValueError: If a file is such; of one that is none of NIfTI, whoever reads it says what is wrong.
     """
     if not is_nifti(path):
         return
@@ -114,11 +117,15 @@ def _require_numbers(path: Path) -> None:
         raise ValueError(
             f"{path} has complex voxels, of which the imaginary part would be lost. Convert it to magnitudes."
         )
-    _require_place(path, affine)
+    require_place(path, affine)
 
 
-def _require_place(path: Path, affine: Tensor) -> None:
-    """Refuse an affine that gives voxels no place or no volume."""
+def require_place(path: Path, affine: Tensor) -> None:
+    """Refuse an affine that gives voxels no place or no volume.
+
+    Raises:
+        ValueError: If this is one.
+    """
     axes = affine[:3, :3] / affine[:3, :3].norm(dim=0)
     if not bool(affine.isfinite().all() and axes.isfinite().all()) or float(torch.linalg.det(axes).abs()) < 1e-6:
         raise ValueError(
@@ -139,20 +146,30 @@ def label_values(volume: MetaTensor) -> Tensor:
     return torch.where((values - rounded).abs() < 1e-3, rounded, values)
 
 
-def require_one_grid(path: Path, shape: Sequence[int], affine: Tensor, other_path: Path, other: MetaTensor) -> None:
+def require_one_grid(
+    path: Path, shape: Sequence[int], affine: Tensor, other_path: Path, other_shape: Sequence[int], other: Tensor
+) -> None:
     """Check that a volume lies on the grid of another one, but for a tenth of a voxel.
+
+    Args:
+        path: Of the one.
+        shape: Its voxels along each axis.
+        affine: Where they lie, ``(4, 4)``, in mm.
+        other_path: Of the other.
+        other_shape: Its voxels.
+        other: Its affine.
 
     Raises:
         ValueError: If it does not.
     """
-    if tuple(shape) != tuple(other.shape[1:]):
+    if tuple(shape) != tuple(other_shape):
         raise ValueError(
-            f"{other_path} has shape {tuple(other.shape[1:])} and {path} {tuple(shape)}: they must be on one"
+            f"{other_path} has shape {tuple(other_shape)} and {path} {tuple(shape)}: they must be on one"
             " grid. Resample one onto the other."
         )
     corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1]) for n in shape)).double()
     homogeneous = torch.nn.functional.pad(corners, (0, 1), value=1.0)
-    apart = (torch.as_tensor(other.affine - affine, dtype=torch.float64) @ homogeneous.T)[:3].norm(dim=0).max()
+    apart = (torch.as_tensor(other - affine, dtype=torch.float64) @ homogeneous.T)[:3].norm(dim=0).max()
     if not apart < 0.1 * torch.as_tensor(affine, dtype=torch.float64)[:3, :3].norm(dim=0).min():
         raise ValueError(
             f"{other_path} and {path} have different affines: they lie up to {apart:.3g} mm apart. Resample one onto"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_continual.data.case_lists.headers import channels_of, require_labels_on_images, shape_of
+from lit_continual.data.case_lists.headers import channels_of, require_one_place, shape_of
 from lit_continual.files.whole_files import in_one_line
 from lit_continual.segmentation.class_names import require_new_names
 from lit_continual.segmentation.class_ratio_cross_entropy import ClassRatioCrossEntropy
@@ -92,7 +92,7 @@ def rehearse(module: Any, data: Any) -> None:
         require_new_names(list(part.classes), [])
         cases = [case for split in part.cases.values() for case in split]
         channels, taken = channels_of(cases), channels_taken(module.body)
-        require_labels_on_images(cases)
+        require_one_place(cases)
         if channels is None:
             continue
         if taken not in (None, channels):

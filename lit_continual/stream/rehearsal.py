@@ -34,7 +34,7 @@ def rehearse(
     trainer: Trainer,
     logged: bool = True,
 ) -> None:
-    """Let each module check that its fit can begin, if it knows how to.
+    """Let each module check that its fit can begin, and its data that all of them can, if they know how to.
 
     Args:
         stream: What is learnt.
@@ -66,18 +66,29 @@ def rehearse(
         _follow(trainer, models[0])
     for experience, module, part in zip(stream.experiences, models, data, strict=True):
         own = experience.max_epochs if stream.mode != "joint" else None
-        try:
+        with _named(experience.name):
             _rehearse_module(module, part, epochs if own is None else own)
             if stream.mode == "single" or id(module) not in grown:
                 grown[id(module)] = copy.deepcopy(module)
             for known in data if stream.mode == "joint" else [part]:
                 _grow(grown[id(module)], known)
             _rehearse_callbacks(trainer, grown[id(module)], part)
-        except (ValueError, MisconfigurationException) as error:
-            kind = MisconfigurationException if isinstance(error, MisconfigurationException) else ValueError
-            raise kind(f"Experience {experience.name}: {error}") from error
         if stream.mode == "continual":
             _follow(trainer, grown[id(module)])
+    for experience, part in zip(stream.experiences, data, strict=True):  # last, as it takes longest
+        with _named(experience.name):
+            if hasattr(part, "rehearse"):
+                part.rehearse()
+
+
+@contextlib.contextmanager
+def _named(experience: str) -> Iterator[None]:
+    """Say of an error in the block which experience it is of."""
+    try:
+        yield
+    except (ValueError, MisconfigurationException) as error:
+        kind = MisconfigurationException if isinstance(error, MisconfigurationException) else ValueError
+        raise kind(f"Experience {experience}: {error}") from error
 
 
 def rehearse_fit(module: LightningModule, data: Any, trainer: Trainer, epochs: int | None) -> None:

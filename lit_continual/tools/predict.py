@@ -1,7 +1,6 @@
 """Segmenting new volumes with a checkpoint and nothing else."""
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from typing_extensions import override
 
-from lit_continual.data import Case, Sample, collate, read_cases
+from lit_continual.data import Case, Sample, read_cases
 from lit_continual.files.folder_lock import alone
 from lit_continual.files.outputs import require_apart, require_folder, require_new
 from lit_continual.files.whole_files import is_first_rank, remove_parts, write_text
@@ -24,14 +23,10 @@ from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.stream.rehearsal import explained, require_devices
 from lit_continual.stream.tracking import announce, quiet
+from lit_continual.tools.failures import Failures
 from lit_continual.tools.loader import loader_of
-from lit_continual.tools.segmentation_writer import (
-    Predictor,
-    SegmentationWriter,
-    label_values,
-    name_of,
-    prediction_name,
-)
+from lit_continual.tools.prediction_names import labels_text, prediction_names, values_of_classes
+from lit_continual.tools.segmentation_writer import Predictor, SegmentationWriter
 from lit_continual.tools.unfinished import Unfinished, made_of
 
 
@@ -47,6 +42,7 @@ def predict(
     stitch_dtype: Literal["float32", "float16"] | None = None,
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] | None = None,
     pet: Literal["suv", "stored"] | None = None,
+    label_values: dict[str, int] | None = None,
     accelerator: str = "auto",
     devices: int = 1,
     trust: str | Sequence[str] = (),
@@ -54,8 +50,8 @@ def predict(
 ) -> Path:
     """Write a label map of every image, in the grid of its file; of a DICOM series also a DICOM segmentation.
 
-    The files have a header of their own: where the image lies, in mm, and nothing else of what its header says. The
-    same call goes on with one that was interrupted.
+    The files have a header of their own: where the image lies, in mm, and nothing else of what its header says. An
+    image that cannot be predicted is named, and the others are. The same call goes on with one that was interrupted.
 
     Args:
         checkpoint: A checkpoint of a ``Segmenter``, which knows its network, heads, classes and preprocessing, or a
@@ -64,7 +60,7 @@ def predict(
             which the extra ``dicom`` reads.
         output: Folder for ``<image>.nii.gz`` and ``labels.json``, which names the values. Of channels ``NAME_0000``,
             ``NAME_0001``, … the name is ``NAME``; of a series, which is named by its folder, there is ``<series>.dcm``
-            too.
+            too. Where images of two folders have one name, all begin with that of their folder.
         probabilities: Write ``<image>_probabilities.nii.gz`` too, one channel a class along the fourth axis.
         mirror: Average over mirrored images too, along the axes that training has mirrored; for models of nnU-Net.
         overlap: Share of a window that it has in common with the next; the checkpoint's where it is left out, as of the
@@ -76,6 +72,8 @@ def predict(
             their own. Half precision is faster on a GPU, and not quite exact.
         pet: What DICOM series of PET in Bq/ml become: ``suv``, by body weight, dose and decay in their headers, or what
             is ``stored``. Without it they are refused.
+        label_values: Value of each class in the label maps, such as ``{liver: 6, left lung: 1, right lung: 1}``:
+            classes of one value are merged, and one of 0 is left out. Without it, numbers from 1 in their order.
         accelerator: As for the Trainer.
         devices: As for the Trainer.
         trust: Package of your own whose classes the checkpoint may name, or a list of them.
@@ -85,8 +83,9 @@ def predict(
         The folder.
 
     Raises:
-        ValueError: If the checkpoint is no Segmenter's, an image cannot be read, two images have one name, or a
-            prediction would fall on an image, or unasked on what is there, or another process writes there.
+        ValueError: If the checkpoint is no Segmenter's, two images have one name, or a prediction would fall on an
+            image, or unasked on what is there, or another process writes there; in the end, if there are images
+            without a prediction.
     """
     require_devices(devices)
     opened = Checkpoint(checkpoint, trust)
@@ -100,18 +99,18 @@ def predict(
     half = {"precision": precision} if precision not in (None, "32-true") else {}
     _require_known(module, [*asked, *half])
     module.inference = replace(module.inference, **asked)
-    folder = Path(output)
+    folder, classes = Path(output), values_of_classes(module, label_values)
     require_folder(folder)
     with _readable(images, pet) as (readable, series), alone(folder), quiet():
         listed = read_cases(readable)
-        cases = listed.cases
-        _check_names(cases, probabilities)
+        named = prediction_names(listed.cases, probabilities)
         if listed.source.name == "dataset.json":
-            announce(f"{len(cases)} images that {listed.source} lists; for others, give the folder that they are in")
-        labels = json.dumps({"background": 0, **label_values(module)}, indent=1) + "\n"
+            announce(f"{len(named)} images that {listed.source} lists; for others, give the folder that they are in")
+        labels = labels_text(classes)
         known = made_of(opened, labels=labels, probabilities=probabilities, mirror=mirror, pet=pet, **asked, **half)
-        record = Unfinished(folder, known, *_inputs_and_outputs(folder, cases, series, probabilities), name_of)
-        done = set() if overwrite else record.done
+        record = Unfinished(folder, known, *_inputs_and_outputs(folder, named, series, probabilities))
+        left = named if overwrite else {name: case for name, case in named.items() if name not in record.done}
+        failures = Failures(len(left), lambda said: said.replace(readable, images))
         with explained("The prediction cannot run"):
             trainer = Trainer(
                 accelerator=accelerator,
@@ -120,16 +119,17 @@ def predict(
                 logger=False,
                 enable_checkpointing=False,
                 enable_model_summary=False,
-                callbacks=[SegmentationWriter(folder, series), record],
+                use_distributed_sampler=False,
+                callbacks=[SegmentationWriter(folder, classes, series), record, failures],
             )
         files = [file for one in series.values() for file in one.files]
-        _make_room(folder, labels, cases, [checkpoint, *files, images], overwrite, series, record)
-        left = [case for case in cases if prediction_name(case.images[0], case.patient) not in done]
-        loader: DataLoader[Any] = DataLoader(_Images(left, load), batch_size=1, collate_fn=collate)
+        _make_room(folder, labels, named, [checkpoint, *files, images], overwrite, series, record)
+        predictor = Predictor(module, _Images(left, load, failures), probabilities, failures)
         with record.undone(folder / "labels.json"):
             write_text(folder / "labels.json", labels)
             if left:
-                trainer.predict(Predictor(module, probabilities), loader, return_predictions=False)
+                trainer.predict(predictor, return_predictions=False)
+            failures.require_none()
         record.end(trainer.global_rank)
     return folder
 
@@ -166,33 +166,21 @@ def _require_known(module: Segmenter, options: Sequence[str]) -> None:
         )
 
 
-def _check_names(cases: Sequence[Case], probabilities: bool) -> None:
-    found: dict[str, Case] = {}
-    names = [(prediction_name(case.images[0], case.patient), case) for case in cases]
-    for name, case in [*names, *((f"{name}_probabilities", case) for name, case in names if probabilities)]:
-        if (other := found.setdefault(name, case)) is not case:
-            raise ValueError(
-                f"The predictions of {other.images[0]} and {case.images[0]} would have one name. Rename one,"
-                " or predict them into two folders."
-            )
-
-
 def _make_room(
     folder: Path,
     labels: str,
-    cases: Sequence[Case],
+    cases: Mapping[str, Case],
     given: Sequence[str | Path],
     overwrite: bool,
     series: Mapping[str, DicomSeries],
     record: Unfinished,
 ) -> None:
     """Check that predictions fall on nothing, and take away what would be left of another network among them."""
-    names = [prediction_name(case.images[0], case.patient) for case in cases]
-    maps = [folder / f"{name}.nii.gz" for name in names]
-    chances = [folder / f"{name}_probabilities.nii.gz" for name in names]
+    maps = [folder / f"{name}.nii.gz" for name in cases]
+    chances = [folder / f"{name}_probabilities.nii.gz" for name in cases]
     maps += [folder / f"{name}.dcm" for name in series]
     named = folder / "labels.json"
-    files = [file for case in cases for file in case.files]
+    files = [file for case in cases.values() for file in case.files]
     places = {file.parent for file in [*files, *map(Path, given[1:-1])]} if Path(given[-1]).is_dir() else set()
     require_apart([*maps, *chances, named, folder], [*given, *files, *places])
     same = named.is_file() and named.read_text(encoding="utf-8", errors="replace") == labels
@@ -208,25 +196,28 @@ def _make_room(
 
 
 def _inputs_and_outputs(
-    folder: Path, cases: Sequence[Case], series: Mapping[str, DicomSeries], probabilities: bool
+    folder: Path, cases: Mapping[str, Case], series: Mapping[str, DicomSeries], probabilities: bool
 ) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     """The files that each prediction is made of, and those that are made, by its name."""
     inputs, outputs = {}, {}
-    for case in cases:
-        name = prediction_name(case.images[0], case.patient)
+    for name, case in cases.items():
         inputs[name] = list(series[name].files) if name in series else list(case.images)
         ends = [".nii.gz", *([".dcm"] if name in series else []), *(["_probabilities.nii.gz"] if probabilities else [])]
         outputs[name] = [folder / f"{name}{end}" for end in ends]
     return inputs, outputs
 
 
-class _Images(Dataset[Sample]):
-    def __init__(self, cases: Sequence[Case], load: Callable[[Case], Sample]) -> None:
-        self.cases, self.load = cases, load
+class _Images(Dataset[Mapping[str, Any]]):
+    def __init__(self, cases: Mapping[str, Case], load: Callable[[Case], Sample], failures: Failures) -> None:
+        self.cases, self.load, self.failures = [*cases.items()], load, failures
 
     def __len__(self) -> int:
         return len(self.cases)
 
     @override
-    def __getitem__(self, index: int) -> Sample:
-        return self.load(self.cases[index])
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        name, case = self.cases[index]
+        loaded: Mapping[str, Any] = {}
+        with self.failures.noted(name):
+            loaded = self.load(case)
+        return {**loaded, "name": name}

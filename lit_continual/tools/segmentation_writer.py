@@ -8,42 +8,43 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
+from torch.utils.data import Dataset
 from typing_extensions import override
 
+from lit_continual.data.samplers import whole_loader
 from lit_continual.images.dicom import DicomSeries
-from lit_continual.images.file_names import stem
 from lit_continual.images.nifti import write_nifti
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.tools.dicom_segmentation import write_segmentation
-
-
-def prediction_name(image: str | Path, patient: str) -> str:
-    """Name of a prediction: that of the first image, without the number of its channel where the case has none."""
-    name = stem(image)
-    return patient if name == f"{patient}_0000" else name
-
-
-def name_of(batch: Any) -> str:
-    """Name of the prediction of a batch of one image."""
-    return prediction_name(batch["path"][0], batch["patient"][0])
-
-
-def label_values(module: Segmenter) -> dict[str, int]:
-    """Value of each class in a label map that is predicted."""
-    return {name: k for k, name in enumerate(module.classes, start=1)}
+from lit_continual.tools.failures import Failures
 
 
 class Predictor(LightningModule):
-    """Makes label maps, block by block, in place of the logits that a segmenter returns."""
+    """Makes label maps, block by block, in place of the logits that a segmenter returns.
 
-    def __init__(self, segmenter: Segmenter, probabilities: bool) -> None:
+    Args:
+        segmenter: The network.
+        images: What is predicted, each as whole volumes are, with the ``name`` of its prediction; of one that has
+            failed there is no image.
+        probabilities: Whether to return them beside the label map.
+        failures: Where to note an image that the network fails on.
+    """
+
+    def __init__(self, segmenter: Segmenter, images: Dataset[Any], probabilities: bool, failures: Failures) -> None:
         super().__init__()
-        self.segmenter, self.probabilities = segmenter, probabilities
+        self.segmenter, self.images, self.probabilities, self.failures = segmenter, images, probabilities, failures
 
     @override
-    def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor | None]:
-        found = self.segmenter.predicted(batch, self.probabilities)
-        del batch["image"]  # or the trainer holds it while the next one is loaded
+    def predict_dataloader(self) -> Any:
+        return whole_loader(self.images, self.trainer)
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor | None] | tuple[()]:
+        found: tuple[Tensor, Tensor | None] | tuple[()] = ()
+        with self.failures.noted(batch["name"][0]):
+            if "image" in batch and "padding" not in batch:
+                found = self.segmenter.predicted(batch, self.probabilities)
+        batch.pop("image", None)  # or the trainer holds it while the next one is loaded
         return found
 
 
@@ -55,12 +56,15 @@ class SegmentationWriter(BasePredictionWriter):
 
     Args:
         folder: Where files go.
+        values: Value of each class in the label maps, in the order of the network's classes.
         series: The DICOM series of some images, by name, which get a segmentation as DICOM too.
     """
 
-    def __init__(self, folder: Path, series: Mapping[str, DicomSeries] | None = None) -> None:
+    def __init__(self, folder: Path, values: Mapping[str, int], series: Mapping[str, DicomSeries]) -> None:
         super().__init__("batch")
-        self.folder, self.series = folder, series or {}
+        kind = np.uint8 if max(len(values), *values.values()) <= np.iinfo(np.uint8).max else np.uint16
+        self.folder, self.classes, self.series = folder, list(values), series
+        self.values = np.array([0, *values.values()], kind)
 
     @override
     def write_on_batch_end(
@@ -74,16 +78,25 @@ class SegmentationWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         assert isinstance(pl_module, Predictor)
+        if not prediction:
+            return
         found, chances = prediction
-        values = label_values(pl_module.segmenter)
-        kind = np.uint8 if len(values) <= np.iinfo(np.uint8).max else np.uint16
-        labels = found[0].cpu().numpy().astype(kind, copy=False)
-        name = name_of(batch)
-        self._write(name, labels, batch)
-        if (series := self.series.get(name)) is not None:
-            write_segmentation(self.folder / f"{series.name}.dcm", labels, series, list(values))
+        name, labels = batch["name"][0], found[0].cpu().numpy().astype(self.values.dtype, copy=False)
+        self._write(name, self._valued(labels), batch)
         if chances is not None:
             self._write(f"{name}_probabilities", chances[0].movedim(0, -1).float().cpu().numpy(), batch)
+        if (series := self.series.get(name)) is not None:
+            with pl_module.failures.noted(name):
+                write_segmentation(self.folder / f"{series.name}.dcm", labels, series, self.classes)
+
+    def _valued(self, labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Give classes their values, plane by plane: numpy makes eight bytes of each voxel that it looks up."""
+        if np.array_equal(self.values, np.arange(len(self.values))):
+            return labels
+        found = np.empty_like(labels)
+        for k in range(labels.shape[-1]):
+            found[..., k] = self.values[labels[..., k]]
+        return found
 
     def _write(self, name: str, array: np.ndarray[Any, Any], batch: Any) -> None:
         affine = np.array(batch["source_affine"][0])

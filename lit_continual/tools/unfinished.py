@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ class Unfinished(Callback):
         made_of: What says, beside the inputs, what the outputs are.
         inputs: The files of each input, by its name.
         outputs: The files that are made of each input, by its name.
-        name_of: Returns the name of the input that a batch holds.
     """
 
     def __init__(
@@ -38,9 +37,8 @@ class Unfinished(Callback):
         made_of: str,
         inputs: Mapping[str, Sequence[Path]],
         outputs: Mapping[str, Sequence[Path]],
-        name_of: Callable[[Any], str],
     ) -> None:
-        self.folder, self.outputs, self.name_of = folder, outputs, name_of
+        self.folder, self.outputs = folder, outputs
         self._inputs = {name: _files_digest(files) for name, files in inputs.items()}
         found = [one for one in map(_read, self._records()) if one and one["made_of"] == made_of]
         begun = {name: digest for one in found for name, digest in one["begun"].items()}
@@ -96,7 +94,9 @@ class Unfinished(Callback):
 
     @override
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
-        name = self.name_of(batch)
+        if "padding" in batch:  # which another process predicts
+            return
+        name = batch["name"][0]
         self.record["begun"][name] = self._inputs[name]
         self._write(trainer.global_rank)
 

@@ -69,3 +69,11 @@ def test_many_small_shares_are_theirs_over_the_epochs(share, classes, samples, r
         seen.update(drawn)
     for k in range(1, classes + 1):
         assert abs(seen[k] / epochs - share * total / classes) < 0.15
+
+
+def test_more_samples_than_there_are_are_not_promised_in_silence():
+    with pytest.warns(
+        UserWarning, match="`samples_per_epoch` is 8, and there are 7 samples, of which an epoch has all"
+    ):
+        assert len(EpochSampler(range(7), 0, 8, 1, 0)) == 7
+    assert len(EpochSampler(range(7), 0, 7, 1, 0)) == 7  # of which nothing is said

@@ -227,7 +227,7 @@ def odd(shapes, tmp_path):
             (tmp_path / "odd" / file.relative_to(shapes)).write_bytes(file.read_bytes())
         path = tmp_path / f"odd/images/case_0{number}.nii"
         image = nib.load(path)
-        nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)), image.affine), path)
+        nib.save(nib.Nifti1Image(change(np.array(image.dataobj)), image.affine), path)
         return f"--data.dataset={tmp_path / 'odd'}"
 
     return make
@@ -252,6 +252,50 @@ def test_a_series_of_volumes_is_named(stream, odd):
 def test_one_label_map_of_another_size_is_named_of_whichever_split(stream, odd, tmp_path, number):
     option = odd(number, lambda array: array[:-1].copy())
     assert re.search(rf"case_0{number}.nii has shape \(16, 16, 4\) and", refused("fit", "--config", stream(), option))
+    assert not (tmp_path / "run").exists()
+
+
+def nine(path):
+    image = nib.load(path)
+    array = np.array(image.dataobj)
+    array[0, 0, 0] = 9
+    nib.save(nib.Nifti1Image(array, image.affine), path)
+
+
+def moved(path):
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.array(image.dataobj), image.affine + np.eye(4, k=3) * 5), path)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (nine, "{label} has the label value 9, which is not declared"),
+        (moved, "{label} and .* have different affines: they lie up to 5 mm apart"),
+        (cut, "{label} cannot be read as an image"),
+    ],
+)
+@pytest.mark.parametrize("number", slow_but(range(8), 7))
+def test_a_bad_label_map_is_named_of_whichever_split_and_experience(stream, odd, tmp_path, number, change, said):
+    option = odd(0, lambda array: array)
+    label = tmp_path / f"odd/labels/case_0{number}.nii"
+    change(label)
+    assert re.search(said.format(label=re.escape(str(label))), refused("fit", "--config", stream(), option))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_nobody_trains_is_named_before_another_is_learnt(stream, odd, tmp_path):
+    option = odd(0, lambda array: array)
+    for path in (tmp_path / "odd/labels").iterdir():
+        image = nib.load(path)
+        array = np.array(image.dataobj)
+        nib.save(nib.Nifti1Image(np.where(array == 1, 0, array).astype(array.dtype), image.affine), path)
+    said = refused("fit", "--config", stream(), option)
+    assert re.search(r"Experience ball: The class ball occurs in none of the \d training cases", said)
     assert not (tmp_path / "run").exists()
 
 
@@ -312,6 +356,7 @@ def test_data_without_cases_are_said_not_to_be_checked(stream, monkeypatch, caps
     main(["fit", "--config", stream()])
     assert "Nobody checks" not in capsys.readouterr().out
     monkeypatch.delattr(SegmentationDataModule, "cases")
+    monkeypatch.delattr(SegmentationDataModule, "rehearse")  # which looks at their label maps
     main(["fit", "--config", stream(), "--overwrite"])
     assert "Nobody checks that no patient is in two splits of ball, box" in capsys.readouterr().out
 

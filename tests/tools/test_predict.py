@@ -2,6 +2,8 @@ import gzip
 import io
 import json
 import logging
+import subprocess
+import sys
 
 import highdicom
 import nibabel as nib
@@ -173,15 +175,125 @@ def test_a_checkpoint_of_something_else_is_refused(checkpoint, folder, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+def test_images_of_one_name_are_told_apart_by_their_folders(checkpoint, folder, tmp_path):
+    path = checkpoint()
+    for place in ("A/first", "A/second", "B/first"):
+        (folder / place).mkdir(parents=True)
+        write(folder / place, name="t1")
+    (folder / "list.csv").write_text("image,patient\nA/first/t1.nii.gz,A\nA/second/t1.nii.gz,B\n")
+    output = predict(path, folder / "list.csv", tmp_path / "one")
+    assert sorted(p.name for p in output.glob("*.gz")) == ["first_t1.nii.gz", "second_t1.nii.gz"]
+    with (folder / "list.csv").open("a") as file:
+        file.write("B/first/t1.nii.gz,C\n")
+    output = predict(path, folder / "list.csv", tmp_path, "--probabilities=true")
+    names = ["A_first_t1", "A_second_t1", "B_first_t1"]
+    expected_files = sorted(f"{name}{end}.nii.gz" for name in names for end in ("", "_probabilities"))
+    assert sorted(p.name for p in output.glob("*.gz")) == expected_files
+
+
 def test_two_images_of_one_name_are_refused(checkpoint, folder, tmp_path):
     path = checkpoint()
-    for name in ("a", "b"):
-        write(folder / name, name="t1")
-    (folder / "list.csv").write_text("image,patient\na/t1.nii.gz,A\nb/t1.nii.gz,B\n")
+    nib.save(nib.load(folder / "case.nii.gz"), folder / "case.nii")
+    (folder / "list.csv").write_text("image,patient\ncase.nii.gz,A\ncase.nii,B\n")
     with pytest.raises(
-        ValueError, match=r"predictions of .*a/t1.nii.gz and .*b/t1.nii.gz would have one name. Rename one"
+        ValueError, match=r"predictions of .*case.nii.gz and .*case.nii would have one name. Rename one"
     ):
         predict(path, folder / "list.csv", tmp_path)
+
+
+@pytest.mark.parametrize("bad", [["b"], ["a", "c"], ["a", "b", "c", "d"]])
+def test_images_that_cannot_be_predicted_are_named_and_the_others_are_predicted(
+    checkpoint, folder, tmp_path, capsys, bad
+):
+    path, right = checkpoint(), (folder / "case.nii.gz").read_bytes()
+    (folder / "case.nii.gz").unlink()
+    for name in "abcd":
+        (folder / f"{name}.nii.gz").write_bytes(b"no image" if name in bad else right)
+    with pytest.raises(
+        ValueError, match=rf"{len(bad)} of 4 images have no prediction: {', '.join(bad)}\. .*{bad[0]}.nii"
+    ):
+        predict(path, folder, tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"{name}.nii.gz cannot be read as an image" in said for name in bad)
+    output = tmp_path / "out"
+    written = {p.name[0]: p.stat().st_mtime_ns for p in output.glob("[abcd].nii.gz")}
+    assert sorted(written) == sorted(set("abcd") - set(bad))
+    for name in bad:
+        (folder / f"{name}.nii.gz").write_bytes(right)
+    predict(path, folder, tmp_path)  # goes on with those that were mended
+    assert sorted(p.name for p in output.iterdir()) == [*(f"{name}.nii.gz" for name in "abcd"), "labels.json"]
+    assert written == {name: (output / f"{name}.nii.gz").stat().st_mtime_ns for name in written}
+    assert len({p.read_bytes() for p in output.glob("*.gz")}) == 1
+
+
+def test_an_image_that_the_network_fails_on_is_one_among_others_too(checkpoint, folder, tmp_path):
+    path = checkpoint()
+    huge = nib.Nifti1Image(np.full((16, 12, 6), 3e38, np.float32), OBLIQUE)  # of which the network makes infinity
+    nib.save(huge, folder / "huge.nii.gz")
+    with pytest.raises(ValueError, match=r"1 of 2 images have no prediction: huge\. .*huge.nii.gz is nan or infinite"):
+        predict(path, folder, tmp_path)
+    assert (tmp_path / "out/case.nii.gz").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("names", "bad"), [("a", ""), ("abc", ""), ("abc", "c")])
+def test_two_processes_predict_what_one_does(checkpoint, folder, tmp_path, names, bad):
+    path, right = checkpoint(), (folder / "case.nii.gz").read_bytes()
+    (folder / "case.nii.gz").unlink()
+    for name in names:  # of one image, a process has none
+        (folder / f"{name}.nii.gz").write_bytes(b"no image" if name in bad else right)
+    command = [sys.executable, "-m", "lit_continual", "predict", path, str(folder), f"--output={tmp_path / 'out'}"]
+    done = subprocess.run([*command, "--accelerator=cpu", "--devices=2"], capture_output=True, text=True, timeout=300)
+    said = f"{len(bad)} of {len(names)} images have no prediction: {bad}. "
+    assert (done.returncode, "Traceback" in done.stderr) == (1 if bad else 0, False), done.stderr
+    assert not bad or said in " ".join(done.stderr.split())
+    assert sorted(p.name[0] for p in (tmp_path / "out").glob("[abc].nii.gz")) == sorted(set(names) - set(bad))
+
+
+def test_a_long_list_of_what_failed_is_cut(checkpoint, folder, tmp_path, capsys):
+    path = checkpoint()
+    for k in range(14):
+        (folder / f"bad_{k:02d}_.nii.gz").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"14 of 15 images .*bad_00_, .*bad_09_ and 4 more\. "):
+        predict(path, folder, tmp_path)
+    assert capsys.readouterr().out.count("cannot be read") == 10
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ({"bright": 6, "dark": 3}, np.uint8),
+        ({"bright": 1, "dark": 1}, np.uint8),
+        ({"bright": 300, "dark": 0}, np.uint16),
+    ],
+    ids=["kept", "merged", "left out"],
+)
+def test_classes_have_the_values_that_are_asked_for(checkpoint, folder, tmp_path, values, dtype):
+    output = predict(checkpoint(), folder, tmp_path, f"--label_values={json.dumps(values)}", "--probabilities=true")
+    found = nib.load(output / "case.nii.gz")
+    plain = expected(nib.load(folder / "case.nii.gz").get_fdata())
+    assert found.get_data_dtype() == dtype
+    np.testing.assert_array_equal(
+        np.asarray(found.dataobj), np.select([plain == 1, plain == 2], [values["bright"], values["dark"]])
+    )
+    known = {name: value for name, value in values.items() if value}
+    assert json.loads((output / "labels.json").read_text()) == {"background": 0, **known}
+    assert nib.load(output / "case_probabilities.nii.gz").shape[-1] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"bright": 1}, "must name the classes bright, dark, and differs in dark"),
+        ({"bright": 1, "dark": 2, "liver": 3}, "must name the classes bright, dark, and differs in liver"),
+        ({"bright": 1, "dark": 65536}, "gives dark the value 65536, and must be from 0 to 65535"),
+        ({"bright": -1, "dark": 2}, "gives bright the value -1"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(checkpoint, folder, tmp_path, values, said):
+    with pytest.raises(ValueError, match=said):
+        predict(checkpoint(), folder, tmp_path, f"--label_values={json.dumps(values)}")
+    assert not (tmp_path / "out").exists()
 
 
 def scans(folder):

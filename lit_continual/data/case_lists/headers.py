@@ -1,14 +1,19 @@
 """What the headers of images say, before any is read."""
 
+import warnings
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
 import nibabel as nib
+import torch
+from torch import Tensor
 
 from lit_continual.data.case_lists.cases import Case
 from lit_continual.files.whole_files import explaining
 from lit_continual.images.file_names import is_nifti
+from lit_continual.images.nifti import nifti_affine
+from lit_continual.images.reading import require_numbers, require_one_grid
 
 
 def channels_of(cases: Sequence[Case]) -> int | None:
@@ -38,19 +43,27 @@ def _channels(case: Case) -> int | None:
     return sum(prod(shape[3:]) for shape in shapes) if all(shapes) else None
 
 
-def require_labels_on_images(cases: Sequence[Case]) -> None:
-    """Check by their headers that each label map has the size of its image.
+def require_one_place(cases: Sequence[Case]) -> None:
+    """Check by their headers that files can be images, and that those of a case, and its label map, are on one grid.
 
     Raises:
-        ValueError: If a header cannot be read, or one has not.
+        ValueError: If a header cannot be read, is of no image that has a place, or lies elsewhere than another.
     """
     for case in cases:
-        image, label = shape_of(case.images[0])[:3], shape_of(case.label)[:3] if case.label is not None else ()
-        if image and label and image != label:
-            raise ValueError(
-                f"{case.label} has shape {label} and {case.images[0]} {image}: they must be on one grid. Resample one"
-                " onto the other."
-            )
+        known = [(path, grid) for path in case.files if (grid := _grid_of(path)) is not None]
+        for path, grid in known[1:]:
+            require_one_grid(known[0][0], *known[0][1], path, *grid)
+
+
+def _grid_of(path: Path) -> tuple[tuple[int, ...], Tensor] | None:
+    """Voxels along three axes and the affine of a NIfTI file."""
+    shape = shape_of(path)
+    if not shape:
+        return None
+    require_numbers(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of two affines: whoever reads the file warns of it
+        return (*shape, 1, 1)[:3], torch.from_numpy(nifti_affine(path))
 
 
 def shape_of(path: Path) -> tuple[int, ...]:

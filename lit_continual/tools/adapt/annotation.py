@@ -50,7 +50,7 @@ def read_annotation(
         raise ValueError(f"`--ignore` must be a label value, of up to {LARGEST}, got {ignore}.")
     volume = read_volume(path)
     affine = torch.tensor(image["source_affine"], dtype=torch.float64)
-    require_one_grid(Path(image["path"]), image["source_shape"], affine, path, volume)
+    require_one_grid(Path(image["path"]), image["source_shape"], affine, path, volume.shape[1:], volume.affine)
     if len(volume) > 1:
         raise ValueError(f"{path} has {len(volume)} channels. Give one label map with a value for each class.")
     values = label_values(volume)

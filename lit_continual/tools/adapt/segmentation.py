@@ -1,7 +1,6 @@
 """A segmenter is tuned on the slices of a study that somebody has annotated."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from lit_continual.stream.rehearsal import explained
 from lit_continual.tools.adapt.annotation import read_annotation
 from lit_continual.tools.adapt.segmentation_figure import write_adaptation
 from lit_continual.tools.loader import loader_of
-from lit_continual.tools.segmentation_writer import label_values, prediction_name
+from lit_continual.tools.prediction_names import labels_text, prediction_name, values_of_classes
 
 
 class AnnotatedStudy:
@@ -125,7 +124,7 @@ class AnnotatedStudy:
         write_nifti(image, after, np.array(self.batch["source_affine"][0]))
         shown = self.module.to_source_grid(self.batch["image"], self.batch)[0, 0].numpy()
         write_adaptation(picture, shown, self.annotation, before, after, self.batch["spacing"][0], self.module.classes)
-        write_text(labels, json.dumps({"background": 0, **label_values(self.module)}, indent=1) + "\n")
+        write_text(labels, labels_text(values_of_classes(self.module)))
 
 
 def _require_tunable(path: Path, module: Segmenter) -> None:

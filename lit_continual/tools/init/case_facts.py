@@ -69,7 +69,16 @@ def examine(case: Case, listed: CaseList, report: Callable[[str], None]) -> Case
     first = images[0]
     for file, other in zip(files[1:], volumes[1:], strict=True):
         if first is not None and other is not None:
-            _tried(faults, require_one_grid, case.images[0], first.shape[1:], first.affine, file, other)
+            _tried(
+                faults,
+                require_one_grid,
+                case.images[0],
+                first.shape[1:],
+                first.affine,
+                file,
+                other.shape[1:],
+                other.affine,
+            )
     counts = {} if label is None or case.label is None else _label_values(label, case.label, listed, faults)
     found = [image for image in images if image is not None]
     if len(found) == len(images) and listed.channels and (count := sum(map(len, found))) != len(listed.channels):
