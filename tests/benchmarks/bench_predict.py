@@ -27,6 +27,7 @@ import torch
 from lit_continual.modules import NNUNetSegmenter, Segmenter
 from lit_continual.runs.checkpoints.checkpoint import Checkpoint
 from lit_continual.tools import predict as tool
+from lit_continual.tools import segmentation_writer
 
 MEMORY, TIME, BATCH, FEATURES = 4.0, 1.1, 2, 8
 #: Of a GPU, as wide as those that people train.
@@ -148,7 +149,7 @@ def predicted(folder, given):
     NNUNetSegmenter._convolved = lambda module: watches["passes"].around(asked(module))
     load, after = tool.loader_of, without_peak if nnunet else lambda read: read
     tool.loader_of = lambda *args: after(watches["reading"].around(load(*args)))
-    tool.write_nifti = watches["writing"].around(tool.write_nifti)
+    segmentation_writer.write_nifti = watches["writing"].around(segmentation_writer.write_nifti)
     Checkpoint(folder / "model.ckpt").module(Segmenter)  # and what it imports
     before, options = peak(), {"accelerator": "gpu" if gpu else "cpu", "stitch_device": given.stitch_device}
     options |= {} if nnunet else {"sw_batch_size": WIDE_BATCH if gpu else BATCH, "precision": given.precision}
