@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
 from lit_continual.data.case_lists.cases import Case, CaseList
@@ -109,6 +110,18 @@ def label_of(case: Case, listed: CaseList) -> Path:
     return case.label
 
 
+def read_label(path: Path) -> MetaTensor:
+    """Read a label map, ``(1, H, W, D)``.
+
+    Raises:
+        ValueError: If it cannot be read, or has several channels.
+    """
+    label = read_volume(path)
+    if len(label) > 1:
+        raise ValueError(f"{path} has {len(label)} channels. Give one label map with a value for each class.")
+    return label
+
+
 def _state(path: Path) -> tuple[int, ...]:
     """What distinguishes a file from one that was under its name before; nothing where there is none."""
     return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ()
@@ -117,4 +130,4 @@ def _state(path: Path) -> tuple[int, ...]:
 @lru_cache(maxsize=MOST)
 def _values_of(path: Path, *state: int) -> frozenset[float]:
     """The values of a file, which experiences that share patients ask for again."""
-    return values_in(label_values(read_volume(path)))
+    return values_in(label_values(read_label(path)))

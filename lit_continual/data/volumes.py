@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_continual.data.batch import Matrix, Sample
 from lit_continual.data.case_lists.cases import Case, CaseList
-from lit_continual.data.label_values import label_of, require_declared, values_in
+from lit_continual.data.label_values import label_of, read_label, require_declared, values_in
 from lit_continual.data.preprocessing import Preprocessing
 from lit_continual.files.printing import printable_errors
 from lit_continual.files.whole_files import in_one_line
@@ -137,11 +137,9 @@ def load_label(case: Case, classes: Mapping[str, int], listed: CaseList, image: 
         ValueError: If there is no label, it has another shape or affine than the image, or values nobody declared.
     """
     path = label_of(case, listed)
-    label = read_volume(path)
+    label = read_label(path)
     affine = torch.tensor(image["source_affine"], dtype=torch.float64)
     require_one_grid(case.images[0], image["source_shape"], affine, path, label.shape[1:], label.affine)
-    if len(label) > 1:
-        raise ValueError(f"{path} has {len(label)} channels. Give one label map with a value for each class.")
     values = label_values(label)
     require_declared(path, values_in(values), classes, listed)
     revealed = torch.zeros(values.shape, dtype=torch.uint8)

@@ -267,6 +267,11 @@ def moved(path):
     nib.save(nib.Nifti1Image(np.array(image.dataobj), image.affine + np.eye(4, k=3) * 5), path)
 
 
+def doubled(path):
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.stack([np.array(image.dataobj)] * 2, -1), image.affine), path)
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -277,6 +282,7 @@ def cut(path):
         (nine, "{label} has the label value 9, which is not declared"),
         (moved, "{label} and .* have different affines: they lie up to 5 mm apart"),
         (cut, "{label} cannot be read as an image"),
+        (doubled, "{label} has 2 channels. Give one label map"),
     ],
 )
 @pytest.mark.parametrize("number", slow_but(range(8), 7))
