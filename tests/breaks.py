@@ -489,6 +489,12 @@ BREAKS = [
         ("iter(range(self.rank, len(", "iter(range(0, len("),
     ),
     *room(
+        "data/case_lists/headers.py",
+        "tests/stream/test_rehearsal.py",
+        ("    require_numbers(path)\n", ""),
+        ("require_one_grid(known[0][0], *known[0][1], path, *grid)", "pass"),
+    ),
+    *room(
         "data/label_values.py",
         "tests/data/test_label_values.py tests/stream/test_rehearsal.py",
         ('found[: len(cases["train"])]', "found"),

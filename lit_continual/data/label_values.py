@@ -1,7 +1,7 @@
 """Which values label maps hold, and whether they are those that were declared."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -127,7 +127,7 @@ def _state(path: Path) -> tuple[int, ...]:
     return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ()
 
 
-@lru_cache(maxsize=MOST)
+@cache
 def _values_of(path: Path, *state: int) -> frozenset[float]:
     """The values of a file, which experiences that share patients ask for again."""
     return values_in(label_values(read_label(path)))

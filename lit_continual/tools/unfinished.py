@@ -94,8 +94,6 @@ class Unfinished(Callback):
 
     @override
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
-        if "padding" in batch:  # which another process predicts
-            return
         name = batch["name"][0]
         self.record["begun"][name] = self._inputs[name]
         self._write(trainer.global_rank)

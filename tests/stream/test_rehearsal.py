@@ -17,6 +17,7 @@ from lit_continual.cli.dispatch import _explained
 from lit_continual.data import ExemplarMemory, SegmentationDataModule
 from lit_continual.segmentation.segmenter import Segmenter
 from lit_continual.stream.rehearsal import _length, rehearse_fit
+from lit_continual.stream.stream_loop import StreamLoop
 from tests.conftest import NETWORK
 from tests.marks import slow_but
 
@@ -294,6 +295,30 @@ def test_a_bad_label_map_is_named_of_whichever_split_and_experience(stream, odd,
     assert not (tmp_path / "run").exists()
 
 
+def imaginary(path):
+    image = nib.load(path)
+    array, affine = np.array(image.dataobj), image.affine
+    nib.save(nib.Nifti1Image(array.astype(np.complex64), affine), path)
+
+
+def flat(path):
+    raw = bytearray(path.read_bytes())
+    raw[312:328] = bytes(16)  # srow_z of the header
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(("change", "said"), [(imaginary, "has complex voxels"), (flat, "which is singular")])
+@pytest.mark.parametrize("folder", ["images", "labels"])
+def test_a_header_of_no_image_is_named_of_a_test_patient_too(stream, odd, tmp_path, monkeypatch, change, said, folder):
+    option = odd(0, lambda array: array)
+    path = tmp_path / f"odd/{folder}/case_07.nii"
+    change(path)
+    monkeypatch.delattr(SegmentationDataModule, "rehearse")  # so that headers alone must say it
+    monkeypatch.setattr(StreamLoop, "run", lambda loop: None)
+    assert re.search(rf"{path}.*{said}", refused("fit", "--config", stream(), option))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_class_that_nobody_trains_is_named_before_another_is_learnt(stream, odd, tmp_path):
     option = odd(0, lambda array: array)
     for path in (tmp_path / "odd/labels").iterdir():
@@ -355,9 +380,6 @@ def test_patients_of_a_memory_that_is_taken_over_are_nobodys_test(stream, shapes
 
 
 def test_data_without_cases_are_said_not_to_be_checked(stream, monkeypatch, capsys):
-    from lit_continual.data import SegmentationDataModule
-    from lit_continual.stream.stream_loop import StreamLoop
-
     monkeypatch.setattr(StreamLoop, "run", lambda loop: loop.folder.finish())
     main(["fit", "--config", stream()])
     assert "Nobody checks" not in capsys.readouterr().out
